@@ -1,0 +1,1 @@
+"""Weights that ship with the package; each has its model card beside it."""

@@ -1,0 +1,1 @@
+"""The named configurations, one TOML file each."""

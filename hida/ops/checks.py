@@ -1,0 +1,49 @@
+"""Argument checks shared by the ops: every message names the argument and the expected shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hida.errors import HidaError
+
+
+class OpError(HidaError, ValueError):
+    """An argument of an op has a wrong shape, dtype or device."""
+
+
+def require_image(name: str, value: Tensor) -> None:
+    """Require a floating-point N,C,H,W tensor."""
+    if not isinstance(value, Tensor):
+        raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
+    if value.dim() != 4:
+        raise OpError(f"{name} must have shape (N, C, H, W); its shape is {shape(value)}.")
+    if not value.is_floating_point():
+        raise OpError(f"{name} must be a floating-point tensor; its dtype is {value.dtype}.")
+
+
+def require_shape(name: str, value: Tensor, *allowed: tuple[int, ...]) -> None:
+    """Require one of the ``allowed`` shapes."""
+    if not isinstance(value, Tensor):
+        raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
+    if tuple(value.shape) not in allowed:
+        expected = " or ".join(str(choice) for choice in dict.fromkeys(allowed))
+        raise OpError(f"{name} must have shape {expected}; its shape is {shape(value)}.")
+    if not value.is_floating_point():
+        raise OpError(f"{name} must be a floating-point tensor; its dtype is {value.dtype}.")
+
+
+def require_device(reference: str, x: Tensor, **others: Tensor | None) -> None:
+    """Require every tensor of ``others`` on the device of ``x``."""
+    for name, value in others.items():
+        if value is not None and value.device != x.device:
+            raise OpError(f"{name} is on {value.device} but {reference} is on {x.device}; move both to one device.")
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """Return float64 if any input is float64, else float32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)

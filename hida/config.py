@@ -1,0 +1,256 @@
+"""Typed, frozen configurations; the presets under ``hida/presets`` are TOML over these classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal
+
+from hida.errors import HidaError
+from hida.ops.ida import Residual
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Fill = Literal["black", "white", "replicate"]
+
+
+class ConfigError(HidaError):
+    """A configuration names an unknown field, or a value that the field does not take."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator (paper, Sec. 3)."""
+
+    base_width: int = 64
+    """channels of the stems; every other width is a multiple of it (released: 64)"""
+    styles: int = 3
+    """number of sketch styles"""
+    residual: Residual = "activated"
+    """what a decoder block adds after modulation: the activated map (released code) or its input (Eq. 4)"""
+    depth_per_level: Literal["nearest", "gaussian"] = "nearest"
+    """how the depth map reaches each level's size: nearest resampling (released) or a Gaussian pyramid (paper)"""
+    dog_levels: tuple[int, ...] = (0, 1)
+    """decoder levels, 0 the innermost, whose upsampling is deformable outlining (DOG)"""
+    dropout: float = 0.5
+    """dropout after the three innermost decoder levels"""
+
+    def __post_init__(self) -> None:
+        _require(self.base_width >= 2 and self.base_width % 2 == 0, "base_width must be an even number ≥ 2", self)
+        _require(self.styles >= 1, "styles must be ≥ 1", self)
+        _require(set(self.dog_levels) <= set(range(7)), "dog_levels must lie in 0..6", self)
+        _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self)
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The conditional patch discriminator."""
+
+    base_width: int = 64
+    """channels of its first convolution (released: 64)"""
+
+    def __post_init__(self) -> None:
+        _require(self.base_width >= 1, "base_width must be ≥ 1", self)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training objective (paper, Sec. 3.4)."""
+
+    adversarial: Literal["hinge", "cross_entropy"] = "hinge"
+    """hinge (released) or cross entropy with logits (paper)"""
+    mean_difference: float = 1.0
+    """weight of (mean D(real) − mean D(fake))⁴ in D's loss; the released code has 2·½"""
+    fake_depth: Literal["given", "reconstructed"] = "given"
+    """the depth that D sees beside a drawn sketch: the given map (released) or the reconstruction (Eq. 8)"""
+    texture: Literal["prewitt_photo", "sobel_sketch"] = "prewitt_photo"
+    """gradients compared by the textural loss: with the photo's (released) or the target sketch's (Eq. 6)"""
+    geometry: Literal["rmse", "mse"] = "rmse"
+    """depth reconstruction error: its root mean square (released) or mean square (Eq. 5)"""
+    weight_adversarial: float = 1.0
+    weight_pixel: float = 4.0
+    weight_texture: float = 1.0
+    weight_geometry: float = 4.0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser and learning-rate schedule, the same for both networks."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+    """decoupled weight decay; only with adamw"""
+    constant_epochs: float = 400
+    """epochs at the full rate; then it falls linearly to 0 at the last epoch"""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.name == "adamw" or self.weight_decay == 0, "weight_decay has no effect with adam; set it to 0", self
+        )
+        _require(self.learning_rate > 0, "learning_rate must be > 0", self)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random framing of the 250×250 pairs into 256×256 training crops."""
+
+    flip: bool = True
+    """mirror half of the pairs left to right"""
+    pad: int = 18
+    """border added on each side before the random 256×256 crop (released: 250 → 286)"""
+    rotate: float = 0.0
+    """largest rotation, degrees"""
+    scale: float = 0.0
+    """largest relative change of scale"""
+    jitter: float = 0.0
+    """strength of brightness, contrast, saturation and gamma changes of the photo, 0..1"""
+    fill_photo: Fill = "black"
+    fill_sketch: Fill = "black"
+
+    def __post_init__(self) -> None:
+        _require(self.pad >= 3, "pad must be ≥ 3, so that a 256 crop fits into a 250 image", self)
+        _require(0 <= self.jitter <= 1, "jitter must lie in 0..1", self)
+        _require(0 <= self.scale < 1, "scale must lie in [0, 1)", self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training run."""
+
+    batch: int = 4
+    """pairs an iteration, over all processes"""
+    epochs: float = 800
+    seed: int = 0
+    holdout: int = 58
+    """training pairs set aside to watch the held-out error (0: train on all)"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """autocast precision; fp16 needs a GPU"""
+    channels_last: bool = False
+    compile: bool = False
+    """compile both networks with torch.compile"""
+    ema: float = 0.998
+    """decay of the averaged generator an iteration (0: no averaging)"""
+    clip: float = 0.0
+    """largest gradient norm (0: off)"""
+    log_every: int = 20
+    """iterations between log lines"""
+    sample_epochs: float = 5.0
+    """epochs between sample grids (0: none)"""
+    evaluate_epochs: float = 1.0
+    """epochs between held-out errors"""
+    checkpoint_minutes: float = 10.0
+    checkpoint_epochs: float = 50.0
+    keep: int = 3
+    """newest checkpoints that stay on disk"""
+    threads: int = 0
+    """CPU threads a process (0: torch's choice)"""
+    tensorboard: bool = False
+    """also write TensorBoard events (extra: tensorboard)"""
+
+    def __post_init__(self) -> None:
+        _require(self.batch >= 1, "batch must be ≥ 1", self)
+        _require(self.epochs > 0, "epochs must be > 0", self)
+        _require(0 <= self.ema < 1, "ema must lie in [0, 1)", self)
+        _require(self.keep >= 1, "keep must be ≥ 1", self)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what is trained and how."""
+
+    name: str = "released"
+    """the preset it began as"""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.optimizer.constant_epochs <= self.train.epochs,
+            f"optimizer.constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
+            self.optimizer,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts and lists, as JSON and TOML hold them."""
+        return dataclasses.asdict(self)
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that ship with the package."""
+    return sorted(p.name[:-5] for p in resources.files("hida.presets").iterdir() if p.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Config:
+    """Return the preset ``name``.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if name not in presets():
+        raise ConfigError(f"there is no preset {name!r}; choose one of {', '.join(presets())}.")
+    text = resources.files("hida.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return from_dict({"name": name, **tomllib.loads(text)})
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build a configuration from nested dicts (TOML, JSON, checkpoint metadata).
+
+    Raises:
+        ConfigError: for an unknown field or a value of the wrong type.
+    """
+    return _build(Config, values, "")
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration entry {path[:-1] or 'root'} must be a table of fields; it is {values!r}.")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name for item in dataclasses.fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"unknown configuration field {path}{key}; known there: {', '.join(sorted(fields))}.")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            arguments[key] = _build(hint, value, f"{path}{key}.")
+        else:
+            arguments[key] = _value(hint, value, f"{path}{key}")
+    return cls(**arguments)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        fits = value in typing.get_args(hint)
+        wanted = "one of " + ", ".join(map(str, typing.get_args(hint)))
+    elif typing.get_origin(hint) is tuple:
+        value = tuple(value) if isinstance(value, list | tuple) else value
+        fits = isinstance(value, tuple) and all(type(item) is int for item in value)
+        wanted = "a list of integers"
+    elif hint is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = "a number"
+    else:
+        fits = type(value) is hint
+        wanted = {"int": "an integer", "bool": "true or false", "str": "a text"}[hint.__name__]
+    if not fits:
+        raise ConfigError(f"configuration field {path} must be {wanted}; it is {value!r}.")
+    return float(value) if hint is float else value
+
+
+def _require(condition: bool, message: str, owner: Any) -> None:
+    if not condition:
+        name = message.split(" ")[0].split(".")[-1]
+        raise ConfigError(f"{type(owner).__name__}: {message}; it is {getattr(owner, name)!r}.")

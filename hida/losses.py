@@ -1,0 +1,73 @@
+"""The training objective: adversarial, pixel, textural and geometric losses (paper, Sec. 3.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hida.config import LossConfig
+
+
+def adversarial_discriminator(real: Tensor, fake: Tensor, config: LossConfig) -> Tensor:
+    """Return D's loss for its logits on real and drawn sketches (any shape; the mean is taken).
+
+    hinge: E[max(0, 1 − D(real))] + E[max(0, 1 + D(fake))]; cross_entropy: −E[log σ(D(real))] − E[log(1 − σ(D(fake)))].
+    Both add ``mean_difference``·(E D(fake) − E D(real))⁴, which keeps the two means from drifting apart.
+    """
+    real, fake = real.float(), fake.float()
+    if config.adversarial == "hinge":
+        loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+    else:
+        loss = functional.softplus(-real).mean() + functional.softplus(fake).mean()
+    if config.mean_difference:
+        loss = loss + config.mean_difference * (fake.mean() - real.mean()) ** 4
+    return loss
+
+
+def adversarial_generator(fake: Tensor, config: LossConfig) -> Tensor:
+    """Return G's adversarial loss: −E D(fake) (hinge) or −E log σ(D(fake)) (cross_entropy)."""
+    fake = fake.float()
+    return -fake.mean() if config.adversarial == "hinge" else functional.softplus(-fake).mean()
+
+
+def pixel(sketch: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute difference (paper, Eq. 7)."""
+    return (sketch.float() - target.float()).abs().mean()
+
+
+def geometric(depth_hat: Tensor, depth: Tensor, config: LossConfig) -> Tensor:
+    """Return the depth reconstruction error: its mean square (Eq. 5) or the root of it (released code)."""
+    square = (depth_hat.float() - depth.float()).square().mean()
+    # The root's slope is infinite at 0, which an exact reconstruction would hit.
+    return square if config.geometry == "mse" else (square + 1e-12).sqrt()
+
+
+def textural(sketch: Tensor, photo: Tensor, target: Tensor, config: LossConfig) -> Tensor:
+    """Return the mean of 1 − cos between image gradients, pixel by pixel (paper, Eq. 6).
+
+    ``sobel_sketch``: Sobel gradients of the drawn and of the target sketch. ``prewitt_photo`` (released code):
+    Prewitt/3 gradients of the drawn sketch, copied to three channels, and of the photo. Zero padding; the squared
+    norms and the product are summed over channels; 1e-7 stands inside each norm's root.
+
+    Args:
+        sketch, target: (N, 1, H, W) in [−1, 1].
+        photo: (N, 3, H, W) in [−1, 1].
+    """
+    sobel = config.texture == "sobel_sketch"
+    reference = target.float() if sobel else photo.float()
+    drawn = sketch.float().expand(-1, reference.shape[1], -1, -1)
+    a, b = (_gradients(image, 2.0 if sobel else 1.0) for image in (drawn, reference))
+    product = (a * b).sum((1, 2))
+    norms = [(g.square().sum((1, 2)) + 1e-7).sqrt() for g in (a, b)]
+    return (1 - product / (norms[0] * norms[1])).mean()
+
+
+def _gradients(image: Tensor, centre: float) -> Tensor:
+    """Return (N, C, 2, H, W) horizontal and vertical differences, smoothed by [1, centre, 1]/(2 + centre)."""
+    smooth = torch.tensor([1.0, centre, 1.0], device=image.device) / (2 + centre)
+    difference = torch.tensor([-1.0, 0.0, 1.0], device=image.device)
+    horizontal = smooth[:, None] * difference
+    kernels = torch.stack((horizontal, horizontal.T))[:, None]
+    n, c, h, w = image.shape
+    return functional.conv2d(image.reshape(n * c, 1, h, w), kernels, padding=1).reshape(n, c, 2, h, w)

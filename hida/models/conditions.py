@@ -1,0 +1,50 @@
+"""What steers the decoder beside the photo: depth at every level's size, and style weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hida.ops.checks import OpError
+
+
+def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
+    """Return (N, S) floating-point weights from (N,) style numbers 0..S−1 or from weights themselves.
+
+    Style numbers outside the range cannot be checked without a device synchronisation: they give a zero row,
+    which is no style at all; callers that read user input check it first.
+
+    Raises:
+        OpError: for another shape or dtype.
+    """
+    if style.dim() == 2 and tuple(style.shape) == (batch, styles) and style.is_floating_point():
+        return style
+    if style.dim() == 1 and style.shape[0] == batch and not style.is_floating_point():
+        numbers = torch.arange(styles, device=style.device)
+        return (style[:, None] == numbers).float()
+    raise OpError(
+        f"style must be ({batch},) integers or ({batch}, {styles}) floating-point weights; "
+        f"it is {tuple(style.shape)} of {style.dtype}."
+    )
+
+
+def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussian"]) -> list[Tensor]:
+    """Return ``depth`` (N, 1, H, W) at sizes H/2^levels … H/2, smallest first.
+
+    ``"nearest"`` takes every k-th pixel, as the released code does; ``"gaussian"`` halves repeatedly with the
+    binomial kernel [1 4 6 4 1]/16 of Burt and Adelson (1983).
+    """
+    if method == "nearest":
+        sizes = [(depth.shape[2] >> k, depth.shape[3] >> k) for k in range(levels, 0, -1)]
+        return [functional.interpolate(depth, size=size, mode="nearest") for size in sizes]
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=depth.device, dtype=depth.dtype) / 16
+    kernel = (row[:, None] * row)[None, None]
+    pyramid = []
+    for _ in range(levels):
+        # Reflection needs two pixels of margin, which the innermost levels of a 256-pixel image lack.
+        depth = functional.conv2d(functional.pad(depth, (2, 2, 2, 2), mode="replicate"), kernel, stride=2)
+        pyramid.append(depth)
+    return pyramid[::-1]

@@ -1,0 +1,145 @@
+"""The HIDA generator: photo, depth and style in; sketch and reconstructed depth out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hida.config import GeneratorConfig
+from hida.models.conditions import depth_pyramid, style_weights
+from hida.nn import DOG, DynamicAdaptation, MetaACON
+from hida.ops.checks import OpError
+
+STRIDE = 256
+"""The eight halvings of the encoder: image sides must be multiples of it."""
+
+
+def upsample(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+
+
+class EncoderLevel(nn.Module):
+    """metaACON → conv 4×4 stride 2 → instance norm (none at the bottleneck): (N, C, H, W) → (N, C', H/2, W/2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, normalise: bool) -> None:
+        super().__init__()
+        self.activation = MetaACON(in_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        self.norm = nn.InstanceNorm2d(out_channels) if normalise else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(self.activation(x)))
+
+
+class DecoderLevel(nn.Module):
+    """Double the size, then adapt to depth, style and the photo's own features (paper, Fig. 3).
+
+    ``previous`` (N, C, H, W) and ``skip`` (N, C, H, W) → (N, C', 2H, 2W); the innermost level has no skip.
+    The condition is (depth, style, A) at the new size, where A = metaACON(up(skip → one channel)).
+    """
+
+    def __init__(self, channels: tuple[int, int, int], config: GeneratorConfig, dog: bool, dropout: bool) -> None:
+        super().__init__()
+        previous, skip, out = channels
+        self.up = DOG(previous + skip, out) if dog else upsample(previous + skip, out)
+        if skip:
+            self.appearance = nn.Sequential(upsample(skip, 1), MetaACON(1))
+        self.adaptation = DynamicAdaptation(out, 1 + config.styles + bool(skip), config.residual)
+        self.dropout = nn.Dropout(config.dropout if dropout else 0.0)
+
+    def forward(self, previous: Tensor, skip: Tensor | None, depth: Tensor, style: Tensor) -> Tensor:
+        joined = previous if skip is None else torch.cat((previous, skip), 1)
+        h = self.up(joined)
+        condition = [depth.to(h.dtype), style.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])]
+        if skip is not None:
+            condition.append(self.appearance(skip))
+        return self.dropout(self.adaptation(h, torch.cat(condition, 1)))
+
+
+class Head(nn.Module):
+    """metaACON → up: the last doubling, from features and a stem to an image of one channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.activation = MetaACON(channels)
+        self.up = upsample(channels, 1)
+
+    def forward(self, features: Tensor, stem: Tensor) -> Tensor:
+        return self.up(self.activation(torch.cat((features, stem), 1)))
+
+
+class Generator(nn.Module):
+    """Draw a sketch of a photo in a style, guided by its depth map.
+
+    A U-Net of eight levels with two stems (photo, depth), dynamic adaptation in each decoder level and two heads.
+    At the released width (64) it has 80,894,566 parameters.
+    Source: HIDA (ICCV 2023), Fig. 2 and Sec. 3; the arrangement is that of the authors' released weights.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.base_width
+        encoder = [2 * width, 2 * width, 4 * width] + 5 * [8 * width]
+        skips = encoder[::-1]  # down8 (the bottleneck), down7, …, down2, cat of the stems
+        decoder = 4 * [8 * width] + [4 * width, 2 * width, width]
+        self.stem_photo = nn.Conv2d(3, width, 4, stride=2, padding=1)
+        self.stem_depth = nn.Conv2d(1, width, 4, stride=2, padding=1)
+        self.encoder = nn.ModuleList(
+            EncoderLevel(encoder[i], encoder[i + 1], normalise=i < len(encoder) - 2) for i in range(len(encoder) - 1)
+        )
+        self.decoder = nn.ModuleList()
+        previous = skips[0]
+        for level, out in enumerate(decoder):
+            channels = (previous, skips[level] if level else 0, out)
+            self.decoder.append(DecoderLevel(channels, config, dog=level in config.dog_levels, dropout=level < 3))
+            previous = out
+        self.head_sketch = Head(2 * width)
+        self.head_depth = Head(2 * width)
+        self.apply(_initialise)
+
+    def forward(self, photo: Tensor, depth: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sketch (N, 1, H, W) in [−1, 1] and the reconstructed depth (N, 1, H, W).
+
+        Args:
+            photo: (N, 3, H, W) in [−1, 1]; H and W multiples of 256.
+            depth: (N, 1, H, W) in [0, 1], near is 1.
+            style: (N,) integers 0..S−1, or (N, S) floating-point weights of a mixture.
+
+        Raises:
+            OpError: if a shape or dtype does not fit.
+        """
+        _require_inputs(photo, depth)
+        weights = style_weights(style, photo.shape[0], self.config.styles)
+        depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
+        stem_photo, stem_depth = self.stem_photo(photo), self.stem_depth(depth)
+        features = [torch.cat((stem_photo, stem_depth), 1)]
+        for level in self.encoder:
+            features.append(level(features[-1]))
+        x = features[-1]
+        for index, level in enumerate(self.decoder):
+            skip = features[-1 - index] if index else None
+            x = level(x, skip, depths[index], weights)
+        sketch = torch.tanh(self.head_sketch(x, stem_photo))
+        return sketch, self.head_depth(x, stem_depth)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw convolution weights from N(0, 0.02²), as Pix2Pix does; DOG's own convolutions keep theirs."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.kernel_size != (1, 1):
+        if module.weight.any():
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _require_inputs(photo: Tensor, depth: Tensor) -> None:
+    if photo.dim() != 4 or photo.shape[1] != 3:
+        raise OpError(f"photo must have shape (N, 3, H, W); its shape is {tuple(photo.shape)}.")
+    n, _, height, width = photo.shape
+    if height % STRIDE or width % STRIDE or not height or not width:
+        raise OpError(
+            f"photo must have sides that are multiples of {STRIDE}, since the encoder halves them eight times; "
+            f"they are {height}×{width}: resize or pad it (hida.Sketcher does)."
+        )
+    if tuple(depth.shape) != (n, 1, height, width):
+        raise OpError(f"depth must have shape {(n, 1, height, width)}; its shape is {tuple(depth.shape)}.")

@@ -1,0 +1,28 @@
+"""metaACON: ACON whose switch is computed from the feature map itself, one a channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hida.ops import info_acon
+
+
+class MetaACON(nn.Module):
+    """Activate (N, C, H, W) with a channel-wise switch θ = σ(W₂·W₁·GAP(x)).
+
+    The hidden width is max(16, C/16); neither a norm nor a nonlinearity stands between the two 1×1
+    convolutions. Source: Ma et al., "Activate or Not", CVPR 2021, Sec. 4.2; HIDA (ICCV 2023), Sec. 3.3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(16, channels // 16)
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.expand = nn.Conv2d(hidden, channels, 1)
+        self.p1 = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return info_acon(x, logits, self.p1, self.p2)

@@ -1,0 +1,59 @@
+"""What the rest of the program knows of a face, whichever model found it.
+
+Pixel coordinates are (x, y) with the centre of the top left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hida.errors import HidaError
+
+
+@dataclass(frozen=True)
+class Face(ABC):
+    """A face found in a photo.
+
+    box: (x0, y0, x1, y1) in pixels of the photo, possibly reaching over its edge; score: 0 to 1.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+
+    @property
+    @abstractmethod
+    def points(self) -> np.ndarray:
+        """(3, 2) float64: centre of the eye on the image's left, of the one on its right, and of the mouth."""
+
+    @abstractmethod
+    def depth(self, size: tuple[int, int], matrix: np.ndarray | None = None) -> np.ndarray:
+        """float32 (height, width) in [0, 1] for ``size`` = (width, height): nearest 1, farthest and background 0.
+
+        matrix: (2, 3) similarity that takes pixels of the photo to pixels of the result, the identity when
+        None. The face is drawn straight into the target frame, not resampled.
+        """
+
+    @property
+    def area(self) -> float:
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0) * (y1 - y0)
+
+
+class FaceModel(Protocol):
+    """Anything that finds faces and knows their depth."""
+
+    def faces(self, photo: np.ndarray) -> list[Face]:
+        """Faces in an (height, width, 3) uint8 RGB photo, the largest first; empty when there is none."""
+        ...
+
+
+def largest_face(photo: np.ndarray, model: FaceModel) -> Face:
+    """The largest face of an (height, width, 3) uint8 RGB photo; :class:`HidaError` when there is none."""
+    faces = model.faces(photo)
+    if not faces:
+        raise HidaError("no face was found in the photo; give one that shows a face, upright and not cut off.")
+    return faces[0]

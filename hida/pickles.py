@@ -31,8 +31,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         return getattr(np, name)
 
 
-def load_arrays(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
-    """Read a pickle that holds one numeric numpy array, or a dictionary of them.
+def load_arrays(path: str | os.PathLike[str]) -> np.ndarray | dict[str, Any]:
+    """Read a pickle that holds one numeric numpy array, or a dictionary of them; dictionaries may nest.
 
     Only the reconstruction of arrays is admitted: a pickle that names any other function or class is
     refused before anything it names is imported or called. Raises :class:`HidaError` then, for a torn
@@ -47,9 +47,12 @@ def load_arrays(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarr
         # A torn stream raises nearly anything, from EOFError to UnicodeDecodeError.
         except Exception as error:
             raise HidaError(f"{path} is not a pickle of plain arrays ({error}); fetch the file again.") from error
-    arrays = value.values() if isinstance(value, dict) else [value]
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+    waiting = [value]
+    while waiting:
+        array = waiting.pop()
+        if isinstance(array, dict):
+            waiting.extend(array.values())
+        elif not isinstance(array, np.ndarray) or array.dtype.hasobject:
             raise HidaError(f"{path} holds something other than numeric arrays; fetch the file again.")
     return value
 

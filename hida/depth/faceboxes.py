@@ -122,12 +122,13 @@ class FaceBoxes(nn.Module):
         """
         check_photo(photo)
         height, width = photo.shape[:2]
-        device = self.loc[0].weight.device
-        x = torch.from_numpy(photo.copy()).to(device).permute(2, 0, 1).flip(0)[None].float()
+        # Reduced while still bytes: a 50-megapixel photo would take 600 MB as floats.
+        pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None]
         scale = min(1.0, _MAX_HEIGHT / height, _MAX_WIDTH / width)
         if scale < 1:
             size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        x = pixels.to(self.loc[0].weight.device).flip(1).float()
         boxes, scores = self(x - x.new_tensor(_MEAN).view(1, 3, 1, 1))
         keep = scores > threshold
         boxes, scores = boxes[keep].double().cpu().numpy(), scores[keep].double().cpu().numpy()

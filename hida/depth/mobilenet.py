@@ -92,10 +92,10 @@ def crop(photo: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
     """Cut (H, W, 3) uint8 RGB to the box, black outside the photo -> (1, 3, 120, 120) as the network reads it."""
     height, width = photo.shape[:2]
     inside = photo[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    inside = inside.permute(2, 0, 1).flip(0).float()
+    inside = inside.permute(2, 0, 1).flip(0)
     missing = [max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)]
     # The box may lie wholly outside; then nothing is left of the photo and the padding is the box itself.
     if 0 in inside.shape:
         inside, missing = inside.new_zeros(3, bottom - top, right - left), [0, 0, 0, 0]
     square = F.interpolate(F.pad(inside, missing)[None], (SIDE, SIDE), mode="bilinear", align_corners=False)
-    return (square - 127.5) / 128
+    return (square.float() - 127.5) / 128

@@ -98,7 +98,13 @@ ASSETS: dict[str, Asset] = {
             _MIT_TDDFA,
             (Packaged(), Url(_TDDFA + "FaceBoxes/weights/FaceBoxesProd.pth")),
             "face detector",
-            (Alternative("faceboxes.safetensors"),),
+            (
+                Alternative(
+                    "faceboxes.safetensors",
+                    2046392,
+                    "8759a76abdf1abece8f98619ac507254916bffc62ce2c3d38103f8c629c8ed33",
+                ),
+            ),
         ),
         Asset(
             "depth",

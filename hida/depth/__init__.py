@@ -1,0 +1,119 @@
+"""Depth of a face photo: nearest 1, background 0.
+
+tddfa: 3DDFA_V2, once its weights are fetched; builtin: our own small network, ships with HIDA; midas: MiDaS, DPT or
+Depth-Anything from a file or torch.hub; none: zeros; and :func:`depth_from_file` for a map of the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hida import weights
+from hida.data.images import ImageSource, read_image
+from hida.depth.maps import depth_from_file
+from hida.errors import HidaError
+
+if TYPE_CHECKING:
+    from hida.depth.face import FaceModel
+    from hida.depth.midas import Midas
+
+__all__ = ["METHODS", "depth_from_file", "face_model", "predict", "resolve"]
+
+METHODS = ("auto", "tddfa", "midas", "builtin", "none")
+
+# Networks are loaded once for every set of files they come from.
+_loaded: dict[tuple[str, ...], FaceModel | Midas] = {}
+
+
+def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """Depth float32 (H, W) in [0, 1] of a photo, in its own size once upright: nearest 1, background 0.
+
+    Args:
+        photo: a path, a Pillow image or an array; see :func:`hida.data.images.read_image`.
+        method: "tddfa", "builtin", "midas", "none" (zeros, with a warning), or "auto": tddfa where all of its weights
+            are on this machine, builtin elsewhere. builtin takes the whole picture for a face, with a warning, when
+            the detector sees none.
+        model: for midas alone, the network: a TorchScript or ONNX file or a torch.hub name; both TorchScript and
+            torch.hub run code, so nothing is loaded that is not named here.
+
+    Raises:
+        HidaError: the photo cannot be read, tddfa finds no face in it, weights are missing, or the method is unknown.
+    """
+    method = resolve(method)
+    if model is not None and method != "midas":
+        raise HidaError(f"A depth network {model} is of use to the method midas only, not to {method}.")
+    image = read_image(photo)
+    if method == "none":
+        warnings.warn(
+            "depth 'none': the depth is zero everywhere, which the generator was not trained on", stacklevel=2
+        )
+        return np.zeros((image.height, image.width), np.float32)
+    if method == "midas":
+        return _midas(model).predict(image)
+    return _of_face(image, method)
+
+
+def resolve(method: str) -> str:
+    """The method that "auto" stands for on this machine; other names unchanged, HidaError for unknown ones."""
+    if method not in METHODS:
+        raise HidaError(f"There is no depth method {method!r}; choose one of {', '.join(METHODS)}.")
+    if method != "auto":
+        return method
+    return "tddfa" if weights.is_available(*weights.GROUPS["tddfa"]) else "builtin"
+
+
+def face_model(method: str = "auto", device: str = "cpu") -> FaceModel:
+    """The face model "tddfa", "builtin" or "auto" stands for, loaded once.
+
+    device: where builtin computes; tddfa runs on the CPU. HidaError when its weights are missing.
+    """
+    method = resolve(method)
+    if method == "tddfa":
+        if device != "cpu":
+            raise HidaError(f"The depth method tddfa runs on the CPU, not on {device}; use builtin there.")
+        key = (method, *(str(weights.find(name)) for name in weights.GROUPS["tddfa"]))
+    elif method == "builtin":
+        key = (method, device, str(weights.find("depth")), str(weights.find("faceboxes")))
+    else:
+        raise HidaError(f"The depth method {method} finds no faces; choose tddfa or builtin.")
+    if key not in _loaded:
+        if method == "tddfa":
+            from hida.depth.tddfa import TDDFA
+
+            _loaded[key] = TDDFA.load()
+        else:
+            from hida.depth.builtin import BuiltinDepth
+
+            _loaded[key] = BuiltinDepth.load(device=device)
+    return _loaded[key]
+
+
+def _of_face(image, method: str) -> np.ndarray:
+    from hida.depth.face import largest_face
+
+    photo = np.asarray(image)
+    model = face_model(method)
+    if method == "tddfa":
+        return largest_face(photo, model).depth(image.size)
+    faces = model.faces(photo)
+    if not faces:
+        warnings.warn("no face was found in the photo: the whole picture is taken for one", stacklevel=3)
+    return (faces[0] if faces else model.whole(photo)).depth(image.size)
+
+
+def _midas(model: str | os.PathLike[str] | None) -> Midas:
+    if model is None:
+        raise HidaError(
+            "The depth method midas needs a network: name a TorchScript or ONNX file, or a torch.hub name such as "
+            "intel-isl/MiDaS:DPT_Hybrid."
+        )
+    from hida.depth.midas import Midas
+
+    key = ("midas", os.fspath(model))
+    if key not in _loaded:
+        _loaded[key] = Midas.load(model)
+    return _loaded[key]

@@ -1,0 +1,84 @@
+"""A depth map of the user's own, from a file or an array."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hida.data.images import read_image
+from hida.errors import HidaError
+
+
+def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
+
+    source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or (1, H, W).
+    Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
+    maximum. A map of another size is resized bilinearly.
+
+    Raises:
+        HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name, values = f"The depth map {os.fspath(source)}", _read(Path(source))
+    else:
+        name, values = "The depth map", np.asarray(source)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values[0] if values.shape[0] == 1 else values[:, :, 0]
+    if values.ndim != 2 or values.size == 0:
+        raise HidaError(f"{name} has the shape {values.shape}; give one value per pixel, H×W.")
+    depth = _to_unit(values, name)
+    if depth.shape != (size[1], size[0]):
+        resized = Image.fromarray(depth).resize((int(size[0]), int(size[1])), Image.Resampling.BILINEAR)
+        depth = np.clip(np.asarray(resized), 0, 1)
+    return depth
+
+
+def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype == np.bool_:
+        return values.astype(np.float32)
+    if np.issubdtype(values.dtype, np.unsignedinteger):
+        return (values / np.float64(np.iinfo(values.dtype).max)).astype(np.float32)
+    if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.signedinteger)):
+        raise HidaError(f"{name} holds values of type {values.dtype}; give integers or floats.")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise HidaError(f"{name} holds values that are not finite; fill them first, 0 for the background.")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 1:
+        if high == low:
+            raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so nothing tells near from far.")
+        values = (values - low) / (high - low)
+    return values.astype(np.float32)
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise HidaError(f"There is no depth map {path}; check the path.") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise HidaError(f"The depth map {path} cannot be read as a numpy array ({error}).") from None
+    read_image(path)  # whatever is wrong with the file is said here
+    with Image.open(path) as image:
+        if image.mode in ("L", "F"):
+            return np.asarray(image)
+        if image.mode.startswith("I"):
+            return _sixteen_bits(np.asarray(image))
+        # A grey map is often saved as three equal channels, or with an alpha that says nothing.
+        channels = np.asarray(image.convert("RGB"))
+    if (channels != channels[:, :, :1]).any():
+        raise HidaError(f"The depth map {path} is a colour picture; give a grey one, where bright is near.")
+    return channels[:, :, 0]
+
+
+def _sixteen_bits(values: np.ndarray) -> np.ndarray:
+    """Pillow gives some 16-bit files as 32-bit integers."""
+    if values.dtype == np.uint16:
+        return values
+    fits = values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max
+    return values.astype(np.uint16 if fits else np.float64)

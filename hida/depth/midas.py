@@ -1,0 +1,197 @@
+"""Depth of natural images with MiDaS, DPT or Depth-Anything: a TorchScript file, an ONNX file or a torch.hub name.
+
+A TorchScript file and a torch.hub repository carry code that runs when they are loaded. So only what is named
+explicitly is ever loaded; no folder, cache or environment variable is searched for one.
+
+Sources: https://github.com/isl-org/MiDaS, https://github.com/DepthAnything/Depth-Anything-V2.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from hida.data.images import ImageSource, read_image
+from hida.errors import HidaError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_ONNX_HINT = "pip install onnxruntime"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a network wants its input: the shorter side's length, the multiple of both sides, mean and deviation."""
+
+    size: int = 384
+    multiple: int = 32
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+
+    @classmethod
+    def for_name(cls, name: str) -> Preparation:
+        """What the published networks want, told by their names: Depth-Anything 518/14, MiDaS small 256, else 384/32.
+
+        DPT networks alone are normalised with 0.5, all others with ImageNet's statistics.
+        """
+        flat = name.lower().replace("-", "_")
+        if "depth_anything" in flat or "dinov2" in flat:
+            return cls(518, 14)
+        if "small" in flat:
+            return cls(256, 32)
+        return cls(384, 32, *HALF) if "dpt" in flat else cls()
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the input: the shorter side near ``size``, the aspect kept up to 4:1, whole multiples."""
+        scale = self.size / min(height, width)
+
+        def whole(length: float) -> int:
+            # A longer side than four times the shorter would only cost memory.
+            return max(self.multiple, round(min(length, 4 * self.size) / self.multiple) * self.multiple)
+
+        return whole(height * scale), whole(width * scale)
+
+
+@dataclass
+class Midas:
+    """A monocular depth network: (1,3,h,w) normalised RGB in, inverse depth (1,h,w) or (1,1,h,w) out."""
+
+    network: Callable[[np.ndarray], np.ndarray]
+    preparation: Preparation = field(default_factory=Preparation)
+    fixed_size: tuple[int, int] | None = None
+
+    @classmethod
+    def load(cls, model: str | os.PathLike[str], preparation: Preparation | None = None, device: str = "cpu") -> Midas:
+        """Load a network.
+
+        Args:
+            model: a TorchScript file, an ONNX file (``.onnx``), or ``owner/repository:entry`` for torch.hub, for
+                example ``intel-isl/MiDaS:DPT_Hybrid``. TorchScript and torch.hub run code: name only what you trust.
+            preparation: by default told from the name.
+
+        Raises:
+            HidaError: there is no such file, it is of another kind, or a library it needs is not installed.
+        """
+        name = os.fspath(model)
+        preparation = preparation or Preparation.for_name(Path(name).name if Path(name).exists() else name)
+        if Path(name).is_file():
+            if Path(name).suffix.lower() == ".onnx":
+                network, fixed = _load_onnx(name)
+                return cls(network, preparation, fixed)
+            return cls(_on_torch(_load_torchscript(name, device), device), preparation)
+        repository, separator, entry = name.rpartition(":")
+        if separator and "/" in repository and not Path(repository).is_absolute():
+            return cls(_on_torch(_load_hub(repository, entry), device), preparation)
+        raise HidaError(
+            f"There is no depth network {name}: give a TorchScript or ONNX file, or a torch.hub name such as "
+            "intel-isl/MiDaS:DPT_Hybrid."
+        )
+
+    def predict(self, photo: ImageSource) -> np.ndarray:
+        """Depth H×W float32 in [0,1] of a photo of any size, the nearest point 1; constant output gives zeros.
+
+        Raises:
+            HidaError: the network refuses the input, or gives something other than one finite map.
+        """
+        image = read_image(photo)
+        height, width = self.fixed_size or self.preparation.input_size(image.height, image.width)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
+        pixels = (pixels - np.float32(self.preparation.mean)) / np.float32(self.preparation.std)
+        try:
+            output = self.network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+        except HidaError:
+            raise
+        except Exception as error:  # every runtime has its own kind for an input it does not take
+            raise HidaError(
+                f"The depth network failed on an input of {height}×{width} ({_first_line(error)})."
+            ) from error
+        inverse = np.squeeze(np.asarray(output, np.float32))
+        if inverse.ndim != 2:
+            raise HidaError(f"The depth network gave an array of shape {np.shape(output)} instead of one H×W map.")
+        if not np.isfinite(inverse).all():
+            raise HidaError("The depth network gave values that are not finite; use another network or precision.")
+        full = F.interpolate(
+            torch.from_numpy(inverse)[None, None],
+            size=(image.height, image.width),
+            mode="bilinear",
+            align_corners=False,
+        )
+        return normalise(full[0, 0].numpy())
+
+
+def normalise(inverse: np.ndarray) -> np.ndarray:
+    """Inverse depth to float32 [0,1] by its minimum and maximum; a constant map says nothing and gives zeros."""
+    inverse = np.asarray(inverse, np.float64)
+    low, high = inverse.min(), inverse.max()
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return np.zeros(inverse.shape, np.float32)
+    return ((inverse - low) / (high - low)).astype(np.float32)
+
+
+def _load_torchscript(path: str, device: str) -> torch.nn.Module:
+    try:
+        return torch.jit.load(path, map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise HidaError(
+            f"{path} is not a TorchScript file ({_first_line(error)}); a checkpoint of weights alone needs its code: "
+            "give a TorchScript or ONNX export, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid."
+        ) from None
+
+
+def _load_hub(repository: str, entry: str) -> torch.nn.Module:
+    try:
+        # Naming the repository is the user's consent; torch.hub would ask on a terminal otherwise.
+        return torch.hub.load(repository, entry, trust_repo=True).eval()
+    except Exception as error:  # it runs the repository's own code: anything may come
+        raise HidaError(f"torch.hub could not load {entry} from {repository} ({_first_line(error)}).") from error
+
+
+def _on_torch(module: torch.nn.Module, device: str) -> Callable[[np.ndarray], np.ndarray]:
+    module = module.to(device)
+
+    @torch.inference_mode()
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return _first_map(module(torch.from_numpy(pixels).to(device))).float().cpu().numpy()
+
+    return run
+
+
+def _load_onnx(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, int] | None]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise HidaError(f"The depth network {path} is an ONNX file, which needs onnxruntime: {_ONNX_HINT}.") from None
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise HidaError(f"{path} cannot be opened as an ONNX network ({_first_line(error)}).") from None
+    given = session.get_inputs()[0]
+    # A dynamic side is a name or None; a fixed one a number.
+    sides = tuple(given.shape[-2:]) if len(given.shape) == 4 else ()
+    fixed = sides if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides) else None
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return _first_map(session.run(None, {given.name: pixels}))
+
+    return run, fixed
+
+
+def _first_map(output: Any) -> Any:
+    """The depth of a network that gives it bare, first of several, or as ``predicted_depth`` of a dictionary."""
+    while isinstance(output, (tuple, list, dict)):
+        if not output:
+            raise HidaError("The depth network gave no output.")
+        output = output.get("predicted_depth", next(iter(output.values()))) if isinstance(output, dict) else output[0]
+    return output
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

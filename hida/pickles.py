@@ -47,9 +47,12 @@ def load_arrays(path: str | os.PathLike[str]) -> np.ndarray | dict[str, Any]:
         # A torn stream raises nearly anything, from EOFError to UnicodeDecodeError.
         except Exception as error:
             raise HidaError(f"{path} is not a pickle of plain arrays ({error}); fetch the file again.") from error
-    waiting = [value]
+    waiting, seen = [value], set()
     while waiting:
         array = waiting.pop()
+        if id(array) in seen:  # a dictionary may hold itself
+            continue
+        seen.add(id(array))
         if isinstance(array, dict):
             waiting.extend(array.values())
         elif not isinstance(array, np.ndarray) or array.dtype.hasobject:

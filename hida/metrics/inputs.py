@@ -32,7 +32,7 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
         array = np.asarray(image)
         if array.dtype == object or array.dtype.kind not in "uf":
             raise HidaError(f"{name} holds {array.dtype} values; give uint8, or floats in [0, 1].")
-        pixels, channels_last = torch.from_numpy(np.ascontiguousarray(array)), True
+        pixels, channels_last = torch.from_numpy(array.copy()), True
     shape = tuple(pixels.shape)
     single = pixels.ndim < 4
     if pixels.ndim == 2:

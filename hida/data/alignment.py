@@ -20,6 +20,10 @@ FRAME = (250, 250)
 TEMPLATE = np.array([[94.75, 107.05], [152.25, 107.05], [123.5, 169.1]])
 TEMPLATE.setflags(write=False)
 
+# About half the distance of the eyes. In FS2K's photo1, aligned by a rule that follows turned heads less than ours,
+# the farthest of all points lies 25.5 px away.
+KEEP_WITHIN = 28.0
+
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 IDENTITY.setflags(write=False)
 
@@ -56,6 +60,16 @@ def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarra
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
+def placement(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the 2×3 matrix that brings a face with ``points`` (3, 2) in a picture of ``size`` to the frame.
+
+    A picture that already has the frame's size and every point within ``KEEP_WITHIN`` pixels of the template counts
+    as aligned by its makers: the identity, so that its pixels stay exact. All else gets :func:`similarity`.
+    """
+    aligned = tuple(size) == FRAME and np.abs(np.asarray(points) - TEMPLATE).max() <= KEEP_WITHIN
+    return IDENTITY.copy() if aligned else similarity(points)
+
+
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Carry points (..., 2) through a 2×3 matrix."""
     matrix = np.asarray(matrix, np.float64)
@@ -80,6 +94,11 @@ def invert(matrix: np.ndarray) -> np.ndarray:
 def scale_of(matrix: np.ndarray) -> float:
     """Return the length that one source pixel has in the output."""
     return math.sqrt(abs(np.linalg.det(np.asarray(matrix, np.float64)[:, :2])))
+
+
+def is_identity(matrix: np.ndarray) -> bool:
+    """Tell whether a 2×3 matrix moves nothing at all."""
+    return np.array_equal(np.asarray(matrix, np.float64), IDENTITY)
 
 
 def warp(
@@ -110,7 +129,7 @@ def warp(
         return _warp_array(image, matrix, inverse, size, fill, resample)
     if image.mode not in ("L", "RGB", "F"):
         raise ValueError(f"warp takes Pillow modes L, RGB and F, not {image.mode}")
-    if image.size == tuple(size) and np.array_equal(matrix, IDENTITY):
+    if image.size == tuple(size) and is_identity(matrix):
         return image.copy()
     return _warp_pillow(image, inverse, size, fill, resample)
 
@@ -121,7 +140,7 @@ def _warp_array(
     if array.ndim == 3:
         planes = [_warp_array(array[:, :, c], matrix, inverse, size, fill, resample) for c in range(array.shape[2])]
         return np.stack(planes, axis=2)
-    if array.shape == (size[1], size[0]) and np.array_equal(matrix, IDENTITY):
+    if array.shape == (size[1], size[0]) and is_identity(matrix):
         return array.copy()
     if array.dtype == np.uint8:
         return np.array(_warp_pillow(Image.fromarray(array), inverse, size, fill, resample))

@@ -1,0 +1,119 @@
+"""What a source folder of photo–sketch pairs holds, and each thing that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hida.data.images import IMAGE_SUFFIXES, ImageError, read_image
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: what kind of thing, with which pair or file, and a sentence."""
+
+    kind: str
+    name: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}: {self.message}"
+
+
+@dataclass(frozen=True)
+class SourcePair:
+    """A photo and the sketch drawn from it. ``name`` serves as a file name; ``style`` counts from 0."""
+
+    name: str
+    split: str
+    style: int
+    photo: Path
+    sketch: Path
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceSet:
+    """The sound pairs of a folder, its faults, and remarks on what is unusual but accepted."""
+
+    source: str
+    folder: Path
+    styles: tuple[str, ...]
+    pairs: tuple[SourcePair, ...]
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, list[int]]:
+        """Pairs by split and style: {"train": [357, 350, 351], ...}."""
+        table = {split: [0] * len(self.styles) for split in SPLITS}
+        for pair in self.pairs:
+            table[pair.split][pair.style] += 1
+        return table
+
+
+def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[str, Path]]:
+    """List the pictures of ``folder`` by stem, faults for stems that occur twice, and files that are no pictures.
+
+    Suffixes are taken in any case; hidden files and the litter of file managers are passed over.
+    """
+    pictures: dict[str, Path] = {}
+    faults: list[Fault] = []
+    others: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini") or path.is_dir():
+            continue
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            others[path.stem] = path
+        elif path.stem in pictures:
+            both = f"{pictures[path.stem].name} and {path.name}"
+            message = f"both {both} are in {folder.name}: keep one of them."
+            faults.append(Fault("ambiguous", f"{folder.name}/{path.stem}", message))
+        else:
+            pictures[path.stem] = path
+    return pictures, faults, others
+
+
+def check_pictures(
+    pairs: Iterable[SourcePair], workers: int = 2, advance: Callable[[], None] = lambda: None
+) -> tuple[list[SourcePair], list[Fault], int]:
+    """Read every picture in full; return the sound pairs, the faults, and how many sketches are transparent.
+
+    A pair is sound when both pictures can be read and have one size. ``advance`` is called after each pair.
+    """
+    sound: list[SourcePair] = []
+    faults: list[Fault] = []
+    transparent = 0
+    pairs = list(pairs)
+    # Threads suffice: Pillow decodes outside the interpreter lock.
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for pair, (found, see_through) in zip(pairs, pool.map(_check_pair, pairs), strict=True):
+            advance()
+            faults += found
+            transparent += see_through
+            if not found:
+                sound.append(pair)
+    return sound, faults, transparent
+
+
+def _check_pair(pair: SourcePair) -> tuple[list[Fault], bool]:
+    faults, sizes, see_through = [], [], False
+    for path in (pair.photo, pair.sketch):
+        try:
+            sizes.append(read_image(path).size)
+        except ImageError as error:
+            faults.append(Fault("unreadable", f"{path.parent.name}/{path.name}", str(error)))
+    if not faults:
+        with Image.open(pair.sketch) as sketch:
+            see_through = sketch.has_transparency_data
+        if sizes[0] != sizes[1]:
+            photo, sketch = (f"{width}×{height}" for width, height in sizes)
+            message = f"the photo is {photo} and the sketch {sketch}: a pair must share one size."
+            faults.append(Fault("size", pair.name, message))
+    return faults, see_through

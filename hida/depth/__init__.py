@@ -14,17 +14,19 @@ import numpy as np
 
 from hida import weights
 from hida.data.images import ImageSource, read_image
+from hida.depth.face import FaceModel, largest_face
 from hida.depth.maps import depth_from_file
 from hida.errors import HidaError
 
 if TYPE_CHECKING:
-    from hida.depth.face import FaceModel
     from hida.depth.midas import Midas
 
-__all__ = ["METHODS", "depth_from_file", "face_model", "predict", "resolve"]
+__all__ = ["METHODS", "depth_from_file", "face_model", "load", "predict", "resolve"]
 
 METHODS = ("auto", "tddfa", "midas", "builtin", "none")
 
+# indices.npy is needed to make bfm.npz only, not to use it.
+_TDDFA = tuple(name for name in weights.GROUPS["tddfa"] if name != "indices")
 # Networks are loaded once for every set of files they come from.
 _loaded: dict[tuple[str, ...], FaceModel | Midas] = {}
 
@@ -43,18 +45,32 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     Raises:
         HidaError: the photo cannot be read, tddfa finds no face in it, weights are missing, or the method is unknown.
     """
-    method = resolve(method)
-    if model is not None and method != "midas":
-        raise HidaError(f"A depth network {model} is of use to the method midas only, not to {method}.")
+    network = load(method, model)
     image = read_image(photo)
-    if method == "none":
+    if network is None:
         warnings.warn(
             "depth 'none': the depth is zero everywhere, which the generator was not trained on", stacklevel=2
         )
         return np.zeros((image.height, image.width), np.float32)
-    if method == "midas":
-        return _midas(model).predict(image)
-    return _of_face(image, method)
+    if resolve(method) == "midas":
+        return network.predict(image)
+    pixels = np.asarray(image)
+    if resolve(method) == "tddfa":
+        return largest_face(pixels, network).depth(image.size)
+    faces = network.faces(pixels)
+    if not faces:
+        warnings.warn("no face was found in the photo: the whole picture is taken for one", stacklevel=2)
+    return (faces[0] if faces else network.whole(pixels)).depth(image.size)
+
+
+def load(method: str = "auto", model: str | os.PathLike[str] | None = None) -> FaceModel | Midas | None:
+    """Load, once, what :func:`predict` would use; None for "none". Arguments and errors as there."""
+    method = resolve(method)
+    if model is not None and method != "midas":
+        raise HidaError(f"A depth network {model} is of use to the method midas only, not to {method}.")
+    if method == "none":
+        return None
+    return _midas(model) if method == "midas" else face_model(method)
 
 
 def resolve(method: str) -> str:
@@ -63,7 +79,7 @@ def resolve(method: str) -> str:
         raise HidaError(f"There is no depth method {method!r}; choose one of {', '.join(METHODS)}.")
     if method != "auto":
         return method
-    return "tddfa" if weights.is_available(*weights.GROUPS["tddfa"]) else "builtin"
+    return "tddfa" if weights.is_available(*_TDDFA) else "builtin"
 
 
 def face_model(method: str = "auto", device: str = "cpu") -> FaceModel:
@@ -75,7 +91,7 @@ def face_model(method: str = "auto", device: str = "cpu") -> FaceModel:
     if method == "tddfa":
         if device != "cpu":
             raise HidaError(f"The depth method tddfa runs on the CPU, not on {device}; use builtin there.")
-        key = (method, *(str(weights.find(name)) for name in weights.GROUPS["tddfa"]))
+        key = (method, *(str(weights.find(name)) for name in _TDDFA))
     elif method == "builtin":
         key = (method, device, str(weights.find("depth")), str(weights.find("faceboxes")))
     else:
@@ -90,19 +106,6 @@ def face_model(method: str = "auto", device: str = "cpu") -> FaceModel:
 
             _loaded[key] = BuiltinDepth.load(device=device)
     return _loaded[key]
-
-
-def _of_face(image, method: str) -> np.ndarray:
-    from hida.depth.face import largest_face
-
-    photo = np.asarray(image)
-    model = face_model(method)
-    if method == "tddfa":
-        return largest_face(photo, model).depth(image.size)
-    faces = model.faces(photo)
-    if not faces:
-        warnings.warn("no face was found in the photo: the whole picture is taken for one", stacklevel=3)
-    return (faces[0] if faces else model.whole(photo)).depth(image.size)
 
 
 def _midas(model: str | os.PathLike[str] | None) -> Midas:

@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.data.images import image_files, write_png
-from hida.depth import predict, resolve
+from hida.depth import load, predict, resolve
 from hida.errors import HidaError, run_command
 
 
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = tyro.cli(Options, args=argv, prog="hida depth")
     targets = _targets(_photos(options.photos), options.out)
     method = resolve(options.method)
+    load(method, options.model)  # what concerns every photo is said once, before any
     faults = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -9,6 +9,7 @@ Sources: https://github.com/isl-org/MiDaS, https://github.com/DepthAnything/Dept
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,10 @@ def normalise(inverse: np.ndarray) -> np.ndarray:
 
 def _load_torchscript(path: str, device: str) -> torch.nn.Module:
     try:
-        return torch.jit.load(path, map_location=device).eval()
+        with warnings.catch_warnings():
+            # torch deprecates TorchScript; the published networks still come as such.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise HidaError(
             f"{path} is not a TorchScript file ({_first_line(error)}); a checkpoint of weights alone needs its code: "

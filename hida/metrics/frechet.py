@@ -85,9 +85,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(mean_a - mean_b).sum() + spread - 2 * cross)
 
 
-def kernel_distance(
-    a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0
-) -> float:
+def kernel_distance(a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
     """Unbiased squared MMD of two feature sets (N, D), (M, D); see :func:`kid`."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     for x in (a, b):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hida.errors import HidaError
@@ -167,7 +166,9 @@ def _fill_from_asset(network: LPIPS, path: Path) -> None:
             if convolution.bias is not None:
                 convolution.bias.copy_(torch.from_numpy(layer["bias"]))
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise HidaError(f"{path} does not hold the {network.net} features of LPIPS ({error}); fetch it again.") from None
+        raise HidaError(
+            f"{path} does not hold the {network.net} features of LPIPS ({error}); fetch it again."
+        ) from None
 
 
 def _torchvision_state(network: LPIPS) -> dict[str, Tensor] | None:

@@ -178,7 +178,8 @@ class BuiltinDepth(FaceModel):
 
     def __init__(self, detector: FaceBoxes, network: DepthNet) -> None:
         """``network`` is folded for inference."""
-        self.detector, self.network = detector, network.fold()
+        # Channels last: a quarter faster on a CPU, where depthwise convolutions wait for memory.
+        self.detector, self.network = detector, network.fold().to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> BuiltinDepth:
@@ -231,7 +232,7 @@ class BuiltinDepth(FaceModel):
         """
         pixels = torch.from_numpy(warp(photo, to_crop, (SIDE, SIDE), fill="replicate", resample="bilinear"))
         x = pixels.to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        depth, points = self.network(x)
+        depth, points = self.network(x.contiguous(memory_format=torch.channels_last))
         back = invert(to_crop)
         crop_points = points[0].double().cpu().numpy() * SIDE - 0.5
         return _stretch(depth)[0, 0].float().cpu().numpy(), crop_points @ back[:, :2].T + back[:, 2]
@@ -253,7 +254,7 @@ class BuiltinDepth(FaceModel):
             return result
         crop = photos[:, :, top:bottom, left:right].to(self.device, torch.float32)
         crop = F.interpolate(crop, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        depth = _stretch(self.network(crop)[0].float())
+        depth = _stretch(self.network(crop.contiguous(memory_format=torch.channels_last))[0].float())
         depth = F.interpolate(depth, (bottom - top, right - left), mode="bilinear", align_corners=False)
         result[:, :, top:bottom, left:right] = depth.to(photos.device)
         return result

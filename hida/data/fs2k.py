@@ -148,7 +148,10 @@ class _Reader:
             self.faults.append(Fault("entry", stem, f"{place}: {'; '.join(problems)}."))
         files = {"photo": stem, "sketch": f"sketch{match[1]}/sketch{match[2]}"}
         found = {kind: self.pictures[file] for kind, file in files.items() if file in self.pictures}
-        for kind in [kind for kind in files if kind not in found]:
+        if not found and not problems:
+            message = f"{place} names it, but neither photo/{files['photo']} nor sketch/{files['sketch']} is there."
+            self.faults.append(Fault("entry", stem, message))
+        for kind in [kind for kind in files if found and kind not in found]:
             other = self.others.get(files[kind])
             hint = f" ({other.name} has the suffix of no known picture format)" if other else ""
             message = f"{place} names it, but {kind}/{files[kind]}.jpg or .png is not there{hint}."

@@ -1,0 +1,103 @@
+"""The prepared folder: what is saved is what is loaded, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hida.data.alignment import IDENTITY, TEMPLATE
+from hida.data.images import write_png
+from hida.data.prepared import PreparedPair, PreparedSet
+from hida.errors import HidaError
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    folder = tmp_path / "set"
+    generator = np.random.default_rng(0)
+    pairs = []
+    for k, split in enumerate(("train", "test", "train")):
+        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
+        write_png(folder / names["photo"], generator.integers(0, 256, (250, 250, 3), np.uint8))
+        for kind in ("sketch", "depth"):
+            write_png(folder / names[kind], generator.integers(0, 256, (250, 250), np.uint8))
+        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
+        pairs.append(PreparedPair(f"p{k}", split, k % 2, **names, matrix=matrix, points=points, faces=1))
+    template = tuple(map(tuple, TEMPLATE.tolist()))
+    fill = {"photo": "replicate", "sketch": "white"}
+    made = PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("ink", "chalk"), tuple(pairs))
+    made.save()
+    return made
+
+
+def test_what_is_saved_is_loaded(prepared):
+    assert PreparedSet.load(prepared.folder) == prepared
+    assert [pair.name for pair in prepared.split("train")] == ["p0", "p2"]
+    with pytest.raises(HidaError, match="split 'valid'"):
+        prepared.split("valid")
+
+
+def test_pictures_are_read_exactly(prepared):
+    pair = prepared.pairs[1]
+    photo, sketch, depth = prepared.read(pair)
+    assert photo.shape == (250, 250, 3)
+    for array, path in zip((photo, sketch, depth), prepared.files(pair), strict=True):
+        np.testing.assert_array_equal(array, np.asarray(Image.open(path)))
+    write_png(prepared.files(pair)[1], np.zeros((10, 10), np.uint8))
+    with pytest.raises(HidaError, match="10×10, not 250×250"):
+        prepared.read(pair)
+
+
+def test_the_folder_can_be_moved(prepared, tmp_path):
+    shutil.move(prepared.folder, tmp_path / "elsewhere")
+    moved = PreparedSet.load(tmp_path / "elsewhere")
+    assert all(path.is_file() for pair in moved.pairs for path in moved.files(pair))
+    assert str(tmp_path) not in (tmp_path / "elsewhere/index.json").read_text()
+
+
+def test_other_folders_are_refused_with_what_to_do(prepared, tmp_path):
+    with pytest.raises(HidaError, match=r"not a prepared data set .*run 'hida prepare fs2k"):
+        PreparedSet.load(tmp_path)
+    with pytest.raises(HidaError, match="not a prepared data set"):
+        PreparedSet.load(tmp_path / "nothing")
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(HidaError, match="did not finish"):
+        PreparedSet.load(tmp_path)
+    (prepared.folder / "depth/p1.png").unlink()
+    with pytest.raises(HidaError, match=r"incomplete, .*p1\.png"):
+        PreparedSet.load(prepared.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("pairs"), "no field 'pairs'"),
+        (lambda raw: raw.update(version=99), "format 99"),
+        (lambda raw: raw["pairs"][0].update(split="valid"), "split 'valid'"),
+        (lambda raw: raw["pairs"][0].update(style=2), "style 2"),
+        (lambda raw: raw["pairs"][0].update(photo="../../secret.png"), "outside the folder"),
+        (lambda raw: raw["pairs"][0].update(photo="/secret.png"), "outside the folder"),
+        (lambda raw: raw["pairs"][0].pop("name"), "damaged"),
+        (lambda raw: raw["pairs"][0].update(photo=None), "damaged"),
+        (lambda raw: raw["pairs"][0].update(unknown=1), "damaged"),
+        (lambda raw: raw.update(pairs=3), "damaged"),
+    ],
+)
+def test_a_damaged_index_is_refused(prepared, change, message):
+    path = prepared.folder / "index.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(HidaError, match=message):
+        PreparedSet.load(prepared.folder)
+
+
+def test_an_index_that_is_no_json(prepared):
+    for text in ("{", "[]", "3"):
+        (prepared.folder / "index.json").write_text(text)
+        with pytest.raises(HidaError, match="damaged"):
+            PreparedSet.load(prepared.folder)

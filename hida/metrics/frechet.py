@@ -82,7 +82,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     factors = [np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (root_a, root_b)]
     cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     spread = np.square(root_a).sum() + np.square(root_b).sum()
-    return float(np.square(mean_a - mean_b).sum() + spread - 2 * cross)
+    # Never negative but for rounding.
+    return max(0.0, float(np.square(mean_a - mean_b).sum() + spread - 2 * cross))
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:

@@ -1,0 +1,179 @@
+"""Set evaluations side by side, with paired differences.
+
+    hida compare A/scores.json B/scores.json ...
+
+Every difference is against the first file, over the images that both have, with a 95 % bootstrap interval. What the
+paper reports stands beside them, marked as reported: it was measured under another protocol (docs/metrics.md).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from hida.errors import HidaError, run_command
+from hida.files import write_bytes
+from hida.metrics.bootstrap import mean_interval
+from hida.metrics.protocol import AS_REPORTED, METRICS, Metric
+from hida.metrics.scoring import SCHEMA
+from hida.report import as_reported_row, cell, markdown_table
+
+
+@dataclass(frozen=True)
+class Command:
+    """Compare evaluations: one table, and the paired differences against the first."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """scores.json of two or more evaluations, or the folders that hold them"""
+    out: Path | None = None
+    """Markdown file to write as well"""
+    paper: bool = True
+    """show what the paper reports, marked so"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``hida compare``."""
+    command = tyro.cli(Command, args=argv, prog="hida compare", description=__doc__)
+    if not command.files:
+        raise HidaError("Give at least one scores.json that hida evaluate wrote.")
+    text = comparison([load(path) for path in command.files], command.paper)
+    if command.out is not None:
+        write_bytes(command.out, text.encode())
+    print(text)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read an evaluation; HidaError when the file is not one."""
+    path = path / "scores.json" if path.is_dir() else path
+    if not path.is_file():
+        raise HidaError(f"'{path}' does not exist; give a scores.json that hida evaluate wrote.")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["schema"] != SCHEMA:
+            raise HidaError(f"'{path}' has format {result['schema']}, this program reads {SCHEMA}: evaluate again.")
+        for record in result["pairs"]:
+            _ = record["name"], record["target"], [float(record[key]) for key in _pairwise(result)]
+        _ = result["label"], result["protocol"]["deviations"], [group["n"] for group in result["groups"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HidaError(f"'{path}' is not a file of scores ({error}); evaluate again.") from None
+    return result
+
+
+def _pairwise(result: Mapping[str, Any]) -> list[str]:
+    return [metric.key for metric in METRICS if metric.per_pair and metric.key in result["metrics"]]
+
+
+def comparison(results: Sequence[Mapping[str, Any]], paper: bool = True) -> str:
+    """The table and the differences as Markdown.
+
+    Raises:
+        HidaError: two evaluations that share a name were scored against different targets.
+    """
+    shown = [metric for metric in METRICS if any(metric.key in result["metrics"] for result in results)]
+    labels = _labels(results)
+    names = list(dict.fromkeys(name for result in results for name in result["groups"]))
+    rows, notes = [], []
+    for name in names:
+        counts = set()
+        for label, result in zip(labels, results, strict=True):
+            group = result["groups"].get(name)
+            if group is not None:
+                counts.add(group["n"])
+                rows.append(
+                    [label, name, f"{group['n']:,}", *[cell(metric, group.get(metric.key)) for metric in shown]]
+                )
+        if len(counts) > 1:
+            notes.append(f"{name}: n differs, so the FID values there are not comparable.")
+        if name == "overall" and paper:
+            keys = [metric.key for metric in shown]
+            rows += [[who, name, "1,046", *as_reported_row(values, keys)] for who, values in AS_REPORTED.items()]
+    for label, result in zip(labels, results, strict=True):
+        notes += [f"{label}: deviates from the protocol: {text}." for text in result["protocol"]["deviations"]]
+    if paper:
+        notes.append("as reported: from the publication, under another protocol; not comparable digit by digit.")
+    parts = [markdown_table(["", "set", "n", *[metric.heading for metric in shown]], rows)]
+    if len(results) > 1:
+        parts += [f"Differences against {labels[0]}, paired by image:", _differences(results, labels, names, shown)]
+    parts.append("\n".join(f"* {note}" for note in notes))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _differences(
+    results: Sequence[Mapping[str, Any]], labels: Sequence[str], names: Sequence[str], shown: Sequence[Metric]
+) -> str:
+    rows = []
+    base = results[0]
+    for label, other in zip(labels[1:], results[1:], strict=True):
+        shared = [metric for metric in shown if metric.key in base["metrics"] and metric.key in other["metrics"]]
+        for name in names:
+            n, values = paired_differences(base, other, name, [metric.key for metric in shared if metric.per_pair])
+            if not n:
+                continue
+            cells = []
+            for metric in shown:
+                if metric.key in values:
+                    cells.append(_difference_cell(metric, *values[metric.key]))
+                elif metric in shared:
+                    cells.append(_set_difference(metric, base["groups"].get(name), other["groups"].get(name)))
+                else:
+                    cells.append("–")
+            rows.append([label, name, f"{n:,}", *cells])
+    return markdown_table(["", "set", "pairs", *[metric.title for metric in shown]], rows) if rows else ""
+
+
+def paired_differences(
+    base: Mapping[str, Any], other: Mapping[str, Any], group: str, keys: Sequence[str]
+) -> tuple[int, dict[str, tuple[float, float | None, float | None]]]:
+    """Mean of other − base over the names both have in ``group`` ("overall" or "style k"), with its interval.
+
+    Returns:
+        The number of pairs, and (mean, low, high) of each key; low and high are None for a single pair.
+    """
+    first = {record["name"]: record for record in base["pairs"] if group in ("overall", f"style {record.get('style')}")}
+    common = [(first[record["name"]], record) for record in other["pairs"] if record["name"] in first]
+    for a, b in common:
+        if a["target"] != b["target"]:
+            raise HidaError(
+                f"{base['label']} and {other['label']} were scored against different targets (first: {a['name']}); "
+                "evaluate both against the same ones."
+            )
+    if not common or not keys:
+        return len(common), {}
+    values = np.array([[b[key] - a[key] for key in keys] for a, b in common])
+    interval = mean_interval(values)
+    low, high = interval if interval is not None else ([None] * len(keys),) * 2
+    return len(common), {key: (float(values[:, k].mean()), low[k], high[k]) for k, key in enumerate(keys)}
+
+
+def _difference_cell(metric: Metric, mean: float, low: float | None, high: float | None) -> str:
+    text = f"{mean * metric.factor:+.{metric.digits}f}"
+    if low is None or high is None:
+        return text
+    verdict = "≈" if low <= 0 <= high else ("better" if mean * metric.better > 0 else "worse")
+    return f"{text} [{low * metric.factor:+.{metric.digits}f}, {high * metric.factor:+.{metric.digits}f}] {verdict}"
+
+
+def _set_difference(metric: Metric, a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> str:
+    """A distance of sets has no pairs and, here, no interval; of unequal n it is not comparable at all."""
+    if a is None or b is None or a[metric.key]["value"] is None or b[metric.key]["value"] is None:
+        return "–"
+    if a["n"] != b["n"]:
+        return "n differs"
+    return f"{(b[metric.key]['value'] - a[metric.key]['value']) * metric.factor:+.{metric.digits}f}"
+
+
+def _labels(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Labels, numbered where two evaluations carry the same."""
+    plain = [str(result["label"]) for result in results]
+    return [label if plain.count(label) == 1 else f"{label} ({i + 1})" for i, label in enumerate(plain)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,186 @@
+"""Score sketches against their targets under one written protocol.
+
+    hida evaluate --pred DIR --target DIR                    anybody's sketches against a folder of targets
+    hida evaluate --pred DIR --target PREPARED               ... against the test split of a prepared data set
+    hida evaluate --weights small --target PREPARED          draw the test split first, then score it
+
+Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is kept by the content of its images, so a
+stopped run goes on where it was and a second run measures only what is new. Definitions: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from hida.data.images import write_png
+from hida.data.prepared import PreparedSet
+from hida.errors import HidaError, run_command
+from hida.files import write_bytes, write_json
+from hida.metrics.pairing import find_pairs, is_prepared
+from hida.metrics.protocol import METRICS
+from hida.metrics.scoring import score, summarise
+from hida.metrics.store import Store
+from hida.report import html_report, markdown
+from hida.weights import cache_folder
+
+MetricName = Literal["fid", "kid", "lpips", "scoot", "fsim"]
+_ALL: tuple[MetricName, ...] = ("fid", "kid", "lpips", "scoot", "fsim")
+_DRAWN_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Command:
+    """Score sketches against their targets: FID, KID, LPIPS, SCOOT, FSIM; overall and per style."""
+
+    target: Path
+    """folder of target sketches, or a prepared data set (its test split is taken, with styles and photos)"""
+    pred: Path | None = None
+    """folder of sketches to score, named like the targets"""
+    weights: str | None = None
+    """draw the test split of a prepared data set with these weights instead: a built-in name, a file or a folder"""
+    photos: Path | None = None
+    """folder of photos to show in the report, named like the targets"""
+    out: Path = Path("evaluation")
+    """folder for scores.json, scores.md, report.html and, with --weights, the sketches drawn"""
+    label: str | None = None
+    """name of this evaluation in tables; by default the folder of sketches or the weights"""
+    metrics: tuple[MetricName, ...] = _ALL
+    """what to measure; scoot and fsim need no weights"""
+    only_common: bool = False
+    """score the names that both folders have instead of refusing unpaired ones"""
+    resize: bool = False
+    """bring sketches of another size to their targets' (bicubic, antialiased) instead of refusing them"""
+    device: str = "auto"
+    """cpu, cuda, or auto"""
+    cache: str | None = None
+    """file that keeps results by content, or "none"; by default metrics.sqlite in the cache folder"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``hida evaluate``."""
+    command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
+    if (command.pred is None) == (command.weights is None):
+        raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
+    if command.photos is not None and is_prepared(command.target):
+        raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
+    if not command.metrics:
+        raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
+    device = _device(command.device)
+    wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
+    prediction = command.pred
+    if prediction is None:
+        prediction = command.out / "sketches"
+        draw(command.weights, command.target, prediction, device)
+    pairs, remarks = find_pairs(prediction, command.target, command.photos, command.only_common)
+    store = Store(_cache_path(command.cache))
+    try:
+        with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
+            scores = score(pairs, wanted, store, device, command.resize, bar.update)
+    finally:
+        store.close()
+    result = {
+        "label": command.label or command.weights or _folder_label(prediction),
+        "prediction": command.weights or str(command.pred),
+        "target": str(command.target),
+        "remarks": remarks,
+        **summarise(pairs, scores, wanted),
+    }
+    write_json(command.out / "scores.json", result)
+    text = markdown(result)
+    write_bytes(command.out / "scores.md", text.encode())
+    write_bytes(command.out / "report.html", html_report(result, pairs).encode())
+    print(text)
+    print(f"written: {', '.join(str(command.out / name) for name in ('scores.json', 'scores.md', 'report.html'))}")
+
+
+def draw(weights: str, target: Path, folder: Path, device: str = "cpu") -> None:
+    """Draw the test split of a prepared data set into ``folder``; sketches that these weights drew before are kept.
+
+    Raises:
+        HidaError: the target is no prepared data set, the weights cannot be loaded, or the folder holds other files.
+    """
+    from hida.sketch import Sketcher
+
+    if not is_prepared(target):
+        raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
+    prepared = PreparedSet.load(target)
+    pairs = prepared.split("test")
+    sketcher = Sketcher.from_pretrained(weights)
+    sketcher.generator.to(device).eval()
+    _claim(folder, _fingerprint(sketcher.generator, prepared))
+    waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
+    with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
+        for start in range(0, len(waiting), _DRAWN_AT_ONCE):
+            chunk = waiting[start : start + _DRAWN_AT_ONCE]
+            arrays = [prepared.read(pair) for pair in chunk]
+            photos = torch.from_numpy(np.stack([photo for photo, _, _ in arrays])).permute(0, 3, 1, 2)
+            depths = torch.from_numpy(np.stack([depth for _, _, depth in arrays]))[:, None]
+            styles = torch.tensor([pair.style for pair in chunk])
+            drawn = sketcher.draw_aligned(photos.to(device), depths.to(device), styles.to(device)).cpu().numpy()
+            for pair, sketch in zip(chunk, drawn[:, 0], strict=True):
+                write_png(folder / f"{pair.name}.png", sketch)
+            bar.update(len(chunk))
+
+
+_MARK = "drawn.json"
+
+
+def _claim(folder: Path, fingerprint: str) -> None:
+    """Make the folder ours: sketches of other weights or another data set are removed, foreign files are refused."""
+    mark = folder / _MARK
+    if mark.is_file():
+        try:
+            same = json.loads(mark.read_text())["fingerprint"] == fingerprint
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            shutil.rmtree(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise HidaError(f"'{folder}' holds files that were not drawn by this command; choose another --out.")
+    write_json(mark, {"fingerprint": fingerprint})
+
+
+def _fingerprint(generator: torch.nn.Module, prepared: PreparedSet) -> str:
+    digest = hashlib.sha256((prepared.folder / "index.json").read_bytes())
+    for name, value in sorted(generator.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise HidaError(f"there is no device {name!r}; choose cpu or cuda.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HidaError("--device cuda was asked for, but torch sees no CUDA device; use --device cpu.")
+    return name
+
+
+def _cache_path(given: str | None) -> Path | None:
+    if given == "none":
+        return None
+    return Path(given).expanduser() if given else cache_folder() / "metrics.sqlite"
+
+
+def _folder_label(folder: Path) -> str:
+    return folder.resolve().name or str(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,110 @@
+"""Which prediction belongs to which target, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hida.errors import HidaError
+from hida.metrics.frechet import image_paths
+
+_PREPARED = ("index.json", "journal.jsonl")  # the second alone: its preparation did not finish, as the reader says
+# FS2K calls the sketch of photo1/image0110 sketch1/sketch0110.
+_FS2K_SKETCH = re.compile(r"sketch(\d+)_sketch(\d+)")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its target; the style counts from 0 and is None where the target does not tell it."""
+
+    name: str
+    prediction: Path
+    target: Path
+    style: int | None = None
+    photo: Path | None = None
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether the folder is a prepared data set rather than a folder of images."""
+    return any((folder / name).is_file() for name in _PREPARED)
+
+
+def find_pairs(
+    prediction: Path, target: Path, photos: Path | None = None, only_common: bool = False
+) -> tuple[list[Pair], list[str]]:
+    """Pair a folder of predictions with a folder of targets or the test split of a prepared set.
+
+    A picture's name is its path below the folder without suffix, "/" read as "_". Predictions of a prepared set's other
+    split are left aside.
+
+    Args:
+        prediction, target, photos: folders; a prepared set brings its own photos.
+        only_common: score the names that both sides have, instead of refusing unpaired ones.
+
+    Returns:
+        The pairs by the order of the targets, and remarks on what was left aside.
+
+    Raises:
+        HidaError: a folder that is none or is empty, two files of one name, or an unpaired name.
+    """
+    found = _by_name(prediction)
+    remarks: list[str] = []
+    if is_prepared(target):
+        from hida.data.prepared import PreparedSet
+
+        prepared = PreparedSet.load(target)
+        wanted = {}
+        for pair in prepared.split("test"):
+            photo, sketch, _ = prepared.files(pair)
+            wanted[pair.name] = (sketch, pair.style, photo)
+        others = {pair.name for pair in prepared.pairs} - wanted.keys()
+        aside = [name for name in found if name in others]
+        if aside:
+            remarks.append(f"{len(aside):,} predictions of training pairs were left aside")
+            found = {name: path for name, path in found.items() if name not in others}
+        if not wanted:
+            raise HidaError(f"'{target}' has no test pairs; prepare it with a test split.")
+    elif (target / "anno_test.json").is_file():
+        raise HidaError(f"'{target}' is FS2K as distributed; run 'hida prepare fs2k {target} OUT' and give OUT.")
+    else:
+        pictures = _by_name(photos) if photos is not None else {}
+        wanted = {name: (path, None, pictures.get(name)) for name, path in _by_name(target).items()}
+    missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
+    if not only_common:
+        if missing:
+            raise HidaError(
+                f"{len(missing):,} of {len(wanted):,} targets have no prediction in '{prediction}' "
+                f"({_some(missing)}); add them, or score the common names with --only-common."
+            )
+        if extra:
+            raise HidaError(
+                f"{len(extra):,} predictions have no target in '{target}' ({_some([str(found[n]) for n in extra])}); "
+                "remove them, or score the common names with --only-common."
+            )
+    elif missing or extra:
+        remarks.append(f"{len(missing):,} targets without and {len(extra):,} predictions beyond a pair were left aside")
+    pairs = [
+        Pair(name, found[name], path, style, photo) for name, (path, style, photo) in wanted.items() if name in found
+    ]
+    if not pairs:
+        raise HidaError(f"'{prediction}' and '{target}' have no name in common; name the predictions like the targets.")
+    return pairs, remarks
+
+
+def _by_name(folder: Path) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for path in image_paths(folder):
+        name = "_".join(path.relative_to(folder).with_suffix("").parts)
+        sketch = _FS2K_SKETCH.fullmatch(name)
+        if sketch:
+            name = f"photo{sketch[1]}_image{sketch[2]}"
+        if name in found:
+            raise HidaError(f"'{found[name]}' and '{path}' both stand for {name}; remove one of them.")
+        found[name] = path
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

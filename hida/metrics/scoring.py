@@ -1,0 +1,216 @@
+"""Score pairs of images with every metric, keeping each result by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hida.errors import HidaError
+from hida.metrics.bootstrap import mean_interval
+from hida.metrics.frechet import frechet_distance, inception_features, kernel_distance
+from hida.metrics.fsim import fsim
+from hida.metrics.inception import load_inception
+from hida.metrics.lpips import load_lpips, lpips
+from hida.metrics.pairing import Pair
+from hida.metrics.protocol import METRICS, NAME, PAIRS, RULES, SIZE, STYLE_COUNTS
+from hida.metrics.scoot import scoot
+from hida.metrics.store import Store, content_hash
+
+SCHEMA = 1
+_CHUNK = 16
+_PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {"lpips": lpips, "scoot": scoot, "fsim": fsim}
+# Part of every key: raise a metric's number when its values change.
+_VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inception": "inception-2048-1"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of each pair-wise metric (N,), Inception features (N, 2048) of both sides, hashes of the targets."""
+
+    values: dict[str, np.ndarray]
+    predictions: np.ndarray | None
+    targets: np.ndarray | None
+    hashes: list[str]
+    sizes: set[tuple[int, int]]
+    resized: int
+
+
+def score(
+    pairs: Sequence[Pair],
+    metrics: Sequence[str],
+    store: Store,
+    device: str = "cpu",
+    resize: bool = False,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> Scores:
+    """Measure every pair; ``progress`` hears how many were done, and all results so far are kept when it returns.
+
+    Args:
+        metrics: keys of :data:`METRICS`.
+        resize: bring predictions of another size to the target's, bicubic and antialiased, instead of refusing them.
+
+    Raises:
+        HidaError: an unreadable image or another size than the target's (both name the file), weights not at hand.
+    """
+    pairwise = [key for key in metrics if key in _PAIRWISE]
+    with_features = "fid" in metrics or "kid" in metrics
+    # What is missing is said before any work is done.
+    if "lpips" in pairwise:
+        load_lpips("alex", device=torch.device(device))
+    if with_features:
+        load_inception(device=torch.device(device))
+    values: dict[str, list[float]] = {key: [] for key in pairwise}
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    hashes: list[str] = []
+    sizes: set[tuple[int, int]] = set()
+    resized = 0
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
+        targets = [_read_grey(pair.target) for pair in chunk]
+        predictions = []
+        for pair, target in zip(chunk, targets, strict=True):
+            image = _read_grey(pair.prediction)
+            if image.shape != target.shape:
+                if not resize:
+                    raise HidaError(_size_fault(pair, image, target))
+                image, resized = _resize(image, target.shape), resized + 1
+            predictions.append(image)
+        names = [(content_hash(a), content_hash(b)) for a, b in zip(predictions, targets, strict=True)]
+        for key in pairwise:
+            values[key] += _measure(
+                key, [pair.prediction for pair in chunk], predictions, targets, names, store, device
+            )
+        if with_features:
+            for side, images, column in zip(sides, (predictions, targets), zip(*names, strict=True), strict=True):
+                side += _features(images, column, store, device)
+        hashes += [name for _, name in names]
+        sizes |= {target.shape for target in targets}
+        store.commit()
+        progress(len(chunk))
+    stacked = [np.stack(side).astype(np.float64) if with_features else None for side in sides]
+    return Scores({key: np.array(column) for key, column in values.items()}, *stacked, hashes, sizes, resized)
+
+
+def _measure(
+    key: str,
+    paths: list[Path],
+    predictions: list[np.ndarray],
+    targets: list[np.ndarray],
+    names: list[tuple[str, str]],
+    store: Store,
+    device: str,
+) -> list[float]:
+    keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
+    known = {name: store.get(name) for name in keys}
+    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
+    for group in _by_shape(targets, list(missing.values())):
+        batch = (_tensor([images[i] for i in group], device) for images in (predictions, targets))
+        try:
+            found = _PAIRWISE[key](*batch).tolist()
+        except HidaError as error:
+            raise HidaError(f"'{paths[group[0]]}': {error}") from None
+        for i, value in zip(group, found, strict=True):
+            known[keys[i]] = np.array([value])
+            store.put(keys[i], known[keys[i]])
+    return [float(known[name][0]) for name in keys]
+
+
+def _features(images: list[np.ndarray], names: Sequence[str], store: Store, device: str) -> list[np.ndarray]:
+    keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
+    known = {name: store.get(name, np.float32) for name in keys}
+    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
+    for group in _by_shape(images, list(missing.values())):
+        found = inception_features(_tensor([images[i] for i in group], device)).astype(np.float32)
+        for i, row in zip(group, found, strict=True):
+            known[keys[i]] = row
+            store.put(keys[i], row)
+    return [known[name] for name in keys]
+
+
+def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str]) -> dict[str, Any]:
+    """The evaluation as it is written to JSON: overall and for each style, with n and intervals, and every pair."""
+    styles = sorted({pair.style for pair in pairs if pair.style is not None})
+    groups = {"overall": np.arange(len(pairs))}
+    for style in styles:
+        groups[f"style {style + 1}"] = np.array([i for i, pair in enumerate(pairs) if pair.style == style])
+    records = []
+    for i, pair in enumerate(pairs):
+        record = {"name": pair.name, "style": None if pair.style is None else pair.style + 1}
+        record |= {"target": scores.hashes[i]}
+        records.append(record | {key: float(column[i]) for key, column in scores.values.items()})
+    return {
+        "schema": SCHEMA,
+        "protocol": {"name": NAME, "rules": list(RULES), "deviations": _deviations(pairs, scores)},
+        "metrics": [metric.key for metric in METRICS if metric.key in metrics],
+        "groups": {name: _group(scores, rows, metrics) for name, rows in groups.items()},
+        "pairs": records,
+    }
+
+
+def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {"n": len(rows)}
+    for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+        if key in metrics:
+            # One image has no covariance: the distance is undefined, not zero.
+            value = distance(scores.predictions[rows], scores.targets[rows]) if len(rows) > 1 else None
+            result[key] = {"value": value}
+    columns = {key: column[rows] for key, column in scores.values.items()}
+    if columns:
+        interval = mean_interval(np.stack(list(columns.values()), 1))
+        for k, (key, column) in enumerate(columns.items()):
+            low, high = (None, None) if interval is None else (float(side[k]) for side in interval)
+            result[key] = {"value": float(column.mean()), "low": low, "high": high}
+    return result
+
+
+def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
+    """What keeps the numbers from being comparable under the protocol's name."""
+    found = []
+    counts = tuple(sum(pair.style == style for pair in pairs) for style in range(len(STYLE_COUNTS)))
+    if len(pairs) != PAIRS or counts != STYLE_COUNTS:
+        found.append(f"{len(pairs):,} pairs instead of the {PAIRS:,} test pairs of FS2K")
+    if scores.sizes != {(SIZE, SIZE)}:
+        found.append("sizes " + ", ".join(f"{w}×{h}" for h, w in sorted(scores.sizes)[:3]) + f", not {SIZE}×{SIZE}")
+    if scores.resized:
+        found.append(f"{scores.resized:,} predictions were resized to their targets")
+    lossy = sum(pair.prediction.suffix.lower() in (".jpg", ".jpeg") for pair in pairs)
+    if lossy:
+        found.append(f"{lossy:,} predictions are JPEG")
+    return found
+
+
+def _read_grey(path: Path) -> np.ndarray:
+    from hida.data.images import read_image
+
+    return np.array(read_image(path).convert("L"))
+
+
+def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image
+
+    return np.array(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
+def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:
+    (h, w), (height, width) = image.shape, target.shape
+    return (
+        f"'{pair.prediction}' is {w}×{h} but its target '{pair.target}' {width}×{height}; "
+        "save the sketch at that size, or have it resized with --resize."
+    )
+
+
+def _by_shape(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i in rows:
+        groups.setdefault(images[i].shape, []).append(i)
+    return list(groups.values())
+
+
+def _tensor(images: list[np.ndarray], device: str) -> Tensor:
+    return torch.from_numpy(np.stack(images))[:, None].to(device)

@@ -1,0 +1,65 @@
+"""Results kept by the content they were computed from, so that nothing is measured twice and a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+
+from hida.errors import HidaError
+
+
+def content_hash(pixels: np.ndarray) -> str:
+    """Name of an image by its pixels and shape, whatever its file's name or compression."""
+    digest = hashlib.blake2b(repr((pixels.shape, str(pixels.dtype))).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+class Store:
+    """Float arrays by key in one SQLite file; with no path, in memory only.
+
+    What :meth:`put` wrote since the last :meth:`commit` is lost when the process dies, whole entries never are torn.
+
+    Raises:
+        HidaError: the file is not a store, is damaged, or stays locked by another process.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(self.path or ":memory:", timeout=60)
+            self._database.execute("CREATE TABLE IF NOT EXISTS result (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
+            self._database.commit()
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
+    def get(self, key: str, dtype: type = np.float64) -> np.ndarray | None:
+        try:
+            row = self._database.execute("SELECT value FROM result WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+        return None if row is None else np.frombuffer(row[0], dtype=dtype)
+
+    def put(self, key: str, value: np.ndarray) -> None:
+        try:
+            self._database.execute("INSERT OR REPLACE INTO result VALUES (?, ?)", (key, np.asarray(value).tobytes()))
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
+    def commit(self) -> None:
+        try:
+            self._database.commit()
+        except sqlite3.Error as error:
+            raise self._fault(error) from None
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _fault(self, error: sqlite3.Error) -> HidaError:
+        return HidaError(f"The cache {self.path} cannot be used ({error}); delete it, or run with --cache none.")

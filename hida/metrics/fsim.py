@@ -127,7 +127,8 @@ def _filters(height: int, width: int, device: torch.device) -> _Filters:
     radius = torch.sqrt(y[:, None].square() + x[None, :].square())
     angle = torch.atan2(-y[:, None].expand_as(radius), x[None, :].expand_as(radius))
     lowpass = 1 / (1 + (radius / _LOWPASS_CUTOFF).pow(2 * _LOWPASS_ORDER))
-    log_radius = torch.log(radius.clone().index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(1.0).double()))
+    radius[0, 0] = 1  # the logarithm's pole; the filters are 0 there
+    log_radius = torch.log(radius)
     radial = []
     for scale in range(_SCALES):
         log_centre = -math.log(_MIN_WAVELENGTH * _MULT**scale)

@@ -83,7 +83,9 @@ def _counts(block: Tensor) -> Tensor:
         bottom, end = height - max(0, down), width - max(0, right)
         here = block[:, top:bottom, left:end]
         there = block[:, top + down : bottom + down, left + right : end + right]
-        total += torch.bincount((image + here * _LEVELS + there).flatten(), minlength=count * cells)
+        # bincount would have to wait for the GPU to learn its size.
+        pairs = (image + here * _LEVELS + there).flatten()
+        total.scatter_add_(0, pairs, torch.ones_like(pairs))
     return total.view(count, cells)
 
 

@@ -7,6 +7,7 @@ import sys
 import typing
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from hida.errors import HidaError
@@ -136,7 +137,7 @@ class TrainConfig:
     """autocast precision; fp16 needs a GPU"""
     channels_last: bool = False
     compile: bool = False
-    """compile both networks with torch.compile"""
+    """compile the generator's large levels with torch.compile: faster steps after a minute or more of start-up"""
     ema: float = 0.998
     """decay of the averaged generator an iteration (0: no averaging)"""
     clip: float = 0.0
@@ -194,15 +195,24 @@ def presets() -> list[str]:
 
 
 def load_preset(name: str) -> Config:
-    """Return the preset ``name``.
+    """Return the preset ``name``, or the configuration in a TOML file of that path.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, or a file that is no configuration.
     """
+    if name.endswith(".toml"):
+        return _load_file(Path(name))
     if name not in presets():
         raise ConfigError(f"there is no preset {name!r}; choose one of {', '.join(presets())}.")
     text = resources.files("hida.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return from_dict({"name": name, **tomllib.loads(text)})
+
+
+def _load_file(path: Path) -> Config:
+    try:
+        return from_dict({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the configuration '{path}' cannot be read ({error}).") from None
 
 
 def from_dict(values: dict[str, Any]) -> Config:

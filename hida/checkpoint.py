@@ -1,0 +1,159 @@
+"""Weights on disk: one safetensors file each, whole or absent, and nothing in it that could run.
+
+Two kinds share one reader. *Weights* hold a generator; a *checkpoint* holds a whole training state, its tensors
+named ``generator.…``, ``ema.…``, ``discriminator.…``, ``optimizer_generator.…`` and ``optimizer_discriminator.…``.
+The configuration and the counters are JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hida.config import Config, from_dict
+from hida.errors import HidaError
+from hida.files import atomic_path
+from hida.models import Generator, build_generator
+
+WEIGHTS = "hida-weights"
+CHECKPOINT = "hida-checkpoint"
+VERSION = "1"
+
+
+class CheckpointError(HidaError):
+    """A weights or checkpoint file is missing, damaged, or of another kind."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's content: its configuration, counters and tensors (all of them, or those asked for)."""
+
+    path: Path
+    kind: str
+    config: Config
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors named ``name.…`` without that prefix."""
+        return {key[len(name) + 1 :]: value for key, value in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+def save(
+    path: str | os.PathLike[str], kind: str, config: Config, state: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    """Write ``tensors`` with their configuration and counters; an existing file is replaced in one step."""
+    metadata = {
+        "format": kind,
+        "version": VERSION,
+        "config": json.dumps(config.to_dict()),
+        "state": json.dumps(state),
+    }
+    stored = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(stored, temporary, metadata)
+        except SafetensorError as error:
+            # The writer reports a full disk as its own error; the user needs the system's words.
+            raise CheckpointError(
+                f"'{path}' could not be written ({error}); free some space or choose another."
+            ) from None
+
+
+def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a file, or only its tensors under ``prefixes``.
+
+    Raises:
+        CheckpointError: if it is missing, torn, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file '{path}'; check the path given by --weights.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") not in (WEIGHTS, CHECKPOINT):
+                raise CheckpointError(
+                    f"'{path}' is a safetensors file but not one of HIDA's; give weights that hida train wrote."
+                )
+            if metadata.get("version") != VERSION:
+                raise CheckpointError(
+                    f"'{path}' has format version {metadata.get('version')}, this program reads {VERSION}; update hida."
+                )
+            names = [name for name in file.keys() if prefixes is None or name.startswith(prefixes)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+        config, state = from_dict(json.loads(metadata["config"])), json.loads(metadata["state"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, HidaError):
+            raise
+        raise CheckpointError(
+            f"'{path}' is not a readable weights file ({_first_line(error)}); it is damaged or of another kind."
+        ) from None
+    return Checkpoint(path, metadata["format"], config, state, tensors)
+
+
+def generator_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the generator that draws best: the averaged one of a checkpoint if it has one."""
+    return checkpoint.part("ema") or checkpoint.part("generator")
+
+
+def load_generator(path: str | os.PathLike[str]) -> tuple[Generator, Config]:
+    """Build the generator of a weights or checkpoint file, or of the newest whole checkpoint in a folder.
+
+    Returns it in float32, in evaluation mode, with its configuration.
+
+    Raises:
+        CheckpointError: if nothing usable is there.
+    """
+    path = Path(path)
+    checkpoint = newest(path, ("ema.", "generator.")) if path.is_dir() else load(path, ("ema.", "generator."))
+    if checkpoint is None:
+        raise CheckpointError(f"the folder '{path}' holds no whole checkpoint; give a run's folder or a weights file.")
+    generator = build_generator(checkpoint.config)
+    fill_module(generator, generator_tensors(checkpoint), checkpoint.path)
+    return generator.eval(), checkpoint.config
+
+
+def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy ``tensors`` into ``module``; every name and shape must fit."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
+            found = tuple(tensors[name].shape) if name in tensors else "absent"
+            wanted = tuple(own[name].shape) if name in own else "no such tensor"
+            raise CheckpointError(f"'{path}' does not fit its configuration: {name} is {found}, expected {wanted}.")
+    module.load_state_dict(tensors)
+
+
+def checkpoint_path(folder: Path, iteration: int) -> Path:
+    return folder / "checkpoints" / f"iteration-{iteration:08d}.safetensors"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, newest first; ``folder`` is the run's or its ``checkpoints``."""
+    found = [*folder.glob("iteration-*.safetensors"), *folder.glob("checkpoints/iteration-*.safetensors")]
+    return sorted((p for p in found if re.fullmatch(r"iteration-\d+", p.stem)), key=lambda p: p.stem, reverse=True)
+
+
+def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint | None:
+    """Return the newest whole checkpoint of a run; torn ones are passed over with a warning."""
+    for path in checkpoint_paths(folder):
+        try:
+            return load(path, prefixes)
+        except CheckpointError as error:
+            warnings.warn(f"passing over a checkpoint: {error}", stacklevel=2)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,121 @@
+"""From stored bytes to network input: random crops for training, the centred frame for drawing."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hida.config import AugmentConfig, Fill
+from hida.data.dataset import PairTensors
+
+CROP = 256
+
+
+class Batch(NamedTuple):
+    """Network input: photo (N, 3, 256, 256) in [−1, 1], depth (N, 1, ·, ·) in [0, 1], style (N,), sketch in [−1, 1]."""
+
+    photo: Tensor
+    depth: Tensor
+    style: Tensor
+    sketch: Tensor
+
+
+class Frame(NamedTuple):
+    """Where each crop lies: top, left (N,) in source pixels, and whether it is mirrored (N,)."""
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+
+def random_batch(pairs: PairTensors, config: AugmentConfig, generator: torch.Generator) -> Batch:
+    """Frame ``pairs`` at random: pad, crop 256×256, mirror, and optionally turn, scale and re-colour.
+
+    All random numbers come from ``generator`` (a CPU generator), so that a resumed run draws the same ones.
+    """
+    n, side = len(pairs), pairs.photo.shape[-1]
+    device = pairs.photo.device
+
+    def uniform(low: float, high: float, count: int = 1) -> Tensor:
+        return (torch.rand(count, n, generator=generator) * (high - low) + low).to(device)
+
+    room = side + 2 * config.pad - CROP
+    top, left = (torch.randint(0, room + 1, (2, n), generator=generator) - config.pad).to(device)
+    flip = (torch.rand(n, generator=generator) < (0.5 if config.flip else 0.0)).to(device)
+    frame = Frame(top, left, flip)
+    photo = crop(pairs.photo, frame, config.fill_photo)
+    sketch = crop(pairs.sketch, frame, config.fill_sketch)
+    depth = crop(pairs.depth, frame, "black")
+    batch = _batch(photo, depth, pairs.style, sketch)
+    if config.rotate or config.scale:
+        angle = uniform(-config.rotate, config.rotate)[0] * math.pi / 180
+        factor = 1 + uniform(-config.scale, config.scale)[0]
+        batch = _turn(batch, angle, factor, config)
+    if config.jitter:
+        batch = batch._replace(photo=_jitter(batch.photo, config.jitter * uniform(-1, 1, 4)))
+    return batch
+
+
+def centred_batch(pairs: PairTensors, config: AugmentConfig) -> Batch:
+    """Frame ``pairs`` for drawing: the middle 256×256 with the preset's fill, nothing random."""
+    n, side = len(pairs), pairs.photo.shape[-1]
+    offset = torch.full((n,), (side - CROP) // 2, device=pairs.photo.device)
+    frame = Frame(offset, offset, torch.zeros_like(offset, dtype=torch.bool))
+    photo = crop(pairs.photo, frame, config.fill_photo)
+    sketch = crop(pairs.sketch, frame, config.fill_sketch)
+    return _batch(photo, crop(pairs.depth, frame, "black"), pairs.style, sketch)
+
+
+def crop(images: Tensor, frame: Frame, fill: Fill) -> Tensor:
+    """Cut 256×256 crops out of uint8 ``images`` (N, C, S, S), which may reach beyond the border."""
+    side = images.shape[-1]
+    steps = torch.arange(CROP, device=images.device)
+    columns = torch.where(frame.flip[:, None], CROP - 1 - steps, steps) + frame.left[:, None]
+    rows = steps + frame.top[:, None]
+    item = torch.arange(images.shape[0], device=images.device)[:, None, None]
+    inner_rows, inner_columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
+    result = images.permute(0, 2, 3, 1)[item, inner_rows[:, :, None], inner_columns[:, None, :]].permute(0, 3, 1, 2)
+    if fill == "replicate":
+        return result
+    inside = (rows == inner_rows)[:, :, None] & (columns == inner_columns)[:, None, :]
+    return torch.where(inside[:, None], result, 255 if fill == "white" else 0)
+
+
+def _batch(photo: Tensor, depth: Tensor, style: Tensor, sketch: Tensor) -> Batch:
+    return Batch(photo.float() / 127.5 - 1, depth.float() / 255, style, sketch.float() / 127.5 - 1)
+
+
+def _turn(batch: Batch, angle: Tensor, factor: Tensor, config: AugmentConfig) -> Batch:
+    """Rotate and scale photo, depth and sketch together about the centre, bilinearly."""
+    cos, sin, zero = angle.cos() / factor, angle.sin() / factor, torch.zeros_like(angle)
+    matrix = torch.stack((torch.stack((cos, -sin, zero), 1), torch.stack((sin, cos, zero), 1)), 1)
+    grid = functional.affine_grid(matrix, list(batch.depth.shape), align_corners=False)
+
+    def sample(image: Tensor, fill: Fill, black: float) -> Tensor:
+        if fill == "replicate":
+            return functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+        # Shifted so that the fill colour is the zero that grid_sample pads with.
+        base = black if fill == "black" else 1.0
+        return functional.grid_sample(image - base, grid, align_corners=False) + base
+
+    return batch._replace(
+        photo=sample(batch.photo, config.fill_photo, -1.0),
+        depth=sample(batch.depth, "black", 0.0),
+        sketch=sample(batch.sketch, config.fill_sketch, -1.0),
+    )
+
+
+def _jitter(photo: Tensor, strength: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and gamma by ``strength`` (4, N) in [−1, 1]."""
+    brightness, contrast, saturation, gamma = strength[:, :, None, None, None]
+    image = (photo + 1) / 2
+    image = image.clamp_min(1e-4) ** torch.exp(gamma)
+    grey = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    image = grey + (image - grey) * (1 + saturation)
+    mean = grey.mean((2, 3), keepdim=True)
+    image = (image - mean) * (1 + contrast) + mean + brightness / 2
+    return image.clamp(0, 1) * 2 - 1

@@ -1,0 +1,272 @@
+"""Train HIDA on a prepared data set.
+
+    hida prepare fs2k FS2K data/fs2k
+    hida train --data data/fs2k --preset small --out runs/small
+    hida train --data data/fs2k --preset small --out runs/small --train.batch 8 --optimizer.learning-rate 1e-4
+    torchrun --nproc_per_node=2 -m hida.train --data data/fs2k --preset released --out runs/released
+
+The folder of the run receives config.json, log.jsonl, samples/, checkpoints/ and at the end weights.safetensors.
+Calling the same command again continues from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from hida import checkpoint
+from hida.config import Config, load_preset, presets
+from hida.data.augment import Batch, centred_batch, random_batch
+from hida.data.dataset import PairTensors, load_pairs, split_holdout
+from hida.data.prepared import PreparedSet
+from hida.errors import HidaError, run_command
+from hida.files import write_json
+from hida.training.distributed import World
+from hida.training.journal import Journal
+from hida.training.schedule import batch_indices, mixed_seed
+from hida.training.state import TrainingState
+
+HELD_OUT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train HIDA on a prepared data set."""
+
+    data: Path
+    """folder that hida prepare wrote"""
+    out: Path
+    """folder of the run"""
+    preset: str = "small"
+    """named configuration, or a TOML file of your own; every value of it can be overridden below"""
+    resume: Literal["auto", "never"] = "auto"
+    """auto continues from the newest whole checkpoint in --out; never refuses a folder that has one"""
+    stop_after: int = 0
+    """stop, with a checkpoint, after this many more iterations (0: at the last epoch)"""
+    device: str = "auto"
+    """cpu, cuda, or auto"""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida train``."""
+    arguments = parse(sys.argv[1:] if argv is None else list(argv))
+    world = World.join(choose_device(arguments.device))
+    try:
+        train(arguments, world)
+    finally:
+        world.leave()
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Read the command line over the preset that it names."""
+    preset = "small"
+    for position, word in enumerate(argv):
+        if word == "--preset" and position + 1 < len(argv):
+            preset = argv[position + 1]
+        elif word.startswith("--preset="):
+            preset = word.split("=", 1)[1]
+    default = Arguments(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
+    description = f"{Arguments.__doc__} Presets: {', '.join(presets())}."
+    return tyro.cli(Arguments, args=argv, default=default, prog="hida train", description=description)
+
+
+def choose_device(name: str) -> str:
+    """Return a usable device name; HidaError if there is no such device."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise HidaError(f"there is no device {name!r}; choose cpu, cuda or auto.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise HidaError(
+            f"there is no device {name!r} here ({torch.cuda.device_count()} GPUs are usable); choose cpu or auto."
+        )
+    return name
+
+
+def train(arguments: Arguments, world: World) -> None:
+    """Train until the last epoch, ``stop_after`` iterations, or a signal; always leave a checkpoint."""
+    config, out = arguments.config, arguments.out
+    _require_runnable(config, world)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+
+    # Phase 1: the data, in memory
+    prepared = PreparedSet.load(arguments.data)
+    if len(prepared.styles) != config.generator.styles:
+        raise HidaError(
+            f"'{arguments.data}' has {len(prepared.styles)} styles but the generator {config.generator.styles}; "
+            f"add --generator.styles {len(prepared.styles)}."
+        )
+    newest = checkpoint.newest(out) if arguments.resume == "auto" else None
+    if arguments.resume == "never" and checkpoint.checkpoint_paths(out):
+        raise HidaError(f"'{out}' already holds checkpoints; choose another --out, or --resume auto to continue.")
+    pairs = load_pairs(prepared, prepared.split("train"), progress=world.leads)
+    kept, held_out = split_holdout(len(pairs), config.train.holdout, config.train.seed)
+    if len(kept) < 1:
+        raise HidaError(
+            f"'{arguments.data}' has {len(pairs)} training pairs and {config.train.holdout} are held out; "
+            "lower --train.holdout."
+        )
+    training, watched = pairs.take(kept).to(world.device), pairs.take(held_out).to(world.device)
+    del pairs
+
+    # Phase 2: the state, fresh or resumed
+    state = TrainingState(config, world)
+    if newest is not None:
+        state.restore(newest)
+    if world.leads:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", config.to_dict())
+        print(json.dumps(config.to_dict(), indent=2))
+        print(
+            f"{'resumed from ' + str(newest.path) if newest else 'fresh start'}, {len(training)} pairs, {world.device}"
+        )
+    del newest
+
+    # Phase 3: the loop
+    with _StopFlag() as stop:
+        _loop(arguments, state, training, watched, stop)
+
+    # Phase 4: what remains
+    if world.leads and state.images >= config.train.epochs * len(training):
+        save_weights(out / "weights.safetensors", state)
+        print(f"finished: {out / 'weights.safetensors'}")
+    elif world.leads:
+        print(f"stopped at iteration {state.iteration}; the same command continues from there.")
+
+
+def _loop(
+    arguments: Arguments, state: TrainingState, training: PairTensors, watched: PairTensors, stop: _StopFlag
+) -> None:
+    config, world, size = arguments.config, state.world, len(training)
+    options, share = config.train, config.train.batch // world.size
+    last = -(-int(options.epochs * size) // options.batch)
+    if arguments.stop_after:
+        last = min(last, state.iteration + arguments.stop_after)
+    # At the last iterations of an epoch's fraction the counters cross a multiple of the interval.
+    sample, evaluate, save = (
+        _Every(epochs * size, state.images)
+        for epochs in (options.sample_epochs, options.evaluate_epochs, options.checkpoint_epochs)
+    )
+    saved = marked = time.monotonic()
+    sums: dict[str, torch.Tensor] = {}
+    journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
+    bar = tqdm(
+        total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
+    )
+    while state.iteration < last:
+        first = state.images
+        index = batch_indices(first, options.batch, size, options.seed)[world.rank * share : (world.rank + 1) * share]
+        random = torch.Generator().manual_seed(mixed_seed(options.seed, world.rank, first, 4))
+        batch = random_batch(training.take(index), config.augment, random)
+        losses = state.step(batch, first / size)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value
+        bar.update()
+        epoch = state.images / size
+        if journal and state.iteration % options.log_every == 0:
+            now = time.monotonic()
+            values = {name: float(value) / options.log_every for name, value in sums.items()}
+            speed = options.log_every * options.batch / (now - marked)
+            marked, sums = now, {}
+            journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
+            bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)
+        if evaluate.due(state.images) and len(watched) and journal:
+            journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, watched)})
+        if sample.due(state.images) and journal:
+            journal.draw_samples(state, _sample_batch(watched if len(watched) else training, config))
+        stopping = world.any(stop.raised)
+        due = save.due(state.images) or time.monotonic() - saved > 60 * options.checkpoint_minutes
+        if world.leads and (due or stopping or state.iteration >= last):
+            save_checkpoint(arguments.out, state)
+            saved = time.monotonic()
+        if stopping:
+            break
+    bar.close()
+    if journal:
+        journal.close()
+
+
+def held_out_error(state: TrainingState, watched: PairTensors) -> float:
+    """Return the mean absolute error of the averaged generator's sketches, in grey levels of [0, 1]."""
+    total = 0.0
+    for start in range(0, len(watched), HELD_OUT_BATCH):
+        index = torch.arange(start, min(start + HELD_OUT_BATCH, len(watched)))
+        batch = centred_batch(watched.take(index), state.config.augment)
+        total += float((state.draw(batch)[0] - batch.sketch).abs().mean((1, 2, 3)).sum()) / 2
+    return total / len(watched)
+
+
+def save_checkpoint(out: Path, state: TrainingState) -> None:
+    """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
+    path = checkpoint.checkpoint_path(out, state.iteration)
+    checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
+    for old in checkpoint.checkpoint_paths(out)[state.config.train.keep :]:
+        old.unlink(missing_ok=True)
+
+
+def save_weights(path: Path, state: TrainingState, dtype: torch.dtype = torch.float16) -> None:
+    """Write the averaged generator alone, as ``hida sketch --weights`` takes it."""
+    tensors = {f"ema.{name}": tensor.to(dtype) for name, tensor in state.average.state_dict().items()}
+    checkpoint.save(path, checkpoint.WEIGHTS, state.config, state.counters(), tensors)
+
+
+def _sample_batch(pairs: PairTensors, config: Config) -> Batch:
+    """Return two pairs of each style, as far as there are any."""
+    picked = [torch.nonzero(pairs.style == style)[:2, 0] for style in range(config.generator.styles)]
+    return centred_batch(pairs.take(torch.cat(picked).cpu()), config.augment)
+
+
+def _require_runnable(config: Config, world: World) -> None:
+    if config.train.batch % world.size:
+        raise HidaError(
+            f"--train.batch {config.train.batch} cannot be shared by {world.size} processes; use a multiple."
+        )
+    if config.train.precision == "fp16" and world.device.type != "cuda":
+        raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+
+
+class _Every:
+    """Tells when a count of images has crossed another multiple of an interval (0: never)."""
+
+    def __init__(self, interval: float, start: int) -> None:
+        self.interval, self.last = interval, start
+
+    def due(self, images: int) -> bool:
+        before, self.last = self.last, images
+        return bool(self.interval) and int(images / self.interval) > int(before / self.interval)
+
+
+class _StopFlag:
+    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt."""
+
+    def __enter__(self) -> _StopFlag:
+        self.raised = False
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.raised and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.raised = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""The parts of the training engine that :mod:`hida.train` puts into one loop."""

@@ -1,0 +1,72 @@
+"""The processes of one run: none of this does anything when there is only one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that torchrun started: its rank, their number, its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> World:
+        """Join the process group that torchrun's environment describes; NCCL on GPUs, gloo on CPUs."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        chosen = torch.device(device)
+        if size == 1:
+            return cls(0, 1, chosen)
+        if chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(chosen)
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), size, chosen)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def leave(self) -> None:
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+    def share(self, module: nn.Module) -> None:
+        """Give every process the leader's weights."""
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, 0)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients by their mean over the processes, in one message."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        self.average(flat)
+        for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+    def average(self, values: Tensor) -> Tensor:
+        """Replace ``values`` by their mean over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is raised in any process."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([float(flag)], device=self.device)
+        distributed.all_reduce(value)
+        return bool(value.item())

@@ -1,0 +1,45 @@
+"""What follows from the number of images seen alone: the data order, the seeds, the learning rate.
+
+Nothing here has a state, so that a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hida.config import Config
+
+
+def batch_indices(start: int, count: int, size: int, seed: int) -> Tensor:
+    """Return which of ``size`` pairs are the images number ``start`` … ``start + count − 1`` of the run.
+
+    Each epoch is a fresh permutation; a batch may cross from one into the next.
+    """
+    pieces = []
+    while count:
+        epoch, offset = divmod(start, size)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch, 1)))
+        piece = order[offset : offset + count]
+        pieces.append(piece)
+        start, count = start + len(piece), count - len(piece)
+    return torch.cat(pieces)
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Return a 63-bit seed that differs for any differing numbers (splitmix64 over them)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def learning_rate(config: Config, epoch: float) -> float:
+    """Return the rate at ``epoch``: constant, then linear to 0 at the last one."""
+    constant, last = config.optimizer.constant_epochs, config.train.epochs
+    if epoch <= constant or last <= constant:
+        return config.optimizer.learning_rate
+    return config.optimizer.learning_rate * max(0.0, (last - epoch) / (last - constant))

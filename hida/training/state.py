@@ -1,0 +1,177 @@
+"""The networks, optimisers and counters of a run, and one iteration of them."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hida import losses
+from hida.checkpoint import Checkpoint, CheckpointError, fill_module
+from hida.config import Config, OptimizerConfig
+from hida.data.augment import Batch
+from hida.models import build_discriminator, build_generator
+from hida.training.distributed import World
+from hida.training.schedule import learning_rate, mixed_seed
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingState:
+    """Generator, its average, discriminator, two optimisers, the loss scaler, and the images seen."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
+        torch.manual_seed(mixed_seed(config.train.seed, 0, 2))
+        self.generator = build_generator(config).to(world.device)
+        self.discriminator = build_discriminator(config).to(world.device)
+        if config.train.channels_last:
+            self.generator.to(memory_format=torch.channels_last)
+            self.discriminator.to(memory_format=torch.channels_last)
+        world.share(self.generator)
+        world.share(self.discriminator)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.optimizers = {
+            "generator": _optimizer(self.generator, config.optimizer),
+            "discriminator": _optimizer(self.discriminator, config.optimizer),
+        }
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        self.iteration = 0
+        self.images = 0
+        if config.train.compile:
+            _compile_regions(self.generator)
+
+    def step(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
+        """Run one iteration: D on real and drawn, then G, with one forward of G shared by both.
+
+        Returns the losses as zero-dimensional tensors on the device, not synchronised.
+        """
+        config = self.config
+        torch.manual_seed(mixed_seed(config.train.seed, self.world.rank, self.images, 3))  # dropout
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch)
+        with self.autocast():
+            sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
+            seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
+            real = self.discriminator(batch.depth, batch.sketch)
+            fake = self.discriminator(seen_depth.detach(), sketch.detach())
+        parts = {"d": losses.adversarial_discriminator(real, fake, config.loss)}
+        self._update("discriminator", self.discriminator, parts["d"])
+
+        self.discriminator.requires_grad_(False)
+        with self.autocast():
+            fake = self.discriminator(seen_depth, sketch)
+        self.discriminator.requires_grad_(True)
+        parts["adversarial"] = losses.adversarial_generator(fake, config.loss)
+        parts["pixel"] = losses.pixel(sketch, batch.sketch)
+        parts["texture"] = losses.textural(sketch, batch.photo, batch.sketch, config.loss)
+        parts["geometry"] = losses.geometric(depth_hat, batch.depth, config.loss)
+        names = ("adversarial", "pixel", "texture", "geometry")
+        total = sum(getattr(config.loss, f"weight_{name}") * parts[name] for name in names)
+        self._update("generator", self.generator, total)
+        self.scaler.update()
+        self.iteration += 1
+        self.images += config.train.batch
+        self._average()
+        return {name: value.detach() for name, value in parts.items()}
+
+    def autocast(self) -> AbstractContextManager:
+        precision = self.config.train.precision
+        return torch.autocast(self.world.device.type, HALF.get(precision), enabled=precision in HALF)
+
+    @torch.inference_mode()
+    def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Draw with the averaged generator: sketch and reconstructed depth in float32."""
+        with self.autocast():
+            sketch, depth_hat = self.average(batch.photo, batch.depth, batch.style)
+        return sketch.float(), depth_hat.float()
+
+    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        self.scaler.scale(loss).backward()
+        self.world.average_gradients(network.parameters())
+        if self.config.train.clip:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(network.parameters(), self.config.train.clip)
+        self.scaler.step(optimizer)
+        optimizer.zero_grad()
+
+    def _average(self) -> None:
+        # Early on the average follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
+        decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state under its checkpoint name."""
+        networks = {"generator": self.generator, "ema": self.average, "discriminator": self.discriminator}
+        result = {f"{part}.{name}": t for part, net in networks.items() for name, t in net.state_dict().items()}
+        for part, optimizer in self.optimizers.items():
+            for name, parameter in networks[part].named_parameters():
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    result[f"optimizer_{part}.{key}.{name}"] = value
+        return result
+
+    def counters(self) -> dict[str, Any]:
+        """Return the numbers of the state, as JSON holds them."""
+        return {
+            "iteration": self.iteration,
+            "images": self.images,
+            "processes": self.world.size,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's networks, optimisers and counters.
+
+        Raises:
+            CheckpointError: if its networks or number of processes differ from this run's.
+        """
+        for part in ("generator", "discriminator"):
+            theirs, ours = getattr(checkpoint.config, part), getattr(self.config, part)
+            if theirs != ours:
+                raise CheckpointError(
+                    f"'{checkpoint.path}' holds another {part} ({theirs}) than this run's ({ours}); "
+                    "resume with the same options or choose another --out."
+                )
+        processes = checkpoint.state.get("processes")
+        if processes != self.world.size:
+            raise CheckpointError(
+                f"'{checkpoint.path}' was written by {processes} process(es) and this run has {self.world.size}; "
+                "an exact resume needs the same number."
+            )
+        networks = {"generator": self.generator, "ema": self.average, "discriminator": self.discriminator}
+        for part, network in networks.items():
+            fill_module(network, checkpoint.part(part), checkpoint.path)
+        for part, optimizer in self.optimizers.items():
+            stored = checkpoint.part(f"optimizer_{part}")
+            keys = sorted({name.split(".", 1)[0] for name in stored})
+            names = [name for name, _ in networks[part].named_parameters()]
+            entries = {
+                index: {key: stored[f"{key}.{name}"] for key in keys if f"{key}.{name}" in stored}
+                for index, name in enumerate(names)
+            }
+            optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
+
+
+def _compile_regions(generator: nn.Module) -> None:
+    """Compile the levels with large feature maps: there fusing pays, and the small ones would only cost start-up."""
+    for region in (*generator.encoder[:2], *generator.decoder[4:], generator.head_sketch, generator.head_depth):
+        region.compile()
+
+
+def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return cls(
+        network.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

@@ -29,6 +29,7 @@ from hida.config import Config, load_preset, presets
 from hida.data.augment import Batch, centred_batch, random_batch
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
 from hida.data.prepared import PreparedSet
+from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_json
 from hida.training.distributed import World
@@ -79,21 +80,6 @@ def parse(argv: list[str]) -> Arguments:
     default = Arguments(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
     description = f"{Arguments.__doc__} Presets: {', '.join(presets())}."
     return tyro.cli(Arguments, args=argv, default=default, prog="hida train", description=description)
-
-
-def choose_device(name: str) -> str:
-    """Return a usable device name; HidaError if there is no such device."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise HidaError(f"there is no device {name!r}; choose cpu, cuda or auto.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise HidaError(
-            f"there is no device {name!r} here ({torch.cuda.device_count()} GPUs are usable); choose cpu or auto."
-        )
-    return name
 
 
 def train(arguments: Arguments, world: World) -> None:

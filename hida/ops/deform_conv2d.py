@@ -116,8 +116,8 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             row, column = top + down, left + right
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             share = (1 - (rows - row).abs()) * (1 - (columns - column).abs())
-            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            index = index.long().reshape(n, groups, 1, taps * h_out * w_out).expand(-1, -1, planes.shape[2], -1)
+            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            index = index.reshape(n, groups, 1, taps * h_out * w_out).expand(-1, -1, planes.shape[2], -1)
             share = torch.where(inside, share, 0).reshape(n, groups, 1, taps * h_out * w_out)
             result = result + planes.gather(3, index) * share
     return result.reshape(n, c, taps, h_out, w_out)

@@ -1,0 +1,204 @@
+"""Photo in, sketch out: the one object that an application needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hida import depth as depths
+from hida import weights
+from hida.checkpoint import load_generator
+from hida.config import Config
+from hida.data.augment import centred_batch
+from hida.data.dataset import PairTensors
+from hida.data.images import ImageSource, read_image
+from hida.depth.face import Face
+from hida.depth.maps import depth_from_file
+from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo
+from hida.errors import HidaError
+from hida.models import Generator
+
+Frame = Literal["auto", "face", "whole"]
+DepthSource = str | os.PathLike[str] | np.ndarray
+BATCH = 8
+
+
+class NoFaceError(HidaError):
+    """No face was found in a photo that is to be drawn around one."""
+
+
+class Sketcher:
+    """Draw photos with a trained generator.
+
+    ::
+
+        sketcher = Sketcher.from_pretrained("small")
+        sketch = sketcher("photo.jpg", style=1)                 # PIL "L", the size of the photo
+        sketches = sketcher([a, b, c], style=[1, 2, 3])         # a style for each
+        sketches = sketcher("photo.jpg", style=[1, 2, 3])       # one photo in three styles
+
+    ``generator`` is the network, ``config`` its frozen configuration.
+    """
+
+    def __init__(self, generator: Generator, config: Config, device: str = "cpu") -> None:
+        self.generator = generator.to(device).eval().requires_grad_(False)
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str] = "small", device: str = "cpu") -> Sketcher:
+        """Load built-in weights by name, a weights or checkpoint file, or the newest checkpoint of a run's folder.
+
+        Raises:
+            HidaError: if there are no such weights, or they are damaged.
+        """
+        path = Path(name)
+        if not path.exists():
+            if path.suffix or path.name != str(name):
+                raise HidaError(f"there is no weights file '{name}'; check the path, or use 'small', the built-in one.")
+            if name not in weights.GENERATORS:
+                known = ", ".join(weights.GENERATORS)
+                raise HidaError(f"there are no weights named '{name}'; give a path or one of: {known}.")
+            path = weights.find(str(name))
+        return cls(*load_generator(path), device)
+
+    @property
+    def styles(self) -> int:
+        return self.config.generator.styles
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    def __call__(
+        self,
+        photo: ImageSource | Sequence[ImageSource],
+        style: int | Sequence[int] = 1,
+        depth: DepthSource | Sequence[DepthSource] | None = None,
+        frame: Frame = "auto",
+    ) -> Image.Image | list[Image.Image]:
+        """Draw one photo or several.
+
+        Args:
+            photo: a path, a PIL image, an H×W(×3) array, or a list of these.
+            style: 1 … S. A list gives one for each photo of a list, or several drawings of a single photo.
+            depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
+                photo's size; a list gives one for each photo.
+            frame: "auto" draws the whole photo with its face upright at its own scale; "face" leaves the paper white
+                around the face; "whole" looks for no face.
+
+        Returns:
+            Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
+
+        Raises:
+            HidaError: naming the argument, or the photo, that cannot be used.
+        """
+        several = isinstance(photo, list | tuple)
+        photos = list(photo) if several else [photo]
+        wanted = [list(style)] * len(photos) if not several and not isinstance(style, int) else None
+        if wanted is None:
+            each = [style] * len(photos) if isinstance(style, int) else list(style)
+            if len(each) != len(photos):
+                raise HidaError(f"style has {len(each)} entries for {len(photos)} photos; give one for each.")
+            wanted = [[number] for number in each]
+        given = list(depth) if isinstance(depth, list | tuple) else [depth] * len(photos)
+        if len(given) != len(photos):
+            raise HidaError(f"depth has {len(given)} entries for {len(photos)} photos; give one for each.")
+        for numbers in wanted:
+            self.require_styles(numbers)
+        sketches = [
+            sketch
+            for source, numbers, map_ in zip(photos, wanted, given, strict=True)
+            for sketch in self.draw(source, numbers, map_, frame)[0]
+        ]
+        return sketches if several or not isinstance(style, int) else sketches[0]
+
+    def require_styles(self, styles: Sequence[int]) -> None:
+        """Raise HidaError unless every entry is a style of these weights."""
+        for number in styles:
+            if not isinstance(number, int | np.integer) or not 1 <= number <= self.styles:
+                raise HidaError(f"there is no style {number}; these weights have styles 1 to {self.styles}.")
+
+    @torch.inference_mode()
+    def draw(
+        self, photo: ImageSource, styles: Sequence[int], depth: DepthSource | None = None, frame: Frame = "auto"
+    ) -> tuple[list[Image.Image], Image.Image]:
+        """Draw one photo in ``styles``; return the sketches and the depth map that guided them, as pictures."""
+        image = read_image(photo)
+        pixels = np.asarray(image)
+        views, depth_views, depth_map = self._prepare(pixels, depth, frame)
+        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix) for matrix in views.views]))
+        photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
+        sketches = []
+        for number in styles:
+            drawn = [
+                self._generate(photos[start : start + BATCH], maps[start : start + BATCH], number)
+                for start in range(0, len(photos), BATCH)
+            ]
+            sketches.append(compose_picture(views, list(torch.cat(drawn)[:, 0].cpu().numpy())))
+        return sketches, Image.fromarray(np.rint(depth_map * 255).astype(np.uint8))
+
+    @torch.inference_mode()
+    def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:
+        """Draw prepared pairs: uint8 photos (N, 3, 250, 250), depths (N, 1, 250, 250), styles (N,) from 0.
+
+        Returns uint8 sketches (N, 1, 250, 250).
+        """
+        empty = torch.zeros_like(depths)
+        batch = centred_batch(PairTensors(photos, depths, empty, styles, ("",) * len(photos)), self.config.augment)
+        sketch, _ = self.generator(batch.photo, batch.depth, batch.style)
+        side = photos.shape[-1]
+        first = (sketch.shape[-1] - side) // 2
+        return _bytes(sketch[:, :, first : first + side, first : first + side])
+
+    def _generate(self, photos: Tensor, maps: Tensor, style: int) -> Tensor:
+        numbers = torch.full((len(photos),), style - 1, device=self.device)
+        return _bytes(self.generator(photos, maps, numbers)[0])
+
+    def _prepare(
+        self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame
+    ) -> tuple[Plan, list[np.ndarray], np.ndarray]:
+        """Return the views, their depth maps, and the depth map of the whole photo."""
+        size = pixels.shape[1], pixels.shape[0]
+        method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
+        method = "auto" if depth is None else method
+        model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
+        face = None if frame == "whole" else self._face(pixels, model)
+        views = plan(size, None if face is None else face.points, surroundings=frame != "face")
+        if method in ("auto", "tddfa", "builtin"):
+            if face is None:
+                face = _any_face(pixels, model)
+            return views, [face.depth((256, 256), matrix) for matrix in views.views], face.depth(size)
+        if method is None:
+            map_ = depth_from_file(depth, size)
+        else:
+            name, _, network = method.partition(":")
+            map_ = depths.predict(pixels, name, model=network or None)
+        return views, [view_depth(map_, matrix) for matrix in views.views], map_
+
+    @staticmethod
+    def _face(pixels: np.ndarray, model: str) -> Face:
+        faces = depths.face_model(model).faces(pixels)
+        if not faces:
+            raise NoFaceError(
+                "no face was found in the photo; give one that shows a face upright, or draw it as it is with frame "
+                "'whole' (--frame whole)."
+            )
+        return faces[0]
+
+
+def _any_face(pixels: np.ndarray, model: str) -> Face:
+    """Return the largest face, or the whole picture taken for one."""
+    faces = depths.face_model(model).faces(pixels)
+    return faces[0] if faces else depths.face_model("builtin").whole(pixels)
+
+
+def _bytes(sketch: Tensor) -> Tensor:
+    return ((sketch.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

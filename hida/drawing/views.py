@@ -1,0 +1,149 @@
+"""Which squares of a photo are drawn, and how the drawn squares become one picture of the photo's size.
+
+The generator knows one thing: a face in its place in a 256×256 frame. A photo is therefore drawn as *views*: the
+face upright at its place, and around it overlapping tiles at the face's own scale, so that strokes have the same
+width everywhere. Coordinates are pixels with integers at pixel centres; a view's matrix carries the photo's to its.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from hida.data.alignment import FRAME, IDENTITY, apply, compose, invert, is_identity, placement, scale_of, warp
+from hida.data.augment import CROP
+
+MARGIN = (CROP - FRAME[0]) // 2
+"""The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
+CANVAS = 1024
+"""Longest side, in drawn pixels, of what surrounds the face: about 25 tiles."""
+OVERLAP = 96
+"""Drawn pixels that neighbouring tiles share at least."""
+FEATHER = 40
+"""Drawn pixels over which the face's view gives way to what surrounds it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The views of one photo.
+
+    size: (width, height) of the photo; face: matrix of the face's view or None; tiles: matrices of the others;
+    canvas: (width, height) that the tiles share, 0×0 without tiles, and to_canvas its matrix.
+    """
+
+    size: tuple[int, int]
+    face: np.ndarray | None
+    tiles: tuple[np.ndarray, ...]
+    canvas: tuple[int, int]
+    to_canvas: np.ndarray
+
+    @property
+    def views(self) -> tuple[np.ndarray, ...]:
+        return (*self.tiles, *(() if self.face is None else (self.face,)))
+
+
+def plan(size: tuple[int, int], points: np.ndarray | None, surroundings: bool = True) -> Plan:
+    """Choose the views of a photo of ``size`` whose face has ``points`` (3, 2), or None to draw it as a whole.
+
+    ``surroundings`` False leaves paper white outside the face's view.
+    """
+    if points is None:
+        return _tiled(size, None, CROP / max(size))
+    face = compose(placement(points, size), shift(MARGIN, MARGIN))
+    if _covers(face, size) or not surroundings:
+        return Plan(size, face, (), (0, 0), IDENTITY)
+    return _tiled(size, face, min(scale_of(face), CANVAS / max(size)))
+
+
+def _tiled(size: tuple[int, int], face: np.ndarray | None, scale: float) -> Plan:
+    # A photo smaller than one view is drawn larger, or it would be mostly border.
+    scale = max(scale, CROP / max(size))
+    canvas = tuple(max(1, round(side * scale)) for side in size)
+    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the photo's edges meet the canvas's.
+    kx, ky = canvas[0] / size[0], canvas[1] / size[1]
+    to_canvas = np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]])
+    tiles = tuple(compose(to_canvas, shift(-left, -top)) for top in _starts(canvas[1]) for left in _starts(canvas[0]))
+    return Plan(size, face, tiles, canvas, to_canvas)
+
+
+def _starts(length: int) -> list[float]:
+    """Return where tiles begin along a side: evenly spread, centred if one is enough."""
+    if length <= CROP:
+        return [float(-((CROP - length) // 2))]
+    count = math.ceil((length - OVERLAP) / (CROP - OVERLAP))
+    return [float(round(k * (length - CROP) / (count - 1))) for k in range(count)]
+
+
+def shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+
+
+def compose_picture(plan: Plan, drawn: list[np.ndarray]) -> Image.Image:
+    """Join the drawn views (256×256 uint8, in the order of ``plan.views``) into a grey picture of the photo's size."""
+    if plan.tiles:
+        picture = _resized(_joined(plan, drawn), plan)
+    else:
+        picture = np.full((plan.size[1], plan.size[0]), 255, np.uint8)
+    if plan.face is None:
+        return Image.fromarray(picture)
+    back = invert(plan.face)
+    # Without tiles and with the whole photo inside the view there is nothing to give way to.
+    if _covers(plan.face, plan.size):
+        return Image.fromarray(warp(drawn[-1], back, plan.size, fill="replicate"))
+    over = warp(drawn[-1], back, plan.size, fill="white").astype(np.float32)
+    weight = warp(_feather(), back, plan.size, fill="black", resample="bilinear")
+    mixed = picture + (over - picture) * weight
+    return Image.fromarray(np.rint(mixed).clip(0, 255).astype(np.uint8))
+
+
+def _covers(face: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the face's view shows the whole photo."""
+    right, bottom = size[0] - 1, size[1] - 1
+    corners = apply(face, [[0, 0], [right, 0], [0, bottom], [right, bottom]])
+    return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
+
+
+def _joined(plan: Plan, drawn: list[np.ndarray]) -> np.ndarray:
+    """Blend the tiles on the canvas, each weighed by its distance to its edge."""
+    width, height = plan.canvas
+    ramp = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32) + 1
+    ramp = np.minimum(ramp / OVERLAP, 1)
+    window = ramp[:, None] * ramp
+    total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    to_photo = invert(plan.to_canvas)
+    for matrix, tile in zip(plan.tiles, drawn, strict=False):
+        left, top = (round(-value) for value in compose(to_photo, matrix)[:, 2])
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + CROP, width), min(top + CROP, height)
+        inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+        total[y0:y1, x0:x1] += tile[inner] * window[inner]
+        weights[y0:y1, x0:x1] += window[inner]
+    return np.rint(total / weights).clip(0, 255).astype(np.uint8)
+
+
+def _resized(canvas: np.ndarray, plan: Plan) -> np.ndarray:
+    if (canvas.shape[1], canvas.shape[0]) == plan.size:
+        return canvas
+    return np.asarray(Image.fromarray(canvas).resize(plan.size, Image.Resampling.BICUBIC))
+
+
+def _feather() -> np.ndarray:
+    """Return (256, 256) weights: 1 inside, a smooth fall to 0 at the edge."""
+    distance = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32)
+    ramp = np.clip(distance / FEATHER, 0, 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return ramp[:, None] * ramp
+
+
+def view_photo(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the 256×256 view of an H×W×3 uint8 photo; beyond its edge the edge continues."""
+    if is_identity(matrix) and photo.shape[:2] == (CROP, CROP):
+        return photo
+    return warp(photo, matrix, (CROP, CROP), fill="replicate")
+
+
+def view_depth(depth: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the 256×256 view of an H×W depth map in [0, 1]; beyond its edge it is far."""
+    return np.clip(warp(depth.astype(np.float32), matrix, (CROP, CROP), fill="black", resample="bilinear"), 0, 1)

@@ -1,0 +1,46 @@
+"""Say what is installed, built and found: the first thing to paste into a bug report."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import tyro
+
+from hida import ops, weights
+from hida.config import presets
+from hida.errors import run_command
+from hida.ops.dispatch import selected
+from hida.version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida info``."""
+    tyro.cli(_nothing, args=argv, prog="hida info")
+    built = [name for name, there in ops.available().items() if there]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found = [name for name in weights.ASSETS if weights.is_available(name)]
+    missing = [name for name in weights.ASSETS if name not in found]
+    rows = {
+        "hida": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}",
+        "CUDA": f"{torch.version.cuda or 'not in this build of torch'}; GPUs: {', '.join(gpus) or 'none usable'}",
+        "native ops": f"{', '.join(built) or 'not built: the PyTorch reference runs'} (selected: {selected()})",
+        "presets": ", ".join(presets()),
+        "weights found": ", ".join(found) or "none",
+        "not found": ", ".join(missing) or "none",
+    }
+    for name, value in rows.items():
+        print(f"{name:<14}{value}")
+
+
+def _nothing() -> None:
+    """Print versions, devices, native ops and the weights found."""
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from hida.data.images import read_image, write_png
 from hida.data.targets import list_photos, name_targets
+from hida.device import choose_device
 from hida.drawing.sketcher import Frame, NoFaceError, Sketcher
 from hida.errors import HidaError, run_command
 from hida.pictures import sheet
-from hida.device import choose_device
 
 __all__ = ["NoFaceError", "Sketcher", "main"]
 

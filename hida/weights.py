@@ -20,10 +20,11 @@ from pathlib import Path
 from hida.errors import HidaError
 from hida.files import atomic_path
 from hida.registry import check_sha256, download, download_archive, open_member, sha256
-from hida.weights_table import ASSETS, GROUPS, Alternative, Asset, Basis, Packaged, Source, Url
+from hida.weights_table import ASSETS, GENERATORS, GROUPS, Alternative, Asset, Basis, Packaged, Source, Url
 
 __all__ = [
     "ASSETS",
+    "GENERATORS",
     "GROUPS",
     "Asset",
     "cache_folder",

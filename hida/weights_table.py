@@ -116,6 +116,15 @@ ASSETS: dict[str, Asset] = {
             "built-in depth predictor",
         ),
         Asset(
+            "small",
+            "small.safetensors",
+            None,
+            "",
+            "research, non-commercial (trained on FS2K)",
+            (Packaged(),),
+            "built-in generator",
+        ),
+        Asset(
             "mb05",
             "mb05_120x120.pth",
             3752462,
@@ -200,3 +209,6 @@ GROUPS = {
     "tddfa": ("faceboxes", "mb05", "param_mean_std", "tri", "indices", "bfm"),
     "metrics": ("inception", "alexnet-features"),
 }
+
+# The weights that draw: what Sketcher.from_pretrained takes by name.
+GENERATORS = ("small",)

@@ -19,7 +19,7 @@ from hida.depth.builtin import (
 from hida.depth.lessons import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
 from hida.depth.train_builtin import loss, recalibrate, save_weights
 from hida.errors import HidaError
-from hida.weights import find, is_available
+from hida.weights import find
 
 COLOURS = np.eye(3) * 255  # left eye red, right eye green, mouth blue
 
@@ -286,9 +286,6 @@ def test_a_few_steps_learn_one_lesson(lessons):
     assert values[-1] < values[0] / 3
 
 
-needs_weights = pytest.mark.skipif(not is_available("depth"), reason="depth.safetensors is not packaged yet")
-
-
 @pytest.fixture(scope="module")
 def model() -> BuiltinDepth:
     return BuiltinDepth.load()
@@ -300,12 +297,10 @@ def astronaut() -> np.ndarray:
     return data.astronaut()
 
 
-@needs_weights
 def test_the_shipped_weights_are_small():
     assert find("depth").stat().st_size < 4_000_000
 
 
-@needs_weights
 def test_a_photo_from_elsewhere_gets_its_points_and_a_face_shaped_map(model, astronaut):
     faces = model.faces(astronaut)
     assert len(faces) == 1
@@ -323,7 +318,6 @@ def test_a_photo_from_elsewhere_gets_its_points_and_a_face_shaped_map(model, ast
     assert nose > cheeks + 0.05
 
 
-@needs_weights
 def test_mirrored_and_turned_photos_give_mirrored_and_turned_answers(model, astronaut):
     plain_face = model.faces(astronaut)[0]
     mirrored = model.faces(np.ascontiguousarray(astronaut[:, ::-1]))[0]
@@ -339,7 +333,6 @@ def test_mirrored_and_turned_photos_give_mirrored_and_turned_answers(model, astr
     np.testing.assert_allclose(model.faces(turned)[0].points, expected, atol=5)
 
 
-@needs_weights
 def test_the_batch_agrees_with_the_face_put_in_the_frame(model, astronaut):
     from hida.data.alignment import warp
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from hida.metrics.store import Store, content_hash
 
 SCHEMA = 1
 _CHUNK = 16
+_PIECE = 4  # images one worker takes at a time
 _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {"lpips": lpips, "scoot": scoot, "fsim": fsim}
 # Part of every key: raise a metric's number when its values change.
 _VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inception": "inception-2048-1"}
@@ -70,31 +73,46 @@ def score(
     hashes: list[str] = []
     sizes: set[tuple[int, int]] = set()
     resized = 0
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        targets = [_read_grey(pair.target) for pair in chunk]
-        predictions = []
-        for pair, target in zip(chunk, targets, strict=True):
-            image = _read_grey(pair.prediction)
-            if image.shape != target.shape:
-                if not resize:
-                    raise HidaError(_size_fault(pair, image, target))
-                image, resized = _resize(image, target.shape), resized + 1
-            predictions.append(image)
-        names = [(content_hash(a), content_hash(b)) for a, b in zip(predictions, targets, strict=True)]
-        for key in pairwise:
-            values[key] += _measure(
-                key, [pair.prediction for pair in chunk], predictions, targets, names, store, device
-            )
-        if with_features:
-            for side, images, column in zip(sides, (predictions, targets), zip(*names, strict=True), strict=True):
-                side += _features(images, column, store, device)
-        hashes += [name for _, name in names]
-        sizes |= {target.shape for target in targets}
-        store.commit()
-        progress(len(chunk))
+    with _workers(device) as parallel:
+        for start in range(0, len(pairs), _CHUNK):
+            chunk = pairs[start : start + _CHUNK]
+            predictions, targets, changed = _read(chunk, resize)
+            resized += changed
+            paths = [pair.prediction for pair in chunk]
+            names = [(content_hash(a), content_hash(b)) for a, b in zip(predictions, targets, strict=True)]
+            for key in pairwise:
+                values[key] += _measure(key, paths, predictions, targets, names, store, device, parallel)
+            if with_features:
+                for side, images, column in zip(sides, (predictions, targets), zip(*names, strict=True), strict=True):
+                    side += _features(images, column, store, device, parallel)
+            hashes += [name for _, name in names]
+            sizes |= {target.shape for target in targets}
+            store.commit()
+            progress(len(chunk))
     stacked = [np.stack(side).astype(np.float64) if with_features else None for side in sides]
     return Scores({key: np.array(column) for key, column in values.items()}, *stacked, hashes, sizes, resized)
+
+
+Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]]
+
+
+@contextmanager
+def _workers(device: str) -> Iterator[Parallel]:
+    """A map over pieces of a batch: on the CPU one single-threaded worker a core.
+
+    The metrics are many small operations; shared among cores each of them would wait for the slowest, which on a busy
+    machine costs many times the work itself.
+    """
+    threads = torch.get_num_threads()
+    if torch.device(device).type != "cpu" or threads == 1:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure(
@@ -105,29 +123,40 @@ def _measure(
     names: list[tuple[str, str]],
     store: Store,
     device: str,
+    parallel: Parallel,
 ) -> list[float]:
     keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
     known = {name: store.get(name) for name in keys}
     missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-    for group in _by_shape(targets, list(missing.values())):
-        batch = (_tensor([images[i] for i in group], device) for images in (predictions, targets))
+
+    def measure(rows: list[int]) -> list[float]:
+        a, b = (_tensor([images[i] for i in rows], device) for images in (predictions, targets))
         try:
-            found = _PAIRWISE[key](*batch).tolist()
+            return _PAIRWISE[key](a, b).tolist()
         except HidaError as error:
-            raise HidaError(f"'{paths[group[0]]}': {error}") from None
-        for i, value in zip(group, found, strict=True):
+            raise HidaError(f"'{paths[rows[0]]}': {error}") from None
+
+    pieces = _pieces(targets, list(missing.values()))
+    for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
+        for i, value in zip(rows, found, strict=True):
             known[keys[i]] = np.array([value])
             store.put(keys[i], known[keys[i]])
     return [float(known[name][0]) for name in keys]
 
 
-def _features(images: list[np.ndarray], names: Sequence[str], store: Store, device: str) -> list[np.ndarray]:
+def _features(
+    images: list[np.ndarray], names: Sequence[str], store: Store, device: str, parallel: Parallel
+) -> list[np.ndarray]:
     keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
     known = {name: store.get(name, np.float32) for name in keys}
     missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-    for group in _by_shape(images, list(missing.values())):
-        found = inception_features(_tensor([images[i] for i in group], device)).astype(np.float32)
-        for i, row in zip(group, found, strict=True):
+
+    def measure(rows: list[int]) -> np.ndarray:
+        return inception_features(_tensor([images[i] for i in rows], device)).astype(np.float32)
+
+    pieces = _pieces(images, list(missing.values()))
+    for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
+        for i, row in zip(rows, found, strict=True):
             known[keys[i]] = row
             store.put(keys[i], row)
     return [known[name] for name in keys]
@@ -185,6 +214,20 @@ def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
     return found
 
 
+def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Grey predictions and targets, and how many predictions had to be resized."""
+    targets = [_read_grey(pair.target) for pair in chunk]
+    predictions, resized = [], 0
+    for pair, target in zip(chunk, targets, strict=True):
+        image = _read_grey(pair.prediction)
+        if image.shape != target.shape:
+            if not resize:
+                raise HidaError(_size_fault(pair, image, target))
+            image, resized = _resize(image, target.shape), resized + 1
+        predictions.append(image)
+    return predictions, targets, resized
+
+
 def _read_grey(path: Path) -> np.ndarray:
     from hida.data.images import read_image
 
@@ -205,11 +248,12 @@ def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:
     )
 
 
-def _by_shape(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
+def _pieces(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
+    """The rows in batches of one size, small enough to be shared among workers."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in rows:
         groups.setdefault(images[i].shape, []).append(i)
-    return list(groups.values())
+    return [group[k : k + _PIECE] for group in groups.values() for k in range(0, len(group), _PIECE)]
 
 
 def _tensor(images: list[np.ndarray], device: str) -> Tensor:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from hida.data.images import write_png
 from hida.data.prepared import PreparedSet
+from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_bytes, write_json
 from hida.metrics.pairing import find_pairs, is_prepared
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
-    device = _device(command.device)
+    device = choose_device(command.device)
     wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
     prediction = command.pred
     if prediction is None:
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         store.close()
     result = {
-        "label": command.label or command.weights or _folder_label(prediction),
+        "label": command.label or _folder_label(Path(command.weights or prediction)),
         "prediction": command.weights or str(command.pred),
         "target": str(command.target),
         "remarks": remarks,
@@ -111,14 +112,13 @@ def draw(weights: str, target: Path, folder: Path, device: str = "cpu") -> None:
     Raises:
         HidaError: the target is no prepared data set, the weights cannot be loaded, or the folder holds other files.
     """
-    from hida.sketch import Sketcher
+    from hida.drawing.sketcher import Sketcher
 
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
     pairs = prepared.split("test")
-    sketcher = Sketcher.from_pretrained(weights)
-    sketcher.generator.to(device).eval()
+    sketcher = Sketcher.from_pretrained(weights, device)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
@@ -158,18 +158,6 @@ def _fingerprint(generator: torch.nn.Module, prepared: PreparedSet) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise HidaError(f"there is no device {name!r}; choose cpu or cuda.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise HidaError("--device cuda was asked for, but torch sees no CUDA device; use --device cpu.")
-    return name
 
 
 def _cache_path(given: str | None) -> Path | None:

@@ -39,7 +39,7 @@ class Drawer:
         torch.nn.init.constant_(self.generator.weight, value)
 
     @classmethod
-    def from_pretrained(cls, name):
+    def from_pretrained(cls, name, device="cpu"):
         return cls(float(name))
 
     def draw_aligned(self, photos, depths, styles):
@@ -53,7 +53,7 @@ class Drawer:
 
 @pytest.fixture
 def drawer(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hida.sketch", types.SimpleNamespace(Sketcher=Drawer))
+    monkeypatch.setitem(sys.modules, "hida.drawing.sketcher", types.SimpleNamespace(Sketcher=Drawer))
     Drawer.calls = 0
     return Drawer
 
@@ -128,6 +128,23 @@ def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):
     run(tmp_path, "--weights", "2", *arguments)
     assert drawer.calls == 19
     assert np.asarray(Image.open(tmp_path / "out/sketches/n2.png"))[0, 0] == 200
+
+
+def test_a_weights_file_is_drawn_with_and_scored(tmp_path):
+    from hida import checkpoint
+    from hida.config import Config, GeneratorConfig
+    from hida.models import build_generator
+
+    target = prepared_set(tmp_path / "set", {"a": ("test", 0), "b": ("test", 2)}, size=240)
+    config = Config(generator=GeneratorConfig(base_width=2))
+    torch.manual_seed(0)
+    tensors = {f"generator.{name}": value for name, value in build_generator(config).state_dict().items()}
+    checkpoint.save(tmp_path / "tiny.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    result = run(tmp_path, "--weights", str(tmp_path / "tiny.safetensors"), "--target", str(target), *OFFLINE)
+    assert [record["name"] for record in result["pairs"]] == ["a", "b"]
+    drawn = Image.open(tmp_path / "out/sketches/a.png")
+    assert (drawn.size, drawn.mode) == ((240, 240), "L")
+    assert np.asarray(drawn).std() > 0
 
 
 def test_drawing_never_touches_a_folder_of_others(tmp_path, drawer):

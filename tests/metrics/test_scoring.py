@@ -30,16 +30,16 @@ def write_images(folder: Path, names: list[str], size: int = 40, seed: int = 0) 
     return folder
 
 
-def prepared_set(folder: Path, names: dict[str, tuple[str, int]]) -> Path:
+def prepared_set(folder: Path, names: dict[str, tuple[str, int]], size: int = 40) -> Path:
     """A small prepared data set: name → (split, style)."""
     pairs = []
     for i, (name, (split, style)) in enumerate(names.items()):
         files = {kind: f"{kind}/{name}.png" for kind in ("photo", "sketch", "depth")}
         for kind in files:
-            write_images(folder / kind, [f"{name}.png"], seed=i)
+            write_images(folder / kind, [f"{name}.png"], size, seed=i)
         common = {"matrix": [[1, 0, 0], [0, 1, 0]], "points": [[1, 1], [2, 1], [1, 2]], "faces": 1, "attributes": {}}
         pairs.append({"name": name, "split": split, "style": style, **files, **common})
-    index = {"version": 1, "source": "pairs", "size": 40, "template": [[1, 1], [2, 1], [1, 2]], "fill": {}}
+    index = {"version": 1, "source": "pairs", "size": size, "template": [[1, 1], [2, 1], [1, 2]], "fill": {}}
     index |= {"depth": "none", "styles": ["one", "two", "three"], "pairs": pairs}
     (folder / "index.json").write_text(json.dumps(index))
     return folder

@@ -20,6 +20,8 @@ def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
     Raises:
         OpError: for another shape or dtype.
     """
+    if not isinstance(style, Tensor):
+        raise OpError(f"style must be a torch.Tensor, not {type(style).__name__}.")
     if style.dim() == 2 and tuple(style.shape) == (batch, styles) and style.is_floating_point():
         return style
     if style.dim() == 1 and style.shape[0] == batch and not style.is_floating_point():

@@ -127,7 +127,7 @@ class Generator(nn.Module):
 def _initialise(module: nn.Module) -> None:
     """Draw convolution weights from N(0, 0.02²), as Pix2Pix does; DOG's own convolutions keep theirs."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.kernel_size != (1, 1):
-        if module.weight.any():
+        if module.weight.is_meta or module.weight.any():
             nn.init.normal_(module.weight, 0.0, 0.02)
         nn.init.zeros_(module.bias)
 

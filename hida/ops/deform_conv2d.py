@@ -63,7 +63,7 @@ def deform_conv2d_reference(
     mask: Tensor | None,
 ) -> Tensor:
     """Compute :func:`deform_conv2d` with plain PyTorch: gather the columns, then one matrix product a group."""
-    dtype = checks.accumulation_dtype(x, offset, weight, mask)
+    dtype = checks.accumulation_dtype(x, offset, weight, bias, mask)
     n, c_in, _, _ = x.shape
     c_out, c_group, kh, kw = weight.shape
     h_out, w_out = offset.shape[2:]
@@ -109,17 +109,20 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     rows = torch.nan_to_num(rows, nan=-2.0, posinf=-2.0, neginf=-2.0).clamp(-2, height + 1)
     columns = torch.nan_to_num(columns, nan=-2.0, posinf=-2.0, neginf=-2.0).clamp(-2, width + 1)
     top, left = rows.floor(), columns.floor()
+    # Fractions and not distances: at a point on the grid |·| has no slope, but the sampled value has one.
+    vertical, horizontal = rows - top, columns - left
     planes = x.reshape(n, groups, c // groups, height * width)
     result = x.new_zeros(())
     for down in (0, 1):
         for right in (0, 1):
             row, column = top + down, left + right
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            share = (1 - (rows - row).abs()) * (1 - (columns - column).abs())
+            share = (vertical if down else 1 - vertical) * (horizontal if right else 1 - horizontal)
             index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-            index = index.reshape(n, groups, 1, taps * h_out * w_out).expand(-1, -1, planes.shape[2], -1)
-            share = torch.where(inside, share, 0).reshape(n, groups, 1, taps * h_out * w_out)
-            result = result + planes.gather(3, index) * share
+            index, inside, share = (t.reshape(n, groups, 1, taps * h_out * w_out) for t in (index, inside, share))
+            # Masked as values: a share of zero would not keep out a pixel that is NaN.
+            values = planes.gather(3, index.expand(-1, -1, planes.shape[2], -1))
+            result = result + torch.where(inside, values, 0) * share
     return result.reshape(n, c, taps, h_out, w_out)
 
 
@@ -139,11 +142,13 @@ def require_deform_conv2d(
     steps = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     n, c_in, *size = x.shape
     c_out, c_group, *kernel = weight.shape
+    if min(c_in, *size) == 0:
+        raise checks.OpError(f"x must have no empty dimension behind the first; its shape is {tuple(x.shape)}.")
     if min(c_group, *kernel) == 0:
         raise checks.OpError(
             f"weight must have no empty dimension behind the first; its shape is {tuple(weight.shape)}."
         )
-    if c_in % c_group or (c_in and c_out % (c_in // c_group)):
+    if c_in % c_group or c_out % (c_in // c_group):
         raise checks.OpError(
             f"weight of shape {tuple(weight.shape)} does not divide x's {c_in} channels into groups: "
             "weight.shape[1] must divide them, and their quotient must divide weight.shape[0]."
@@ -172,7 +177,7 @@ def require_deform_conv2d(
 
 
 def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(item, int) and item >= least for item in pair):
         raise checks.OpError(f"{name} must be an int ≥ {least} or a pair of them; it is {value!r}.")
     return pair

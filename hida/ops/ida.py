@@ -48,8 +48,8 @@ def ida(
 
     Source: HIDA (ICCV 2023), Eq. 1–4.
     """
-    require_info_acon(h, logits, p1, p2)
-    require_instance_norm_modulate(h, gamma, beta, None, eps)
+    require_info_acon(h, logits, p1, p2, "h")
+    require_instance_norm_modulate(h, gamma, beta, None, eps, "h")
     if residual not in get_args(Residual):
         raise checks.OpError(f"residual must be one of {', '.join(get_args(Residual))}; it is {residual!r}.")
     return ida_reference(h, logits, gamma, beta, p1, p2, residual, eps)

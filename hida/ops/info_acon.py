@@ -37,17 +37,17 @@ def info_acon_reference(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Te
     """Compute :func:`info_acon` with plain PyTorch."""
     dtype = checks.accumulation_dtype(x, logits, p1, p2)
     value = x.to(dtype)
-    slope, base = (p1 - p2).to(dtype), p2.to(dtype)
-    linear = slope * value
+    base = p2.to(dtype)
+    linear = (p1.to(dtype) - base) * value
     switch = torch.sigmoid(logits.to(dtype))
     return (linear * torch.sigmoid(switch * linear) + base * value).to(x.dtype)
 
 
-def require_info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> None:
-    """Check the arguments of :func:`info_acon`."""
-    checks.require_image("x", x)
+def require_info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor, name: str = "x") -> None:
+    """Check the arguments of :func:`info_acon`, whose caller calls the first one ``name``."""
+    checks.require_image(name, x)
     n, c, h, w = x.shape
     checks.require_shape("logits", logits, (n, c, h, w), (n, 1, h, w), (n, c, 1, 1), (1, c, 1, 1))
     checks.require_shape("p1", p1, (1, c, 1, 1))
     checks.require_shape("p2", p2, (1, c, 1, 1))
-    checks.require_device("x", x, logits=logits, p1=p1, p2=p2)
+    checks.require_device(name, x, logits=logits, p1=p1, p2=p2)

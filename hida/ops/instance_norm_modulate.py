@@ -52,13 +52,15 @@ def instance_norm_modulate_reference(
     return result.to(x.dtype)
 
 
-def require_instance_norm_modulate(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float) -> None:
-    """Check the arguments of :func:`instance_norm_modulate`."""
-    checks.require_image("x", x)
+def require_instance_norm_modulate(
+    x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float, name: str = "x"
+) -> None:
+    """Check the arguments of :func:`instance_norm_modulate`, whose caller calls the first one ``name``."""
+    checks.require_image(name, x)
     checks.require_shape("gamma", gamma, checks.shape(x))
     checks.require_shape("beta", beta, checks.shape(x))
     if residual is not None:
         checks.require_shape("residual", residual, checks.shape(x))
-    checks.require_device("x", x, gamma=gamma, beta=beta, residual=residual)
+    checks.require_device(name, x, gamma=gamma, beta=beta, residual=residual)
     if not eps > 0:
         raise checks.OpError(f"eps must be positive; it is {eps}.")

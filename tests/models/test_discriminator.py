@@ -1,0 +1,49 @@
+"""The discriminator: size, shapes, and the order of its layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hida.config import DiscriminatorConfig
+from hida.models import build_discriminator
+from hida.ops import OpError
+
+
+def test_the_released_width_has_the_released_number_of_parameters():
+    with torch.device("meta"):
+        module = build_discriminator("released")
+    assert sum(p.numel() for p in module.parameters()) == 2_763_713
+
+
+def test_a_patch_map_of_35():
+    module = build_discriminator(DiscriminatorConfig(base_width=2))
+    image = torch.rand(2, 1, 256, 256)
+    assert module(image, image).shape == (2, 1, 35, 35)
+    assert module(image[:, :, :, :128], image[:, :, :, :128]).shape == (2, 1, 35, 19)
+
+
+def test_the_layers_written_out():
+    torch.manual_seed(0)
+    module = build_discriminator(DiscriminatorConfig(base_width=2)).double()
+    depth, sketch = torch.rand(2, 2, 1, 64, 64, dtype=torch.float64)
+    convolutions = [layer for layer in module.layers if isinstance(layer, torch.nn.Conv2d)]
+    x = torch.cat((depth, sketch), 1)
+    for index, (layer, stride) in enumerate(zip(convolutions, (2, 2, 2, 1, 1), strict=True)):
+        x = functional.conv2d(x, layer.weight, layer.bias, stride, 2)
+        if index < 3:
+            x = functional.instance_norm(functional.leaky_relu(x, 0.2))
+        elif index == 3:
+            x = functional.leaky_relu(functional.instance_norm(functional.leaky_relu(x, 0.2)), 0.2)
+    torch.testing.assert_close(module(depth, sketch), x)
+
+
+@pytest.mark.parametrize(
+    ("depth", "sketch"),
+    [(torch.ones(1, 1, 64, 64), torch.ones(1, 1, 64, 32)), (torch.ones(1, 3, 64, 64),) * 2, (torch.ones(64, 64),) * 2],
+)
+def test_wrong_shapes_are_refused(depth, sketch):
+    module = build_discriminator(DiscriminatorConfig(base_width=1))
+    with pytest.raises(OpError, match="depth and sketch must both have shape"):
+        module(depth, sketch)

@@ -1,0 +1,166 @@
+"""The generator: size, shapes, styles, and that everything in it takes part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hida.config import GeneratorConfig, load_preset
+from hida.models import build_generator
+from hida.ops import OpError
+
+TINY = GeneratorConfig(base_width=2)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return build_generator(TINY).eval()
+
+
+def inputs(batch=1, height=256, width=256):
+    random = torch.Generator().manual_seed(7)
+    photo = torch.rand(batch, 3, height, width, generator=random) * 2 - 1
+    return photo, torch.rand(batch, 1, height, width, generator=random), torch.arange(batch) % 3
+
+
+@pytest.mark.parametrize("preset", ["released", "paper"])
+def test_the_released_width_has_the_released_number_of_parameters(preset):
+    with torch.device("meta"):
+        built = build_generator(preset)
+    assert sum(p.numel() for p in built.parameters()) == 80_894_566
+
+
+def test_a_configuration_and_a_preset_name_build_the_same():
+    with torch.device("meta"):
+        built = [build_generator(given) for given in ("small", load_preset("small"), load_preset("small").generator)]
+    shapes = [{name: p.shape for name, p in module.named_parameters()} for module in built]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(2, 256, 256), (1, 256, 512), (1, 512, 256)])
+def test_sketch_and_depth_have_the_size_of_the_photo(generator, batch, height, width):
+    with torch.inference_mode():
+        sketch, depth_hat = generator(*inputs(batch, height, width))
+    assert sketch.shape == depth_hat.shape == (batch, 1, height, width)
+    assert sketch.abs().max() <= 1
+    assert sketch.std() > 0
+
+
+@pytest.mark.slow
+def test_twice_the_size_works(generator):
+    with torch.inference_mode():
+        assert generator(*inputs(1, 512, 512))[0].shape == (1, 1, 512, 512)
+
+
+def test_level_shapes_follow_the_table():
+    torch.manual_seed(0)
+    module = build_generator(GeneratorConfig(base_width=4)).eval()
+    sizes = {}
+
+    def note(name):
+        return lambda _module, _given, result: sizes.__setitem__(name, tuple(result.shape[1:]))
+
+    for kind in ("encoder", "decoder"):
+        for index, level in enumerate(getattr(module, kind)):
+            level.register_forward_hook(note((kind, index)))
+    with torch.inference_mode():
+        module(*inputs())
+    encoder = [(8, 64), (16, 32), (32, 16), (32, 8), (32, 4), (32, 2), (32, 1)]
+    decoder = [(32, 2), (32, 4), (32, 8), (32, 16), (16, 32), (8, 64), (4, 128)]
+    assert sizes == {
+        (kind, index): (channels, side, side)
+        for kind, table in (("encoder", encoder), ("decoder", decoder))
+        for index, (channels, side) in enumerate(table)
+    }
+
+
+@pytest.mark.parametrize("side", [300, 128, 0])
+def test_other_sizes_are_refused_with_the_reason(generator, side):
+    with pytest.raises(OpError, match="multiples of 256, since the encoder halves them eight times"):
+        generator(*inputs(1, side, 256))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("photo", lambda p, d, s: (p[:, :1], d, s)),
+        ("photo", lambda p, d, s: (p[0], d, s)),
+        ("depth", lambda p, d, s: (p, d[:, :, ::2], s)),
+        ("depth", lambda p, d, s: (p, p, s)),
+        ("style", lambda p, d, s: (p, d, s.float())),
+        ("style", lambda p, d, s: (p, d, torch.zeros(1, 4))),
+    ],
+)
+def test_a_wrong_argument_is_named(generator, name, change):
+    with pytest.raises(OpError, match=f"^{name} must"):
+        generator(*change(*inputs()))
+
+
+def test_style_numbers_equal_one_hot_weights_and_mixtures_differ(generator):
+    photo, depth, _ = inputs()
+    with torch.inference_mode():
+        drawn = {style: generator(photo, depth, torch.tensor([style]))[0] for style in range(3)}
+        for style in range(3):
+            one_hot = torch.eye(3)[style : style + 1]
+            torch.testing.assert_close(generator(photo, depth, one_hot)[0], drawn[style], rtol=0, atol=0)
+        mixed = generator(photo, depth, torch.tensor([[0.5, 0.5, 0.0]]))[0]
+    differences = [(a - b).abs().max() for a, b in ((drawn[0], drawn[1]), (drawn[1], drawn[2]), (mixed, drawn[0]))]
+    assert min(differences) > 1e-6
+
+
+def test_pairs_of_a_batch_do_not_touch_each_other(generator):
+    photo, depth, style = inputs(2)
+    with torch.inference_mode():
+        both = generator(photo, depth, style)[0]
+        alone = generator(photo[1:], depth[1:], style[1:])[0]
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_batch(generator):
+    with torch.inference_mode():
+        assert generator(*inputs(0))[0].shape == (0, 1, 256, 256)
+
+
+def test_gradients_reach_every_parameter():
+    torch.manual_seed(0)
+    module = build_generator(dataclasses.replace(TINY, dropout=0.0))
+    with torch.no_grad():
+        # A zero convolution passes no gradient back; its own gradient is what is wanted here.
+        for level in module.decoder[:2]:
+            assert not level.up.offset_mask.weight.any()
+    sketch, depth_hat = module(*inputs(2))
+    (sketch.square().mean() + depth_hat.square().mean()).backward()
+    silent = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_dropout_is_behind_the_three_innermost_levels():
+    module = build_generator(TINY)
+    assert [level.dropout.p for level in module.decoder] == [0.5, 0.5, 0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("levels", [(), (0, 1), (2, 3, 4), tuple(range(7))])
+def test_dog_stands_where_the_configuration_says(levels):
+    with torch.device("meta"):
+        module = build_generator(dataclasses.replace(TINY, dog_levels=levels))
+    found = tuple(k for k, level in enumerate(module.decoder) if type(level.up).__name__ == "DOG")
+    assert found == levels
+
+
+def test_the_condition_is_depth_then_style_then_appearance(generator):
+    # Style channels stand at 1..3 of the first condition convolution: zeroing them there removes the style.
+    photo, depth, _ = inputs()
+    weight = generator.decoder[0].adaptation.embed.weight
+    assert weight.shape[1] == 4  # no appearance at the innermost level
+    assert all(level.adaptation.embed.weight.shape[1] == 5 for level in generator.decoder[1:])
+    kept = [level.adaptation.embed.weight.detach().clone() for level in generator.decoder]
+    with torch.inference_mode():
+        for level in generator.decoder:
+            level.adaptation.embed.weight[:, 1:4] = 0
+        a, b = (generator(photo, depth, torch.tensor([style]))[0] for style in (0, 2))
+        for level, saved in zip(generator.decoder, kept, strict=True):
+            level.adaptation.embed.weight.copy_(saved)
+    torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -1,0 +1,94 @@
+"""The modules built on the ops, against their parts written out with torch.nn.functional."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hida.nn import DOG, DynamicAdaptation, MetaACON
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(1, 16), (64, 16), (256, 16), (512, 32)])
+def test_metaacon_squeezes_to_a_sixteenth_but_not_below_sixteen(channels, hidden):
+    module = MetaACON(channels)
+    assert module.squeeze.weight.shape == (hidden, channels, 1, 1)
+    parameters = 2 * channels * hidden + hidden + channels + 2 * channels
+    assert sum(p.numel() for p in module.parameters()) == parameters
+
+
+def test_metaacon_switches_a_whole_channel_by_its_mean():
+    torch.manual_seed(0)
+    module, x = MetaACON(3).double(), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    matrices = [layer.weight.detach().flatten(1) for layer in (module.squeeze, module.expand)]
+    hidden = x.mean((2, 3)) @ matrices[0].T + module.squeeze.bias
+    theta = (hidden @ matrices[1].T + module.expand.bias).sigmoid()[:, :, None, None]
+    d = (module.p1 - module.p2) * x
+    torch.testing.assert_close(module(x), d * (theta * d).sigmoid() + module.p2 * x)
+
+
+@pytest.mark.parametrize("residual", ["activated", "input", "none"])
+def test_dynamic_adaptation_is_one_convolution_to_logits_gamma_and_beta(residual):
+    torch.manual_seed(0)
+    module = DynamicAdaptation(4, 5, residual).double()
+    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
+    weights, biases = module.modulation.weight.split(4), module.modulation.bias.split(4)
+    logits, gamma, beta = (functional.conv2d(hidden, w, b, padding=1) for w, b in zip(weights, biases, strict=True))
+    d = (module.p1 - module.p2) * h
+    f = d * (logits.sigmoid() * d).sigmoid() + module.p2 * h
+    expected = (1 + gamma) * functional.instance_norm(f) + beta
+    expected = expected + {"activated": f, "input": h, "none": 0}[residual]
+    torch.testing.assert_close(module(h, condition), expected)
+
+
+def test_dog_starts_as_an_ordinary_convolution_with_half_weights():
+    torch.manual_seed(0)
+    module, x = DOG(4, 3), torch.randn(2, 4, 3, 5)
+    assert module.offset_mask.weight.shape == (54, 4, 3, 3)
+    large = functional.interpolate(x, size=(6, 10), mode="bilinear", align_corners=False)
+    expected = functional.conv2d(large, module.weight / 2, module.bias, padding=1)
+    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dog_takes_offsets_first_and_mask_logits_last():
+    torch.manual_seed(0)
+    module, x = DOG(4, 3), torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        module.offset_mask.bias[:36:2] = 100.0  # the rows of every tap, far outside
+        torch.testing.assert_close(module(x), module.bias[None, :, None, None].expand(1, 3, 8, 8))
+        module.offset_mask.bias.zero_()
+        module.offset_mask.bias[36:45] = 100.0  # the first deformable group's masks: 1
+        module.offset_mask.bias[45:] = -100.0  # the second's: 0
+        large = functional.interpolate(x, scale_factor=2, mode="bilinear")
+        expected = functional.conv2d(large[:, :2], module.weight[:, :2], module.bias, padding=1)
+        torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dog_learns_where_to_look_from_its_first_step():
+    torch.manual_seed(0)
+    module, x = DOG(2, 2).double(), torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    module(x).square().sum().backward()
+    gradient = module.offset_mask.bias.grad.clone()
+    with torch.no_grad():
+        # One-sided difference: at whole offsets the slope is that of the cell behind the point.
+        for channel in (0, 1, 17, 35, 36, 53):
+            values = []
+            for step in (0.0, 1e-6):
+                module.offset_mask.bias.zero_()
+                module.offset_mask.bias[channel] = step
+                values.append(module(x).square().sum())
+            assert gradient[channel].item() == pytest.approx(
+                ((values[1] - values[0]) / 1e-6).item(), rel=1e-3, abs=1e-4
+            )
+
+
+def test_dog_keeps_its_coordinates_in_full_precision_under_autocast():
+    module, x = DOG(4, 4), torch.randn(1, 4, 3, 3)
+    torch.nn.init.normal_(module.offset_mask.weight)
+    seen = []
+    module.offset_mask.register_forward_hook(lambda _module, given, result: seen.append((given[0].dtype, result.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x.bfloat16())
+    assert seen == [(torch.float32, torch.float32)]
+    assert y.dtype == torch.bfloat16

@@ -12,6 +12,7 @@ Calling the same command again continues from the newest whole checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_json
 from hida.training.distributed import World
-from hida.training.journal import Journal
+from hida.training.journal import Journal, require_tensorboard
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState
 
@@ -139,7 +140,8 @@ def _loop(
 ) -> None:
     config, world, size = arguments.config, state.world, len(training)
     options, share = config.train, config.train.batch // world.size
-    last = -(-int(options.epochs * size) // options.batch)
+    # Counted from the images, since an earlier part of the run may have had another batch.
+    last = state.iteration + max(0, math.ceil((options.epochs * size - state.images) / options.batch))
     if arguments.stop_after:
         last = min(last, state.iteration + arguments.stop_after)
     # At the last iterations of an epoch's fraction the counters cross a multiple of the interval.
@@ -149,6 +151,7 @@ def _loop(
     )
     saved = marked = time.monotonic()
     sums: dict[str, torch.Tensor] = {}
+    summed = 0
     journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
     bar = tqdm(
         total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
@@ -161,14 +164,16 @@ def _loop(
         losses = state.step(batch, first / size)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value
+        summed += 1
         bar.update()
         epoch = state.images / size
-        if journal and state.iteration % options.log_every == 0:
-            now = time.monotonic()
-            values = {name: float(value) / options.log_every for name, value in sums.items()}
-            speed = options.log_every * options.batch / (now - marked)
-            marked, sums = now, {}
-            journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
+        if state.iteration % options.log_every == 0:
+            means = world.average(torch.stack(list(sums.values())) / summed).tolist()
+            values, now = dict(zip(sums, means, strict=True)), time.monotonic()
+            speed = summed * options.batch / (now - marked)
+            marked, sums, summed = now, {}, 0
+            if journal:
+                journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
             bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)
         if evaluate.due(state.images) and len(watched) and journal:
             journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, watched)})
@@ -200,7 +205,9 @@ def save_checkpoint(out: Path, state: TrainingState) -> None:
     """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
     path = checkpoint.checkpoint_path(out, state.iteration)
     checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
-    for old in checkpoint.checkpoint_paths(out)[state.config.train.keep :]:
+    # A later one can only be torn, since the run began before it: it must not push out whole ones.
+    written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
+    for old in written[state.config.train.keep :]:
         old.unlink(missing_ok=True)
 
 
@@ -223,6 +230,8 @@ def _require_runnable(config: Config, world: World) -> None:
         )
     if config.train.precision == "fp16" and world.device.type != "cuda":
         raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    if config.train.tensorboard:
+        require_tensorboard()
 
 
 class _Every:

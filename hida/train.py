@@ -100,13 +100,14 @@ def train(arguments: Arguments, world: World) -> None:
     newest = checkpoint.newest(out) if arguments.resume == "auto" else None
     if arguments.resume == "never" and checkpoint.checkpoint_paths(out):
         raise HidaError(f"'{out}' already holds checkpoints; choose another --out, or --resume auto to continue.")
-    pairs = load_pairs(prepared, prepared.split("train"), progress=world.leads)
-    kept, held_out = split_holdout(len(pairs), config.train.holdout, config.train.seed)
+    listed = prepared.split("train")
+    kept, held_out = split_holdout(len(listed), config.train.holdout, config.train.seed)
     if len(kept) < 1:
         raise HidaError(
-            f"'{arguments.data}' has {len(pairs)} training pairs and {config.train.holdout} are held out; "
+            f"'{arguments.data}' has {len(listed)} training pairs and {config.train.holdout} are held out; "
             "lower --train.holdout."
         )
+    pairs = load_pairs(prepared, listed, progress=world.leads)
     training, watched = pairs.take(kept).to(world.device), pairs.take(held_out).to(world.device)
     del pairs
 

@@ -19,9 +19,8 @@ class Interrupted(Exception):
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and return its exit status.
 
-    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr;
-    130 interrupted; 141 when the reader of
-    the output has gone. Anything else is a defect of ours and keeps its traceback.
+    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr; 130 interrupted;
+    141 when the reader of the output has gone. Anything else is a defect of ours and keeps its traceback.
     """
     try:
         main(argv)

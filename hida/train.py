@@ -247,17 +247,21 @@ class _Every:
 
 
 class _StopFlag:
-    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt."""
+    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt.
+
+    Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
+    """
 
     def __enter__(self) -> _StopFlag:
-        self.raised = False
+        self.raised, self.since = False, 0.0
         self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number: int, frame: object) -> None:
-        if self.raised and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.raised and number == signal.SIGINT and now - self.since > 2:
             raise KeyboardInterrupt
-        self.raised = True
+        self.raised, self.since = True, self.since or now
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():

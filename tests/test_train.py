@@ -244,6 +244,22 @@ def test_a_preset_is_the_default_under_the_command_line(tmp_path):
     assert train.parse(["--data", "d", "--out", "o"]).config.name == "small"
 
 
+def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
+    before, clock = signal.getsignal(signal.SIGINT), [100.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    with train._StopFlag() as stop:
+        assert not stop.raised
+        signal.raise_signal(signal.SIGINT)
+        assert stop.raised
+        clock[0] += 1
+        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has already sent
+        clock[0] += 1.5
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def start(data, out, *options):
     command = [sys.executable, "-m", "hida.train", "--data", str(data), "--out", str(out), *TINY, *options]
     return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -173,6 +173,11 @@ def _loop(
             values, now = dict(zip(sums, means, strict=True)), time.monotonic()
             speed = summed * options.batch / (now - marked)
             marked, sums, summed = now, {}, 0
+            if not all(map(math.isfinite, means)):
+                raise HidaError(
+                    f"the losses are no longer finite at iteration {state.iteration} ({values}); lower "
+                    "--optimizer.learning-rate and run the command again: it continues from the last checkpoint."
+                )
             if journal:
                 journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
             bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from hida.data.alignment import IDENTITY, TEMPLATE
 from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.errors import run_command
+from hida.training.state import TrainingState
 
 TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.batch", "2", "--train.holdout", "1"]
 TINY += ["--train.epochs", "4", "--optimizer.constant-epochs", "2", "--train.log-every", "1", "--device", "cpu"]
@@ -225,6 +227,29 @@ def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
     assert hida_train(data, tmp_path / "out") == 2
     assert "a file stands where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(data, tmp_path, capsys, monkeypatch):
+    whole = TrainingState.step
+
+    def diverge(state, batch, epoch):
+        losses = whole(state, batch, epoch)
+        return {**losses, "pixel": losses["pixel"] * math.nan} if state.iteration == 2 else losses
+
+    monkeypatch.setattr(TrainingState, "step", diverge)
+    options = ("--train.log-every", "1", "--train.checkpoint-epochs", "0")
+    assert hida_train(data, tmp_path, *options) == 2
+    assert "no longer finite at iteration 2" in capsys.readouterr().err
+    assert not checkpoint_paths(tmp_path)
+    assert all(math.isfinite(entry["pixel"]) for entry in log(tmp_path) if "pixel" in entry)
+
+
+def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert hida_train(data, tmp_path) == 2
+    assert "torchrun" in capsys.readouterr().err
 
 
 def test_a_missing_option_is_status_2_and_named(tmp_path, capsys):

@@ -18,12 +18,13 @@ from hida.data.augment import CROP
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
-CANVAS = 1024
-"""Longest side, in drawn pixels, of what surrounds the face: about 25 tiles."""
-OVERLAP = 96
-"""Drawn pixels that neighbouring tiles share at least."""
-RIM = 16
-"""Drawn pixels around the photo that the tiles also cover: a view's own rim is drawn worst."""
+CANVAS = 896
+"""Longest side, in drawn pixels, of what surrounds the face: at most 49 tiles."""
+RIM = 32
+"""Drawn pixels of a tile's own rim that are not used: sketches end there in the training data, some in white paper.
+The tiles reach beyond the photo by as much."""
+OVERLAP = 128
+"""Drawn pixels that neighbouring tiles share at least: both rims, and the blend between them."""
 FEATHER = 40
 """Drawn pixels over which the face's view gives way to what surrounds it."""
 
@@ -110,10 +111,11 @@ def _covers(face: np.ndarray, size: tuple[int, int]) -> bool:
 
 
 def _joined(plan: Plan, drawn: list[np.ndarray]) -> np.ndarray:
-    """Blend the tiles on the canvas, each weighed by its distance to its edge."""
+    """Blend the tiles on the canvas, each weighed by its distance to its rim."""
     width, height = plan.canvas
-    ramp = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32) + 1
-    ramp = np.minimum(ramp / OVERLAP, 1)
+    distance = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32)
+    # Never quite zero: where one tile is enough, its rim is all there is.
+    ramp = np.clip((distance - RIM) / (OVERLAP - 2 * RIM), 1e-4, 1)
     window = ramp[:, None] * ramp
     total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     to_photo = invert(plan.to_canvas)

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from hida.errors import HidaError
+from hida.ops import library
 
 Backend = Literal["auto", "native", "reference"]
 
@@ -17,7 +20,7 @@ _override: ContextVar[Backend | None] = ContextVar("hida_ops_backend", default=N
 
 def available() -> dict[str, bool]:
     """Return which native libraries are loaded: ``{"cpu": bool, "cuda": bool}``."""
-    return {"cpu": False, "cuda": False}
+    return {"cpu": library.loaded, "cuda": False}
 
 
 @contextlib.contextmanager
@@ -45,6 +48,24 @@ def selected() -> Literal["native", "reference"]:
     if name == "auto":
         return "native" if any(available().values()) else "reference"
     return name
+
+
+def native(*tensors: Tensor | None) -> bool:
+    """Say whether a call with these tensors runs on the native kernels.
+
+    Raises:
+        HidaError: if native kernels are demanded and there are none for the tensors' device or dtype.
+    """
+    if selected() == "reference":
+        return False
+    given = [t for t in tensors if t is not None]
+    device = given[0].device.type
+    if available().get(device, False) and all(t.dtype in library.DTYPES for t in given):
+        return True
+    if (_override.get() or os.environ.get("HIDA_OPS", "auto")) == "native":
+        dtypes = ", ".join(sorted({str(t.dtype) for t in given}))
+        raise HidaError(f"there are no native ops for {dtypes} on {device}; use auto or reference.")
+    return False
 
 
 def _checked(name: str, origin: str) -> Backend:

@@ -21,4 +21,10 @@ STABLE_TORCH_LIBRARY(hida, m) {
   m.def(
       "instance_norm_modulate_backward(Tensor grad, Tensor x, Tensor gamma, Tensor mean, Tensor rstd, int wanted)"
       " -> (Tensor, Tensor)");
+  m.def(
+      "deform_conv2d(Tensor x, Tensor offset, Tensor weight, Tensor? bias, int[] stride, int[] padding,"
+      " int[] dilation, Tensor? mask) -> Tensor");
+  m.def(
+      "deform_conv2d_backward(Tensor grad, Tensor x, Tensor offset, Tensor weight, int[] stride, int[] padding,"
+      " int[] dilation, Tensor? mask, int wanted) -> (Tensor, Tensor, Tensor, Tensor)");
 }

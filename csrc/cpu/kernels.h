@@ -61,25 +61,21 @@ struct Deform {
   bool wide = false;
   int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
   int64_t groups = 1, deformable = 1;
-  Image x, offset, mask, bias, y;                          // mask, bias may be absent; bias: stride c
+  int64_t blocks = 0;                                      // of at most kBlock channels, see sampling.h
+  int64_t parts = 1;                                       // of the batch, for the backward
+  Image x, offset, mask, bias, y;                          // mask and bias may be absent; bias has a stride c only
   const void* weight = nullptr;                            // contiguous, of the computing type
-  void* blocked = nullptr;                                 // x as deform_block writes it
-  Image grad, dx, doffset, dmask;                          // dx: of the computing type's range of dtypes
-  void* dweight = nullptr;                                 // contiguous, computing type
-  void* dsampling = nullptr;                               // partial sums of the offsets' and masks' gradients
+  void* blocked = nullptr;                                 // (N, blocks, H·W + 1, kBlock): x rearranged
+  void* columns = nullptr;                                 // (C_in·taps, kTile), for few pixels
+  Image grad, dx, doffset, dmask;
+  void* dweight = nullptr;                                 // (parts, *weight's shape), of the computing type
+  void* dsampling = nullptr;                               // (blocks, 3, taps, N·H_out·W_out): row, column, mask
   int64_t taps() const { return kernel_h * kernel_w; }
 };
 
-// How the deformable convolution cuts its work; the same for every instruction set.
-struct DeformPlan {
-  int64_t blocks = 0;         // blocks of at most kBlock channels that share a group and a deformable group
-  int64_t tiles = 0;          // of kTile output pixels, counted over the whole batch
-  int64_t blocked_size = 0;   // elements of Deform::blocked
-  int64_t dsampling_size = 0;
-};
-constexpr int64_t kBlock = 16, kTile = 64;
-// Up to this many output pixels in all, columns are built once and the output channels are spread over threads.
-constexpr int64_t kTiny = 64;
+constexpr int64_t kBlock = 16;        // channels; sixteen floats are a cache line
+constexpr int64_t kTile = 64;         // output pixels, counted through the whole batch
+constexpr int64_t kRowsAtATime = 24;  // output channels of a unit where there are few pixels
 
 struct Kernels {
   const char* name;
@@ -87,6 +83,12 @@ struct Kernels {
   void (*acon_backward)(const Acon&, int64_t, int64_t);
   void (*adapt)(const Adapt&, int64_t, int64_t);
   void (*adapt_backward)(const Adapt&, int64_t, int64_t);
+  void (*deform_rearrange)(const Deform&, int64_t, int64_t);  // units: (image, block)
+  void (*deform_tiles)(const Deform&, int64_t, int64_t);      // units: tiles of pixels
+  void (*deform_columns)(const Deform&, int64_t, int64_t);    // units: blocks
+  void (*deform_product)(const Deform&, int64_t, int64_t);    // units: kRowsAtATime output channels
+  void (*deform_backward)(const Deform&, int64_t, int64_t);   // units: (part, block)
+  void (*deform_gather)(const Deform&, int64_t, int64_t);     // units: (image, deformable group, tap)
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

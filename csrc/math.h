@@ -58,8 +58,8 @@ HIDA_MATH V normalise_gradient(V d, V normalised, S mean_d, S mean_dx, S rstd) {
 }
 
 // A sampling point of the deformable convolution: the four pixels around it (row-major: top left, top right, bottom
-// left, bottom right) and their shares. A pixel outside the image, and each of a point that is not finite or lies a
-// pixel or more outside, is `nowhere`.
+// left, bottom right) and their shares. A pixel outside the image, and each of a point that is not finite or
+// lies more than a pixel outside, is `nowhere`.
 template <class Real>
 struct Point {
   int64_t pixel[4];
@@ -69,7 +69,8 @@ struct Point {
 template <class Real>
 HIDA_MATH Point<Real> locate(Real row, Real column, int64_t height, int64_t width, int64_t nowhere) {
   Point<Real> point{{nowhere, nowhere, nowhere, nowhere}, 0, 0};
-  if (!(row > -1 && row < Real(height) && column > -1 && column < Real(width))) return point;
+  // A point at −1 reads zero, too, but its slope there is that of the first pixel.
+  if (!(row >= -1 && row < Real(height) && column >= -1 && column < Real(width))) return point;
   // Truncation of a number above −1, shifted to be positive, is the floor.
   const int64_t top = int64_t(row + 1) - 1 - (Real(int64_t(row + 1) - 1) > row);
   const int64_t left = int64_t(column + 1) - 1 - (Real(int64_t(column + 1) - 1) > column);

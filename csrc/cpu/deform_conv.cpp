@@ -87,6 +87,7 @@ void tiles(const Deform& d, int64_t begin, int64_t end) {
 template <class Real>
 void columns(const Deform& d, int64_t begin, int64_t end) {
   const int64_t taps = d.taps(), image = blocked_image(d), count = d.out.n * d.out.pixels();
+  const int64_t width = (count + kBlock - 1) / kBlock * kBlock;
   Scratch<Sample<Real>> samples(taps * kTile);
   int64_t found = -1;
   for (int64_t b = begin; b < end; ++b) {
@@ -94,23 +95,27 @@ void columns(const Deform& d, int64_t begin, int64_t end) {
     if (block.deformable != found)
       find_samples(d, found = block.deformable, 0, count, 0, d.blocks * image, samples.get());
     sample_block(d, block, static_cast<const Real*>(d.blocked) + b * image, samples.get(), count,
-                 static_cast<Real*>(d.columns) + block.channel * taps * kTile, kTile);
+                 static_cast<Real*>(d.columns) + block.channel * taps * width, width);
   }
 }
 
-// A unit is kRowsAtATime output channels.
+// A unit is kRowsAtATime output channels. kDepth rows of the columns at a time stay in the first-level cache.
+constexpr int64_t kDepth = 256;
+
 template <class Real>
 void product(const Deform& d, int64_t begin, int64_t end) {
   const int64_t inputs = d.in.c / d.groups * d.taps(), outputs = d.out.c / d.groups;
-  const int64_t count = d.out.n * d.out.pixels(), width = (count + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
+  const int64_t count = d.out.n * d.out.pixels(), width = (count + kBlock - 1) / kBlock * kBlock;
   Scratch<Real> result(kRowsAtATime * kTile);
   for (int64_t unit = begin; unit < end; ++unit) {
     for (int64_t o = unit * kRowsAtATime; o < (unit + 1) * kRowsAtATime && o < d.out.c;) {
       const int64_t group = o / outputs, last = (group + 1) * outputs, stop = (unit + 1) * kRowsAtATime;
       const int64_t rows = (last < stop ? last : stop) - o;
       std::memset(result.get(), 0, size_t(rows * kTile) * sizeof(Real));
-      multiply(rows, width, inputs, static_cast<const Real*>(d.weight) + o * inputs, inputs, int64_t(1),
-               static_cast<const Real*>(d.columns) + group * inputs * kTile, kTile, result.get(), kTile);
+      for (int64_t k = 0; k < inputs; k += kDepth)
+        multiply(rows, width, inputs - k < kDepth ? inputs - k : kDepth,
+                 static_cast<const Real*>(d.weight) + o * inputs + k, inputs, int64_t(1),
+                 static_cast<const Real*>(d.columns) + (group * inputs + k) * width, width, result.get(), kTile);
       write_rows(d, o, o + rows, 0, count, result.get());
       o += rows;
     }

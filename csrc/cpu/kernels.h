@@ -66,7 +66,7 @@ struct Deform {
   Image x, offset, mask, bias, y;                          // mask and bias may be absent; bias has a stride c only
   const void* weight = nullptr;                            // contiguous, of the computing type
   void* blocked = nullptr;                                 // (N, blocks, H·W + 1, kBlock): x rearranged
-  void* columns = nullptr;                                 // (C_in·taps, kTile), for few pixels
+  void* columns = nullptr;                                 // (C_in·taps, pixels padded to kBlock), for few pixels
   Image grad, dx, doffset, dmask;
   void* dweight = nullptr;                                 // (parts, *weight's shape), of the computing type
   void* dsampling = nullptr;                               // (blocks, 3, taps, N·H_out·W_out): row, column, mask

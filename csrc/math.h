@@ -36,8 +36,9 @@ struct AconSlopes {
 template <class E, class V, class S>
 HIDA_MATH AconSlopes<V> acon_slopes(V x, V theta, S slope, S base) {
   const V linear = slope * x;
-  const V gate = sigmoid<E>(theta * linear);
-  const V bend = linear * gate * (1 - gate);  // u·s·(1 − s)
+  const V power = E::exp(-(theta * linear));
+  const V gate = E::reciprocal(1 + power);
+  const V bend = linear * (gate * (power * gate));  // u·s·(1 − s); 1 − s would lose its digits near s = 1
   return {linear * gate + base * x, gate + theta * bend, linear * bend * theta * (1 - theta)};
 }
 

@@ -66,31 +66,33 @@ def outcome(function, inputs, needed=None):
     return [y.detach(), *(t.grad for t in given)]
 
 
-def assert_near(found, expected, limit):
+def assert_near(found, expected, limit, plain=None):
+    """Compare with what is exact; where the plain computation itself is worse than ``limit``, with thrice its error."""
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert (a is None) == (b is None)
         if a is None:
             continue
         assert a.shape == b.shape
-        error = (a.double() - b).norm() / b.norm().clamp_min(1e-6)
-        assert error <= limit, f"output {i}: relative error {error:.2e}"
+        assert b.norm() > 0 or (a == 0).all(), f"output {i} is not 0"
+        error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
+        bound = limit if plain is None else max(limit, 3 * float((plain[i].double() - b).norm() / b.norm().clamp_min(1e-30)))
+        assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
 
 
-def check(name, shape, dtype=torch.float32, limit=None, **kind):
+def check(name, shape, dtype=torch.float32, **kind):
     function, inputs = call(name, shape, dtype, **kind)
     with ops.backend("native"):
         found = outcome(function, inputs)
     assert all(t.dtype == dtype for t in found)
     with ops.backend("reference"):
-        expected = outcome(function, [t.double() for t in inputs])
-    assert_near(found, expected, limit or LIMITS[dtype])
+        expected, plain = outcome(function, [t.double() for t in inputs]), outcome(function, inputs)
+    assert_near(found, expected, LIMITS[dtype], plain)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("name", CALLS)
 def test_results_and_gradients_in_every_shape(name, shape):
-    # A single pixel's variance is 0 and 1/√eps multiplies what rounding leaves of the gradient.
-    check(name, shape, limit=None if shape[2] * shape[3] > 1 or name == "info_acon" else 1e-4)
+    check(name, shape)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

@@ -96,6 +96,16 @@ inline Tensor sums(const Tensor& like, const Extent& e, bool wide) {
   return torch::stable::new_empty(like, {e.n, e.c}, wide ? ScalarType::Double : ScalarType::Float);
 }
 
+// For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a slice
+// takes torch.compile, with dynamic shapes, for ever to reason about.)
+inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {
+  const bool last = x.stride(1) == 1 && x.stride(3) != 1;
+  return torch::stable::empty(operand.sizes(), operand.scalar_type(), torch::headeronly::Layout::Strided,
+                              operand.device(), std::nullopt,
+                              last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                   : torch::headeronly::MemoryFormat::Contiguous);
+}
+
 // Planes to walk abreast so that every cache line of a channels_last tensor is used whole.
 inline int64_t abreast(const Tensor& t, const Extent& e) {
   if (e.pixels() <= 1 || t.stride(1) != 1 || t.stride(3) == 1 || e.c <= 1) return 1;

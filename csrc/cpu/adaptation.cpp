@@ -39,7 +39,7 @@ struct LogitsGradient {
  private:
   static Tensor allocate(const Tensor& x, const Tensor& logits, const Extent& e, bool wide) {
     const Shape shape = shape_of(logits), whole{e.n, e.c, e.h, e.w};
-    if (shape == whole) return empty_like(logits);
+    if (shape == whole) return gradient_like(logits, x);
     if (shape == Shape{e.n, 1, e.h, e.w})
       return new_empty(x, {e.n, e.c, e.h, e.w}, wide ? ScalarType::Double : ScalarType::Float);
     return hida::sums(x, e, wide);
@@ -157,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& gr
   check_statistics(mean, rstd, e, wide);
   Tensor dh = wants(wanted, 0) ? empty_like(h) : absent(h);
   LogitsGradient dlogits(h, logits, e, wide, wants(wanted, 1));
-  Tensor dgamma = wants(wanted, 2) ? empty_like(gamma) : absent(h);
+  Tensor dgamma = wants(wanted, 2) ? gradient_like(gamma, h) : absent(h);
   Tensor dp1 = wants(wanted, 3) ? sums(h, e, wide) : absent(h);
   Tensor dp2 = wants(wanted, 4) ? sums(h, e, wide) : absent(h);
   if (h.numel() > 0) {
@@ -210,7 +210,7 @@ std::tuple<Tensor, Tensor> instance_norm_modulate_backward(const Tensor& grad, c
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
   Tensor dx = wants(wanted, 0) ? empty_like(x) : absent(x);
-  Tensor dgamma = wants(wanted, 1) ? empty_like(gamma) : absent(x);
+  Tensor dgamma = wants(wanted, 1) ? gradient_like(gamma, x) : absent(x);
   if (x.numel() > 0) {
     Adapt a;
     a.planes = {e, wide, abreast(x, e)};

@@ -84,7 +84,7 @@ def _fake(h, logits, gamma, beta, p1, p2, residual: int, eps: float):
 
 def _fake_backward(grad, h, logits, gamma, p1, p2, mean, rstd, residual: int, wanted: int):
     whole = fake_logits_gradient(h, logits, mean)
-    made = (torch.empty_like(h), whole, torch.empty_like(gamma), torch.empty_like(mean), torch.empty_like(mean))
+    made = (torch.empty_like(h), whole, library.gradient_like(gamma, h), torch.empty_like(mean), torch.empty_like(mean))
     return tuple(t if wanted >> i & 1 else h.new_empty(0) for i, t in enumerate(made))
 
 

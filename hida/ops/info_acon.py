@@ -71,7 +71,7 @@ def fake_logits_gradient(x: Tensor, logits: Tensor, *others: Tensor) -> Tensor:
     n, c, h, w = x.shape
     sums = library.partial_sums(x, logits, *others)
     if logits.shape == x.shape:
-        return torch.empty_like(logits)
+        return library.gradient_like(logits, x)
     return sums.new_empty((n, c, h, w)) if tuple(logits.shape) == (n, 1, h, w) else sums
 
 

@@ -74,7 +74,7 @@ def _fake(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: 
 
 
 def _fake_backward(grad: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, wanted: int):
-    made = (torch.empty_like(x), torch.empty_like(gamma))
+    made = (torch.empty_like(x), library.gradient_like(gamma, x))
     return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(made))
 
 

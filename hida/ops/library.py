@@ -49,6 +49,13 @@ def partial_sums(x: Tensor, *operands: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[:2], dtype=torch.float64 if wide else torch.float32)
 
 
+def gradient_like(operand: Tensor, x: Tensor) -> Tensor:
+    """Return an empty tensor of an operand's shape and dtype, in the memory layout of ``x``."""
+    last = x.stride(1) == 1 and x.stride(3) != 1
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(operand.shape, dtype=operand.dtype, device=operand.device, memory_format=layout)
+
+
 def fold(gradient: Tensor, like: Tensor) -> Tensor:
     """Add up a gradient that came back as (N, C) sums or as a whole tensor to the shape and dtype of ``like``."""
     if gradient.dim() == 2:

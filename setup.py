@@ -27,8 +27,9 @@ KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "table"]
 HOST = ["ops", "cpu/adaptation", "cpu/deformation", "cpu/choose"]
 X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512 "
-    "-Wno-maybe-uninitialized".split(),
+    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
+    # The warning is about GCC's own header of intrinsics.
+    + ["-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
 }
 
 
@@ -72,7 +73,7 @@ class Ninja(build_ext):
         try:
             subprocess.run([*command, "-C", str(work), *(["-j", jobs] if jobs else [])], check=True)
         except subprocess.CalledProcessError as error:
-            raise SystemExit(f"hida: the native ops failed to compile (ninja exit status {error.returncode}).") from None
+            raise SystemExit(f"hida: the native ops do not compile (ninja exit status {error.returncode}).") from None
 
     def get_outputs(self) -> list[str]:
         if missing():

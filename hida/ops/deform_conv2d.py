@@ -198,9 +198,7 @@ def _fake_backward(grad, x, offset, weight, stride, padding, dilation, mask, wan
         weight.new_empty(weight.shape, dtype=wide),
         None if mask is None else torch.empty_like(mask),
     )
-    return tuple(
-        x.new_empty(0) if t is None or not wanted >> i & 1 else t for i, t in enumerate(made)
-    )
+    return tuple(x.new_empty(0) if t is None or not wanted >> i & 1 else t for i, t in enumerate(made))
 
 
 def _setup(ctx, inputs, output) -> None:

@@ -84,9 +84,7 @@ def _backward(ctx, grad: Tensor):
     if torch.is_grad_enabled():
         return tuple(library.differentiable_gradients(info_acon_reference, tensors, needed, grad))
     gradients = torch.ops.hida.info_acon_backward(grad, *tensors, library.wanted(needed))
-    return tuple(
-        library.fold(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True)
-    )
+    return tuple(library.fold(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True))
 
 
 if library.loaded:

@@ -75,7 +75,9 @@ def assert_near(found, expected, limit, plain=None):
         assert a.shape == b.shape
         assert b.norm() > 0 or (a == 0).all(), f"output {i} is not 0"
         error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
-        bound = limit if plain is None else max(limit, 3 * float((plain[i].double() - b).norm() / b.norm().clamp_min(1e-30)))
+        bound = limit
+        if plain is not None:
+            bound = max(limit, 3 * float((plain[i].double() - b).norm() / b.norm().clamp_min(1e-30)))
         assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
 
 
@@ -127,9 +129,9 @@ def test_views_of_any_strides(name):
         "channels exchanged": lambda t: t[:, :4].transpose(0, 1)[:2].transpose(0, 1),
         "one image for all": lambda t: t[:1].expand(3, -1, -1, -1) if t.shape[2] > 1 else t,
         "one row for all": lambda t: t[:, :, :1].expand(-1, -1, 7, -1) if t.shape[2] > 1 else t,
-        "misaligned": lambda t: t.flatten()[1 : 1 + t.numel() // 2].reshape(t.shape[0], -1, *t.shape[2:])
-        if t.shape[0] == 2
-        else t[:, :3],
+        "misaligned": lambda t: (
+            t.flatten()[1 : 1 + t.numel() // 2].reshape(t.shape[0], -1, *t.shape[2:]) if t.shape[0] == 2 else t[:, :3]
+        ),
     }
     for title, view in views.items():
         strided = [view(t) for t in inputs]
@@ -137,7 +139,8 @@ def test_views_of_any_strides(name):
             found = function(*strided)
         with ops.backend("reference"):
             expected = function(*(t.double() for t in strided))
-        assert_near([found], [expected], 1e-6), title
+        assert found.shape == expected.shape, title
+        assert_near([found], [expected], 1e-6)
 
 
 def test_slices_of_one_tensor_are_not_copied():
@@ -239,10 +242,9 @@ def test_what_is_not_finite_stays_in_its_plane(value):
             y = function(*inputs)
         with ops.backend("reference"):
             expected = function(*inputs)
-        assert torch.equal(y.isfinite(), expected.isfinite()) or (y.isfinite() | ~expected.isfinite()).all()
+        assert torch.equal(y.isfinite(), expected.isfinite()), name
         assert y[1].isfinite().all()
         assert y[0, [0, 2]].isfinite().all()
-        assert not y[0, 1, 2, 3].isfinite() or value == -float("inf")
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5)])
@@ -325,7 +327,7 @@ def test_a_direct_call_with_a_wrong_shape_is_refused():
 
 def test_native_is_refused_where_it_is_not():
     x, slope = torch.ones(1, 2, 3, 4, device="meta"), torch.ones(1, 2, 1, 1, device="meta")
-    with ops.backend("native"), pytest.raises(HidaError, match="no native ops for torch.float32 on meta"):
+    with ops.backend("native"), pytest.raises(HidaError, match=r"no native ops for torch\.float32 on meta"):
         ops.info_acon(x, x, slope, slope)
     with ops.backend("auto"):
         assert ops.info_acon(x, x, slope, slope).shape == x.shape

@@ -64,8 +64,7 @@ def call(tensors, steps):
 
 def outcome(tensors, steps, needed=(True,) * 5):
     given = [
-        None if t is None else t.detach().clone().requires_grad_(need)
-        for t, need in zip(tensors, needed, strict=True)
+        None if t is None else t.detach().clone().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
     ]
     y = call(given, steps)
     upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype)

@@ -27,9 +27,10 @@ KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "table"]
 HOST = ["ops", "cpu/adaptation", "cpu/deformation", "cpu/choose"]
 X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
-    # The warning is about GCC's own header of intrinsics.
-    + ["-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
+    "avx512": [
+        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
+        *("-mprefer-vector-width=512", "-Wno-maybe-uninitialized"),  # the warning is about GCC's own header
+    ],
 }
 
 

@@ -87,4 +87,5 @@ def _processor() -> str:
 
 def relative_error(found, exact) -> float:
     """Return the worst ‖found − exact‖/‖exact‖ of two lists of tensors."""
-    return max(float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(found, exact, strict=True))
+    pairs = [(a.detach().double(), b.detach()) for a, b in zip(found, exact, strict=True)]
+    return max(float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in pairs)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hida.config import Config, from_dict
+from hida.config import Config, ConfigError, from_dict
 from hida.errors import HidaError
 from hida.files import atomic_path
 from hida.models import Generator, build_generator
@@ -92,8 +92,10 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
                 )
             names = [name for name in file.keys() if prefixes is None or name.startswith(prefixes)]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
-        config, state = from_dict(json.loads(metadata["config"])), json.loads(metadata["state"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        config, state = from_dict(json.loads(metadata["config"])), dict(json.loads(metadata["state"]))
+    except ConfigError as error:
+        raise CheckpointError(f"'{path}' holds a configuration that this program does not know: {error}") from None
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, HidaError):
             raise
         raise CheckpointError(

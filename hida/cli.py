@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
     "compare": ("hida.compare", "put several evaluations into one table"),
     "depth": ("hida.depth.__main__", "write depth maps of photos"),
-    "weights": ("hida.weights_command", "list and fetch weights"),
+    "weights": ("hida.weights.__main__", "list and fetch weights"),
     "info": ("hida.info", "say what is installed, built and found"),
 }
 

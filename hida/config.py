@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class LossConfig:
     weight_texture: float = 1.0
     weight_geometry: float = 4.0
 
+    def __post_init__(self) -> None:
+        for name in ("mean_difference", "weight_adversarial", "weight_pixel", "weight_texture", "weight_geometry"):
+            _require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -97,7 +102,11 @@ class OptimizerConfig:
         _require(
             self.name == "adamw" or self.weight_decay == 0, "weight_decay has no effect with adam; set it to 0", self
         )
-        _require(self.learning_rate > 0, "learning_rate must be > 0", self)
+        _require(0 < self.learning_rate < math.inf, "learning_rate must be > 0", self)
+        _require(0 <= self.beta1 < 1, "beta1 must lie in [0, 1)", self)
+        _require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
+        _require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
+        _require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,7 @@ class AugmentConfig:
         _require(self.pad >= 3, "pad must be ≥ 3, so that a 256 crop fits into a 250 image", self)
         _require(0 <= self.jitter <= 1, "jitter must lie in 0..1", self)
         _require(0 <= self.scale < 1, "scale must lie in [0, 1)", self)
+        _require(0 <= self.rotate <= 180, "rotate must lie in 0..180", self)
 
 
 @dataclass(frozen=True)
@@ -159,9 +169,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.batch >= 1, "batch must be ≥ 1", self)
-        _require(self.epochs > 0, "epochs must be > 0", self)
+        _require(0 < self.epochs < math.inf, "epochs must be > 0 and finite", self)
+        _require(0 <= self.seed < 2**63, "seed must lie in 0..2⁶³−1", self)
         _require(0 <= self.ema < 1, "ema must lie in [0, 1)", self)
         _require(self.keep >= 1, "keep must be ≥ 1", self)
+        _require(self.log_every >= 1, "log_every must be ≥ 1", self)
+        _require(self.checkpoint_minutes > 0, "checkpoint_minutes must be > 0", self)
+        for name in ("holdout", "clip", "threads", "sample_epochs", "evaluate_epochs", "checkpoint_epochs"):
+            _require(getattr(self, name) >= 0, f"{name} must be ≥ 0", self)
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,13 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists, as JSON and TOML hold them."""
-        return dataclasses.asdict(self)
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def presets() -> list[str]:

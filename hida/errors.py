@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,14 +19,18 @@ class Interrupted(Exception):
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and return its exit status.
 
-    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr;
-    130 interrupted. Anything else is a defect of ours and keeps its traceback.
+    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr; 130 interrupted;
+    141 when the reader of the output has gone. Anything else is a defect of ours and keeps its traceback.
     """
     try:
         main(argv)
     except HidaError as error:
         print(f"hida: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader (head, less) has left; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         sentence = _sentence(error)
         if sentence is None:

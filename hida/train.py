@@ -12,6 +12,7 @@ Calling the same command again continues from the newest whole checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_json
 from hida.training.distributed import World
-from hida.training.journal import Journal
+from hida.training.journal import Journal, require_tensorboard
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState
 
@@ -99,13 +100,14 @@ def train(arguments: Arguments, world: World) -> None:
     newest = checkpoint.newest(out) if arguments.resume == "auto" else None
     if arguments.resume == "never" and checkpoint.checkpoint_paths(out):
         raise HidaError(f"'{out}' already holds checkpoints; choose another --out, or --resume auto to continue.")
-    pairs = load_pairs(prepared, prepared.split("train"), progress=world.leads)
-    kept, held_out = split_holdout(len(pairs), config.train.holdout, config.train.seed)
+    listed = prepared.split("train")
+    kept, held_out = split_holdout(len(listed), config.train.holdout, config.train.seed)
     if len(kept) < 1:
         raise HidaError(
-            f"'{arguments.data}' has {len(pairs)} training pairs and {config.train.holdout} are held out; "
+            f"'{arguments.data}' has {len(listed)} training pairs and {config.train.holdout} are held out; "
             "lower --train.holdout."
         )
+    pairs = load_pairs(prepared, listed, progress=world.leads)
     training, watched = pairs.take(kept).to(world.device), pairs.take(held_out).to(world.device)
     del pairs
 
@@ -139,7 +141,8 @@ def _loop(
 ) -> None:
     config, world, size = arguments.config, state.world, len(training)
     options, share = config.train, config.train.batch // world.size
-    last = -(-int(options.epochs * size) // options.batch)
+    # Counted from the images, since an earlier part of the run may have had another batch.
+    last = state.iteration + max(0, math.ceil((options.epochs * size - state.images) / options.batch))
     if arguments.stop_after:
         last = min(last, state.iteration + arguments.stop_after)
     # At the last iterations of an epoch's fraction the counters cross a multiple of the interval.
@@ -149,6 +152,7 @@ def _loop(
     )
     saved = marked = time.monotonic()
     sums: dict[str, torch.Tensor] = {}
+    summed = 0
     journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
     bar = tqdm(
         total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
@@ -161,14 +165,21 @@ def _loop(
         losses = state.step(batch, first / size)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value
+        summed += 1
         bar.update()
         epoch = state.images / size
-        if journal and state.iteration % options.log_every == 0:
-            now = time.monotonic()
-            values = {name: float(value) / options.log_every for name, value in sums.items()}
-            speed = options.log_every * options.batch / (now - marked)
-            marked, sums = now, {}
-            journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
+        if state.iteration % options.log_every == 0:
+            means = world.average(torch.stack(list(sums.values())) / summed).tolist()
+            values, now = dict(zip(sums, means, strict=True)), time.monotonic()
+            speed = summed * options.batch / (now - marked)
+            marked, sums, summed = now, {}, 0
+            if not all(map(math.isfinite, means)):
+                raise HidaError(
+                    f"the losses are no longer finite at iteration {state.iteration} ({values}); lower "
+                    "--optimizer.learning-rate and run the command again: it continues from the last checkpoint."
+                )
+            if journal:
+                journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
             bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)
         if evaluate.due(state.images) and len(watched) and journal:
             journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, watched)})
@@ -200,7 +211,9 @@ def save_checkpoint(out: Path, state: TrainingState) -> None:
     """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
     path = checkpoint.checkpoint_path(out, state.iteration)
     checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
-    for old in checkpoint.checkpoint_paths(out)[state.config.train.keep :]:
+    # A later one can only be torn, since the run began before it: it must not push out whole ones.
+    written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
+    for old in written[state.config.train.keep :]:
         old.unlink(missing_ok=True)
 
 
@@ -223,6 +236,8 @@ def _require_runnable(config: Config, world: World) -> None:
         )
     if config.train.precision == "fp16" and world.device.type != "cuda":
         raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    if config.train.tensorboard:
+        require_tensorboard()
 
 
 class _Every:
@@ -237,17 +252,21 @@ class _Every:
 
 
 class _StopFlag:
-    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt."""
+    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt.
+
+    Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
+    """
 
     def __enter__(self) -> _StopFlag:
-        self.raised = False
+        self.raised, self.since = False, 0.0
         self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number: int, frame: object) -> None:
-        if self.raised and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.raised and number == signal.SIGINT and now - self.since > 2:
             raise KeyboardInterrupt
-        self.raised = True
+        self.raised, self.since = True, self.since or now
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():

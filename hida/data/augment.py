@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from hida.config import AugmentConfig, Fill
 from hida.data.dataset import PairTensors
+from hida.errors import HidaError
 
 CROP = 256
 
@@ -39,6 +40,11 @@ def random_batch(pairs: PairTensors, config: AugmentConfig, generator: torch.Gen
     """
     n, side = len(pairs), pairs.photo.shape[-1]
     device = pairs.photo.device
+    if side + 2 * config.pad < CROP:
+        raise HidaError(
+            f"pictures of {side}×{side} with a border of {config.pad} are smaller than the crop of {CROP}×{CROP}; "
+            f"set --augment.pad to {math.ceil((CROP - side) / 2)} or more."
+        )
 
     def uniform(low: float, high: float, count: int = 1) -> Tensor:
         return (torch.rand(count, n, generator=generator) * (high - low) + low).to(device)

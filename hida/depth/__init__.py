@@ -91,6 +91,12 @@ def face_model(method: str = "auto", device: str = "cpu") -> FaceModel:
     if method == "tddfa":
         if device != "cpu":
             raise HidaError(f"The depth method tddfa runs on the CPU, not on {device}; use builtin there.")
+        if not weights.is_available(*_TDDFA):
+            missing = ", ".join(weights.get(name).filename for name in _TDDFA if not weights.is_available(name))
+            raise HidaError(
+                f"The depth method tddfa needs files that are not on this machine ({missing}); run `hida weights fetch "
+                "tddfa --accept-licence`, add a folder that holds them to HIDA_WEIGHTS, or use builtin."
+            )
         key = (method, *(str(weights.find(name)) for name in _TDDFA))
     elif method == "builtin":
         key = (method, device, str(weights.find("depth")), str(weights.find("faceboxes")))

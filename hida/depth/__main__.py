@@ -16,7 +16,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from hida.data.images import image_files, write_png
+from hida.data.images import write_png
+from hida.data.targets import list_photos, name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError, run_command
 
@@ -41,14 +42,14 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = tyro.cli(Options, args=argv, prog="hida depth")
-    targets = _targets(_photos(options.photos), options.out)
+    targets = name_targets(list_photos(options.photos), options.out)
     method = resolve(options.method)
     load(method, options.model)  # what concerns every photo is said once, before any
     faults = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
-        for target, photo in tqdm(targets.items(), desc=f"depth ({method})", unit="photo", disable=len(targets) < 2):
+        for photo, (target,) in tqdm(targets.items(), desc=f"depth ({method})", unit="photo", disable=len(targets) < 2):
             try:
                 depth = predict(photo, method, model=options.model)
             except HidaError as error:
@@ -63,32 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if faults:
         raise HidaError(f"{len(faults)} of {len(targets)} photos gave no depth; the reasons stand above.")
     print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {options.out}")
-
-
-def _photos(given: Sequence[Path]) -> list[Path]:
-    if not given:
-        raise HidaError("Give one or more photos, or folders of photos.")
-    photos: list[Path] = []
-    for path in given:
-        inside = image_files(path) if path.is_dir() else [path]
-        if not inside:
-            raise HidaError(f"The folder {path} holds no pictures.")
-        photos += inside
-    return photos
-
-
-def _targets(photos: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each photo's map goes; nothing may be overwritten by another photo's map, least of all a photo."""
-    targets: dict[Path, Path] = {}
-    originals = {photo.resolve() for photo in photos}
-    for photo in photos:
-        target = out / f"{photo.stem}.png"
-        if target in targets:
-            raise HidaError(f"{targets[target]} and {photo} would both be written to {target}; do them one by one.")
-        if target.resolve() in originals:
-            raise HidaError(f"{target} is one of the photos; choose another folder with --out.")
-        targets[target] = photo
-    return targets
 
 
 if __name__ == "__main__":

@@ -136,13 +136,14 @@ class Sketcher:
         photos = torch.from_numpy(np.stack([view_photo(pixels, matrix) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
-        sketches = []
-        for number in styles:
-            drawn = [
-                self._generate(photos[start : start + BATCH], maps[start : start + BATCH], number)
-                for start in range(0, len(photos), BATCH)
-            ]
-            sketches.append(compose_picture(views, list(torch.cat(drawn)[:, 0].cpu().numpy())))
+        drawn: list[list[np.ndarray]] = [[] for _ in styles]
+        for start in range(0, len(photos), BATCH):
+            encoded = self.generator.encode(photos[start : start + BATCH], maps[start : start + BATCH])
+            for number, pieces in zip(styles, drawn, strict=True):
+                style = torch.full((len(encoded.stem_photo),), number - 1, device=self.device)
+                sketch = self.generator.sketch(self.generator.decode(encoded, style), encoded)
+                pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
+        sketches = [compose_picture(views, pieces) for pieces in drawn]
         return sketches, Image.fromarray(np.rint(depth_map * 255).astype(np.uint8))
 
     @torch.inference_mode()
@@ -157,10 +158,6 @@ class Sketcher:
         side = photos.shape[-1]
         first = (sketch.shape[-1] - side) // 2
         return _bytes(sketch[:, :, first : first + side, first : first + side])
-
-    def _generate(self, photos: Tensor, maps: Tensor, style: int) -> Tensor:
-        numbers = torch.full((len(photos),), style - 1, device=self.device)
-        return _bytes(self.generator(photos, maps, numbers)[0])
 
     def _prepare(
         self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame

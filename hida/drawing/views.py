@@ -22,6 +22,8 @@ CANVAS = 1024
 """Longest side, in drawn pixels, of what surrounds the face: about 25 tiles."""
 OVERLAP = 96
 """Drawn pixels that neighbouring tiles share at least."""
+RIM = 16
+"""Drawn pixels around the photo that the tiles also cover: a view's own rim is drawn worst."""
 FEATHER = 40
 """Drawn pixels over which the face's view gives way to what surrounds it."""
 
@@ -73,8 +75,9 @@ def _starts(length: int) -> list[float]:
     """Return where tiles begin along a side: evenly spread, centred if one is enough."""
     if length <= CROP:
         return [float(-((CROP - length) // 2))]
-    count = math.ceil((length - OVERLAP) / (CROP - OVERLAP))
-    return [float(round(k * (length - CROP) / (count - 1))) for k in range(count)]
+    room = length + 2 * RIM
+    count = math.ceil((room - OVERLAP) / (CROP - OVERLAP))
+    return [float(round(k * (room - CROP) / (count - 1)) - RIM) for k in range(count)]
 
 
 def shift(x: float, y: float) -> np.ndarray:

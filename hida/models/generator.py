@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +70,15 @@ class Head(nn.Module):
         return self.up(self.activation(torch.cat((features, stem), 1)))
 
 
+class Encoded(NamedTuple):
+    """What the encoder hands to the decoder: the stems, every level's features, the depth at every level's size."""
+
+    stem_photo: Tensor
+    stem_depth: Tensor
+    features: list[Tensor]
+    depths: list[Tensor]
+
+
 class Generator(nn.Module):
     """Draw a sketch of a photo in a style, guided by its depth map.
 
@@ -109,19 +120,32 @@ class Generator(nn.Module):
         Raises:
             OpError: if a shape or dtype does not fit.
         """
+        encoded = self.encode(photo, depth)
+        x = self.decode(encoded, style)
+        return self.sketch(x, encoded), self.head_depth(x, encoded.stem_depth)
+
+    def encode(self, photo: Tensor, depth: Tensor) -> Encoded:
+        """Return all that does not depend on the style, so that several styles of one photo can share it."""
         _require_inputs(photo, depth)
-        weights = style_weights(style, photo.shape[0], self.config.styles)
-        depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
         stem_photo, stem_depth = self.stem_photo(photo), self.stem_depth(depth)
         features = [torch.cat((stem_photo, stem_depth), 1)]
         for level in self.encoder:
             features.append(level(features[-1]))
-        x = features[-1]
+        depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
+        return Encoded(stem_photo, stem_depth, features, depths)
+
+    def decode(self, encoded: Encoded, style: Tensor) -> Tensor:
+        """Return the features (N, C, H/2, W/2) that both heads read, in ``style`` (as :meth:`forward` takes it)."""
+        weights = style_weights(style, encoded.stem_photo.shape[0], self.config.styles)
+        x = encoded.features[-1]
         for index, level in enumerate(self.decoder):
-            skip = features[-1 - index] if index else None
-            x = level(x, skip, depths[index], weights)
-        sketch = torch.tanh(self.head_sketch(x, stem_photo))
-        return sketch, self.head_depth(x, stem_depth)
+            skip = encoded.features[-1 - index] if index else None
+            x = level(x, skip, encoded.depths[index], weights)
+        return x
+
+    def sketch(self, x: Tensor, encoded: Encoded) -> Tensor:
+        """Return the sketch (N, 1, H, W) in [−1, 1] from decoded features."""
+        return torch.tanh(self.head_sketch(x, encoded.stem_photo))
 
 
 def _initialise(module: nn.Module) -> None:

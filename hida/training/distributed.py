@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from hida.errors import HidaError
+
 
 @dataclass(frozen=True)
 class World:
@@ -25,6 +27,12 @@ class World:
         chosen = torch.device(device)
         if size == 1:
             return cls(0, 1, chosen)
+        absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if absent:
+            raise HidaError(
+                f"WORLD_SIZE is {size} but {', '.join(absent)} is not set; start several processes with "
+                "torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
+            )
         if chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(chosen)

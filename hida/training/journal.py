@@ -22,7 +22,7 @@ class Journal:
         self.folder, self.path = folder, folder / "log.jsonl"
         _drop_lines_after(self.path, iteration)
         self.file = self.path.open("a", encoding="utf-8")
-        self.writer = _tensorboard(folder) if tensorboard else None
+        self.writer = require_tensorboard()(str(folder / "tensorboard")) if tensorboard else None
 
     def write(self, iteration: int, epoch: float, values: dict[str, float], **more: Any) -> None:
         entry = {"iteration": iteration, "epoch": round(epoch, 4), **values, **more}
@@ -71,9 +71,10 @@ def _drop_lines_after(path: Path, iteration: int) -> None:
     write_bytes(path, b"".join(kept))
 
 
-def _tensorboard(folder: Path) -> Any:
+def require_tensorboard() -> Any:
+    """Return TensorBoard's SummaryWriter class; HidaError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise HidaError("tensorboard is not installed; run pip install 'hida[tensorboard]' or leave it off.") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -155,8 +155,14 @@ class TrainingState:
                 index: {key: stored[f"{key}.{name}"] for key in keys if f"{key}.{name}" in stored}
                 for index, name in enumerate(names)
             }
+            for parameter, values in zip(networks[part].parameters(), entries.values(), strict=True):
+                for key, value in values.items():
+                    if value.shape == parameter.shape:
+                        # The fused step walks memory: the moments must lie as the (maybe channels-last) weights do.
+                        values[key] = torch.empty_like(parameter, device="cpu").copy_(value).detach()
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        if checkpoint.state["scaler"]:  # empty unless the precision was fp16
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
 
 

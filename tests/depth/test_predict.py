@@ -203,3 +203,10 @@ def test_a_folder_without_pictures_and_no_photo_at_all_are_named(tmp_path):
         main([str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(HidaError, match="one or more photos"):
         main(["--out", str(tmp_path / "out")])
+
+
+def test_missing_tddfa_weights_are_all_named_with_the_one_command_that_fetches_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HIDA_WEIGHTS", "")
+    monkeypatch.setenv("HIDA_CACHE", str(tmp_path))
+    with pytest.raises(HidaError, match=r"mb05_120x120\.pth.*bfm\.npz.*hida weights fetch tddfa --accept-licence"):
+        depth.face_model("tddfa")

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from hida.errors import HidaError
 from hida.files import atomic_path
-from hida.registry import check_sha256, download, download_archive, open_member, sha256
-from hida.weights_table import ASSETS, GENERATORS, GROUPS, Alternative, Asset, Basis, Packaged, Source, Url
+from hida.weights.basis import extract_basis
+from hida.weights.registry import check_sha256, download, download_archive, open_member, sha256
+from hida.weights.table import ASSETS, GENERATORS, GROUPS, Alternative, Asset, Basis, Packaged, Source, Url
 
 __all__ = [
     "ASSETS",
@@ -33,11 +33,10 @@ __all__ = [
     "find",
     "get",
     "is_available",
-    "main",
     "search_folders",
 ]
 
-ASSET_FOLDER = Path(__file__).parent / "assets"
+ASSET_FOLDER = Path(__file__).parent.parent / "assets"
 
 
 def cache_folder() -> Path:
@@ -159,8 +158,6 @@ def _obtain(source: Source, target: Path, asset: Asset) -> None:
         archive = Path(folder) / source.archive.filename
         download_archive(source.archive, archive)
         if isinstance(source, Basis):
-            from hida.depth.morphable import extract_basis
-
             extract_basis(archive, indices, target)
         else:
             with open_member(archive, source.path) as stream, target.open("wb") as file:
@@ -177,18 +174,3 @@ def _fault(path: Path, expected: Alternative) -> str | None:
     if size != expected.size:
         return f"is damaged or another version: {size} bytes instead of {expected.size}"
     return None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command ``hida weights``."""
-    from hida.weights_command import main as command
-
-    command(argv)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from hida.errors import run_command
-
-    sys.exit(run_command(main))

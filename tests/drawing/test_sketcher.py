@@ -1,0 +1,159 @@
+"""Sketcher: what goes in, what comes out, and what it says when it cannot."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hida
+from hida import checkpoint, depth
+from hida.config import Config, GeneratorConfig
+from hida.data.alignment import TEMPLATE, warp
+from hida.depth.face import Face
+from hida.drawing.sketcher import NoFaceError, Sketcher
+from hida.errors import HidaError
+from hida.models import build_generator
+
+
+class Flat(Face):
+    """A face in the template's place, or where ``shift`` moves it; its depth is 1 inside a disc."""
+
+    @property
+    def points(self):
+        return TEMPLATE.copy()
+
+    def depth(self, size, matrix=None):
+        y, x = np.mgrid[:250, :250]
+        disc = (np.hypot(x - 124, y - 130) < 60).astype(np.float32)
+        return warp(disc, np.eye(2, 3) if matrix is None else matrix, size, fill="black", resample="bilinear")
+
+
+class Model:
+    def faces(self, photo):
+        return [Flat((60, 60, 190, 220), 0.9)] if photo.max() > 0 else []
+
+    def whole(self, photo):
+        return Flat((0, 0, 1, 1), 0.0)
+
+
+@pytest.fixture
+def config():
+    return Config(generator=GeneratorConfig(base_width=4))
+
+
+@pytest.fixture
+def sketcher(config, monkeypatch):
+    monkeypatch.setattr(depth, "face_model", lambda method="auto", device="cpu": Model())
+    torch.manual_seed(0)
+    return Sketcher(build_generator(config), config)
+
+
+@pytest.fixture
+def photo():
+    values = np.random.default_rng(1).integers(1, 256, (250, 250, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+def test_the_sketch_is_grey_and_has_the_size_of_the_photo(sketcher, photo):
+    for size in ((250, 250), (300, 411), (97, 64)):
+        sketch = sketcher(photo.resize(size), style=2)
+        assert sketch.mode == "L"
+        assert sketch.size == size
+
+
+def test_one_view_equals_the_generator_called_by_hand(sketcher, photo):
+    values = np.pad(np.asarray(photo), ((3, 3), (3, 3), (0, 0)), mode="edge")
+    view = torch.from_numpy(values).permute(2, 0, 1)[None].float() / 127.5 - 1
+    face = Flat((0, 0, 1, 1), 1.0)
+    map_ = torch.from_numpy(face.depth((256, 256), np.array([[1.0, 0, 3], [0, 1, 3]])))[None, None]
+    with torch.no_grad():
+        expected = sketcher.generator(view, map_, torch.tensor([1]))[0][0, 0, 3:253, 3:253]
+    expected = ((expected + 1) * 127.5).round().clamp(0, 255).numpy()
+    assert np.abs(np.asarray(sketcher(photo, style=2)) - expected).max() <= 1
+
+
+def test_lists_of_photos_and_styles(sketcher, photo):
+    singles = [sketcher(photo, style=k) for k in (1, 2, 3)]
+    for batch in (sketcher(photo, style=[1, 2, 3]), sketcher([photo] * 3, style=[1, 2, 3])):
+        assert len(batch) == 3
+        for one, two in zip(singles, batch, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+    assert len({single.tobytes() for single in singles}) == 3
+    assert len(sketcher([photo, photo], style=1)) == 2
+    assert sketcher([], style=1) == []
+
+
+def test_draw_aligned_equals_drawing_the_pictures(sketcher, photo):
+    face = Flat((0, 0, 1, 1), 1.0)
+    photos = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None]
+    maps = torch.from_numpy((face.depth((250, 250)) * 255).astype(np.uint8))[None, None]
+    config = sketcher.config
+    drawn = sketcher.draw_aligned(photos, maps, torch.tensor([0]))
+    assert drawn.shape == (1, 1, 250, 250)
+    assert drawn.dtype == torch.uint8
+    if config.augment.fill_photo == "replicate":
+        assert np.abs(drawn[0, 0].numpy().astype(int) - np.asarray(sketcher(photo, style=1))).mean() < 1
+
+
+def test_given_depth_is_used(sketcher, photo, tmp_path):
+    near = np.ones((250, 250), np.float32)
+    by_array = sketcher(photo, depth=near)
+    Image.fromarray(np.full((250, 250), 255, np.uint8)).save(tmp_path / "near.png")
+    # A constant map of a file carries no scale of its own, so only a varying one is compared.
+    ramp = np.tile(np.linspace(0, 1, 250, dtype=np.float32), (250, 1))
+    Image.fromarray(np.rint(ramp * 255).astype(np.uint8)).save(tmp_path / "ramp.png")
+    by_file, by_ramp = sketcher(photo, depth=tmp_path / "ramp.png"), sketcher(photo, depth=ramp)
+    assert np.abs(np.asarray(by_file).astype(int) - np.asarray(by_ramp)).mean() < 1
+    assert by_array.tobytes() != by_ramp.tobytes()
+    with pytest.warns(UserWarning, match="zero everywhere"):
+        assert sketcher(photo, depth="none").tobytes() != by_ramp.tobytes()
+
+
+def test_no_face_is_one_sentence_unless_the_whole_is_asked_for(sketcher):
+    black = Image.new("RGB", (120, 80))
+    with pytest.raises(NoFaceError, match="--frame whole"):
+        sketcher(black)
+    assert sketcher(black, frame="whole").size == (120, 80)
+
+
+@pytest.mark.parametrize("style", [0, 4, 7, -1, 1.5, "1"])
+def test_an_unknown_style_is_named(sketcher, photo, style):
+    with pytest.raises(HidaError, match="style"):
+        sketcher(photo, style=[style])
+
+
+def test_unequal_lists_are_refused(sketcher, photo):
+    with pytest.raises(HidaError, match="2 entries for 3 photos"):
+        sketcher([photo] * 3, style=[1, 2])
+    with pytest.raises(HidaError, match="depth has 1 entries"):
+        sketcher([photo] * 2, depth=[None])
+
+
+def test_from_pretrained_takes_files_folders_and_names(sketcher, config, photo, tmp_path, monkeypatch):
+    tensors = {f"ema.{name}": tensor for name, tensor in sketcher.generator.state_dict().items()}
+    file = tmp_path / "weights.safetensors"
+    checkpoint.save(file, checkpoint.WEIGHTS, config, {}, tensors)
+    run = checkpoint.checkpoint_path(tmp_path / "run", 7)
+    checkpoint.save(run, checkpoint.CHECKPOINT, config, {}, tensors)
+    monkeypatch.setenv("HIDA_WEIGHTS", str(tmp_path / "named"))
+    checkpoint.save(tmp_path / "named" / "small.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    expected = sketcher(photo).tobytes()
+    for source in (file, str(file), tmp_path / "run", "small"):
+        loaded = Sketcher.from_pretrained(source)
+        assert loaded.config == config
+        assert loaded(photo).tobytes() == expected
+
+
+def test_missing_weights_are_one_sentence(tmp_path):
+    for name in ("nosuch", tmp_path / "no.safetensors", "no/such.safetensors"):
+        with pytest.raises(HidaError, match="no weights"):
+            Sketcher.from_pretrained(name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HidaError, match="no whole checkpoint"):
+        Sketcher.from_pretrained(tmp_path / "empty")
+
+
+def test_the_package_offers_it():
+    assert hida.Sketcher is Sketcher
+    with pytest.raises(AttributeError):
+        _ = hida.Skecher

@@ -1,0 +1,116 @@
+"""Views: every photo pixel is drawn, faces land in their place, and composition undoes the cutting."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hida.data.alignment import TEMPLATE, apply, compose, similarity
+from hida.data.augment import CROP
+from hida.drawing.views import CANVAS, MARGIN, compose_picture, plan, shift, view_depth, view_photo
+
+
+def smooth(width, height):
+    """A photo whose grey values are a slow function of position, so that resampling hardly changes it."""
+    y, x = np.mgrid[:height, :width]
+    grey = 127 + 60 * np.sin(x / width * 3) + 50 * np.cos(y / height * 2)
+    return np.repeat(np.rint(grey).astype(np.uint8)[:, :, None], 3, 2)
+
+
+def face_points(scale, angle, x, y):
+    """The template turned, scaled and moved, as a photo would show it."""
+    turn = scale * np.exp(1j * np.deg2rad(angle))
+    placed = (TEMPLATE - TEMPLATE.mean(0)) @ (1, 1j) * turn + x + 1j * y
+    return np.stack([placed.real, placed.imag], 1)
+
+
+def test_an_aligned_photo_is_one_view_cut_without_resampling():
+    photo = np.random.default_rng(0).integers(0, 256, (250, 250, 3), np.uint8)
+    drawn = plan((250, 250), TEMPLATE)
+    assert len(drawn.views) == 1
+    np.testing.assert_array_equal(drawn.face, shift(MARGIN, MARGIN))
+    view = view_photo(photo, drawn.face)
+    np.testing.assert_array_equal(view[3:253, 3:253], photo)
+    picture = np.asarray(compose_picture(drawn, [view[:, :, 0]]))
+    np.testing.assert_array_equal(picture, photo[:, :, 0])
+
+
+@pytest.mark.parametrize("angle", [0, 30, -75, 180])
+def test_the_face_stands_upright_in_its_place(angle):
+    points = face_points(0.8, angle, 300, 200)
+    drawn = plan((640, 480), points)
+    np.testing.assert_allclose(apply(drawn.face, points), TEMPLATE + MARGIN, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("size", "points"),
+    [
+        ((640, 480), face_points(0.8, 20, 300, 200)),
+        ((480, 640), face_points(2.0, 0, 240, 300)),
+        ((900, 200), face_points(0.4, -10, 450, 100)),
+        ((512, 512), None),
+        ((300, 17), None),
+        ((1, 1), None),
+        ((40, 60), face_points(0.1, 0, 20, 30)),
+    ],
+)
+def test_drawing_the_photo_itself_gives_the_photo_back(size, points):
+    photo = smooth(*size)
+    drawn = plan(size, points)
+    views = [view_photo(photo, matrix) for matrix in drawn.views]
+    assert all(view.shape == (CROP, CROP, 3) for view in views)
+    picture = compose_picture(drawn, [view[:, :, 0] for view in views])
+    assert picture.size == size
+    assert picture.mode == "L"
+    difference = np.abs(np.asarray(picture).astype(int) - photo[:, :, 0])
+    assert np.quantile(difference, 0.99) <= 4
+    assert difference.mean() < 1.5
+
+
+def test_a_photo_without_surroundings_is_white_far_from_the_face():
+    points = face_points(0.4, 0, 320, 240)
+    drawn = plan((640, 480), points, surroundings=False)
+    assert len(drawn.views) == 1
+    picture = np.asarray(compose_picture(drawn, [np.zeros((CROP, CROP), np.uint8)]))
+    assert picture[0, 0] == 255
+    assert picture[-1, -1] == 255
+    assert picture[240, 320] == 0
+
+
+def test_large_photos_cost_a_bounded_number_of_views():
+    points = face_points(0.2, 0, 5000, 3000)
+    drawn = plan((10000, 8000), points)
+    assert len(drawn.views) <= 1 + 7 * 7
+    assert max(drawn.canvas) <= CANVAS
+
+
+def test_tiles_have_the_scale_of_the_face():
+    points = face_points(0.5, 0, 250, 250)
+    drawn = plan((500, 500), points)
+    face_scale = np.hypot(*drawn.face[:, 0])
+    assert drawn.canvas == (round(500 * face_scale), round(500 * face_scale))
+    assert face_scale == pytest.approx(2.0)
+
+
+def test_neighbouring_tiles_meet_without_a_seam():
+    drawn = plan((800, 300), None)
+    assert len(drawn.tiles) > 0
+    tone = [np.full((CROP, CROP), 100 + 10 * (k % 2), np.uint8) for k in range(len(drawn.views))]
+    picture = np.asarray(compose_picture(drawn, tone)).astype(int)
+    assert np.abs(np.diff(picture, axis=1)).max() <= 2
+    assert np.abs(np.diff(picture, axis=0)).max() <= 2
+
+
+def test_depth_beyond_the_photo_is_far_and_stays_in_range():
+    depth = np.ones((100, 100), np.float32)
+    view = view_depth(depth, compose(similarity(TEMPLATE), shift(78, 78)))
+    assert view.min() == 0
+    assert view.max() == 1
+    assert view[100, 100] == 1
+    assert view[0, 0] == 0
+
+
+def test_views_of_a_picture_object_and_its_array_agree():
+    photo = smooth(320, 240)
+    matrix = plan((320, 240), None).views[0]
+    again = np.asarray(Image.fromarray(photo))
+    np.testing.assert_array_equal(view_photo(photo, matrix), view_photo(again, matrix))

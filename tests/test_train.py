@@ -1,0 +1,367 @@
+"""hida train from end to end on a small prepared set: exact resume, signals, what it leaves, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hida import train
+from hida.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
+from hida.data.alignment import IDENTITY, TEMPLATE
+from hida.data.images import write_png
+from hida.data.prepared import PreparedPair, PreparedSet
+from hida.errors import run_command
+from hida.training.state import TrainingState
+
+TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.batch", "2", "--train.holdout", "1"]
+TINY += ["--train.epochs", "4", "--optimizer.constant-epochs", "2", "--train.log-every", "1", "--device", "cpu"]
+TINY += ["--train.precision", "fp32", "--train.threads", "1"]
+PROCESS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(train.__file__).parents[1])}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Five pairs for training (one of them held out) and one for testing, in three styles."""
+    folder = tmp_path_factory.mktemp("prepared")
+    random, pairs = np.random.default_rng(0), []
+    for k in range(6):
+        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
+        coarse = random.integers(0, 256, (10, 10, 3), np.uint8)
+        photo = np.asarray(Image.fromarray(coarse).resize((250, 250), Image.Resampling.BICUBIC))
+        write_png(folder / names["photo"], photo)
+        write_png(folder / names["sketch"], 255 - photo[:, :, 0])
+        write_png(folder / names["depth"], photo[:, :, 2])
+        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
+        split = "test" if k == 5 else "train"
+        pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
+    template = tuple(map(tuple, TEMPLATE.tolist()))
+    fill = {"photo": "replicate", "sketch": "white"}
+    PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()
+    return folder
+
+
+def hida_train(data, out, *options):
+    return run_command(train.main, ["--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def assert_same_checkpoints(a, b):
+    a, b = load(a), load(b)
+    assert a.state == b.state
+    assert a.tensors.keys() == b.tensors.keys()
+    assert [name for name in a.tensors if not torch.equal(a.tensors[name], b.tensors[name])] == []
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A whole run in one go: 4 epochs of 4 pairs, batch 2."""
+    out = tmp_path_factory.mktemp("straight")
+    assert (
+        hida_train(data, out, "--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1") == 0
+    )
+    return out
+
+
+def test_a_run_leaves_what_it_promises(straight):
+    config = json.loads((straight / "config.json").read_text())
+    assert config["generator"]["base_width"] == 2
+    assert [path.name for path in checkpoint_paths(straight)] == [
+        "iteration-00000008.safetensors",
+        "iteration-00000006.safetensors",
+    ]
+    entries = log(straight)
+    losses = [entry for entry in entries if "pixel" in entry]
+    assert [entry["iteration"] for entry in losses] == list(range(1, 9))
+    assert [entry["epoch"] for entry in losses] == [k / 2 for k in range(1, 9)]
+    for entry in losses:
+        assert {"d", "adversarial", "pixel", "texture", "geometry", "images_per_second"} <= entry.keys()
+        assert all(np.isfinite(value) for value in entry.values())
+    held_out = [entry for entry in entries if "held_out_l1" in entry]
+    assert [entry["iteration"] for entry in held_out] == [2, 4, 6, 8]
+    assert all(0 < entry["held_out_l1"] < 1 for entry in held_out)
+    samples = sorted(path.name for path in (straight / "samples").iterdir())
+    assert samples == ["iteration-00000004.png", "iteration-00000008.png"]
+    assert not [path for path in straight.rglob("*") if ".part" in path.name]
+
+
+def test_a_sample_grid_has_five_columns(straight):
+    grid = np.asarray(Image.open(straight / "samples" / "iteration-00000008.png").convert("L"))
+    assert grid.shape[1] == 5 * 256 + 6 * 8  # one held-out pair: a row of five 256-pixel pictures
+    row = grid[-8 - 256 : -8]
+    columns = [row[:, 8 + k * 264 : 264 + k * 264] for k in range(5)]
+    assert all(column.std() > 0 for column in columns)
+    assert all((row[:, 264 * k : 264 * k + 8] == 255).all() for k in range(6))
+
+
+def test_the_weights_are_the_averaged_generator(straight):
+    generator, config = load_generator(straight / "weights.safetensors")
+    assert config.generator.base_width == 2
+    stored = load(checkpoint_paths(straight)[0]).part("ema")
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, stored[name].half().float())
+
+
+def test_stopping_and_resuming_is_one_run_bit_for_bit(data, straight, tmp_path):
+    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
+    assert hida_train(data, tmp_path, *options, "--stop-after", "3") == 0
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert hida_train(data, tmp_path, *options) == 0
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
+    assert_same_checkpoints(tmp_path / "weights.safetensors", straight / "weights.safetensors")
+    without_speed = [
+        [{k: v for k, v in e.items() if k != "images_per_second"} for e in log(o)] for o in (tmp_path, straight)
+    ]
+    assert without_speed[0] == without_speed[1]
+
+
+def test_a_torn_newest_checkpoint_is_passed_over(data, straight, tmp_path, capsys):
+    for path in checkpoint_paths(straight):
+        target = checkpoint_path(tmp_path, int(path.stem[-8:]))
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes()[: None if path.stem.endswith("6") else 5000])
+    with pytest.warns(UserWarning, match="passing over a checkpoint"):
+        assert hida_train(data, tmp_path) == 0
+    assert "resumed from" in capsys.readouterr().out
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
+
+
+def test_torn_checkpoints_ahead_do_not_push_out_whole_ones(data, tmp_path):
+    ahead = checkpoint_path(tmp_path, 7)
+    ahead.parent.mkdir()
+    ahead.write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="passing over"):
+        assert hida_train(data, tmp_path, "--stop-after", "1", "--train.keep", "1") == 0
+    assert load(checkpoint_path(tmp_path, 1)).state["iteration"] == 1
+
+
+def test_a_finished_run_called_again_changes_nothing(data, straight):
+    names = ("iteration-00000006", "iteration-00000008", "weights")
+    paths = [next(straight.rglob(f"{name}.safetensors")) for name in names]
+    before, lines = [(load(path).state, load(path).tensors) for path in paths], log(straight)
+    assert hida_train(data, straight) == 0
+    for path, (state, tensors) in zip(paths, before, strict=True):
+        now = load(path)
+        assert now.state == state
+        assert all(torch.equal(now.tensors[name], tensor) for name, tensor in tensors.items())
+    assert log(straight) == lines
+
+
+def test_a_fraction_of_an_epoch_is_rounded_up_and_finished(data, tmp_path):
+    # 0.1 epochs of 4 pairs are less than one image: one iteration, and the weights.
+    assert hida_train(data, tmp_path, "--train.epochs", "0.1", "--optimizer.constant-epochs", "0") == 0
+    assert [path.stem for path in checkpoint_paths(tmp_path)] == ["iteration-00000001"]
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_larger_batch_after_a_resume_ends_at_the_same_epoch(data, straight, tmp_path):
+    checkpoint_path(tmp_path, 6).parent.mkdir()
+    checkpoint_path(tmp_path, 6).write_bytes(checkpoint_path(straight, 6).read_bytes())
+    assert hida_train(data, tmp_path, "--train.batch", "4") == 0
+    state = load(checkpoint_paths(tmp_path)[0]).state
+    assert (state["iteration"], state["images"]) == (7, 16)
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_log_line_is_the_mean_since_the_last_one_also_after_a_resume(data, straight, tmp_path):
+    options = ("--train.log-every", "4")
+    assert hida_train(data, tmp_path, *options, "--stop-after", "6") == 0
+    assert hida_train(data, tmp_path, *options) == 0
+    single = {entry["iteration"]: entry["pixel"] for entry in log(straight) if "pixel" in entry}
+    ours = {entry["iteration"]: entry["pixel"] for entry in log(tmp_path) if "pixel" in entry}
+    assert ours == {
+        4: pytest.approx(np.mean([single[k] for k in (1, 2, 3, 4)]), rel=1e-5),
+        8: pytest.approx(np.mean([single[k] for k in (7, 8)]), rel=1e-5),
+    }
+
+
+REFUSALS = {
+    "wrong folder": (["--data", "{tmp}"], "is not a prepared data set"),
+    "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),
+    "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
+    "no pair left": (["--train.holdout", "5"], "has 5 training pairs and 5 are held out"),
+    "preset": (["--preset", "large"], "there is no preset 'large'"),
+    "a value": (["--generator.base-width", "3"], "base_width must be an even number"),
+    "device": (["--device", "abacus"], "there is no device 'abacus'"),
+    "preset file": (["--preset", "{tmp}/absent.toml"], "absent.toml' cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, capsys, options, words):
+    out = tmp_path / "out"
+    assert hida_train(data, out, *(option.format(tmp=tmp_path) for option in options)) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_with_checkpoints_is_refused_where_a_fresh_start_was_asked_for(data, straight, capsys):
+    assert hida_train(data, straight, "--resume", "never") == 2
+    assert "already holds checkpoints" in capsys.readouterr().err
+
+
+def test_another_network_in_the_folder_is_refused(data, straight, capsys):
+    before = (straight / "config.json").read_bytes()
+    assert hida_train(data, straight, "--generator.base-width", "4") == 2
+    assert "holds another generator" in capsys.readouterr().err
+    assert (straight / "config.json").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert hida_train(data, tmp_path / "out") == 2
+    assert "a file stands where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(data, tmp_path, capsys, monkeypatch):
+    whole = TrainingState.step
+
+    def diverge(state, batch, epoch):
+        losses = whole(state, batch, epoch)
+        return {**losses, "pixel": losses["pixel"] * math.nan} if state.iteration == 2 else losses
+
+    monkeypatch.setattr(TrainingState, "step", diverge)
+    options = ("--train.log-every", "1", "--train.checkpoint-epochs", "0")
+    assert hida_train(data, tmp_path, *options) == 2
+    assert "no longer finite at iteration 2" in capsys.readouterr().err
+    assert not checkpoint_paths(tmp_path)
+    assert all(math.isfinite(entry["pixel"]) for entry in log(tmp_path) if "pixel" in entry)
+
+
+def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert hida_train(data, tmp_path) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+def test_a_missing_option_is_status_2_and_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(train.main, ["--out", str(tmp_path / "out")])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "--data" in captured.out + captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_is_the_default_under_the_command_line(tmp_path):
+    (tmp_path / "mine.toml").write_text("[generator]\nbase_width = 8\nstyles = 5\n")
+    for word in (["--preset", str(tmp_path / "mine.toml")], [f"--preset={tmp_path / 'mine.toml'}"]):
+        arguments = train.parse(["--data", "d", "--out", "o", *word, "--generator.styles", "4"])
+        assert (arguments.config.generator.base_width, arguments.config.generator.styles) == (8, 4)
+    assert train.parse(["--data", "d", "--out", "o"]).config.name == "small"
+
+
+def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
+    before, clock = signal.getsignal(signal.SIGINT), [100.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    with train._StopFlag() as stop:
+        assert not stop.raised
+        signal.raise_signal(signal.SIGINT)
+        assert stop.raised
+        clock[0] += 1
+        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has already sent
+        clock[0] += 1.5
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def start(data, out, *options):
+    command = [sys.executable, "-m", "hida.train", "--data", str(data), "--out", str(out), *TINY, *options]
+    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_later(data, tmp_path, number):
+    long = ("--train.epochs", "2000", "--train.checkpoint-epochs", "0")
+    process = start(data, tmp_path, *long)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert checkpoint_paths(tmp_path) == []
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert "the same command continues from there" in said
+    saved = load(checkpoint_paths(tmp_path)[0]).state["iteration"]
+    assert log(tmp_path)[-1]["iteration"] == saved
+    assert hida_train(data, tmp_path, *long, "--stop-after", "1") == 0
+    assert load(checkpoint_paths(tmp_path)[0]).state["iteration"] == saved + 1
+
+
+@pytest.mark.slow
+def test_the_module_is_a_command_whose_faults_have_no_traceback(data, tmp_path):
+    process = start(tmp_path, tmp_path / "out")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert said == (
+        f"hida: '{tmp_path}' is not a prepared data set (it has no index.json): "
+        f"run 'hida prepare fs2k SRC {tmp_path}'.\n"
+    )
+
+
+def torchrun(data, out, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hida.train"]
+    command += ["--data", str(data), "--out", str(out), *TINY, *options]
+    return subprocess.run(
+        command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+
+
+# Losses that are means over pictures, and nothing random beside the order: then the mean of two halves'
+# gradients is the whole batch's.
+MEANS = ["--loss.geometry", "mse", "--loss.mean-difference", "0", "--generator.dropout", "0", "--augment.pad", "3"]
+MEANS += ["--augment.no-flip", "--augment.jitter", "0"]
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_gradients_of_one(data, tmp_path):
+    both = torchrun(data, tmp_path / "two", *MEANS, "--stop-after", "1")
+    assert both.returncode == 0, both.stdout
+    assert hida_train(data, tmp_path / "one", *MEANS, "--stop-after", "1") == 0
+    two, one = (load(checkpoint_path(tmp_path / name, 1)) for name in ("two", "one"))
+    assert two.state["processes"] == 2
+    # After one step Adam's first moment is (1 − β₁)·gradient.
+    for part, tolerance in (("optimizer_discriminator", 1e-4), ("optimizer_generator", 1e-2)):
+        moments = [c.part(f"{part}.exp_avg") for c in (two, one)]
+        assert moments[0].keys() == moments[1].keys() != set()
+        a, b = (torch.cat([moment[name].flatten() for name in sorted(moment)]) for moment in moments)
+        assert b.norm() > 0
+        assert (a - b).norm() < tolerance * b.norm()
+    lines = [[entry for entry in log(tmp_path / name) if "pixel" in entry] for name in ("two", "one")]
+    for name in ("d", "pixel", "texture", "geometry"):
+        assert lines[0][0][name] == pytest.approx(lines[1][0][name], rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly_and_refuse_an_odd_batch(data, tmp_path):
+    assert torchrun(data, tmp_path / "whole", "--train.epochs", "2").returncode == 0
+    assert torchrun(data, tmp_path / "parts", "--train.epochs", "2", "--stop-after", "1").returncode == 0
+    assert torchrun(data, tmp_path / "parts", "--train.epochs", "2").returncode == 0
+    assert_same_checkpoints(*(checkpoint_path(tmp_path / name, 4) for name in ("whole", "parts")))
+    refused = torchrun(data, tmp_path / "odd", "--train.batch", "3")
+    assert refused.returncode != 0
+    assert "--train.batch 3 cannot be shared by 2 processes; use a multiple" in refused.stdout
+    assert not (tmp_path / "odd").exists()

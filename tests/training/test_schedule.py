@@ -1,0 +1,52 @@
+"""Order, seeds and rate follow from the number of images alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from hida.config import Config, OptimizerConfig, TrainConfig
+from hida.training.schedule import batch_indices, learning_rate, mixed_seed
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 12])
+def test_every_epoch_is_another_permutation(size):
+    epochs = [batch_indices(epoch * size, size, size, 3).tolist() for epoch in range(6)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    if size > 5:
+        assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 7, 20])
+def test_batches_of_any_size_run_through_the_same_order(batch):
+    size, total = 7, 60
+    order = batch_indices(0, total, size, 0).tolist()
+    pieces = [batch_indices(start, batch, size, 0).tolist() for start in range(0, total, batch)]
+    assert list(itertools.chain(*pieces))[:total] == order
+
+
+def test_seeds_give_different_orders():
+    assert len({tuple(batch_indices(0, 20, 20, seed).tolist()) for seed in range(8)}) == 8
+
+
+def test_mixed_seeds_differ_and_fit():
+    numbers = list(itertools.product((0, 1, 2**40), range(3), range(50), (1, 2, 3, 4)))
+    seeds = {mixed_seed(*entry) for entry in numbers}
+    assert len(seeds) == len(numbers)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    # splitmix64's published first output for the state 0 (Vigna, 2015)
+    assert mixed_seed(0) == 0xE220A8397B1DCDAF >> 1
+
+
+@pytest.mark.parametrize(
+    ("epoch", "share"), [(0, 1), (200, 1), (400, 1), (500, 0.75), (600, 0.5), (799, 1 / 400), (800, 0), (801, 0)]
+)
+def test_the_rate_is_constant_and_then_linear_to_zero(epoch, share):
+    config = Config(optimizer=OptimizerConfig(learning_rate=2e-4, constant_epochs=400), train=TrainConfig(epochs=800))
+    assert learning_rate(config, epoch) == pytest.approx(2e-4 * share)
+
+
+def test_the_rate_without_decay():
+    config = Config(optimizer=OptimizerConfig(constant_epochs=10), train=TrainConfig(epochs=10))
+    assert {learning_rate(config, epoch) for epoch in (0, 5, 10, 11)} == {2e-4}

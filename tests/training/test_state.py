@@ -1,0 +1,205 @@
+"""One iteration, the averaged generator, and a state that comes back exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from hida import losses
+from hida.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
+from hida.config import (
+    Config,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+    from_dict,
+)
+from hida.data.augment import Batch
+from hida.training.distributed import World
+from hida.training.state import TrainingState
+
+ALONE = World(0, 1, torch.device("cpu"))
+CONFIG = Config(
+    generator=GeneratorConfig(base_width=2),
+    discriminator=DiscriminatorConfig(base_width=1),
+    optimizer=OptimizerConfig(constant_epochs=1),
+    train=TrainConfig(batch=2, epochs=4, ema=0.5),
+)
+PAPER_LIKE = dataclasses.replace(
+    CONFIG,
+    loss=LossConfig("cross_entropy", 0.0, "reconstructed", "sobel_sketch", "mse"),
+    optimizer=OptimizerConfig("adam", constant_epochs=1, weight_decay=0.0),
+)
+
+
+def batch(seed=0):
+    random = torch.Generator().manual_seed(seed)
+    photo, depth, sketch = (torch.rand(2, channels, 256, 256, generator=random) for channels in (3, 1, 1))
+    return Batch(photo * 2 - 1, depth, torch.tensor([0, 2]), sketch * 2 - 1)
+
+
+def snapshot(state):
+    return Checkpoint(
+        Path("c.safetensors"),
+        CHECKPOINT,
+        from_dict(state.config.to_dict()),
+        state.counters(),
+        {name: tensor.detach().clone().contiguous() for name, tensor in state.tensors().items()},
+    )
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+
+
+def variant(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def test_the_seed_decides_the_start():
+    first, again = TrainingState(CONFIG, ALONE), TrainingState(CONFIG, ALONE)
+    other = TrainingState(variant(seed=1), ALONE)
+    assert_same(first.tensors(), again.tensors())
+    assert not torch.equal(first.generator.stem_photo.weight, other.generator.stem_photo.weight)
+    assert_same(first.generator.state_dict(), first.average.state_dict())
+
+
+@pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
+def test_a_step_reports_the_losses_of_its_networks(config):
+    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, dropout=0.0))
+    state, given = TrainingState(config, ALONE), batch()
+    with torch.no_grad():
+        sketch, depth_hat = state.generator(given.photo, given.depth, given.style)
+        seen = given.depth if config.loss.fake_depth == "given" else depth_hat
+        real, fake = state.discriminator(given.depth, given.sketch), state.discriminator(seen, sketch)
+        expected = {
+            "d": losses.adversarial_discriminator(real, fake, config.loss),
+            "pixel": (sketch - given.sketch).abs().mean(),
+            "texture": losses.textural(sketch, given.photo, given.sketch, config.loss),
+            "geometry": losses.geometric(depth_hat, given.depth, config.loss),
+        }
+    parts = state.step(given, 0.0)
+    with torch.no_grad():  # the generator is judged by the discriminator that has just learned
+        expected["adversarial"] = losses.adversarial_generator(state.discriminator(seen, sketch), config.loss)
+    assert parts.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert not any(value.requires_grad for value in parts.values())
+    assert (state.iteration, state.images) == (1, 2)
+
+
+def test_the_generators_loss_weighs_its_parts(monkeypatch):
+    state, totals = TrainingState(CONFIG, ALONE), {}
+    monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))
+    parts = state.step(batch(), 0.0)
+    expected = parts["adversarial"] + 4 * parts["pixel"] + parts["texture"] + 4 * parts["geometry"]
+    assert totals["generator"] == pytest.approx(expected.item(), rel=1e-5)
+    assert totals["discriminator"] == pytest.approx(parts["d"].item(), rel=1e-6)
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
+    state = TrainingState(CONFIG, ALONE)
+    state.step(batch(), 0.0)
+    for network in (state.generator, state.discriminator):
+        assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_both_networks_learn_at_the_scheduled_rate():
+    state = TrainingState(CONFIG, ALONE)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    state.step(batch(), 2.5)
+    assert {group["lr"] for o in state.optimizers.values() for group in o.param_groups} == {1e-4}
+    for part in ("generator", "discriminator"):
+        moved = {n: (t - before[n]).abs().max() for n, t in state.tensors().items() if n.startswith(f"{part}.")}
+        # Adam's first step has the size of the rate; decay adds a hundredth of the weight to it.
+        assert max(moved.values()) <= 1e-4 * 1.1
+        assert sum(value > 0.5e-4 for value in moved.values()) > len(moved) / 2
+
+
+def test_the_average_follows_and_is_warmed_up():
+    state = TrainingState(CONFIG, ALONE)
+    expected = {name: p.clone() for name, p in state.average.named_parameters()}
+    for iteration in (1, 2):
+        state.step(batch(iteration), 0.0)
+        decay = min(0.5, iteration / (10 + iteration))
+        for name, p in state.generator.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach()
+    for name, p in state.average.named_parameters():
+        torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
+    assert not state.average.training
+    assert not any(p.requires_grad for p in state.average.parameters())
+
+
+def test_without_averaging_the_average_is_the_generator():
+    state = TrainingState(variant(ema=0.0), ALONE)
+    state.step(batch(), 0.0)
+    assert_same(state.generator.state_dict(), state.average.state_dict())
+
+
+def test_drawing_is_the_average_without_dropout_and_disturbs_nothing():
+    state, given = TrainingState(CONFIG, ALONE), batch()
+    first, again = state.draw(given), state.draw(given)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert first[0].dtype == torch.float32
+    other = TrainingState(CONFIG, ALONE)
+    other.step(given, 0.0)
+    state.step(given, 0.0)
+    assert_same(state.tensors(), other.tensors())
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"channels_last": True}, {"ema": 0.0, "clip": 0.5}, {"precision": "bf16"}], ids=str
+)
+def test_a_restored_state_continues_bit_for_bit(changes):
+    config = variant(**changes)
+    straight = TrainingState(config, ALONE)
+    for k in range(4):
+        straight.step(batch(k), k / 2)
+        if k == 1:
+            middle = snapshot(straight)
+    resumed = TrainingState(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=0)), ALONE)
+    resumed.restore(middle)
+    assert_same({n: t.contiguous() for n, t in resumed.tensors().items()}, middle.tensors)
+    for k in (2, 3):
+        resumed.step(batch(k), k / 2)
+    assert_same(resumed.tensors(), straight.tensors())
+    assert resumed.counters() == straight.counters()
+
+
+def test_clipping_bounds_the_gradient(monkeypatch):
+    state, norms = TrainingState(variant(clip=1e-3), ALONE), []
+    for name, network in (("generator", state.generator), ("discriminator", state.discriminator)):
+        original = state.optimizers[name].step
+
+        def step(*given, original=original, network=network, **more):
+            norms.append(sum(p.grad.square().sum() for p in network.parameters()).sqrt().item())
+            return original(*given, **more)
+
+        monkeypatch.setattr(state.optimizers[name], "step", step)
+    state.step(batch(), 0.0)
+    assert norms == [pytest.approx(1e-3, rel=1e-2)] * 2
+
+
+def test_another_network_or_number_of_processes_is_refused():
+    state = TrainingState(CONFIG, ALONE)
+    taken = snapshot(state)
+    wide = TrainingState(dataclasses.replace(CONFIG, generator=GeneratorConfig(base_width=4)), ALONE)
+    with pytest.raises(CheckpointError, match=r"c\.safetensors' holds another generator .*base_width=2"):
+        wide.restore(taken)
+    with pytest.raises(CheckpointError, match=r"written by 2 process\(es\) and this run has 1"):
+        state.restore(dataclasses.replace(taken, state={**taken.state, "processes": 2}))
+
+
+def test_a_checkpoint_with_missing_tensors_is_refused():
+    state = TrainingState(CONFIG, ALONE)
+    taken = snapshot(state)
+    del taken.tensors["ema.stem_photo.bias"]
+    with pytest.raises(CheckpointError, match=r"stem_photo\.bias is absent"):
+        state.restore(taken)

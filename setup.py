@@ -18,6 +18,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # What every torch from 2.11 on offers, and nothing besides.
@@ -55,13 +56,26 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
+def say_missing() -> bool:
+    reason = missing()
+    if reason:
+        print(f"hida: native ops are not built: {reason}.", file=sys.stderr)
+    return bool(reason)
+
+
+class Python(build_py):
+    """Without an extension, build_ext is not asked, and this is what says why."""
+
+    def run(self) -> None:
+        say_missing()
+        super().run()
+
+
 class Ninja(build_ext):
     """Write one ninja file for both libraries and run it."""
 
     def run(self) -> None:
-        reason = missing()
-        if reason:
-            print(f"hida: native ops are not built: {reason}.", file=sys.stderr)
+        if say_missing():
             return
         work = Path(self.build_temp).resolve() / "hida"
         out = ROOT / "hida" if self.inplace else Path(self.build_lib).resolve() / "hida"
@@ -139,5 +153,5 @@ def _torch_version(torch: Path) -> str:
 
 setup(
     ext_modules=[] if missing() else [Extension("hida._C", [])],
-    cmdclass={"build_ext": Ninja},
+    cmdclass={"build_ext": Ninja, "build_py": Python},
 )

@@ -13,6 +13,7 @@ import tyro
 from hida import ops, weights
 from hida.config import presets
 from hida.errors import run_command
+from hida.ops import library
 from hida.ops.dispatch import selected
 from hida.version import __version__
 
@@ -29,13 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}",
         "CUDA": f"{torch.version.cuda or 'not in this build of torch'}; GPUs: {', '.join(gpus) or 'none usable'}",
-        "native ops": f"{', '.join(built) or 'not built: the PyTorch reference runs'} (selected: {selected()})",
+        "native ops": f"{_native(built)} (selected: {selected()})",
         "presets": ", ".join(presets()),
         "weights found": ", ".join(found) or "none",
         "not found": ", ".join(missing) or "none",
     }
     for name, value in rows.items():
         print(f"{name:<14}{value}")
+
+
+def _native(built: list[str]) -> str:
+    if not built:
+        return library.why_not
+    return f"{', '.join(built)}; CPU kernels: {library.instruction_set()}; CUDA: not built"
 
 
 def _nothing() -> None:

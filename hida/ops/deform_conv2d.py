@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hida.ops import checks
+from hida.ops import checks, dispatch, library
 
 Size2 = int | tuple[int, int]
 
@@ -45,10 +45,13 @@ def deform_conv2d(
 
     Raises:
         OpError: if a shape, dtype, device or parameter does not fit.
+        RuntimeError: on a second derivative through the native kernels, which have none.
 
     Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019, Eq. 1.
     """
     geometry = require_deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+    if dispatch.native(x, offset, weight, bias, mask):
+        return torch.ops.hida.deform_conv2d(x, offset, weight, bias, *geometry, mask)
     return deform_conv2d_reference(x, offset, weight, bias, *geometry, mask)
 
 
@@ -181,3 +184,56 @@ def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(item, int) and item >= least for item in pair):
         raise checks.OpError(f"{name} must be an int ≥ {least} or a pair of them; it is {value!r}.")
     return pair
+
+
+def _fake(x, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0], *offset.shape[2:]))
+
+
+def _fake_backward(grad, x, offset, weight, stride, padding, dilation, mask, wanted: int):
+    wide = checks.accumulation_dtype(x, offset, weight, mask)
+    made = (
+        torch.empty_like(x),
+        torch.empty_like(offset),
+        weight.new_empty(weight.shape, dtype=wide),
+        None if mask is None else torch.empty_like(mask),
+    )
+    return tuple(x.new_empty(0) if t is None or not wanted >> i & 1 else t for i, t in enumerate(made))
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, offset, weight, bias, ctx.stride, ctx.padding, ctx.dilation, mask = inputs
+    ctx.save_for_backward(x, offset, weight, mask)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx, grad: Tensor):
+    x, offset, weight, mask = ctx.saved_tensors
+    needs_x, needs_offset, needs_weight, needs_bias, _, _, _, needs_mask = ctx.needs_input_grad
+    needed = needs_x, needs_offset, needs_weight, needs_mask
+    given = (None,) * 4
+    if any(needed):
+        given = torch.ops.hida.deform_conv2d_backward(
+            grad, x, offset, weight, ctx.stride, ctx.padding, ctx.dilation, mask, library.wanted(needed)
+        )
+    dx, doffset, dweight, dmask = (g if need else None for g, need in zip(given, needed, strict=True))
+    dbias = None
+    if needs_bias:
+        dbias = grad.sum((0, 2, 3), dtype=checks.accumulation_dtype(grad)).to(ctx.bias_dtype)
+    if dweight is not None:
+        dweight = dweight.to(weight.dtype)
+    return dx, doffset, dweight, dbias, None, None, None, dmask
+
+
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError(
+        "hida.ops.deform_conv2d has no second derivative in its native kernels; "
+        'differentiate twice under hida.ops.backend("reference").'
+    )
+
+
+if library.loaded:
+    torch.library.register_fake("hida::deform_conv2d", _fake)
+    torch.library.register_fake("hida::deform_conv2d_backward", _fake_backward)
+    torch.library.register_autograd("hida::deform_conv2d", _backward, setup_context=_setup)
+    torch.library.register_autograd("hida::deform_conv2d_backward", _no_second_derivative)

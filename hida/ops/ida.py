@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
-from hida.ops import checks
-from hida.ops.info_acon import info_acon_reference, require_info_acon
+from hida.ops import checks, dispatch, library
+from hida.ops.info_acon import fake_logits_gradient, info_acon_reference, require_info_acon
 from hida.ops.instance_norm_modulate import instance_norm_modulate_reference, require_instance_norm_modulate
 
 Residual = Literal["activated", "input", "none"]
+_NUMBERS = {"none": 0, "activated": 1, "input": 2}  # as the operator takes them
 
 
 def ida(
@@ -52,6 +54,8 @@ def ida(
     require_instance_norm_modulate(h, gamma, beta, None, eps, "h")
     if residual not in get_args(Residual):
         raise checks.OpError(f"residual must be one of {', '.join(get_args(Residual))}; it is {residual!r}.")
+    if dispatch.native(h, logits, gamma, beta, p1, p2):
+        return torch.ops.hida.ida(h, logits, gamma, beta, p1, p2, _NUMBERS[residual], eps)[0]
     return ida_reference(h, logits, gamma, beta, p1, p2, residual, eps)
 
 
@@ -71,3 +75,49 @@ def ida_reference(
     activated = info_acon_reference(value, logits, p1, p2)
     added = {"activated": activated, "input": value, "none": None}[residual]
     return instance_norm_modulate_reference(activated, gamma, beta, added, eps).to(h.dtype)
+
+
+def _fake(h, logits, gamma, beta, p1, p2, residual: int, eps: float):
+    mean = library.partial_sums(h, logits, gamma, beta, p1, p2)
+    return torch.empty_like(h), mean, torch.empty_like(mean)
+
+
+def _fake_backward(grad, h, logits, gamma, p1, p2, mean, rstd, residual: int, wanted: int):
+    whole = fake_logits_gradient(h, logits, mean)
+    made = (torch.empty_like(h), whole, library.gradient_like(gamma, h), torch.empty_like(mean), torch.empty_like(mean))
+    return tuple(t if wanted >> i & 1 else h.new_empty(0) for i, t in enumerate(made))
+
+
+def _setup(ctx, inputs, output) -> None:
+    h, logits, gamma, beta, p1, p2, ctx.residual, ctx.eps = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(h, logits, gamma, p1, p2, mean, rstd)  # β is not needed: its gradient is the upstream one
+    ctx.beta_dtype = beta.dtype
+
+
+def _backward(ctx, grad: Tensor, *_):
+    h, logits, gamma, p1, p2, mean, rstd = ctx.saved_tensors
+    needs_h, needs_logits, needs_gamma, needs_beta, needs_p1, needs_p2, _, _ = ctx.needs_input_grad
+    needed = needs_h, needs_logits, needs_gamma, needs_p1, needs_p2
+    if torch.is_grad_enabled():
+        name = next(name for name, number in _NUMBERS.items() if number == ctx.residual)
+
+        def function(h, logits, gamma, p1, p2) -> Tensor:
+            return ida_reference(h, logits, gamma, torch.zeros_like(gamma), p1, p2, name, ctx.eps)
+
+        found = library.differentiable_gradients(function, (h, logits, gamma, p1, p2), needed, grad)
+    else:
+        made = torch.ops.hida.ida_backward(
+            grad, h, logits, gamma, p1, p2, mean, rstd, ctx.residual, library.wanted(needed)
+        )
+        operands = h, logits, gamma, p1, p2
+        found = [library.fold(g, t) if need else None for g, t, need in zip(made, operands, needed, strict=True)]
+    dh, dlogits, dgamma, dp1, dp2 = found
+    return dh, dlogits, dgamma, grad.to(ctx.beta_dtype) if needs_beta else None, dp1, dp2, None, None
+
+
+if library.loaded:
+    torch.library.register_fake("hida::ida", _fake)
+    torch.library.register_fake("hida::ida_backward", _fake_backward)
+    torch.library.register_autograd("hida::ida", _backward, setup_context=_setup)

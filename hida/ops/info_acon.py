@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hida.ops import checks
+from hida.ops import checks, dispatch, library
 
 
 def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
@@ -30,6 +30,8 @@ def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
     Source: HIDA (ICCV 2023), Eq. 2–3; Ma et al., "Activate or Not", CVPR 2021, Eq. 7.
     """
     require_info_acon(x, logits, p1, p2)
+    if dispatch.native(x, logits, p1, p2):
+        return torch.ops.hida.info_acon(x, logits, p1, p2)
     return info_acon_reference(x, logits, p1, p2)
 
 
@@ -51,3 +53,41 @@ def require_info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor, name: s
     checks.require_shape("p1", p1, (1, c, 1, 1))
     checks.require_shape("p2", p2, (1, c, 1, 1))
     checks.require_device(name, x, logits=logits, p1=p1, p2=p2)
+
+
+def _fake(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor, wanted: int):
+    whole = fake_logits_gradient(x, logits, x, p1, p2)
+    slope = library.partial_sums(x, logits, p1, p2)
+    made = (torch.empty_like(x), whole, slope, torch.empty_like(slope))
+    return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(made))
+
+
+def fake_logits_gradient(x: Tensor, logits: Tensor, *others: Tensor) -> Tensor:
+    """Return an empty tensor like the gradient of the logits that a backward operator returns."""
+    n, c, h, w = x.shape
+    sums = library.partial_sums(x, logits, *others)
+    if logits.shape == x.shape:
+        return library.gradient_like(logits, x)
+    return sums.new_empty((n, c, h, w)) if tuple(logits.shape) == (n, 1, h, w) else sums
+
+
+def _setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad: Tensor):
+    tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
+    if torch.is_grad_enabled():
+        return tuple(library.differentiable_gradients(info_acon_reference, tensors, needed, grad))
+    gradients = torch.ops.hida.info_acon_backward(grad, *tensors, library.wanted(needed))
+    return tuple(library.fold(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True))
+
+
+if library.loaded:
+    torch.library.register_fake("hida::info_acon", _fake)
+    torch.library.register_fake("hida::info_acon_backward", _fake_backward)
+    torch.library.register_autograd("hida::info_acon", _backward, setup_context=_setup)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hida.ops import checks
+from hida.ops import checks, dispatch, library
 
 
 def instance_norm_modulate(
@@ -35,6 +35,8 @@ def instance_norm_modulate(
     Source: HIDA (ICCV 2023), Eq. 4; Park et al., "Semantic Image Synthesis with SPADE", CVPR 2019, Eq. 1.
     """
     require_instance_norm_modulate(x, gamma, beta, residual, eps)
+    if dispatch.native(x, gamma, beta, residual):
+        return torch.ops.hida.instance_norm_modulate(x, gamma, beta, residual, eps)[0]
     return instance_norm_modulate_reference(x, gamma, beta, residual, eps)
 
 
@@ -64,3 +66,50 @@ def require_instance_norm_modulate(
     checks.require_device(name, x, gamma=gamma, beta=beta, residual=residual)
     if not eps > 0:
         raise checks.OpError(f"eps must be positive; it is {eps}.")
+
+
+def _fake(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float):
+    mean = library.partial_sums(x, gamma, beta, residual)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, wanted: int):
+    made = (torch.empty_like(x), library.gradient_like(gamma, x))
+    return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(made))
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, gamma, beta, residual, ctx.eps = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, gamma, mean, rstd)
+    ctx.dtypes = beta.dtype, None if residual is None else residual.dtype
+
+
+def _backward(ctx, grad: Tensor, *_):
+    x, gamma, mean, rstd = ctx.saved_tensors
+    needs_x, needs_gamma, needs_beta, needs_residual, _ = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+
+        def function(x: Tensor, gamma: Tensor) -> Tensor:  # neither β nor the residual shapes these gradients
+            return instance_norm_modulate_reference(x, gamma, torch.zeros_like(gamma), None, ctx.eps)
+
+        dx, dgamma = library.differentiable_gradients(function, (x, gamma), (needs_x, needs_gamma), grad)
+    else:
+        needed = needs_x, needs_gamma
+        made = torch.ops.hida.instance_norm_modulate_backward(grad, x, gamma, mean, rstd, library.wanted(needed))
+        dx, dgamma = (g if need else None for g, need in zip(made, needed, strict=True))
+    to_beta, to_residual = ctx.dtypes
+    return (
+        dx,
+        dgamma,
+        grad.to(to_beta) if needs_beta else None,
+        grad.to(to_residual) if needs_residual else None,
+        None,
+    )
+
+
+if library.loaded:
+    torch.library.register_fake("hida::instance_norm_modulate", _fake)
+    torch.library.register_fake("hida::instance_norm_modulate_backward", _fake_backward)
+    torch.library.register_autograd("hida::instance_norm_modulate", _backward, setup_context=_setup)

@@ -1,0 +1,163 @@
+// deform_conv2d on CPU tensors: checks, memory, threads.
+#include <optional>
+#include <tuple>
+
+#include "../tensors.h"
+
+namespace hida {
+namespace {
+
+using torch::stable::new_empty;
+using Pair = std::vector<int64_t>;
+
+int64_t count_blocks(const Deform& d) {
+  const int64_t per_group = d.in.c / d.groups, per_deformable = d.in.c / d.deformable;
+  int64_t blocks = 0;
+  for (int64_t c = 0; c < d.in.c;) {
+    const int64_t a = (c / per_group + 1) * per_group, b = (c / per_deformable + 1) * per_deformable;
+    const int64_t end = a < b ? a : b;
+    blocks += (end - c + kBlock - 1) / kBlock;
+    c = end;
+  }
+  return blocks;
+}
+
+// The weights as the kernels want them, kept alive in `keep`.
+const void* plain_weight(const Tensor& weight, bool wide, Tensor& keep) {
+  keep = weight;
+  const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
+  if (keep.scalar_type() != type) keep = torch::stable::to(keep, type);
+  if (!keep.is_contiguous()) keep = torch::stable::contiguous(keep);
+  return keep.const_data_ptr();
+}
+
+Deform describe(const Tensor& x, const Tensor& offset, const Tensor& weight, const Tensor* bias, const Pair& stride,
+                const Pair& padding, const Pair& dilation, const std::optional<Tensor>& mask) {
+  Deform d;
+  d.in = extent_of("x", x);
+  const Extent w = extent_of("weight", weight), o = extent_of("offset", offset);
+  for (const Pair* pair : {&stride, &padding, &dilation})
+    if (pair->size() != 2) fail("stride, padding and dilation must be pairs.");
+  if (stride[0] < 1 || stride[1] < 1 || padding[0] < 0 || padding[1] < 0 || dilation[0] < 1 || dilation[1] < 1)
+    fail("stride and dilation must be at least 1, padding at least 0.");
+  d.kernel_h = w.h, d.kernel_w = w.w;
+  d.stride_h = stride[0], d.stride_w = stride[1];
+  d.pad_h = padding[0], d.pad_w = padding[1];
+  d.dilation_h = dilation[0], d.dilation_w = dilation[1];
+  if (d.in.c < 1 || d.in.pixels() < 1 || w.c < 1 || d.taps() < 1) fail("x or weight has an empty dimension.");
+  if (d.in.c % w.c != 0 || w.n % (d.in.c / w.c) != 0) fail("weight does not divide x's channels into groups.");
+  d.groups = d.in.c / w.c;
+  d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - d.dilation_h * (d.kernel_h - 1) - 1) / d.stride_h + 1,
+           (d.in.w + 2 * d.pad_w - d.dilation_w * (d.kernel_w - 1) - 1) / d.stride_w + 1};
+  if (d.in.h + 2 * d.pad_h < d.dilation_h * (d.kernel_h - 1) + 1 ||
+      d.in.w + 2 * d.pad_w < d.dilation_w * (d.kernel_w - 1) + 1)
+    fail("x is smaller than the kernel's extent.");
+  d.deformable = o.c / (2 * d.taps());
+  if (d.deformable < 1 || d.in.c % d.deformable != 0) fail("offset must have 2·G·taps channels, G dividing x's.");
+  require_shape("offset", offset, {{d.in.n, 2 * d.deformable * d.taps(), d.out.h, d.out.w}});
+  if (mask) require_shape("mask", *mask, {{d.in.n, d.deformable * d.taps(), d.out.h, d.out.w}});
+  if (bias) require_shape("bias", *bias, {{d.out.c}});
+  require_cpu("weight", weight);
+  dtype_of("weight", weight);
+  d.wide = is_wide({&x, &offset, &weight, bias, mask ? &*mask : nullptr});
+  d.blocks = count_blocks(d);
+  d.parts = d.blocks >= 16 ? 1 : 16 / d.blocks;
+  if (d.parts > d.in.n) d.parts = d.in.n > 0 ? d.in.n : 1;
+  if (d.in.n > 0) {
+    d.x = image_of("x", x, d.in);
+    d.offset = image_of("offset", offset, d.out);
+    if (mask) d.mask = image_of("mask", *mask, d.out);
+    if (bias) {
+      require_cpu("bias", *bias);
+      d.bias.data = const_cast<void*>(bias->const_data_ptr());
+      d.bias.dtype = dtype_of("bias", *bias);
+      d.bias.c = bias->stride(0);
+    }
+  }
+  return d;
+}
+
+// The weights' gradient of each part of the batch, (parts, ...), to one.
+Tensor add_parts(Tensor& parts, int64_t count) {
+  if (count == 1) return torch::stable::select(parts, 0, 0);
+  const int64_t axis = 0;
+  return torch::stable::sum(parts, std::vector<int64_t>{axis});
+}
+
+ScalarType computing(const Deform& d) { return d.wide ? ScalarType::Double : ScalarType::Float; }
+
+Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Pair& stride, const Pair& padding, const Pair& dilation,
+                     const std::optional<Tensor>& mask) {
+  Deform d = describe(x, offset, weight, bias ? &*bias : nullptr, stride, padding, dilation, mask);
+  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  if (y.numel() == 0) return y;
+  Tensor keep;
+  d.weight = plain_weight(weight, d.wide, keep);
+  d.y = image_of("y", y, d.out, true);
+  Tensor blocked = new_empty(x, {d.in.n * d.blocks * (d.in.pixels() + 1) * kBlock}, computing(d));
+  d.blocked = blocked.mutable_data_ptr();
+  const int64_t pixels = d.out.n * d.out.pixels(), work = d.in.c / d.groups * d.taps() * d.out.c;
+  for_units(d.in.n * d.blocks, d.in.pixels() * kBlock,
+            [&](int64_t begin, int64_t end) { kernels().deform_rearrange(d, begin, end); });
+  if (pixels <= kTile) {
+    Tensor columns = new_empty(x, {d.in.c * d.taps() * kTile}, computing(d));
+    d.columns = columns.mutable_data_ptr();
+    for_units(d.blocks, kBlock * d.taps() * kTile,
+              [&](int64_t begin, int64_t end) { kernels().deform_columns(d, begin, end); });
+    for_units((d.out.c + kRowsAtATime - 1) / kRowsAtATime, work / d.out.c * kRowsAtATime,
+              [&](int64_t begin, int64_t end) { kernels().deform_product(d, begin, end); });
+  } else {
+    for_units((pixels + kTile - 1) / kTile, work,
+              [&](int64_t begin, int64_t end) { kernels().deform_tiles(d, begin, end); });
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& grad, const Tensor& x,
+                                                                  const Tensor& offset, const Tensor& weight,
+                                                                  const Pair& stride, const Pair& padding,
+                                                                  const Pair& dilation,
+                                                                  const std::optional<Tensor>& mask, int64_t wanted) {
+  Deform d = describe(x, offset, weight, nullptr, stride, padding, dilation, mask);
+  require_shape("grad", grad, {{d.out.n, d.out.c, d.out.h, d.out.w}});
+  const auto wants = [&](int which) { return (wanted >> which & 1) != 0; };
+  const bool wants_mask = wants(3) && mask;
+  Tensor dx = wants(0) ? torch::stable::empty_like(x) : absent(x);
+  Tensor doffset = wants(1) ? torch::stable::empty_like(offset) : absent(x);
+  Tensor dweight = wants(2) ? new_empty(x, {d.parts, d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, computing(d))
+                            : absent(x);
+  Tensor dmask = wants_mask ? torch::stable::empty_like(*mask) : absent(x);
+  if (grad.numel() == 0) {
+    for (Tensor* t : {&dx, &doffset, &dweight, &dmask}) torch::stable::zero_(*t);
+    if (wants(2)) dweight = add_parts(dweight, d.parts);
+    return {dx, doffset, dweight, dmask};
+  }
+  Tensor keep, partial = absent(x);
+  d.weight = plain_weight(weight, d.wide, keep);
+  d.grad = image_of("grad", grad, d.out);
+  if (wants(0)) d.dx = image_of("dx", dx, d.in, true);
+  if (wants(1)) d.doffset = image_of("doffset", doffset, d.out, true);
+  if (wants(2)) d.dweight = dweight.mutable_data_ptr();
+  if (wants_mask) d.dmask = image_of("dmask", dmask, d.out, true);
+  if (wants(1) || wants_mask) {
+    partial = new_empty(x, {d.blocks * 3 * d.taps() * d.out.n * d.out.pixels()}, computing(d));
+    d.dsampling = partial.mutable_data_ptr();
+  }
+  for_units(d.parts * d.blocks, kBlock * d.taps() * d.out.pixels() * d.out.c,
+            [&](int64_t begin, int64_t end) { kernels().deform_backward(d, begin, end); });
+  if (d.dsampling != nullptr)
+    for_units(d.out.n * d.deformable * d.taps(), d.out.pixels() * d.blocks * 3,
+              [&](int64_t begin, int64_t end) { kernels().deform_gather(d, begin, end); });
+  if (wants(2)) dweight = add_parts(dweight, d.parts);
+  return {dx, doffset, dweight, dmask};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hida, CPU, m) {
+  m.impl("deform_conv2d", TORCH_BOX(&deform_conv2d));
+  m.impl("deform_conv2d_backward", TORCH_BOX(&deform_conv2d_backward));
+}
+
+}  // namespace hida

@@ -1,0 +1,97 @@
+// What ops.cpp asks of the CPU kernels: plain structs in, no torch. Each kernel works on a range of units, which the
+// caller spreads over threads; a unit's result does not depend on the range it came in, so that neither the number of
+// threads nor their order shows in a result.
+#pragma once
+
+#include <cstdint>
+
+namespace hida {
+
+enum class Dtype : int32_t { f32, f64, bf16, f16 };
+
+// An N,C,H,W tensor in memory. Strides in elements, 0 where it is broadcast. data may be null: absent, not wanted.
+struct Image {
+  void* data = nullptr;
+  Dtype dtype = Dtype::f32;
+  int64_t n = 0, c = 0, row = 0, step = 0;
+};
+
+struct Extent {
+  int64_t n = 0, c = 0, h = 0, w = 0;
+  int64_t pixels() const { return h * w; }
+};
+
+// `wide`: compute in double. `abreast`: planes of one image that a unit walks together, so that a channels_last
+// tensor's cache lines are fetched once; a unit is `abreast` planes.
+struct Planes {
+  Extent extent;
+  bool wide = false;
+  int64_t abreast = 1;
+  int64_t groups() const { return (extent.c + abreast - 1) / abreast; }
+  int64_t units() const { return extent.n * groups(); }
+};
+
+// Sums over planes go to (N, C) arrays of the computing type: float, or double where `wide`.
+struct Acon {
+  Planes planes;
+  Image x, logits, p1, p2;
+  Image y;                                                 // forward
+  Image grad, dx, dlogits;                                 // backward
+  void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
+};
+
+enum class Residual : int32_t { none, activated, tensor };
+
+// ida, and with `activate` off instance_norm_modulate.
+struct Adapt {
+  Planes planes;
+  bool activate = false;
+  Residual residual = Residual::none;
+  double eps = 0;
+  Image x, logits, p1, p2, gamma, beta, added;             // added: Residual::tensor
+  Image y;
+  void *mean = nullptr, *rstd = nullptr;                   // (N, C), written forward, read backward
+  Image grad, dx, dlogits, dgamma;
+  bool grad_to_x = false;                                  // the residual is x itself: its gradient joins dx
+  void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
+};
+
+struct Deform {
+  Extent in, out;                                          // out.c = C_out
+  bool wide = false;
+  int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
+  int64_t groups = 1, deformable = 1;
+  int64_t blocks = 0;                                      // of at most kBlock channels, see sampling.h
+  int64_t parts = 1;                                       // of the batch, for the backward
+  Image x, offset, mask, bias, y;                          // mask and bias may be absent; bias has a stride c only
+  const void* weight = nullptr;                            // contiguous, of the computing type
+  void* blocked = nullptr;                                 // (N, blocks, H·W + 1, kBlock): x rearranged
+  void* columns = nullptr;                                 // (C_in·taps, pixels padded to kBlock), for few pixels
+  Image grad, dx, doffset, dmask;
+  void* dweight = nullptr;                                 // (parts, *weight's shape), of the computing type
+  void* dsampling = nullptr;                               // (blocks, 3, taps, N·H_out·W_out): row, column, mask
+  int64_t taps() const { return kernel_h * kernel_w; }
+};
+
+constexpr int64_t kBlock = 16;        // channels; sixteen floats are a cache line
+constexpr int64_t kTile = 64;         // output pixels, counted through the whole batch
+constexpr int64_t kRowsAtATime = 24;  // output channels of a unit where there are few pixels
+
+struct Kernels {
+  const char* name;
+  void (*acon)(const Acon&, int64_t, int64_t);
+  void (*acon_backward)(const Acon&, int64_t, int64_t);
+  void (*adapt)(const Adapt&, int64_t, int64_t);
+  void (*adapt_backward)(const Adapt&, int64_t, int64_t);
+  void (*deform_rearrange)(const Deform&, int64_t, int64_t);  // units: (image, block)
+  void (*deform_tiles)(const Deform&, int64_t, int64_t);      // units: tiles of pixels
+  void (*deform_columns)(const Deform&, int64_t, int64_t);    // units: blocks
+  void (*deform_product)(const Deform&, int64_t, int64_t);    // units: kRowsAtATime output channels
+  void (*deform_backward)(const Deform&, int64_t, int64_t);   // units: (part, block)
+  void (*deform_gather)(const Deform&, int64_t, int64_t);     // units: (image, deformable group, tap)
+};
+
+// The best table that this processor can run, or the one that the environment variable HIDA_CPU names.
+const Kernels& kernels();
+
+}  // namespace hida

@@ -1,0 +1,207 @@
+// Lines: stretches of a plane as plain arrays of the computing type. Every kernel works on lines and so knows neither
+// dtypes nor strides; a line that already is such an array in memory is used where it lies.
+#pragma once
+
+#include "kernels.h"
+#include "vectors.h"
+
+namespace hida {
+namespace HIDA_ISA {
+
+constexpr int64_t kLine = 512;  // pixels; a handful of lines stay in the first-level cache
+
+template <class Real>
+constexpr int64_t padded(int64_t count) {
+  return (count + kLanes<Real> - 1) / kLanes<Real> * kLanes<Real>;
+}
+
+HIDA_INLINE float from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+HIDA_INLINE uint32_t to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+struct Bf16 {
+  uint16_t bits;
+  static HIDA_INLINE float widen(Bf16 v) { return from_bits(uint32_t(v.bits) << 16); }
+  static HIDA_INLINE Bf16 narrow(float value) {  // to nearest even; NaN stays NaN
+    const uint32_t bits = to_bits(value);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return {uint16_t(value != value ? 0x7fc0u : rounded)};
+  }
+};
+
+struct F16 {
+  uint16_t bits;
+#if defined(__F16C__)
+  static HIDA_INLINE float widen(F16 v) { return _cvtsh_ss(v.bits); }
+  static HIDA_INLINE F16 narrow(float value) { return {uint16_t(_cvtss_sh(value, 0))}; }
+#else
+  static HIDA_INLINE float widen(F16 v) {
+    const uint32_t sign = uint32_t(v.bits & 0x8000u) << 16, rest = v.bits & 0x7fffu;
+    // 2¹¹² moves the exponent's origin, also for subnormal numbers; all ones stay all ones.
+    const float magnitude = from_bits(rest << 13) * from_bits(0x77800000u);
+    return from_bits((rest >= 0x7c00u ? (rest << 13) | 0x7f800000u : to_bits(magnitude)) | sign);
+  }
+  static HIDA_INLINE F16 narrow(float value) {
+    const uint32_t bits = to_bits(value), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+    if (rest > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+    if (rest >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};
+    if (rest < 0x38800000u)  // subnormal: adding ½ aligns the last bit, and rounds to even
+      return {uint16_t(sign | (to_bits(from_bits(rest) + 0.5f) - 0x3f000000u))};
+    return {uint16_t(sign | ((rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13))};
+  }
+#endif
+};
+
+HIDA_INLINE double value_of(double v) { return v; }
+HIDA_INLINE float value_of(float v) { return v; }
+HIDA_INLINE float value_of(Bf16 v) { return Bf16::widen(v); }
+HIDA_INLINE float value_of(F16 v) { return F16::widen(v); }
+template <class T>
+HIDA_INLINE T cast_to(double v) {
+  return T(v);
+}
+template <>
+HIDA_INLINE Bf16 cast_to<Bf16>(double v) {
+  return Bf16::narrow(float(v));
+}
+template <>
+HIDA_INLINE F16 cast_to<F16>(double v) {
+  return F16::narrow(float(v));
+}
+template <class T>
+HIDA_INLINE T cast_to(float v) {
+  return T(v);
+}
+template <>
+HIDA_INLINE Bf16 cast_to<Bf16>(float v) {
+  return Bf16::narrow(v);
+}
+template <>
+HIDA_INLINE F16 cast_to<F16>(float v) {
+  return F16::narrow(v);
+}
+
+template <class T, class Real>
+inline void gather(const T* from, int64_t step, int64_t count, Real* to) {
+  if (step == 1) {
+    int64_t i = 0;
+#if defined(__F16C__)
+    if constexpr (sizeof(Real) == 4 && __is_same(T, F16))
+      for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+#endif
+    for (; i < count; ++i) to[i] = Real(value_of(from[i]));
+  } else if (step == 0) {
+    const Real value = Real(value_of(*from));
+    for (int64_t i = 0; i < count; ++i) to[i] = value;
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = Real(value_of(from[i * step]));
+  }
+}
+template <class T, class Real>
+inline void scatter(T* to, int64_t step, int64_t count, const Real* from) {
+  if (step == 1) {
+    int64_t i = 0;
+#if defined(__F16C__)
+    if constexpr (sizeof(Real) == 4 && __is_same(T, F16))
+      for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+    for (; i < count; ++i) to[i] = cast_to<T>(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i * step] = cast_to<T>(from[i]);
+  }
+}
+
+template <class F>
+HIDA_INLINE void with_type(Dtype dtype, F f) {
+  switch (dtype) {
+    case Dtype::f32: return f(float());
+    case Dtype::f64: return f(double());
+    case Dtype::bf16: return f(Bf16());
+    case Dtype::f16: return f(F16());
+  }
+}
+
+// Visit the runs of equal step that `count` pixels from `first` on consist of: f(element offset, pixels done, count).
+template <class F>
+HIDA_INLINE void for_runs(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                          F f) {
+  const int64_t plane = n * image.n + c * image.c;
+  if (image.row == e.w * image.step) return f(plane + first * image.step, int64_t(0), count);
+  for (int64_t done = 0; done < count;) {
+    const int64_t row = (first + done) / e.w, column = (first + done) % e.w;
+    const int64_t run = e.w - column < count - done ? e.w - column : count - done;
+    f(plane + row * image.row + column * image.step, done, run);
+    done += run;
+  }
+}
+
+// Copy `count` pixels of plane (n, c) from pixel `first` on into `to`, with zeros up to whole vectors.
+template <class Real>
+inline void copy_line(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                      Real* to) {
+  with_type(image.dtype, [&](auto type) {
+    using T = decltype(type);
+    for_runs(image, e, n, c, first, count, [&](int64_t at, int64_t done, int64_t run) {
+      gather(static_cast<const T*>(image.data) + at, image.step, run, to + done);
+    });
+  });
+  for (int64_t i = count; i < padded<Real>(count); ++i) to[i] = 0;
+}
+
+template <class Real>
+HIDA_INLINE bool lies_ready(const Image& image, const Extent& e, int64_t count) {
+  return image.dtype == (sizeof(Real) == 4 ? Dtype::f32 : Dtype::f64) && image.step == 1 && image.row == e.w &&
+         count % kLanes<Real> == 0;
+}
+
+// As copy_line, but no copy where the plane is an array of Real already.
+template <class Real>
+HIDA_INLINE const Real* read_line(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first,
+                                  int64_t count, Real* buffer) {
+  if (lies_ready<Real>(image, e, count))
+    return static_cast<const Real*>(image.data) + n * image.n + c * image.c + first;
+  copy_line(image, e, n, c, first, count, buffer);
+  return buffer;
+}
+
+// Where to write a line, and putting it there.
+template <class Real>
+HIDA_INLINE Real* target_line(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                              Real* buffer) {
+  return lies_ready<Real>(image, e, count) ? static_cast<Real*>(image.data) + n * image.n + c * image.c + first
+                                           : buffer;
+}
+template <class Real>
+inline void write_line(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                       const Real* line, const Real* buffer) {
+  if (image.data == nullptr || line != buffer) return;
+  with_type(image.dtype, [&](auto type) {
+    using T = decltype(type);
+    for_runs(image, e, n, c, first, count, [&](int64_t at, int64_t done, int64_t run) {
+      scatter(static_cast<T*>(image.data) + at, image.step, run, line + done);
+    });
+  });
+}
+
+// One number of an image.
+template <class Real>
+HIDA_INLINE Real read_one(const Image& image, int64_t n, int64_t c) {
+  Real value = 0;
+  with_type(image.dtype, [&](auto type) {
+    using T = decltype(type);
+    value = Real(value_of(static_cast<const T*>(image.data)[n * image.n + c * image.c]));
+  });
+  return value;
+}
+
+}  // namespace HIDA_ISA
+}  // namespace hida

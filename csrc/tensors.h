@@ -1,0 +1,124 @@
+// Tensors as the kernels see them, and the checks of operator arguments. Python checks first and words its errors for
+// people; these keep a direct call of torch.ops.hida.* from reading memory that is not there.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace hida {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Shape = std::vector<int64_t>;
+
+inline Shape shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return Shape(sizes.begin(), sizes.end());
+}
+
+inline std::string text(const Shape& shape) {
+  std::ostringstream out;
+  out << '(';
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  out << ')';
+  return out.str();
+}
+
+[[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error("hida: " + message); }
+
+inline Dtype dtype_of(const char* name, const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    case ScalarType::Half: return Dtype::f16;
+    default: fail(std::string(name) + " must be float32, float64, bfloat16 or float16.");
+  }
+}
+
+inline void require_shape(const char* name, const Tensor& t, std::initializer_list<Shape> allowed) {
+  const Shape shape = shape_of(t);
+  std::string expected;
+  for (const Shape& one : allowed) {
+    if (shape == one) return;
+    expected += (expected.empty() ? "" : " or ") + text(one);
+  }
+  fail(std::string(name) + " must have shape " + expected + "; its shape is " + text(shape) + ".");
+}
+
+inline Extent extent_of(const char* name, const Tensor& t) {
+  if (t.dim() != 4) fail(std::string(name) + " must have shape (N, C, H, W); its shape is " + text(shape_of(t)) + ".");
+  return {t.size(0), t.size(1), t.size(2), t.size(3)};
+}
+
+inline void require_cpu(const char* name, const Tensor& t) {
+  if (!t.is_cpu()) fail(std::string(name) + " is not on the CPU; move all tensors to one device.");
+}
+
+// `t` spread over `extent`: dimensions of size 1 are repeated. Strides that cannot matter are chosen so that a plane
+// which lies in one piece is seen as one.
+inline Image image_of(const char* name, const Tensor& t, const Extent& e, bool writable = false) {
+  require_cpu(name, t);
+  Image image;
+  image.dtype = dtype_of(name, t);
+  image.data = writable ? t.mutable_data_ptr() : const_cast<void*>(t.const_data_ptr());
+  image.n = t.size(0) == 1 ? 0 : t.stride(0);
+  image.c = t.size(1) == 1 ? 0 : t.stride(1);
+  if (t.size(2) == 1 && t.size(3) == 1 && e.pixels() != 1) return image;
+  if (e.h == 1 && e.w == 1) {
+    image.step = 1;
+  } else {
+    image.step = e.w == 1 ? t.stride(2) : t.stride(3);
+  }
+  image.row = e.h == 1 || e.w == 1 ? image.step * e.w : t.stride(2);
+  return image;
+}
+
+inline bool is_wide(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* t : tensors)
+    if (t != nullptr && t->scalar_type() == ScalarType::Double) return true;
+  return false;
+}
+
+inline Tensor absent(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+
+inline Tensor sums(const Tensor& like, const Extent& e, bool wide) {
+  return torch::stable::new_empty(like, {e.n, e.c}, wide ? ScalarType::Double : ScalarType::Float);
+}
+
+// For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a slice
+// takes torch.compile, with dynamic shapes, for ever to reason about.)
+inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {
+  const bool last = x.stride(1) == 1 && x.stride(3) != 1;
+  return torch::stable::empty(operand.sizes(), operand.scalar_type(), torch::headeronly::Layout::Strided,
+                              operand.device(), std::nullopt,
+                              last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                   : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+// Planes to walk abreast so that every cache line of a channels_last tensor is used whole.
+inline int64_t abreast(const Tensor& t, const Extent& e) {
+  if (e.pixels() <= 1 || t.stride(1) != 1 || t.stride(3) == 1 || e.c <= 1) return 1;
+  const int64_t line = 64 / int64_t(t.element_size());
+  return line < e.c ? line : e.c;
+}
+
+// Spread `units` over torch's threads, each range worth at least some ten thousand elements.
+template <class F>
+void for_units(int64_t units, int64_t elements_each, const F& f) {
+  if (units <= 0) return;
+  const int64_t grain = elements_each >= 16384 ? 1 : 16384 / (elements_each > 0 ? elements_each : 1);
+  torch::stable::parallel_for(0, units, grain, f);
+}
+
+}  // namespace hida

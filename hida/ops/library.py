@@ -1,0 +1,79 @@
+"""The compiled operator library: loading it, and what the ops' registrations have in common."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PATH = Path(__file__).resolve().parent.parent / "_ops.so"
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _load() -> str:
+    """Load the library; return why it is not there, or nothing."""
+    if not PATH.is_file():
+        return "not built: python setup.py build_ext --inplace builds them"
+    try:
+        torch.ops.load_library(PATH)
+    except OSError as error:
+        reason = f"{PATH.name} does not load ({str(error).splitlines()[0]}); build it again"
+        warnings.warn(f"HIDA's native ops: {reason}. The PyTorch reference runs instead.", stacklevel=2)
+        return reason
+    return ""
+
+
+why_not = _load()
+loaded = not why_not
+
+
+def instruction_set() -> str:
+    """Return the name of the CPU kernels that this processor gets: avx512, avx2 or generic."""
+    function = ctypes.CDLL(str(PATH)).hida_cpu_kernels
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def wanted(needed: Sequence[bool]) -> int:
+    """Pack which gradients are needed as the backward operators take it."""
+    return sum(1 << i for i, need in enumerate(needed) if need)
+
+
+def partial_sums(x: Tensor, *operands: Tensor | None) -> Tensor:
+    """Return an empty (N, C) tensor of the computing type, as the operators return for sums over planes."""
+    wide = any(t is not None and t.dtype == torch.float64 for t in (x, *operands))
+    return x.new_empty(x.shape[:2], dtype=torch.float64 if wide else torch.float32)
+
+
+def gradient_like(operand: Tensor, x: Tensor) -> Tensor:
+    """Return an empty tensor of an operand's shape and dtype, in the memory layout of ``x``."""
+    last = x.stride(1) == 1 and x.stride(3) != 1
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(operand.shape, dtype=operand.dtype, device=operand.device, memory_format=layout)
+
+
+def fold(gradient: Tensor, like: Tensor) -> Tensor:
+    """Add up a gradient that came back as (N, C) sums or as a whole tensor to the shape and dtype of ``like``."""
+    if gradient.dim() == 2:
+        gradient = gradient[:, :, None, None]
+    for axis in (0, 1):
+        if like.shape[axis] == 1 and gradient.shape[axis] != 1:
+            gradient = gradient.sum(axis, keepdim=True)
+    return gradient.to(like.dtype)
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor | None], needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of ``function`` at ``tensors``, made of differentiable ops: a double backward's first half.
+
+    Each tensor is viewed first, so that one given twice gets two gradients.
+    """
+    given = [None if t is None else t.view_as(t) for t in tensors]
+    chosen = [t for t, need in zip(given, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=True) if chosen else ())
+    return [next(found) if need else None for need in needed]

@@ -34,15 +34,22 @@ inline std::string text(const Shape& shape) {
   return out.str();
 }
 
-[[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error("hida: " + message); }
+[[noreturn]] inline void fail(const std::string& message) {
+  throw std::runtime_error("hida: " + message);
+}
 
 inline Dtype dtype_of(const char* name, const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::Double: return Dtype::f64;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
-    default: fail(std::string(name) + " must be float32, float64, bfloat16 or float16.");
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::Double:
+      return Dtype::f64;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    case ScalarType::Half:
+      return Dtype::f16;
+    default:
+      fail(std::string(name) + " must be float32, float64, bfloat16 or float16.");
   }
 }
 
@@ -90,20 +97,21 @@ inline bool is_wide(std::initializer_list<const Tensor*> tensors) {
   return false;
 }
 
-inline Tensor absent(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+inline Tensor absent(const Tensor& like) {
+  return torch::stable::new_empty(like, {0});
+}
 
 inline Tensor sums(const Tensor& like, const Extent& e, bool wide) {
   return torch::stable::new_empty(like, {e.n, e.c}, wide ? ScalarType::Double : ScalarType::Float);
 }
 
-// For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a slice
-// takes torch.compile, with dynamic shapes, for ever to reason about.)
+// For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a
+// slice takes torch.compile, with dynamic shapes, for ever to reason about.)
 inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {
   const bool last = x.stride(1) == 1 && x.stride(3) != 1;
-  return torch::stable::empty(operand.sizes(), operand.scalar_type(), torch::headeronly::Layout::Strided,
-                              operand.device(), std::nullopt,
-                              last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                   : torch::headeronly::MemoryFormat::Contiguous);
+  return torch::stable::empty(
+      operand.sizes(), operand.scalar_type(), torch::headeronly::Layout::Strided, operand.device(), std::nullopt,
+      last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
 }
 
 // Planes to walk abreast so that every cache line of a channels_last tensor is used whole.

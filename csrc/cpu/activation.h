@@ -22,8 +22,8 @@ struct Switch {
   }
 
   // θ of a line; `buffer` holds kLine numbers.
-  HIDA_INLINE const Real* line(const Image& logits, const Extent& e, int64_t n, int64_t c, int64_t first,
-                               int64_t count, Real* buffer) const {
+  HIDA_INLINE const Real* line(const Image& logits, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                               Real* buffer) const {
     if (uniform) {
       for (int64_t i = 0; i < count; i += kLanes<Real>) store(buffer + i, one_);
       return buffer;

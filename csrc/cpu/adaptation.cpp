@@ -12,7 +12,9 @@ using torch::stable::new_empty;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
-bool wants(int64_t wanted, int which) { return (wanted >> which & 1) != 0; }
+bool wants(int64_t wanted, int which) {
+  return (wanted >> which & 1) != 0;
+}
 
 void check_activation(const Extent& e, const Tensor& logits, const Tensor& p1, const Tensor& p2) {
   require_shape("logits", logits, {{e.n, e.c, e.h, e.w}, {e.n, 1, e.h, e.w}, {e.n, e.c, 1, 1}, {1, e.c, 1, 1}});
@@ -145,9 +147,8 @@ Three ida(const Tensor& h, const Tensor& logits, const Tensor& gamma, const Tens
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& grad, const Tensor& h,
                                                                 const Tensor& logits, const Tensor& gamma,
-                                                                const Tensor& p1, const Tensor& p2,
-                                                                const Tensor& mean, const Tensor& rstd,
-                                                                int64_t residual, int64_t wanted) {
+                                                                const Tensor& p1, const Tensor& p2, const Tensor& mean,
+                                                                const Tensor& rstd, int64_t residual, int64_t wanted) {
   const Extent e = extent_of("h", h);
   check_activation(e, logits, p1, p2);
   require_shape("gamma", gamma, {{e.n, e.c, e.h, e.w}});

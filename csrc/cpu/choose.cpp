@@ -48,4 +48,6 @@ const Kernels& kernels() {
 
 }  // namespace hida
 
-extern "C" __attribute__((visibility("default"))) const char* hida_cpu_kernels() { return hida::kernels().name; }
+extern "C" __attribute__((visibility("default"))) const char* hida_cpu_kernels() {
+  return hida::kernels().name;
+}

@@ -131,8 +131,7 @@ void backward(const Deform& d, int64_t begin, int64_t end) {
     // Images smaller than a tile share tiles.
     const int64_t together = pixels >= kTile ? 1 : n1 - n0;
     Scratch<Real> x(together * image), dx(d.dx.data ? together * image : 0);
-    Real* dsampling =
-        d.dsampling ? static_cast<Real*>(d.dsampling) + b * 3 * taps * d.out.n * pixels : nullptr;
+    Real* dsampling = d.dsampling ? static_cast<Real*>(d.dsampling) + b * 3 * taps * d.out.n * pixels : nullptr;
     for (int64_t n = n0; n < n1; n += together) {
       for (int64_t i = 0; i < together; ++i) block_image(d, block, n + i, x.get() + i * image);
       if (d.dx.data) std::memset(dx.get(), 0, size_t(together * image) * sizeof(Real));
@@ -162,8 +161,8 @@ void gather_samples(const Deform& d, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < count; ++i) total[i] = 0;
         for (int64_t b = 0; b < d.blocks; ++b) {
           if (block_at(d, b).deformable != k / taps) continue;
-          const Real* from = static_cast<const Real*>(d.dsampling) + ((b * 3 + which) * taps + k % taps) * all +
-                             n * pixels + first;
+          const Real* from =
+              static_cast<const Real*>(d.dsampling) + ((b * 3 + which) * taps + k % taps) * all + n * pixels + first;
           for (int64_t i = 0; i < count; ++i) total[i] += from[i];
         }
         write_line(to, d.out, n, which < 2 ? 2 * k + which : k, first, count, total, total);

@@ -84,11 +84,12 @@ Tensor add_parts(Tensor& parts, int64_t count) {
   return torch::stable::sum(parts, std::vector<int64_t>{axis});
 }
 
-ScalarType computing(const Deform& d) { return d.wide ? ScalarType::Double : ScalarType::Float; }
+ScalarType computing(const Deform& d) {
+  return d.wide ? ScalarType::Double : ScalarType::Float;
+}
 
 Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& bias,
-                     const Pair& stride, const Pair& padding, const Pair& dilation,
-                     const std::optional<Tensor>& mask) {
+                     const Pair& stride, const Pair& padding, const Pair& dilation, const std::optional<Tensor>& mask) {
   Deform d = describe(x, offset, weight, bias ? &*bias : nullptr, stride, padding, dilation, mask);
   Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
   if (y.numel() == 0) return y;
@@ -125,8 +126,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
   const bool wants_mask = wants(3) && mask;
   Tensor dx = wants(0) ? torch::stable::empty_like(x) : absent(x);
   Tensor doffset = wants(1) ? torch::stable::empty_like(offset) : absent(x);
-  Tensor dweight = wants(2) ? new_empty(x, {d.parts, d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, computing(d))
-                            : absent(x);
+  Tensor dweight =
+      wants(2) ? new_empty(x, {d.parts, d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, computing(d)) : absent(x);
   Tensor dmask = wants_mask ? torch::stable::empty_like(*mask) : absent(x);
   if (grad.numel() == 0) {
     for (Tensor* t : {&dx, &doffset, &dweight, &dmask}) torch::stable::zero_(*t);

@@ -160,16 +160,15 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
         const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
         Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, out_line) : out_line;
         const auto upstream = [&](int64_t i) {
-          V df = normalise_gradient(load(slope_of.get() + at + i), load(normalised.get() + at + i), mean_d, mean_dx,
-                                    rstd);
+          V df =
+              normalise_gradient(load(slope_of.get() + at + i), load(normalised.get() + at + i), mean_d, mean_dx, rstd);
           if (a.residual == Residual::activated) df += load(grad + i);
           return df;
         };
         if (a.activate) {
           const Real base = read_one<Real>(a.p2, n, c), slope = read_one<Real>(a.p1, n, c) - base;
           const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-          Real* dlogits =
-              a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, out_line_2) : out_line_2;
+          Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, out_line_2) : out_line_2;
           V sum_q{}, sum_rest{}, sum_logits{};
           for (int64_t i = 0; i < count; i += kLanes<Real>) {
             const V df = upstream(i), x_i = load(x + i), q_i = load(q.get() + at + i);

@@ -35,8 +35,8 @@ struct Planes {
 struct Acon {
   Planes planes;
   Image x, logits, p1, p2;
-  Image y;                                                 // forward
-  Image grad, dx, dlogits;                                 // backward
+  Image y;                  // forward
+  Image grad, dx, dlogits;  // backward
   void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
 };
 
@@ -48,28 +48,28 @@ struct Adapt {
   bool activate = false;
   Residual residual = Residual::none;
   double eps = 0;
-  Image x, logits, p1, p2, gamma, beta, added;             // added: Residual::tensor
+  Image x, logits, p1, p2, gamma, beta, added;  // added: Residual::tensor
   Image y;
-  void *mean = nullptr, *rstd = nullptr;                   // (N, C), written forward, read backward
+  void *mean = nullptr, *rstd = nullptr;  // (N, C), written forward, read backward
   Image grad, dx, dlogits, dgamma;
-  bool grad_to_x = false;                                  // the residual is x itself: its gradient joins dx
+  bool grad_to_x = false;  // the residual is x itself: its gradient joins dx
   void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
 };
 
 struct Deform {
-  Extent in, out;                                          // out.c = C_out
+  Extent in, out;  // out.c = C_out
   bool wide = false;
   int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0, dilation_h = 1, dilation_w = 1;
   int64_t groups = 1, deformable = 1;
-  int64_t blocks = 0;                                      // of at most kBlock channels, see sampling.h
-  int64_t parts = 1;                                       // of the batch, for the backward
-  Image x, offset, mask, bias, y;                          // mask and bias may be absent; bias has a stride c only
-  const void* weight = nullptr;                            // contiguous, of the computing type
-  void* blocked = nullptr;                                 // (N, blocks, H·W + 1, kBlock): x rearranged
-  void* columns = nullptr;                                 // (C_in·taps, pixels padded to kBlock), for few pixels
+  int64_t blocks = 0;              // of at most kBlock channels, see sampling.h
+  int64_t parts = 1;               // of the batch, for the backward
+  Image x, offset, mask, bias, y;  // mask and bias may be absent; bias has a stride c only
+  const void* weight = nullptr;    // contiguous, of the computing type
+  void* blocked = nullptr;         // (N, blocks, H·W + 1, kBlock): x rearranged
+  void* columns = nullptr;         // (C_in·taps, pixels padded to kBlock), for few pixels
   Image grad, dx, doffset, dmask;
-  void* dweight = nullptr;                                 // (parts, *weight's shape), of the computing type
-  void* dsampling = nullptr;                               // (blocks, 3, taps, N·H_out·W_out): row, column, mask
+  void* dweight = nullptr;    // (parts, *weight's shape), of the computing type
+  void* dsampling = nullptr;  // (blocks, 3, taps, N·H_out·W_out): row, column, mask
   int64_t taps() const { return kernel_h * kernel_w; }
 };
 

@@ -59,10 +59,18 @@ struct F16 {
 #endif
 };
 
-HIDA_INLINE double value_of(double v) { return v; }
-HIDA_INLINE float value_of(float v) { return v; }
-HIDA_INLINE float value_of(Bf16 v) { return Bf16::widen(v); }
-HIDA_INLINE float value_of(F16 v) { return F16::widen(v); }
+HIDA_INLINE double value_of(double v) {
+  return v;
+}
+HIDA_INLINE float value_of(float v) {
+  return v;
+}
+HIDA_INLINE float value_of(Bf16 v) {
+  return Bf16::widen(v);
+}
+HIDA_INLINE float value_of(F16 v) {
+  return F16::widen(v);
+}
 template <class T>
 HIDA_INLINE T cast_to(double v) {
   return T(v);
@@ -123,10 +131,14 @@ inline void scatter(T* to, int64_t step, int64_t count, const Real* from) {
 template <class F>
 HIDA_INLINE void with_type(Dtype dtype, F f) {
   switch (dtype) {
-    case Dtype::f32: return f(float());
-    case Dtype::f64: return f(double());
-    case Dtype::bf16: return f(Bf16());
-    case Dtype::f16: return f(F16());
+    case Dtype::f32:
+      return f(float());
+    case Dtype::f64:
+      return f(double());
+    case Dtype::bf16:
+      return f(Bf16());
+    case Dtype::f16:
+      return f(F16());
   }
 }
 

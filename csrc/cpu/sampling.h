@@ -31,7 +31,9 @@ inline Block block_at(const Deform& d, int64_t index) {
   }
 }
 
-inline int64_t blocked_image(const Deform& d) { return (d.in.pixels() + 1) * kBlock; }
+inline int64_t blocked_image(const Deform& d) {
+  return (d.in.pixels() + 1) * kBlock;
+}
 
 // Rearrange one block of one image.
 template <class Real>
@@ -105,9 +107,8 @@ inline void find_samples(const Deform& d, int64_t deformable, int64_t first, int
       const int64_t tap_column = tap % d.kernel_w * d.dilation_w - d.pad_w;
       int64_t row = pixel / d.out.w, column = pixel % d.out.w;
       for (int64_t i = 0; i < run; ++i) {
-        const Point<Real> point =
-            locate(down[i] + Real(row * d.stride_h + tap_row), right[i] + Real(column * d.stride_w + tap_column),
-                   d.in.h, d.in.w, pixels);
+        const Point<Real> point = locate(down[i] + Real(row * d.stride_h + tap_row),
+                                         right[i] + Real(column * d.stride_w + tap_column), d.in.h, d.in.w, pixels);
         Sample<Real>& sample = samples[tap * kTile + done + i];
         for (int corner = 0; corner < 4; ++corner) sample.at[corner] = base + point.pixel[corner] * kBlock;
         shares(point, sample.share);

@@ -24,7 +24,9 @@ std::vector<float> numbers(int64_t count, double seed) {
   return made;
 }
 
-double logistic(double z) { return 1 / (1 + std::exp(-z)); }
+double logistic(double z) {
+  return 1 / (1 + std::exp(-z));
+}
 
 }  // namespace
 

@@ -287,7 +287,9 @@ def test_opcheck():
     opcheck(h.instance_norm_modulate, (x, gamma, gamma.detach(), None, 1e-5))
 
 
-@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
+# None: sizes that change become symbols. True, which makes a symbol of every size at once, is left out: its guards on
+# shapes keep sympy busy for minutes on torch 2.15.
+@pytest.mark.parametrize("dynamic", [False, pytest.param(None, marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(dynamic):
     # aot_eager traces forward and backward as inductor does, without waiting for a C++ compiler.
     def function(h, joint, p1, p2):

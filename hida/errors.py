@@ -12,8 +12,12 @@ class HidaError(Exception):
     """A fault in what the user gave: the message is one sentence naming what is wrong and what to do."""
 
 
-class Interrupted(Exception):
-    """Work that was stopped by a signal after its state had been saved."""
+class Interrupted(BaseException):
+    """Work that was stopped by a signal after its state had been saved.
+
+    Raised from a signal handler, so it may arise anywhere: like KeyboardInterrupt it is no Exception, lest a handler
+    meant for faults swallow it.
+    """
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:

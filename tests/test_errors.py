@@ -78,3 +78,11 @@ def test_other_errors_keep_their_traceback(error, capsys):
 )
 def test_an_interruption_is_status_130(stop, said, capsys):
     assert ending(stop, capsys) == (130, said)
+
+
+def test_a_handler_of_faults_cannot_swallow_a_stop():
+    with pytest.raises(Interrupted):
+        try:
+            raise Interrupted("stopped")
+        except Exception:
+            pytest.fail("swallowed")

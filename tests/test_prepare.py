@@ -230,7 +230,7 @@ def test_a_dead_worker_is_one_sentence(source, tmp_path):
 
 class Slow(DotModel):
     def faces(self, photo):
-        time.sleep(0.4)
+        time.sleep(0.6)
         return super().faces(photo)
 
 

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def draw(sketcher: Sketcher, photo: Path, styles: list[int], options: Options) -> list[Image.Image]:
     """Return the sketches of one photo, and the sheet behind them if it is asked for."""
     image = read_image(photo)
-    sketches, depth = sketcher.draw(image, styles, options.depth, options.frame)
+    sketches, depth = sketcher.draw(image, styles, options.depth, options.frame, show_depth=options.sheet)
     if not options.sheet:
         return sketches
     headings = ("photo", "depth", *(f"style {number}" for number in styles))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from hida import depth as depths
 from hida import weights
 from hida.checkpoint import load_generator
 from hida.config import Config
-from hida.data.augment import centred_batch
+from hida.data.augment import CROP, centred_batch
 from hida.data.dataset import PairTensors
 from hida.data.images import ImageSource, read_image
 from hida.depth.face import Face
@@ -127,9 +128,14 @@ class Sketcher:
 
     @torch.inference_mode()
     def draw(
-        self, photo: ImageSource, styles: Sequence[int], depth: DepthSource | None = None, frame: Frame = "auto"
-    ) -> tuple[list[Image.Image], Image.Image]:
-        """Draw one photo in ``styles``; return the sketches and the depth map that guided them, as pictures."""
+        self,
+        photo: ImageSource,
+        styles: Sequence[int],
+        depth: DepthSource | None = None,
+        frame: Frame = "auto",
+        show_depth: bool = False,
+    ) -> tuple[list[Image.Image], Image.Image | None]:
+        """Draw one photo in ``styles``; return the sketches and, to ``show_depth``, the map that guided them."""
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
@@ -144,7 +150,8 @@ class Sketcher:
                 sketch = self.generator.sketch(self.generator.decode(encoded, style), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
         sketches = [compose_picture(views, pieces) for pieces in drawn]
-        return sketches, Image.fromarray(np.rint(depth_map * 255).astype(np.uint8))
+        shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
+        return sketches, shown
 
     @torch.inference_mode()
     def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:
@@ -161,8 +168,8 @@ class Sketcher:
 
     def _prepare(
         self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame
-    ) -> tuple[Plan, list[np.ndarray], np.ndarray]:
-        """Return the views, their depth maps, and the depth map of the whole photo."""
+    ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
+        """Return the views, their depth maps, and what makes the whole photo's: on a large one it takes seconds."""
         size = pixels.shape[1], pixels.shape[0]
         method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
         method = "auto" if depth is None else method
@@ -172,13 +179,13 @@ class Sketcher:
         if method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
-            return views, [face.depth((256, 256), matrix) for matrix in views.views], face.depth(size)
+            return views, [face.depth((CROP, CROP), matrix) for matrix in views.views], partial(face.depth, size)
         if method is None:
             map_ = depth_from_file(depth, size)
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        return views, [view_depth(map_, matrix) for matrix in views.views], map_
+        return views, [view_depth(map_, matrix) for matrix in views.views], lambda: map_
 
     @staticmethod
     def _face(pixels: np.ndarray, model: str) -> Face:

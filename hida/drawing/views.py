@@ -152,3 +152,9 @@ def view_photo(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def view_depth(depth: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Return the 256×256 view of an H×W depth map in [0, 1]; beyond its edge it is far."""
     return np.clip(warp(depth.astype(np.float32), matrix, (CROP, CROP), fill="black", resample="bilinear"), 0, 1)
+
+
+def view_weights(weights: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the 256×256 view of H×W×S style weights; beyond their edge the edge continues."""
+    planes = [np.ascontiguousarray(plane, np.float32) for plane in weights.transpose(2, 0, 1)]
+    return np.stack([warp(plane, matrix, (CROP, CROP), fill="replicate", resample="bilinear") for plane in planes], 2)

@@ -44,10 +44,12 @@ def style_name(style: int | Mapping[int, float]) -> str:
 
 def style_heading(style: int | Mapping[int, float]) -> str:
     """Return what stands over a drawing: "style 2", "60 % 1, 40 % 3"."""
-    if isinstance(style, Mapping):
-        total = sum(style.values())
-        return ", ".join(f"{100 * weight / total:.3g} % {number}" for number, weight in style.items() if weight)
-    return f"style {style}"
+    if not isinstance(style, Mapping):
+        return f"style {style}"
+    parts = {number: 100 * weight / sum(style.values()) for number, weight in style.items() if weight}
+    if len(parts) == 1:
+        return f"style {next(iter(parts))}"
+    return ", ".join(f"{share:.3g} % {number}" for number, share in parts.items())
 
 
 def require_style(style: Style, styles: int) -> None:

@@ -142,15 +142,16 @@ class Sketcher:
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
-        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix) for matrix in views.views]))
+        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
         steering = [self._steering(style, views) for style in styles]
         drawn: list[list[np.ndarray]] = [[] for _ in styles]
-        for start in range(0, len(photos), BATCH):
-            encoded = self.generator.encode(photos[start : start + BATCH], maps[start : start + BATCH])
+        count = max(1, BATCH * CROP**2 // views.side**2)
+        for start in range(0, len(photos), count):
+            encoded = self.generator.encode(photos[start : start + count], maps[start : start + count])
             for style, pieces in zip(steering, drawn, strict=True):
-                sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + BATCH]), encoded)
+                sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
         sketches = [compose_picture(views, pieces) for pieces in drawn]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
@@ -175,7 +176,7 @@ class Sketcher:
         if isinstance(style, np.ndarray):
             if style.shape[1::-1] != views.size:
                 raise HidaError(f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size.")
-            maps = np.stack([view_weights(style, matrix) for matrix in views.views])
+            maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):
             return torch.from_numpy(mixture_weights(style, styles)).to(self.device).expand(count, -1)
@@ -194,13 +195,13 @@ class Sketcher:
         if method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
-            return views, [face.depth((CROP, CROP), matrix) for matrix in views.views], partial(face.depth, size)
+            return views, [face.depth((views.side, views.side), matrix) for matrix in views.views], partial(face.depth, size)
         if method is None:
             map_ = depth_from_file(depth, size)
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        return views, [view_depth(map_, matrix) for matrix in views.views], lambda: map_
+        return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
 
     @staticmethod
     def _face(pixels: np.ndarray, model: str) -> Face:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,8 +95,9 @@ class Sketcher:
                 list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
                 photo's size; a list gives one for each photo.
-            frame: "auto" draws the whole photo with its face upright at its own scale; "face" leaves the paper white
-                around the face; "whole" looks for no face.
+            frame: "auto" draws the whole photo with its face upright at its own scale, and, where it shows none and
+                ``depth`` says how to go on, as it is; "face" leaves the paper white around the face; "whole" looks
+                for no face.
 
         Returns:
             Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
@@ -190,12 +192,23 @@ class Sketcher:
         method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
         method = "auto" if depth is None else method
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
-        face = None if frame == "whole" else self._face(pixels, model)
+        face = None if frame == "whole" else _first_face(pixels, model)
+        if face is None and frame != "whole":
+            if frame == "face" or depth is None or method in ("auto", "tddfa"):
+                raise NoFaceError(
+                    "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
+                    "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
+                )
+            warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
         views = plan(size, None if face is None else face.points, surroundings=frame != "face")
         if method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
-            return views, [face.depth((views.side, views.side), matrix) for matrix in views.views], partial(face.depth, size)
+            return (
+                views,
+                [face.depth((views.side, views.side), matrix) for matrix in views.views],
+                partial(face.depth, size),
+            )
         if method is None:
             map_ = depth_from_file(depth, size)
         else:
@@ -203,21 +216,14 @@ class Sketcher:
             map_ = depths.predict(pixels, name, model=network or None)
         return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
 
-    @staticmethod
-    def _face(pixels: np.ndarray, model: str) -> Face:
-        faces = depths.face_model(model).faces(pixels)
-        if not faces:
-            raise NoFaceError(
-                "no face was found in the photo; give one that shows a face upright, or draw it as it is with frame "
-                "'whole' (--frame whole)."
-            )
-        return faces[0]
+
+def _first_face(pixels: np.ndarray, model: str) -> Face | None:
+    return next(iter(depths.face_model(model).faces(pixels)), None)
 
 
 def _any_face(pixels: np.ndarray, model: str) -> Face:
     """Return the largest face, or the whole picture taken for one."""
-    faces = depths.face_model(model).faces(pixels)
-    return faces[0] if faces else depths.face_model("builtin").whole(pixels)
+    return _first_face(pixels, model) or depths.face_model("builtin").whole(pixels)
 
 
 def _bytes(sketch: Tensor) -> Tensor:

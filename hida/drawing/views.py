@@ -3,7 +3,8 @@
 The generator knows one thing: a face in its place in a 256×256 frame. A photo is therefore drawn as *views*: the
 face upright at its place, and around it overlapping tiles at the face's own scale, so that strokes have the same
 width everywhere. Without a face the photo is drawn as it is: in one piece up to 512 pixels, in overlapping tiles of
-512 beyond, which see more of it than the smaller ones and leave fewer seams. Coordinates are pixels with integers at pixel centres; a view's matrix carries the photo's to its.
+512 beyond, which see more of it than the smaller ones and leave fewer seams. Coordinates are pixels with integers at
+pixel centres; a view's matrix carries the photo's to its.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def shift(x: float, y: float) -> np.ndarray:
 
 
 def compose_picture(plan: Plan, drawn: list[np.ndarray]) -> Image.Image:
-    """Join the drawn views (squares of ``plan.side``, uint8, in the order of ``plan.views``) into a grey picture of the photo's size."""
+    """Join the drawn views into a grey picture of the photo's size.
+
+    ``drawn`` holds uint8 squares of ``plan.side``, in the order of ``plan.views``.
+    """
     if plan.tiles:
         picture = _resized(_joined(plan, drawn), plan)
     else:

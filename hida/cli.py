@@ -15,6 +15,7 @@ COMMANDS = {
     "sketch": ("hida.sketch", "draw sketches of photos"),
     "train": ("hida.train", "train on a prepared data set"),
     "prepare": ("hida.prepare", "validate, align and add depth: FS2K, or pairs of your own"),
+    "pack": ("hida.pack", "put a prepared data set into one file to carry"),
     "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
     "compare": ("hida.compare", "put several evaluations into one table"),
     "depth": ("hida.depth.__main__", "write depth maps of photos"),

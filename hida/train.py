@@ -29,6 +29,7 @@ from hida import checkpoint
 from hida.config import Config, load_preset, presets
 from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
+from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
 from hida.device import choose_device
 from hida.errors import HidaError, run_command
@@ -47,7 +48,7 @@ class Arguments:
     """Train HIDA on a prepared data set."""
 
     data: Path
-    """folder that hida prepare wrote"""
+    """folder that hida prepare wrote, or file that hida pack made of it"""
     out: Path
     """folder of the run"""
     preset: str = "small"
@@ -96,7 +97,7 @@ def train(arguments: Arguments, world: World) -> None:
     tune(world.device)
 
     # Phase 1: the data, in memory
-    prepared = PreparedSet.load(arguments.data)
+    prepared = PreparedSet.load(prepared_folder(arguments.data))
     if len(prepared.styles) != config.generator.styles:
         raise HidaError(
             f"'{arguments.data}' has {len(prepared.styles)} styles but the generator {config.generator.styles}; "

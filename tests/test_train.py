@@ -325,6 +325,41 @@ def test_a_signal_saves_and_the_run_goes_on_later(data, tmp_path, number):
 
 
 @pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(data, tmp_path):
+    """SIGKILL while starting, training or writing a checkpoint: the last of the runs ends with the same weights."""
+    options = ("--train.epochs", "30", "--train.checkpoint-epochs", "0.5", "--train.evaluate-epochs", "0")
+    options += ("--train.sample-epochs", "0")
+    random = np.random.default_rng()
+    began = time.monotonic()
+    process = start(data, tmp_path / "undisturbed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    whole, moments, kills = time.monotonic() - began, [], 0
+    while kills < 10:
+        process = start(data, tmp_path / "killed", *options)
+        moments.append(random.uniform(0.2, 0.7) * whole)
+        try:
+            said = process.communicate(timeout=moments[-1])[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:  # it came to its end: the rest of the kills fall on a fresh run
+            assert process.returncode == 0, said
+            assert_same_checkpoints(
+                tmp_path / "killed/weights.safetensors", tmp_path / "undisturbed/weights.safetensors"
+            )
+            (tmp_path / "killed").rename(tmp_path / f"ended-{kills}")
+    process = start(data, tmp_path / "killed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    names = ("weights.safetensors", "checkpoints/iteration-00000060.safetensors")
+    for name in names:
+        assert_same_checkpoints(tmp_path / "killed" / name, tmp_path / "undisturbed" / name)
+    print(f"killed after {', '.join(f'{moment:.2f}' for moment in moments)} s of {whole:.2f} s")
+
+
+@pytest.mark.slow
 def test_the_module_is_a_command_whose_faults_have_no_traceback(data, tmp_path):
     process = start(tmp_path, tmp_path / "out")
     said = process.communicate(timeout=120)[0]

@@ -33,5 +33,16 @@ class OnDevice {
 // The chip's part of a Launch; the driver is asked once. (device.cu)
 Launch chip_of(int device);
 
+// Workspaces are counted in numbers of the computing type; where none is needed, null will do.
+void info_acon(const Acon& a, const Launch& l);
+int64_t info_acon_backward_workspace(const Acon& a, const Launch& l);
+void info_acon_backward(const Acon& a, void* workspace, const Launch& l);
+
+// ida and, with a.activate off, instance_norm_modulate.
+int64_t adapt_workspace(const Adapt& a, const Launch& l);
+void adapt(const Adapt& a, void* workspace, const Launch& l);
+int64_t adapt_backward_workspace(const Adapt& a, const Launch& l);
+void adapt_backward(const Adapt& a, void* workspace, const Launch& l);
+
 }  // namespace cuda
 }  // namespace hida

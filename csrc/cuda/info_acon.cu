@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
 }
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kAconThreads)
+__global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
     backward(const __grid_constant__ Acon a, const __grid_constant__ Map m, Real* partial) {
   const Extent& e = a.planes.extent;
   const Seat s(e, m);

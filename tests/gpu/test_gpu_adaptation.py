@@ -25,7 +25,7 @@ pytestmark = [
 
 DEVICE = "cuda"
 NAMES = ("info_acon", "instance_norm_modulate", "with residual", "ida none", "ida activated", "ida input")
-# ‖Δ‖/‖exact‖; float32 with the hardware's exp2, the 16-bit ones with the rounding of the result.
+# ‖Δ‖/‖exact‖; float32 with the chip's own exp2 and 1/x, the 16-bit ones with the rounding of the result.
 LIMITS = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 SHAPES = [
     *[(2, 5, 1, 1), (1, 3, 1, 19), (2, 3, 5, 7), (33, 5, 3, 3), (37, 6, 4, 8), (4, 64, 16, 16), (4, 48, 32, 32)],
@@ -230,6 +230,16 @@ def test_saturated_switches(dtype):
             expected = outcome(ops.info_acon, [t.double() for t in given])
         for a, b in zip(found[:3], expected[:3], strict=True):
             torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_logistic_function_to_a_few_units_in_the_last_place():
+    z = torch.linspace(-80, 80, 100_001, device=DEVICE)
+    one, zero = torch.ones(1, 1, 1, 1, device=DEVICE), torch.zeros(1, 1, 1, 1, device=DEVICE)
+    # θ = σ(40) is 1 in float32; with x = z, p1 = 1, p2 = 0 the result is z·σ(z).
+    found = ops.info_acon(z.reshape(1, 1, 1, -1), 40 * one, one, zero).flatten().double()
+    exact = z.double() * torch.sigmoid(z.double())
+    units = (found - exact).abs() / exact.abs().clamp_min(1e-37) / torch.finfo(torch.float32).eps
+    assert units.max() <= 6
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 24, 24), (2, 64, 128, 128), (1, 2, 512, 512)], ids=str)

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -68,14 +69,35 @@ inline Extent extent_of(const char* name, const Tensor& t) {
   return {t.size(0), t.size(1), t.size(2), t.size(3)};
 }
 
-inline void require_cpu(const char* name, const Tensor& t) {
+// HIDA_CUDA_TENSORS: this file's operators are those for CUDA. (Their emulation takes tensors on the CPU.)
+#if defined(HIDA_CUDA_TENSORS) && !defined(HIDA_EMULATE_CUDA)
+#define HIDA_KEY CUDA
+inline void require_here(const char* name, const Tensor& t) {
+  if (!t.is_cuda()) fail(std::string(name) + " is not on the CUDA device; move all tensors to one device.");
+}
+#else
+#define HIDA_KEY CPU
+inline void require_here(const char* name, const Tensor& t) {
   if (!t.is_cpu()) fail(std::string(name) + " is not on the CPU; move all tensors to one device.");
+}
+#endif
+
+// Also two devices of one kind do not mix.
+inline void require_device_of(const char* first, const Tensor& x,
+                              std::initializer_list<std::pair<const char*, const Tensor*>> others) {
+  require_here(first, x);
+  for (const auto& [name, t] : others) {
+    if (t == nullptr) continue;
+    require_here(name, *t);
+    if (t->get_device_index() != x.get_device_index())
+      fail(std::string(name) + " is on another device than " + first + "; move all tensors to one device.");
+  }
 }
 
 // `t` spread over `extent`: dimensions of size 1 are repeated. Strides that cannot matter are chosen so that a plane
 // which lies in one piece is seen as one.
 inline Image image_of(const char* name, const Tensor& t, const Extent& e, bool writable = false) {
-  require_cpu(name, t);
+  require_here(name, t);
   Image image;
   image.dtype = dtype_of(name, t);
   image.data = writable ? t.mutable_data_ptr() : const_cast<void*>(t.const_data_ptr());

@@ -57,7 +57,7 @@ Deform describe(const Tensor& x, const Tensor& offset, const Tensor& weight, con
   require_shape("offset", offset, {{d.in.n, 2 * d.deformable * d.taps(), d.out.h, d.out.w}});
   if (mask) require_shape("mask", *mask, {{d.in.n, d.deformable * d.taps(), d.out.h, d.out.w}});
   if (bias) require_shape("bias", *bias, {{d.out.c}});
-  require_cpu("weight", weight);
+  require_here("weight", weight);
   dtype_of("weight", weight);
   d.wide = is_wide({&x, &offset, &weight, bias, mask ? &*mask : nullptr});
   d.blocks = count_blocks(d);
@@ -68,7 +68,7 @@ Deform describe(const Tensor& x, const Tensor& offset, const Tensor& weight, con
     d.offset = image_of("offset", offset, d.out);
     if (mask) d.mask = image_of("mask", *mask, d.out);
     if (bias) {
-      require_cpu("bias", *bias);
+      require_here("bias", *bias);
       d.bias.data = const_cast<void*>(bias->const_data_ptr());
       d.bias.dtype = dtype_of("bias", *bias);
       d.bias.c = bias->stride(0);

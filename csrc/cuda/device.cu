@@ -1,0 +1,73 @@
+// The CUDA runtime's current device, and what a chip offers.
+#include <mutex>
+#include <vector>
+
+#include "device.h"
+
+namespace hida {
+namespace cuda {
+namespace {
+
+// This library has a CUDA runtime of its own beside torch's: what both share is the driver's current context, and it
+// alone says what torch had set.
+struct Driver {
+  using Get = int (*)(void**);
+  using Set = int (*)(void*);
+  Get get = nullptr;
+  Set set = nullptr;
+  Driver() {
+    get = reinterpret_cast<Get>(entry("cuCtxGetCurrent"));
+    set = reinterpret_cast<Set>(entry("cuCtxSetCurrent"));
+  }
+
+ private:
+  static void* entry(const char* name) {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+    check(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found), name);
+#else
+    check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found), name);
+#endif
+    if (found != cudaDriverEntryPointSuccess) throw std::runtime_error(std::string("hida: the driver has no ") + name);
+    return function;
+  }
+};
+
+const Driver& driver() {
+  static const Driver one;
+  return one;
+}
+
+}  // namespace
+
+OnDevice::OnDevice(int device) : before_(nullptr) {
+  if (driver().get(&before_) != 0) before_ = nullptr;
+  check(cudaSetDevice(device), "the CUDA device of the tensors");
+}
+
+OnDevice::~OnDevice() {
+  if (before_ != nullptr) (void)driver().set(before_);
+}
+
+Launch chip_of(int device) {
+  static std::mutex mutex;
+  static std::vector<Launch> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (int(known.size()) <= device) known.resize(size_t(device) + 1);
+  Launch& chip = known[size_t(device)];
+  if (chip.capability == 0) {
+    const auto ask = [device](cudaDeviceAttr attribute) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, attribute, device), "a property of the CUDA device");
+      return value;
+    };
+    chip.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
+    chip.shared = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    chip.capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+  }
+  return chip;
+}
+
+}  // namespace cuda
+}  // namespace hida

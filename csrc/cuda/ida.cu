@@ -1,0 +1,324 @@
+// ida and instance_norm_modulate, forward: f = info_acon(x) or x; y = (1 + γ)·(f − μ)/√(var + eps) + β + residual.
+// Traffic: 5n (read x, logits, γ, β; write y); n more for a residual of its own. A plane is read once and kept on the
+// chip: mean, then squares around it, then y.
+//   resident  a pack a thread, in registers; up to 32 pixels' packs a warp with several planes in a block, up to 4096
+//             pixels a block. γ and β are on their way during the sums. Channels innermost: tiles of channels.
+//   staged    up to the chip's shared memory (16384 pixels take 64 KB); where it has clusters, and planes are larger
+//             or few, the blocks of a cluster share a plane and exchange their sums.
+//   streamed  everything else: x and logits are read twice, the second time from the second-level cache if it holds
+//             them; in one kernel, or, for few planes, statistics of chunks first and y from them second.
+// Statistics are corrected for what rounding left in the mean, so that a large mean costs no digits; chunks are
+// merged in order. Always the same order, no atomics. Share of the floor: not measured.
+#include "activation.h"
+
+namespace hida {
+namespace cuda {
+namespace {
+
+// What a thread needs to make f, and then y.
+template <class Real, bool Vector>
+struct Operands {
+  const Adapt& a;
+  const Switch<Real, Vector> plane;
+  const Plane x, gamma, beta, added, y;
+  const bool activate, adds;
+
+  HIDA_DEVICE Operands(const Adapt& a_, const Seat& s)
+      : a(a_),
+        plane(a_.logits, a_.p1, a_.p2, a_.planes.extent, s, a_.activate),
+        x(a_.x, a_.planes.extent, s.n, s.c),
+        gamma(a_.gamma, a_.planes.extent, s.n, s.c),
+        beta(a_.beta, a_.planes.extent, s.n, s.c),
+        added(a_.added, a_.planes.extent, s.n, s.c),
+        y(a_.y, a_.planes.extent, s.n, s.c),
+        activate(a_.activate),
+        adds(a_.residual == Residual::tensor) {}
+
+  HIDA_DEVICE void activated(const Pixels<Real, Vector>& pixels, Real (&f)[kPack<Real>]) const {
+    const Pack<Real, Vector> x_pack(x, pixels), logits = activate ? plane.load(pixels) : Pack<Real, Vector>();
+    x_pack.unpack(x.dtype, f);
+    if (!activate) return;
+    Real theta[kPack<Real>];
+    plane.theta(logits, theta);
+#pragma unroll
+    for (int k = 0; k < kPack<Real>; ++k) f[k] = acon<Elementary>(f[k], theta[k], plane.slope, plane.base);
+  }
+
+  // The packs that y takes besides f and a residual of its own.
+  struct Late {
+    Pack<Real, Vector> gamma, beta;
+    HIDA_DEVICE Late(const Operands& o, const Pixels<Real, Vector>& pixels)
+        : gamma(o.gamma, pixels), beta(o.beta, pixels) {}
+  };
+
+  // mean + rest is the mean, to more digits than one number has.
+  HIDA_DEVICE void finish(const Pixels<Real, Vector>& pixels, const Late& late, Real mean, Real rest, Real rstd,
+                          Real (&f)[kPack<Real>]) const {
+    Real v[kPack<Real>], w[kPack<Real>];
+    late.gamma.unpack(gamma.dtype, v);
+    late.beta.unpack(beta.dtype, w);
+    const bool activated = a.residual == Residual::activated;
+#pragma unroll
+    for (int k = 0; k < kPack<Real>; ++k) {
+      v[k] = modulate(normalise(f[k] - mean, rest, rstd), v[k], w[k]);
+      if (activated) v[k] += f[k];
+    }
+    if (adds) {
+      Pack<Real, Vector>(added, pixels).unpack(added.dtype, w);
+#pragma unroll
+      for (int k = 0; k < kPack<Real>; ++k) v[k] += w[k];
+    }
+    write_pack(y, pixels, v);
+  }
+};
+
+template <class Real>
+struct Statistics {
+  Real mean, rest, rstd;
+
+  // From the sums of what lies off `mean` and of its squares.
+  HIDA_DEVICE Statistics(Real mean_, Real off, Real squares, Real count, Real eps) : mean(mean_) {
+    rest = off / count;
+    const Real variance = squares / count - rest * rest;
+    rstd = inverse_root((variance < 0 ? Real(0) : variance) + eps);  // NaN stays
+  }
+  HIDA_DEVICE void write(const Adapt& a, const Seat& s) const {
+    if (!s.leads() || s.part != 0) return;
+    static_cast<Real*>(a.mean)[s.sum] = mean + rest;
+    static_cast<Real*>(a.rstd)[s.sum] = rstd;
+  }
+};
+
+template <class Real, bool Vector>
+__global__ void __launch_bounds__(kThreads, Vector ? 2 : 1)
+    resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+  const Seat s(a.planes.extent, m);
+  const Operands<Real, Vector> o(a, s);
+  const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
+  const typename Operands<Real, Vector>::Late late(o, pixels);
+  const Real count = Real(a.planes.extent.h * a.planes.extent.w);
+  Real f[kPack<Real>], total[1] = {0}, squares[2] = {0, 0};
+  o.activated(pixels, f);
+#pragma unroll
+  for (int k = 0; k < kPack<Real>; ++k)
+    if (pixels.has(k)) total[0] += f[k];
+  add_up<1, Vector>(total, m);
+  const Real mean = total[0] / count;
+#pragma unroll
+  for (int k = 0; k < kPack<Real>; ++k)
+    if (pixels.has(k)) squares[0] += f[k] - mean, squares[1] += (f[k] - mean) * (f[k] - mean);
+  add_up<2, Vector>(squares, m);
+  const Statistics<Real> found(mean, squares[0], squares[1], count, Real(a.eps));
+  found.write(a, s);
+  o.finish(pixels, late, found.mean, found.rest, found.rstd, f);
+}
+
+constexpr int kStagedThreads = 256;
+
+// f stays in shared memory, each thread's where only that thread goes. Blocks of a cluster have a chunk each.
+template <bool Vector>
+__global__ void __launch_bounds__(kStagedThreads, Vector ? 3 : 2)
+    staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+  HIDA_DYNAMIC_SHARED(float4, kept);
+  float4* const mine = kept + threadIdx.x;
+  const int threads = m.threads();
+  const Seat s(a.planes.extent, m);
+  const Operands<float, Vector> o(a, s);
+  const int64_t step = int64_t(s.lanes) * kPack<float>;
+  const float count = float(a.planes.extent.h * a.planes.extent.w);
+  const auto fetch = [&](int slot, float (&f)[kPack<float>]) {
+    const float4 low = mine[2 * slot * threads], high = mine[(2 * slot + 1) * threads];
+    f[0] = low.x, f[1] = low.y, f[2] = low.z, f[3] = low.w;
+    f[4] = high.x, f[5] = high.y, f[6] = high.z, f[7] = high.w;
+  };
+  float f[kPack<float>], total[1] = {0}, squares[2] = {0, 0};
+  int slot = 0;
+  for (int64_t first = s.begin; first < s.end; first += step, ++slot) {
+    const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
+    o.activated(pixels, f);
+#pragma unroll
+    for (int k = 0; k < kPack<float>; ++k)
+      if (pixels.has(k)) total[0] += f[k];
+    mine[2 * slot * threads] = make_float4(f[0], f[1], f[2], f[3]);
+    mine[(2 * slot + 1) * threads] = make_float4(f[4], f[5], f[6], f[7]);
+  }
+  add_up_cluster<1, Vector>(total, m);
+  const float mean = total[0] / count;
+  slot = 0;
+  for (int64_t first = s.begin; first < s.end; first += step, ++slot) {
+    const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
+    fetch(slot, f);
+#pragma unroll
+    for (int k = 0; k < kPack<float>; ++k)
+      if (pixels.has(k)) squares[0] += f[k] - mean, squares[1] += (f[k] - mean) * (f[k] - mean);
+  }
+  add_up_cluster<2, Vector>(squares, m);
+  const Statistics<float> found(mean, squares[0], squares[1], count, float(a.eps));
+  found.write(a, s);
+  slot = 0;
+  for (int64_t first = s.begin; first < s.end; first += step, ++slot) {
+    const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
+    const typename Operands<float, Vector>::Late late(o, pixels);
+    fetch(slot, f);
+    o.finish(pixels, late, found.mean, found.rest, found.rstd, f);
+  }
+}
+
+enum Stage { kStatistics = 1, kApply = 2, kBoth = 3 };
+
+// partial: (3, N, C, chunks), of each chunk a number near its mean, how far off it is, and the squares around the mean.
+template <class Real, bool Vector>
+__global__ void __launch_bounds__(kThreads, 1)
+    streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
+  const Extent& e = a.planes.extent;
+  const Seat s(e, m);
+  const Operands<Real, Vector> o(a, s);
+  const int64_t step = int64_t(s.lanes) * kPack<Real>, apart = e.n * e.c * m.chunks;
+  Real mean = 0, off = 0, squares = 0;
+  if (stage & kStatistics) {
+    // Of the thread: packs merged one after the other (Chan), all shifted by the first one's mean.
+    Real count = 0, shift = 0, shifted = 0;
+    for (int64_t first = s.begin; first < s.end; first += step) {
+      const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
+      Real f[kPack<Real>], here = 0, around = 0;
+      o.activated(pixels, f);
+      const Real size = Real(pixels.count());
+      if (size == 0) break;
+      if (count == 0) {
+#pragma unroll
+        for (int k = 0; k < kPack<Real>; ++k)
+          if (pixels.has(k)) shift += f[k];
+        shift /= size;
+      }
+#pragma unroll
+      for (int k = 0; k < kPack<Real>; ++k)
+        if (pixels.has(k)) here += f[k] - shift;
+      here /= size;
+#pragma unroll
+      for (int k = 0; k < kPack<Real>; ++k)
+        if (pixels.has(k)) around += (f[k] - shift - here) * (f[k] - shift - here);
+      const Real both = count + size, gap = here - shifted, share = size / both;
+      squares += around + gap * gap * (count * share);
+      shifted += gap * share;
+      count = both;
+    }
+    // Of the block: around one mean for all.
+    Real total[1] = {count * (shift + shifted)};
+    const Real pixels = Real(s.end > s.begin ? s.end - s.begin : 1);
+    add_up<1, Vector>(total, m);
+    mean = total[0] / pixels;
+    const Real gap = shift - mean + shifted;
+    Real sums[2] = {count * gap, squares + count * gap * gap};
+    if (count == 0) sums[0] = sums[1] = 0;
+    add_up<2, Vector>(sums, m);
+    off = sums[0], squares = sums[1];
+    if (stage == kStatistics) {
+      if (s.leads()) {
+        off /= pixels;
+        partial[s.partial(m)] = mean;
+        partial[apart + s.partial(m)] = off;
+        partial[2 * apart + s.partial(m)] = squares - off * off * pixels;
+      }
+      return;
+    }
+  } else {
+    const Real* means = partial + s.partial(m) - s.part;
+    const Real* offs = means + apart;
+    mean = means[0];
+    const Real last = Real(e.h * e.w - int64_t(m.chunks - 1) * m.chunk);
+    for (int i = 0; i < m.chunks; ++i) {
+      const Real size = i + 1 < m.chunks ? Real(m.chunk) : last, gap = means[i] - mean + offs[i];
+      off += size * gap;
+      squares += offs[apart + i] + size * gap * gap;
+    }
+  }
+  const Statistics<Real> found(mean, off, squares, Real(e.h * e.w), Real(a.eps));
+  found.write(a, s);
+  for (int64_t first = s.begin; first < s.end; first += step) {
+    const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
+    const typename Operands<Real, Vector>::Late late(o, pixels);
+    Real f[kPack<Real>];
+    o.activated(pixels, f);
+    o.finish(pixels, late, found.mean, found.rest, found.rstd, f);
+  }
+}
+
+// ---- which kernel -----------------------------------------------------------------------------------------------
+
+bool in_packs(const Adapt& a) {
+  const Extent& e = a.planes.extent;
+  for (const Image* image : {&a.x, &a.y, &a.gamma, &a.beta, &a.added})
+    if (!lies_in_packs(*image, e)) return false;
+  return (a.logits.row == 0 && a.logits.step == 0) || lies_in_packs(a.logits, e);
+}
+
+constexpr int64_t kReserved = 8 << 10;  // of shared memory, for sums
+
+struct Plan {
+  enum Kind { resident, staged, streamed } kind;
+  Map map;
+  int64_t shared = 0;
+};
+
+Plan plan_of(const Adapt& a, const Launch& l) {
+  const Extent& e = a.planes.extent;
+  const bool inner = channels_innermost(a.x, e);
+  const Map whole = resident_map(a.planes, inner);
+  if (whole.fits(a.planes)) return {Plan::resident, whole};
+  if (!inner && !a.planes.wide) {
+    const int64_t step = int64_t(kStagedThreads) * kPack<float>, steps = (e.h * e.w + step - 1) / step;
+    const int64_t most = (l.shared - kReserved) / (step * int64_t(sizeof(float)));
+    // Clusters where a block's memory is too small, or planes are too few for the chip.
+    int cluster = 1;
+    while (l.capability >= 90 && cluster < 8 && steps > cluster &&
+           (steps > most * cluster || e.n * e.c * cluster < l.multiprocessors))
+      cluster *= 2;
+    if (steps <= most * cluster) {
+      Map m = map_of(a.planes, false, kStagedThreads, (steps + cluster - 1) / cluster, cluster);
+      // Every block of a cluster runs, if only for the barriers.
+      m.blocks = m.blocks / m.chunks * cluster;
+      m.chunks = cluster;
+      return {Plan::staged, m, m.chunk * int64_t(sizeof(float))};
+    }
+  }
+  return {Plan::streamed, map_of(a.planes, inner, kThreads, 2, chunks_for(e, inner, l, 2))};
+}
+
+}  // namespace
+
+int64_t adapt_workspace(const Adapt& a, const Launch& l) {
+  const Plan plan = plan_of(a, l);
+  return plan.kind == Plan::streamed && plan.map.chunks > 1
+             ? 3 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks
+             : 0;
+}
+
+void adapt(const Adapt& a, void* workspace, const Launch& l) {
+  const Plan plan = plan_of(a, l);
+  const Map& m = plan.map;
+  const bool vector = in_packs(a) && !m.inner;
+  const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));
+  if (plan.kind == Plan::resident) {
+    launch(a.planes.wide ? resident<double, false>
+           : vector      ? resident<float, true>
+                         : resident<float, false>,
+           grid, block, 0, l, a, m);
+  } else if (plan.kind == Plan::staged) {
+    launch_cluster(vector ? staged<true> : staged<false>, unsigned(m.chunks), grid, block, size_t(plan.shared), l, a,
+                   m);
+  } else {
+    const auto run = [&](int stage) {
+      if (a.planes.wide)
+        launch(streamed<double, false>, grid, block, 0, l, a, m, stage, static_cast<double*>(workspace));
+      else
+        launch(vector ? streamed<float, true> : streamed<float, false>, grid, block, 0, l, a, m, stage,
+               static_cast<float*>(workspace));
+    };
+    if (m.chunks == 1) return run(kBoth);
+    run(kStatistics);
+    run(kApply);
+  }
+}
+
+}  // namespace cuda
+}  // namespace hida

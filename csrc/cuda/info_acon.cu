@@ -1,0 +1,145 @@
+// info_acon: y = (p1 − p2)·x·σ(θ·(p1 − p2)·x) + p2·x, θ = σ(logits).
+// Traffic: 3n forward (read x, logits; write y; 2n with one switch a plane), 5n backward (read grad, x, logits; write
+// dx, dlogits). Blocks take chunks of planes, so that p1 and p2 are constants of a thread; a thread has two packs of
+// eight elements on their way at a time forward, one of three operands backward. Sums over planes: lanes, then warps,
+// then chunks (a second, tiny kernel), always in the same order; no atomics.
+// Share of the floor: not measured.
+#include "activation.h"
+
+namespace hida {
+namespace cuda {
+namespace {
+
+constexpr int kAconThreads = 256;
+
+template <class Real, bool Vector>
+__global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
+    forward(const __grid_constant__ Acon a, const __grid_constant__ Map m) {
+  const Extent& e = a.planes.extent;
+  const Seat s(e, m);
+  const Switch<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
+  const Plane x(a.x, e, s.n, s.c), y(a.y, e, s.n, s.c);
+  const auto finish = [&](const Pack<Real, Vector>& x_pack, const Pack<Real, Vector>& logits,
+                          const Pixels<Real, Vector>& pixels) {
+    Real v[kPack<Real>], theta[kPack<Real>];
+    x_pack.unpack(x.dtype, v);
+    plane.theta(logits, theta);
+#pragma unroll
+    for (int k = 0; k < kPack<Real>; ++k) v[k] = acon<Elementary>(v[k], theta[k], plane.slope, plane.base);
+    write_pack(y, pixels, v);
+  };
+  const int64_t step = int64_t(s.lanes) * kPack<Real>;
+  for (int64_t first = s.begin; first < s.end; first += 2 * step) {
+    const Pixels<Real, Vector> one(first, s.end, s.lane, s.lanes), two(first + step, s.end, s.lane, s.lanes);
+    const Pack<Real, Vector> x_one(x, one), x_two(x, two), logits_one = plane.load(one), logits_two = plane.load(two);
+    finish(x_one, logits_one, one);
+    finish(x_two, logits_two, two);
+  }
+}
+
+template <class Real, bool Vector>
+__global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
+    backward(const __grid_constant__ Acon a, const __grid_constant__ Map m, Real* partial) {
+  const Extent& e = a.planes.extent;
+  const Seat s(e, m);
+  const Switch<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
+  const Plane x(a.x, e, s.n, s.c), grad(a.grad, e, s.n, s.c), dx(a.dx, e, s.n, s.c), dlogits(a.dlogits, e, s.n, s.c);
+  Real sums[3] = {0, 0, 0};  // towards p1, p2, logits
+  const int64_t step = int64_t(s.lanes) * kPack<Real>;
+  for (int64_t first = s.begin; first < s.end; first += step) {
+    const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
+    const Pack<Real, Vector> x_pack(x, pixels), grad_pack(grad, pixels), logits = plane.load(pixels);
+    Real to_x[kPack<Real>], to_logits[kPack<Real>], theta[kPack<Real>];
+    x_pack.unpack(x.dtype, to_x);
+    grad_pack.unpack(grad.dtype, to_logits);
+    plane.theta(logits, theta);
+#pragma unroll
+    for (int k = 0; k < kPack<Real>; ++k) {
+      const Real v = to_x[k], g = to_logits[k];  // zeros where the thread has nothing: they add nothing
+      const AconSlopes<Real> slopes = acon_slopes<Elementary>(v, theta[k], plane.slope, plane.base);
+      to_x[k] = g * (plane.slope * slopes.q + plane.base);
+      to_logits[k] = g * slopes.tilt;
+      sums[0] += g * v * slopes.q;
+      sums[1] += g * v * (1 - slopes.q);
+      sums[2] += to_logits[k];
+    }
+    if (dx.present()) write_pack(dx, pixels, to_x);
+    if (dlogits.present()) write_pack(dlogits, pixels, to_logits);
+  }
+  if (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr) return;
+  add_up<3, Vector>(sums, m);
+  if (!s.leads()) return;
+  void* const targets[3] = {a.dp1, a.dp2, a.dlogits_sum};
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    if (targets[i] == nullptr) continue;
+    if (partial != nullptr)
+      partial[int64_t(i) * e.n * e.c * m.chunks + s.partial(m)] = sums[i];
+    else
+      static_cast<Real*>(targets[i])[s.sum] = sums[i];
+  }
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kAconThreads) fold_kernel(const __grid_constant__ Fold f) {
+  const int64_t at = int64_t(blockIdx.x) * kAconThreads + threadIdx.x;
+  if (at >= 3 * f.count) return;
+  const int kind = at >= 2 * f.count ? 2 : at >= f.count ? 1 : 0;
+  void* target = kind == 2 ? f.sums[2] : kind == 1 ? f.sums[1] : f.sums[0];
+  if (target == nullptr) return;
+  const Real* from = static_cast<const Real*>(f.partial) + at * f.chunks;
+  Real total = 0;
+  for (int i = 0; i < f.chunks; ++i) total += from[i];
+  static_cast<Real*>(target)[at - kind * f.count] = total;
+}
+
+bool in_packs(const Acon& a) {
+  const Extent& e = a.planes.extent;
+  for (const Image* image : {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits})
+    if (!lies_in_packs(*image, e)) return false;
+  return (a.logits.row == 0 && a.logits.step == 0) || lies_in_packs(a.logits, e);
+}
+
+Map map_acon(const Acon& a, const Launch& l) {
+  const Extent& e = a.planes.extent;
+  const bool inner = channels_innermost(a.x, e);
+  // A thousand elements and more a thread are no use; fewer than two packs only where there is little to do at all.
+  const int64_t enough = chunks_for(e, inner, l, 16), large = (e.pixels() + 32767) / 32768;
+  return map_of(a.planes, inner, kAconThreads, 2, enough > large ? enough : large);
+}
+
+}  // namespace
+
+void info_acon(const Acon& a, const Launch& l) {
+  const Map m = map_acon(a, l);
+  const auto kernel = a.planes.wide             ? forward<double, false>
+                      : in_packs(a) && !m.inner ? forward<float, true>
+                                                : forward<float, false>;
+  launch(kernel, grid_of(m.blocks), dim3(unsigned(m.threads())), 0, l, a, m);
+}
+
+int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
+  const Map m = map_acon(a, l);
+  const bool sums = a.dp1 != nullptr || a.dp2 != nullptr || a.dlogits_sum != nullptr;
+  return sums && m.chunks > 1 ? 3 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
+}
+
+void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
+  const Map m = map_acon(a, l);
+  const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));
+  if (a.planes.wide)
+    launch(backward<double, false>, grid, block, 0, l, a, m, static_cast<double*>(workspace));
+  else
+    launch(in_packs(a) && !m.inner ? backward<float, true> : backward<float, false>, grid, block, 0, l, a, m,
+           static_cast<float*>(workspace));
+  if (workspace == nullptr) return;
+  fold({workspace, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, m.chunks, a.planes.wide}, l);
+}
+
+void fold(const Fold& f, const Launch& l) {
+  const dim3 grid = grid_of((3 * f.count + kAconThreads - 1) / kAconThreads);
+  launch(f.wide ? fold_kernel<double> : fold_kernel<float>, grid, dim3(kAconThreads), 0, l, f);
+}
+
+}  // namespace cuda
+}  // namespace hida

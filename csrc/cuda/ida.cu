@@ -92,7 +92,8 @@ struct Statistics {
 };
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+__global__ void __launch_bounds__(kThreads, 1)
+    resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
   const Seat s(a.planes.extent, m);
   const Operands<Real, Vector> o(a, s);
   const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Ada
 
 // f stays in shared memory, each thread's where only that thread goes. Blocks of a cluster have a chunk each.
 template <bool Vector>
-__global__ void __launch_bounds__(kThreads) staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+__global__ void __launch_bounds__(kThreads, 1) staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
   HIDA_DYNAMIC_SHARED(float4, kept);
   float4* const mine = kept + threadIdx.x;
   const int threads = m.threads();
@@ -166,7 +167,7 @@ enum Stage { kStatistics = 1, kApply = 2, kBoth = 3 };
 
 // partial: (2, N, C, chunks), mean and squares of each chunk.
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
   const Extent& e = a.planes.extent;
   const Seat s(e, m);

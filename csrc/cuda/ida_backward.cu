@@ -122,7 +122,8 @@ HIDA_DEVICE bool wants_sums(const Adapt& a) {
 }
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+__global__ void __launch_bounds__(kThreads, 1)
+    resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
   const Seat s(a.planes.extent, m);
   const Operands<Real, Vector> o(a, s);
   const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
@@ -137,11 +138,13 @@ __global__ void __launch_bounds__(kThreads) resident(const __grid_constant__ Ada
   write_sums<Real>(a, m, s, sums, nullptr);
 }
 
+constexpr int kStreamThreads = 256;  // so that the second sweep has registers enough
+
 enum Stage { kFirst = 1, kSecond = 2, kBoth = 3 };
 
 // partial: (5, N, C, chunks), the sums of the first sweep and those of the second; null for one kernel.
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
   const Extent& e = a.planes.extent;
   const Seat s(e, m);
@@ -196,15 +199,15 @@ Plan plan_of(const Adapt& a, const Launch& l) {
   const Map whole = resident_map(a.planes, inner);
   if (whole.fits(a.planes)) return {Plan::resident, whole};
   if (!inner && l.capability >= 90) {
-    const int64_t step = int64_t(kThreads) * pack_of(a.planes), steps = (e.pixels() + step - 1) / step;
+    const int64_t step = int64_t(kStreamThreads) * pack_of(a.planes), steps = (e.pixels() + step - 1) / step;
     int cluster = 1;
     while (cluster < 8 && steps > cluster && e.n * e.c * cluster < l.multiprocessors) cluster *= 2;
-    Map m = map_of(a.planes, false, kThreads, (steps + cluster - 1) / cluster, cluster);
+    Map m = map_of(a.planes, false, kStreamThreads, (steps + cluster - 1) / cluster, cluster);
     m.blocks = m.blocks / m.chunks * cluster;  // also those without pixels: the cluster's barriers count them
     m.chunks = cluster;
     return {Plan::together, m};
   }
-  const Map m = map_of(a.planes, inner, kThreads, 2, chunks_for(e, inner, l, 1));
+  const Map m = map_of(a.planes, inner, kStreamThreads, 2, chunks_for(e, inner, l, 1));
   return {m.chunks == 1 ? Plan::together : Plan::apart, m};
 }
 

@@ -125,7 +125,7 @@ struct Columns {
 };
 
 template <class M>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Forward job) {
+__global__ void __launch_bounds__(kThreads, kResident<M>) forward_kernel(Forward job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M>);

@@ -65,7 +65,7 @@ HIDA_DEVICE Real lanes_sum(Real x) {
 }
 
 template <class M>
-__global__ void __launch_bounds__(kThreads) column_gradient_kernel(ColumnGradient job) {
+__global__ void __launch_bounds__(kThreads, kResident<M>) column_gradient_kernel(ColumnGradient job) {
   using Real = typename M::Real;
   constexpr int V = kUnit<M>, across = kTile64 / V;  // lanes that share a pixel
   HIDA_DYNAMIC_SHARED(char, shared);
@@ -183,7 +183,7 @@ struct PixelUpstream {
 };
 
 template <class M>
-__global__ void __launch_bounds__(kThreads) weight_gradient_kernel(WeightGradient job) {
+__global__ void __launch_bounds__(kThreads, kResident<M>) weight_gradient_kernel(WeightGradient job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M>);

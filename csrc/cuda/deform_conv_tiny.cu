@@ -29,7 +29,7 @@ struct Matrix {
 };
 
 template <class M, bool AByDepth, bool BByDepth>
-__global__ void __launch_bounds__(kThreads) matmul_kernel(Matmul job) {
+__global__ void __launch_bounds__(kThreads, 2) matmul_kernel(Matmul job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   int64_t block = int64_t(blockIdx.x);

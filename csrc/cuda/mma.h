@@ -16,6 +16,9 @@ namespace cuda {
 
 constexpr int kThreads = 128, kTile64 = 64, kOperand = 9216, kRowPitch = 144;
 
+// Blocks that a multiprocessor should hold at least.
+template <class M>
+constexpr int kResident = sizeof(typename M::Real) == 8 ? 2 : 3;
 template <class M>
 constexpr int kDepth = int(128 / sizeof(typename M::Bits));
 // Distance of two lines of an operand in bytes, units in a line.
@@ -89,8 +92,33 @@ HIDA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   } else {
     // Lane 4·g + t holds rows g, g + 8 of a, column g of b, and of d rows g, g + 8 in columns 2t, 2t + 1.
     const int lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
-    constexpr int numbers = int(4 / sizeof(typename M::Bits));
+    const auto add = [&](uint32_t up, uint32_t low, uint32_t left, uint32_t right) {
+      constexpr int numbers = int(4 / sizeof(typename M::Bits));
 #pragma unroll
+      for (int i = 0; i < numbers; ++i) {
+        const auto number = [i](uint32_t word) {
+          if constexpr (numbers == 2)
+            return M::read(i ? word >> 16 : word & 0xffffu);
+          else
+            return __uint_as_float(word);
+        };
+        d[0] += number(up) * number(left);
+        d[1] += number(up) * number(right);
+        d[2] += number(low) * number(left);
+        d[3] += number(low) * number(right);
+      }
+    };
+#if defined(HIDA_EMULATE_CUDA)
+    struct Fragments {
+      uint32_t a[4], b[2];
+    };
+    const auto shown = emulation::show(kAll, Fragments{{a[0], a[1], a[2], a[3]}, {b0, b1}}, __LINE__);
+    for (int from = 0; from < 4; ++from)
+      for (int k = 0; k < 2; ++k)
+        add(shown[4 * g + from].a[2 * k], shown[4 * g + from].a[2 * k + 1], shown[8 * t + from].b[k],
+            shown[8 * t + 4 + from].b[k]);
+#else
+#pragma unroll 1
     for (int from = 0; from < 4; ++from) {
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
@@ -98,21 +126,10 @@ HIDA_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
         const uint32_t low = __shfl_sync(kAll, a[2 * k + 1], 4 * g + from);
         const uint32_t left = __shfl_sync(kAll, k ? b1 : b0, 8 * t + from);
         const uint32_t right = __shfl_sync(kAll, k ? b1 : b0, 8 * t + 4 + from);
-#pragma unroll
-        for (int i = 0; i < numbers; ++i) {
-          const auto number = [i](uint32_t word) {
-            if constexpr (numbers == 2)
-              return M::read(i ? word >> 16 : word & 0xffffu);
-            else
-              return __uint_as_float(word);
-          };
-          d[0] += number(up) * number(left);
-          d[1] += number(up) * number(right);
-          d[2] += number(low) * number(left);
-          d[3] += number(low) * number(right);
-        }
+        add(up, low, left, right);
       }
     }
+#endif
   }
 #endif
 }
@@ -206,7 +223,7 @@ struct Tile<M, AByDepth, BByDepth, false> {
 
   HIDA_DEVICE void add(const char* a, const char* b) {
     const int ty = int(threadIdx.x) / 8, tx = int(threadIdx.x) % 8;
-#pragma unroll 2
+#pragma unroll 1
     for (int unit = 0; unit < 8; ++unit) {
       Real x[4][V], y[V], line[8];
 #pragma unroll

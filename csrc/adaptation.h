@@ -54,6 +54,7 @@ template <class Backend>
 Tensor info_acon(const Tensor& x, const Tensor& logits, const Tensor& p1, const Tensor& p2) {
   const Extent e = extent_of("x", x);
   check_activation(e, logits, p1, p2);
+  require_device_of("x", x, {{"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
   Tensor y = empty_like(x);
   if (x.numel() == 0) return y;
   Acon a;
@@ -73,6 +74,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
   const Extent e = extent_of("x", x);
   check_activation(e, logits, p1, p2);
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
+  require_device_of("x", x, {{"grad", &grad}, {"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
   Acon a;
   a.planes = {e, is_wide({&x, &logits, &p1, &p2}), abreast(x, e)};
   Tensor dx = wants(wanted, 0) ? empty_like(x) : absent(x);
@@ -118,7 +120,6 @@ inline void check_statistics(const Tensor& mean, const Tensor& rstd, const Exten
     require_shape("mean and rstd", *t, {{e.n, e.c}});
     if (!t->is_contiguous() || t->scalar_type() != (wide ? ScalarType::Double : ScalarType::Float))
       fail("mean and rstd must be those that the forward operator returned.");
-    require_here("mean and rstd", *t);
   }
 }
 
@@ -134,6 +135,7 @@ Three ida(const Tensor& h, const Tensor& logits, const Tensor& gamma, const Tens
   check_activation(e, logits, p1, p2);
   require_shape("gamma", gamma, {{e.n, e.c, e.h, e.w}});
   require_shape("beta", beta, {{e.n, e.c, e.h, e.w}});
+  require_device_of("h", h, {{"logits", &logits}, {"gamma", &gamma}, {"beta", &beta}, {"p1", &p1}, {"p2", &p2}});
   Adapt a;
   a.planes = {e, is_wide({&h, &logits, &gamma, &beta, &p1, &p2}), 1};
   a.activate = true;
@@ -157,6 +159,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& gr
   check_activation(e, logits, p1, p2);
   require_shape("gamma", gamma, {{e.n, e.c, e.h, e.w}});
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
+  require_device_of("h", h,
+                    {{"grad", &grad},
+                     {"logits", &logits},
+                     {"gamma", &gamma},
+                     {"p1", &p1},
+                     {"p2", &p2},
+                     {"mean", &mean},
+                     {"rstd", &rstd}});
   // beta, which is not here, may have been the one wide operand: the statistics know.
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
@@ -199,6 +209,7 @@ Three instance_norm_modulate(const Tensor& x, const Tensor& gamma, const Tensor&
   require_shape("gamma", gamma, {{e.n, e.c, e.h, e.w}});
   require_shape("beta", beta, {{e.n, e.c, e.h, e.w}});
   if (residual) require_shape("residual", *residual, {{e.n, e.c, e.h, e.w}});
+  require_device_of("x", x, {{"gamma", &gamma}, {"beta", &beta}, {"residual", residual ? &*residual : nullptr}});
   Adapt a;
   a.planes = {e, is_wide({&x, &gamma, &beta, residual ? &*residual : nullptr}), 1};
   a.residual = residual ? Residual::tensor : Residual::none;
@@ -213,6 +224,7 @@ std::tuple<Tensor, Tensor> instance_norm_modulate_backward(const Tensor& grad, c
   const Extent e = extent_of("x", x);
   require_shape("gamma", gamma, {{e.n, e.c, e.h, e.w}});
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
+  require_device_of("x", x, {{"grad", &grad}, {"gamma", &gamma}, {"mean", &mean}, {"rstd", &rstd}});
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
   Tensor dx = wants(wanted, 0) ? empty_like(x) : absent(x);

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -80,6 +81,18 @@ inline void require_here(const char* name, const Tensor& t) {
   if (!t.is_cpu()) fail(std::string(name) + " is not on the CPU; move all tensors to one device.");
 }
 #endif
+
+// Also two devices of one kind do not mix.
+inline void require_device_of(const char* first, const Tensor& x,
+                              std::initializer_list<std::pair<const char*, const Tensor*>> others) {
+  require_here(first, x);
+  for (const auto& [name, t] : others) {
+    if (t == nullptr) continue;
+    require_here(name, *t);
+    if (t->get_device_index() != x.get_device_index())
+      fail(std::string(name) + " is on another device than " + first + "; move all tensors to one device.");
+  }
+}
 
 // `t` spread over `extent`: dimensions of size 1 are repeated. Strides that cannot matter are chosen so that a plane
 // which lies in one piece is seen as one.

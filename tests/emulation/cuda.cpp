@@ -127,6 +127,9 @@ struct Running {
   Meeting meeting;
 } running;
 
+struct Launches {
+  int count, cluster, shared;
+} launches;
 std::mutex one_at_a_time;
 std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<Fiber*> idle;
@@ -396,6 +399,9 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(vo
   if (shared > size_t(chip.shared)) fail("%zu bytes of shared memory; the chip has %d", shared, chip.shared);
   if (cluster == 0 || cluster > kCluster || grid.x % cluster != 0) fail("a cluster of %u blocks", cluster);
   if (cluster > 1 && chip.capability < 90) fail("clusters need compute capability 9.0");
+  ++launches.count;
+  launches.cluster = std::max(launches.cluster, int(cluster));
+  launches.shared = std::max(launches.shared, int(shared));
   running.grid = grid;
   running.block = block;
   running.shared = shared;
@@ -417,7 +423,16 @@ void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(vo
 
 }  // namespace emulation
 
-extern "C" __attribute__((visibility("default"))) void hida_emulation_chip(int capability, int multiprocessors,
-                                                                           int shared, int order) {
+#define HIDA_EXPORT extern "C" __attribute__((visibility("default")))
+
+HIDA_EXPORT void hida_emulation_chip(int capability, int multiprocessors, int shared, int order) {
   emulation::chip = {capability, multiprocessors, shared, order};
+}
+
+// Launches since the last call: how many, the largest cluster, the most dynamic shared memory.
+HIDA_EXPORT void hida_emulation_launches(int* result) {
+  result[0] = emulation::launches.count;
+  result[1] = emulation::launches.cluster;
+  result[2] = emulation::launches.shared;
+  emulation::launches = {};
 }

@@ -38,7 +38,8 @@ inline Deform describe_convolution(const Tensor& x, const Tensor& offset, const 
   require_shape("offset", offset, {{d.in.n, 2 * d.deformable * d.taps(), d.out.h, d.out.w}});
   if (mask) require_shape("mask", *mask, {{d.in.n, d.deformable * d.taps(), d.out.h, d.out.w}});
   if (bias) require_shape("bias", *bias, {{d.out.c}});
-  require_here("weight", weight);
+  require_device_of("x", x,
+                    {{"offset", &offset}, {"weight", &weight}, {"bias", bias}, {"mask", mask ? &*mask : nullptr}});
   dtype_of("weight", weight);
   d.wide = is_wide({&x, &offset, &weight, bias, mask ? &*mask : nullptr});
   if (d.in.n > 0) {
@@ -46,7 +47,6 @@ inline Deform describe_convolution(const Tensor& x, const Tensor& offset, const 
     d.offset = image_of("offset", offset, d.out);
     if (mask) d.mask = image_of("mask", *mask, d.out);
     if (bias) {
-      require_here("bias", *bias);
       d.bias.data = const_cast<void*>(bias->const_data_ptr());
       d.bias.dtype = dtype_of("bias", *bias);
       d.bias.c = bias->stride(0);

@@ -73,6 +73,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
                                                                   const std::optional<Tensor>& mask, int64_t wanted) {
   const Deform d = describe_convolution(x, offset, weight, nullptr, stride, padding, dilation, mask);
   require_shape("grad", grad, {{d.out.n, d.out.c, d.out.h, d.out.w}});
+  require_device_of("x", x, {{"grad", &grad}});
   const auto wants = [&](int which) { return (wanted >> which & 1) != 0; };
   const bool wants_mask = wants(3) && mask;
   Tensor dx = wants(0) ? torch::stable::empty_like(x) : absent(x);

@@ -1,21 +1,15 @@
-"""The CUDA deform_conv2d, executed on the CPU, against the definition in float64.
-
-``HIDA_EMULATION_SANITIZE=1`` (with the sanitizer's library preloaded) runs it under AddressSanitizer and UBSan.
-"""
+"""The CUDA deform_conv2d, emulated, against the definition in float64."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import build
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
 NAMES = ("x", "offset", "weight", "mask")
@@ -37,26 +31,7 @@ CASES = {
 SMALL = ("4² map", "groups across deformable groups")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library():
-    path = build.build(sanitize=os.environ.get("HIDA_EMULATION_SANITIZE") == "1")
-    torch.ops.load_library(path)
-    return ctypes.CDLL(str(path))
-
-
-@pytest.fixture(autouse=True)
-def poison():
-    """Memory that nobody has written is NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def chip(library):
-    """Set the emulated chip: compute capability, multiprocessors, shared memory, order of threads."""
-    yield library.hida_emulation_chip
-    library.hida_emulation_chip(90, 4, 232448, 0)
+pytestmark = pytest.mark.usefixtures("emulated")
 
 
 @pytest.fixture(params=["tiny", "large"])
@@ -266,22 +241,23 @@ def test_only_the_gradients_asked_for(masked, path):
 
 
 @pytest.mark.parametrize("case", [*SMALL, "batch 37"])
-def test_the_same_bits_in_any_order_of_threads_and_blocks(case, path, chip):
+def test_the_same_bits_in_any_order_of_threads_and_blocks(case, path, emulated):
     tensors, steps = arguments(case)
     results = []
     for order in (0, 1, 2, 2):
-        chip(90, 4, 232448, order)
+        emulated.chip("hopper", order)
         results.append(found(tensors, steps))
     for other in results[1:]:
         assert_same(other, results[0])
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 132])
-def test_however_many_blocks_share_a_sum(multiprocessors, path, chip):
-    chip(80, multiprocessors, 101376, 0)
+@pytest.mark.parametrize("chip", ["small", "turing", "hopper"])
+def test_however_many_blocks_share_a_sum(chip, path, emulated):
+    emulated.chip(chip)
     for case in ("4² map", "more than a tile"):
         tensors, steps = arguments(case)
         assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[torch.float32])
+        assert emulated.launches().shared <= 48 << 10
 
 
 @pytest.mark.parametrize("case", ["more than a tile", "groups across deformable groups", "several tiles of channels"])
@@ -317,10 +293,10 @@ def test_wrong_arguments_are_refused():
 
 
 @pytest.mark.slow
-def test_nothing_is_read_or_written_out_of_bounds():
-    if os.environ.get("HIDA_EMULATION_SANITIZE") == "1":
+def test_nothing_is_read_or_written_out_of_bounds(builder):
+    if os.environ.get("HIDA_EMULATION") == "sanitized":
         pytest.skip("this run is the sanitized one")
-    build.build(sanitize=True)
+    builder.build(sanitize=True)
     # libstdc++ too: the sanitizer looks for its exceptions before anything else has loaded it.
     preload = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
@@ -330,8 +306,8 @@ def test_nothing_is_read_or_written_out_of_bounds():
         **os.environ,
         "LD_PRELOAD": " ".join(preload),
         "ASAN_OPTIONS": "detect_leaks=0",
-        "HIDA_EMULATION_SANITIZE": "1",
+        "HIDA_EMULATION": "sanitized",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__))]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

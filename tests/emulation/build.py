@@ -19,6 +19,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
+INCLUDE = Path(torch.__file__).parent / "include"
 # What stands for the real device and its streams is here.
 REPLACED = ("device.cu", "stream.cpp")
 FLAGS = [
@@ -36,20 +37,28 @@ def sources() -> list[Path]:
     return [CSRC / "ops.cpp", *sorted(cuda), HERE / "cuda.cpp", HERE / "device.cpp"]
 
 
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler."""
+    return shlex.split(os.environ.get("CXX", "g++"))
+
+
+def stable_headers() -> bool:
+    """Say whether this torch has the headers of the stable interface."""
+    return (INCLUDE / "torch/csrc/stable/library.h").exists()
+
+
 def build(sanitize: bool = False) -> Path:
     """Compile what has changed and return the path of the library.
 
     Raises:
         RuntimeError: with the compiler's own words, if something does not compile.
     """
-    include = Path(torch.__file__).parent / "include"
     folder = ROOT / "build" / "emulation" / ("sanitized" if sanitize else "plain")
     folder.mkdir(parents=True, exist_ok=True)
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
     variant = SANITIZE if sanitize else PLAIN
-    flags = [*FLAGS, *variant, "-isystem", str(include)]
+    flags = [*FLAGS, *variant, "-isystem", str(INCLUDE)]
     headers = sorted((*CSRC.rglob("*.h"), *HERE.glob("*.h")))
-    common = hashlib.sha256("\0".join([*compiler, *flags, torch.__version__]).encode())
+    common = hashlib.sha256("\0".join([*compiler(), *flags, torch.__version__]).encode())
     for header in headers:
         common.update(header.read_bytes())
 
@@ -60,7 +69,7 @@ def build(sanitize: bool = False) -> Path:
         if not target.exists():
             for old in folder.glob(f"{source.parent.name}_{source.stem}.*.o"):
                 old.unlink(missing_ok=True)
-            _run([*compiler, *flags, "-x", "c++", "-c", str(source)], target)
+            _run([*compiler(), *flags, "-x", "c++", "-c", str(source)], target)
         return target
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
@@ -71,7 +80,7 @@ def build(sanitize: bool = False) -> Path:
         for old in folder.glob("emulation.*.so"):
             old.unlink(missing_ok=True)
         torch_cpu = [f"-L{Path(torch.__file__).parent / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-lc10"]
-        _run([*compiler, "-shared", *variant, *map(str, objects), *torch_cpu], library)
+        _run([*compiler(), "-shared", *variant, *map(str, objects), *torch_cpu], library)
     return library
 
 

@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 1) staged(const __grid_constant__ Ad
 
 enum Stage { kStatistics = 1, kApply = 2, kBoth = 3 };
 
-// partial: (2, N, C, chunks), mean and squares of each chunk.
+// partial: (3, N, C, chunks), of each chunk a number near its mean, how far off it is, and the squares around the mean.
 template <class Real, bool Vector>
 __global__ void __launch_bounds__(kThreads, 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
@@ -175,52 +175,60 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t step = int64_t(s.lanes) * kPack<Real>, apart = e.n * e.c * m.chunks;
   Real mean = 0, off = 0, squares = 0;
   if (stage & kStatistics) {
-    // Of the thread: packs merged one after the other (Chan).
-    Real count = 0;
+    // Of the thread: packs merged one after the other (Chan), all shifted by the first one's mean.
+    Real count = 0, shift = 0, shifted = 0;
     for (int64_t first = s.begin; first < s.end; first += step) {
       const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
       Real f[kPack<Real>], here = 0, around = 0;
       o.activated(pixels, f);
       const Real size = Real(pixels.count());
       if (size == 0) break;
+      if (count == 0) {
+#pragma unroll
+        for (int k = 0; k < kPack<Real>; ++k)
+          if (pixels.has(k)) shift += f[k];
+        shift /= size;
+      }
 #pragma unroll
       for (int k = 0; k < kPack<Real>; ++k)
-        if (pixels.has(k)) here += f[k];
+        if (pixels.has(k)) here += f[k] - shift;
       here /= size;
 #pragma unroll
       for (int k = 0; k < kPack<Real>; ++k)
-        if (pixels.has(k)) around += (f[k] - here) * (f[k] - here);
-      const Real both = count + size, gap = here - mean, share = size / both;
+        if (pixels.has(k)) around += (f[k] - shift - here) * (f[k] - shift - here);
+      const Real both = count + size, gap = here - shifted, share = size / both;
       squares += around + gap * gap * (count * share);
-      mean += gap * share;
+      shifted += gap * share;
       count = both;
     }
     // Of the block: around one mean for all.
-    Real total[1] = {count * mean};
+    Real total[1] = {count * (shift + shifted)};
     const Real pixels = Real(s.end > s.begin ? s.end - s.begin : 1);
     add_up<1, Vector>(total, m);
-    const Real all = total[0] / pixels, gap = mean - all;
+    mean = total[0] / pixels;
+    const Real gap = shift - mean + shifted;
     Real sums[2] = {count * gap, squares + count * gap * gap};
+    if (count == 0) sums[0] = sums[1] = 0;
     add_up<2, Vector>(sums, m);
-    mean = all, off = sums[0], squares = sums[1];
+    off = sums[0], squares = sums[1];
     if (stage == kStatistics) {
       if (s.leads()) {
-        partial[s.partial] = mean + off / pixels;
-        partial[apart + s.partial] = squares - off * off / pixels;
+        off /= pixels;
+        partial[s.partial] = mean;
+        partial[apart + s.partial] = off;
+        partial[2 * apart + s.partial] = squares - off * off * pixels;
       }
       return;
     }
   } else {
     const Real* means = partial + s.sum * m.chunks;
+    const Real* offs = means + apart;
     mean = means[0];
     const Real last = Real(e.h * e.w - int64_t(m.chunks - 1) * m.chunk);
-    Real shift = 0;
-    for (int i = 1; i < m.chunks; ++i) shift += (means[i] - means[0]) * (i + 1 < m.chunks ? Real(m.chunk) : last);
-    mean += shift / Real(e.h * e.w);
     for (int i = 0; i < m.chunks; ++i) {
-      const Real size = i + 1 < m.chunks ? Real(m.chunk) : last, gap = means[i] - mean;
+      const Real size = i + 1 < m.chunks ? Real(m.chunk) : last, gap = means[i] - mean + offs[i];
       off += size * gap;
-      squares += means[apart + i] + size * gap * gap;
+      squares += offs[apart + i] + size * gap * gap;
     }
   }
   const Statistics<Real> found(mean, off, squares, Real(e.h * e.w), Real(a.eps));
@@ -280,7 +288,7 @@ Plan plan_of(const Adapt& a, const Launch& l) {
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
   const Plan plan = plan_of(a, l);
   return plan.kind == Plan::streamed && plan.map.chunks > 1
-             ? 2 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks
+             ? 3 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks
              : 0;
 }
 

@@ -47,6 +47,13 @@ def stable_headers() -> bool:
     return (INCLUDE / "torch/csrc/stable/library.h").exists()
 
 
+def runtime(name: str) -> str | None:
+    """Return the file of a library of the compiler's own, such as libasan.so."""
+    done = subprocess.run([*compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+    path = Path(done.stdout.strip())
+    return str(path.resolve()) if path.is_absolute() else None
+
+
 def build(sanitize: bool = False) -> Path:
     """Compile what has changed and return the path of the library.
 

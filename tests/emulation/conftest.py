@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
-# capability, multiprocessors, bytes of shared memory a block may have
+# capability, multiprocessors (few, so that small tensors fill the chip), bytes of shared memory a block may have
 CHIPS = {
-    "turing": (75, 40, 65536),
-    "ampere": (80, 108, 166912),
-    "hopper": (90, 132, 232448),
+    "turing": (75, 8, 65536),
+    "ampere": (80, 8, 166912),
+    "hopper": (90, 16, 232448),
     "small": (75, 1, 49152),
     "small hopper": (90, 2, 49152),
 }

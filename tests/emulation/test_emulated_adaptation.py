@@ -1,0 +1,381 @@
+"""The CUDA kernels of info_acon, ida and instance_norm_modulate, emulated, against plain PyTorch in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from hida.ops.library import fold
+
+NAMES = ("info_acon", "instance_norm_modulate", "with residual", "ida none", "ida activated", "ida input")
+RESIDUALS = {"ida none": 0, "ida activated": 1, "ida input": 2}
+# ‖Δ‖/‖exact‖; what rounding of the result costs.
+LIMITS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+EPS = 1e-5
+
+
+def randoms(*shapes, dtype=torch.float32, layout=torch.contiguous_format, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    made = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+    return [t.to(memory_format=layout) for t in made]
+
+
+def operands(name, shape, logits=None, **kind) -> list[Tensor]:
+    c = shape[1]
+    if name in ("instance_norm_modulate", "with residual"):
+        return randoms(*[shape] * (3 + (name == "with residual")), **kind)
+    maps = () if name == "info_acon" else (shape, shape)
+    return randoms(shape, logits or shape, *maps, (1, c, 1, 1), (1, c, 1, 1), **kind)
+
+
+def upstream(shape, dtype, layout=torch.contiguous_format) -> Tensor:
+    return randoms(shape, dtype=dtype, layout=layout, seed=2)[0]
+
+
+def plain(name, tensors, dtype) -> Tensor:
+    """The op as its contract has it, of PyTorch's own functions."""
+    given = [t.to(dtype) for t in tensors]
+    x = given[0]
+    f = x
+    if name.startswith("i") and name != "instance_norm_modulate":
+        logits, p1, p2 = given[1], given[-2], given[-1]
+        f = (p1 - p2) * x * torch.sigmoid(torch.sigmoid(logits) * (p1 - p2) * x) + p2 * x
+        if name == "info_acon":
+            return f
+    gamma, beta = given[2:4] if name in RESIDUALS else given[1:3]
+    variance, mean = torch.var_mean(f, (2, 3), correction=0, keepdim=True)
+    normal = (f - mean) / torch.sqrt(variance + EPS)
+    y = (1 + gamma) * normal + beta
+    return y + {"with residual": given[-1], "ida activated": f, "ida input": x}.get(name, torch.zeros(()))
+
+
+def expected(name, tensors, grad, dtype=torch.float64) -> list[Tensor]:
+    given = [t.detach().to(dtype).requires_grad_() for t in tensors]
+    y = plain(name, given, dtype)
+    y.backward(grad.to(dtype))
+    return [y.detach(), *(t.grad for t in given)]
+
+
+def found(emulated, name, tensors, grad, needed=None) -> list[Tensor | None]:
+    """The result, and the gradients of all operands (those of β and the residual are the upstream one itself)."""
+    e = emulated.ops
+    needed = [True] * len(tensors) if needed is None else needed
+
+    def back(gradients, which):
+        pairs = zip(gradients, which, strict=True)
+        assert all(g.shape == (0,) for g, i in zip(gradients, which, strict=True) if not needed[i])
+        return {i: fold(g, tensors[i]) for g, i in pairs if needed[i]}
+
+    def wanted(which):
+        return sum(1 << bit for bit, i in enumerate(which) if needed[i])
+
+    if name == "info_acon":
+        which = range(4)
+        y = e.info_acon(*tensors)
+        gradients = back(e.info_acon_backward(grad, *tensors, wanted(which)), which)
+    elif name in RESIDUALS:
+        x, logits, gamma, _, p1, p2 = tensors
+        residual, which = RESIDUALS[name], (0, 1, 2, 4, 5)
+        y, mean, rstd = e.ida(*tensors, residual, EPS)
+        made = e.ida_backward(grad, x, logits, gamma, p1, p2, mean, rstd, residual, wanted(which))
+        gradients = back(made, which)
+    else:
+        x, gamma, beta, *residual = tensors
+        which = (0, 1)
+        y, mean, rstd = e.instance_norm_modulate(x, gamma, beta, residual[0] if residual else None, EPS)
+        gradients = back(e.instance_norm_modulate_backward(grad, x, gamma, mean, rstd, wanted(which)), which)
+    through = {} if name == "info_acon" else {3: grad} if name in RESIDUALS else {2: grad, 3: grad}
+    return [y, *(gradients.get(i, through.get(i)) if needed[i] else None for i in range(len(tensors)))]
+
+
+def assert_near(outputs, exact, limit, eager=None):
+    """Within ``limit``, or thrice the error of the plain computation in float32 where that is worse.
+
+    Sums over planes, in which thousands of numbers of both signs cancel, may lose some digits more.
+    """
+    for i, (a, b) in enumerate(zip(outputs, exact, strict=True)):
+        if a is None:
+            continue
+        assert a.shape == b.shape
+        size = b.norm().clamp_min(1e-30)
+        limit_here = limit if a.shape == outputs[0].shape else 10 * limit
+        bound = limit_here if eager is None else max(limit_here, 3 * float((eager[i].double() - b).norm() / size))
+        error = float((a.double() - b).norm() / size)
+        assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
+
+
+def check(emulated, name, tensors, limit=None):
+    dtype = tensors[0].dtype
+    layout = torch.channels_last if tensors[0].stride(1) == 1 else torch.contiguous_format
+    grad = upstream(tensors[0].shape, dtype, layout)
+    outputs = found(emulated, name, tensors, grad)
+    assert outputs[0].dtype == dtype
+    assert all(a.dtype == t.dtype for a, t in zip(outputs[1:], tensors, strict=True) if a is not grad)
+    eager = expected(name, tensors, grad, torch.float32) if dtype != torch.float64 else None
+    assert_near(outputs, expected(name, tensors, grad), limit or LIMITS[dtype], eager)
+
+
+SHAPES = {
+    "point": (2, 5, 1, 1),
+    "row": (1, 3, 1, 19),
+    "column": (2, 3, 19, 1),
+    "odd": (2, 3, 5, 7),
+    "several planes a warp": (3, 5, 4, 8),
+    "a warp a plane": (2, 3, 16, 16),
+    "odd planes, many of them": (33, 5, 3, 3),
+    "a block a plane": (1, 2, 32, 40),
+    "odd block": (1, 2, 33, 37),
+    "whole block": (1, 2, 64, 64),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("name", NAMES)
+def test_planes_that_stay_in_registers(emulated, name, shape):
+    check(emulated, name, operands(name, shape))
+    if name != "info_acon":
+        assert emulated.launches() == (2, 1, 0)
+
+
+# chip, shape, launches forward and backward together, largest cluster, whether shared memory was asked for
+PATHS = {
+    "staged": ("ampere", (3, 3, 65, 64), 2, 1, True),
+    "staged, four packs": ("ampere", (1, 8, 128, 128), 2, 1, True),
+    "staged, odd": ("small", (1, 2, 65, 67), 2, 1, True),
+    "staged, sweeps apart": ("turing", (1, 3, 96, 96), 4, 1, True),
+    "cluster": ("hopper", (1, 2, 128, 128), 2, 8, True),
+    "cluster, odd": ("hopper", (2, 3, 81, 79), 2, 4, True),
+    "cluster, one block without pixels": ("hopper", (1, 3, 144, 144), 2, 8, True),
+    "cluster of small blocks": ("small hopper", (2, 1, 160, 160), 2, 4, True),
+    "larger than a cluster": ("small hopper", (1, 1, 296, 296), 3, 2, False),
+    "streamed": ("small", (1, 2, 128, 128), 2, 1, False),
+    "streamed, odd": ("small", (1, 3, 117, 113), 2, 1, False),
+    "chunks": ("turing", (1, 1, 128, 128), 5, 1, False),
+    "chunks, odd": ("turing", (1, 2, 129, 127), 5, 1, False),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["ida activated", "with residual"])
+def test_larger_planes_on_every_path(emulated, name, path):
+    chip, shape, count, cluster, shared = PATHS[path]
+    emulated.chip(chip, order=2)
+    check(emulated, name, operands(name, shape))
+    if name == "with residual" and count > 3:
+        count -= 1  # there are no sums of chunks to add up
+    launches = emulated.launches()
+    assert (launches.count, launches.cluster, launches.shared > 0) == (count, cluster, shared)
+
+
+@pytest.mark.parametrize("chip", ["turing", "small", "hopper"])
+@pytest.mark.parametrize("shape", [(2, 35, 9, 7), (1, 5, 20, 25), (1, 33, 40, 33), (2, 8, 64, 64)])
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last(emulated, name, shape, chip):
+    emulated.chip(chip, order=1)
+    check(emulated, name, operands(name, shape, layout=torch.channels_last))
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(2, 19, 9, 11), (2, 3, 8, 12), (1, 2, 48, 48), (1, 1, 72, 104)])
+@pytest.mark.parametrize("name", NAMES)
+def test_dtypes(emulated, name, shape, layout, dtype):
+    check(emulated, name, operands(name, shape, dtype=dtype, layout=layout))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 3, 8, 8), (1, 2, 96, 96)])
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_dtypes(emulated, name, shape):
+    for kinds in (
+        (torch.bfloat16, torch.float32, torch.float16),
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.float64),
+        (torch.float64, torch.float32),
+    ):
+        given = [t.to(kind) for t, kind in zip(operands(name, shape), itertools.cycle(kinds), strict=False)]
+        check(emulated, name, given, limit=4e-3)
+
+
+LOGITS = {
+    "one a pixel": lambda n, c, h, w: (n, 1, h, w),
+    "one a plane": lambda n, c, h, w: (n, c, 1, 1),
+    "one a channel": lambda n, c, h, w: (1, c, 1, 1),
+}
+
+
+@pytest.mark.parametrize("logits", LOGITS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(3, 18, 6, 5), (2, 4, 16, 16), (1, 2, 80, 80)])
+@pytest.mark.parametrize("name", ["info_acon", "ida activated"])
+def test_every_shape_of_logits(emulated, name, shape, layout, logits):
+    check(emulated, name, operands(name, shape, logits=LOGITS[logits](*shape), layout=layout))
+
+
+VIEWS = {
+    "every second row and column": lambda t: t[:, :, ::2, ::2],
+    "sides exchanged": lambda t: t.transpose(2, 3),
+    "channels from the third on": lambda t: t[:, 2:],
+    "a window": lambda t: t[:, :, 1:-1, 3:],
+    "a window on packs": lambda t: t[:, :, 2:10, 8:],
+    "rows of a wider image": lambda t: t[..., :8],
+    "one image for all": lambda t: t[:1].expand(3, -1, -1, -1),
+    "one row for all": lambda t: t[:, :, :1].expand(-1, -1, 7, -1),
+    "one channel for all": lambda t: t[:, :1].expand(-1, 5, -1, -1),
+    "misaligned": lambda t: t.flatten()[1 : 1 + t.numel() // 2].reshape(1, *t.shape[1:]),
+    "images and channels exchanged": lambda t: t.transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["info_acon", "ida input", "with residual"])
+def test_views_of_any_strides(emulated, name, dtype, view):
+    slopes = {"info_acon": 2, "ida input": 2}.get(name, 0)
+    given = operands(name, (2, 6, 16, 24), dtype=dtype)
+    maps = [VIEWS[view](t) for t in given[: len(given) - slopes]]
+    given = maps + randoms(*[(1, maps[0].shape[1], 1, 1)] * slopes, dtype=dtype)
+    check(emulated, name, given)
+    # Only one operand is unusual.
+    given[1] = given[1].contiguous()
+    given[0] = given[0].contiguous()
+    check(emulated, name, given)
+
+
+def test_slices_of_one_tensor(emulated):
+    h, joint = randoms((2, 8, 16, 16), (2, 24, 16, 16))
+    check(emulated, "ida activated", [h, *joint.chunk(3, 1), *randoms((1, 8, 1, 1), (1, 8, 1, 1))])
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 4), (1, 2, 96, 88)])
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_gradients_asked_for(emulated, name, shape):
+    given = operands(name, shape)
+    grad = upstream(shape, torch.float32)
+    full = found(emulated, name, given, grad)
+    for needed in itertools.product((False, True), repeat=len(given)):
+        some = found(emulated, name, given, grad, needed)
+        for a, b, need in zip(some[1:], full[1:], needed, strict=True):
+            assert torch.equal(a, b) if need else a is None
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5)])
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_tensors(emulated, name, shape):
+    given = operands(name, shape)
+    outputs = found(emulated, name, given, upstream(shape, torch.float32))
+    assert all(a.shape == t.shape for a, t in zip(outputs, [given[0], *given], strict=True))
+    assert all((a == 0).all() for a in outputs[1:])
+    assert emulated.launches().count == 0
+
+
+@pytest.mark.parametrize("chip", ["ampere", "small", "turing", "hopper"])
+@pytest.mark.parametrize("side", [64, 100, 128])
+def test_a_large_mean_with_a_small_spread(emulated, chip, side):
+    emulated.chip(chip)
+    shape = (1, 2, side, side)
+    given = operands("instance_norm_modulate", shape)
+    given[0] += 1e4
+    grad = upstream(shape, torch.float32)
+    exact, eager = (expected("instance_norm_modulate", given, grad, d) for d in (torch.float64, torch.float32))
+    outputs = found(emulated, "instance_norm_modulate", given, grad)
+    for a, b, c in zip(outputs, exact, eager, strict=True):
+        assert (a - b).norm() <= max(2 * (c - b).norm(), 1e-6 * b.norm())
+    mean, rstd = emulated.ops.instance_norm_modulate(*given, None, EPS)[1:]
+    torch.testing.assert_close(mean.double(), given[0].double().mean((2, 3)), rtol=1.2e-7, atol=0)
+    variance = given[0].double().var((2, 3), correction=0)
+    torch.testing.assert_close(rstd.double(), (variance + EPS).rsqrt(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturated_switches(emulated, dtype):
+    x = torch.linspace(-200, 200, 401, dtype=dtype).reshape(1, 1, 1, -1)
+    one = torch.ones(1, 1, 1, 1, dtype=dtype)
+    for logit in (-1e4, -90.0, 0.0, 90.0, 1e4):
+        given = [x, torch.full_like(x, logit), 2 * one, -one]
+        grad = torch.ones_like(x)
+        for a, b in zip(found(emulated, "info_acon", given, grad), expected("info_acon", given, grad), strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (2, 3, 8, 8), (2, 3, 72, 64)])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_stays_in_its_plane(emulated, name, shape, value):
+    given = operands(name, shape)
+    given[0][0, 1, 2, 3] = value
+    outputs = found(emulated, name, given, upstream(shape, torch.float32))
+    eager = plain(name, given, torch.float32)
+    if value != 3e38:
+        assert torch.equal(outputs[0].isfinite(), eager.isfinite())
+    elsewhere = torch.ones(shape, dtype=torch.bool)
+    elsewhere[0, 1] = False
+    for t in (outputs[0], *(g for g in outputs[1:] if g.shape == shape)):
+        assert t[elsewhere].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_16_bits_round_to(emulated, dtype):
+    # With p1 = p2 = 1 the result is x, if finite; float32 values between, above and far below those of 16 bits.
+    x = torch.cat([torch.logspace(-45, 38, 4001), torch.tensor([0.0, -0.0, 65519.0, 65520.0, 1e-8, 6e-8, 5.97e-8])])
+    x = torch.cat([x, -x, torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).float()])
+    x = x.to(dtype)
+    x = x[~x.isinf()].reshape(1, 1, 1, -1)
+    one = torch.ones(1, 1, 1, 1)
+    for count in (x.shape[3] // 8 * 8, x.shape[3] // 8 * 8 - 1):  # in packs, and one by one
+        given = x[..., :count].contiguous()
+        y = emulated.ops.info_acon(given, one, one, one)
+        assert torch.equal(y.isnan(), given.isnan())
+        assert torch.equal(y[~y.isnan()], given[~given.isnan()])
+    # A float32 gradient, rounded.
+    grad = torch.cat([torch.randn(4096) * 10.0**e for e in (-42, -8, -5, 0, 4, 37)]).reshape(1, 1, 1, -1)
+    for count in (grad.shape[3], grad.shape[3] - 1):
+        g = grad[..., :count].contiguous()
+        dx = emulated.ops.info_acon_backward(g, torch.zeros_like(g, dtype=dtype), one, one, one, 1)[0]
+        torch.testing.assert_close(dx, g.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chip", ["turing", "ampere", "hopper", "small"])
+@pytest.mark.parametrize("shape", [(3, 5, 6, 5), (2, 3, 24, 24), (1, 2, 100, 104)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_bits_in_whatever_order_threads_run(emulated, name, shape, chip):
+    given, grad = operands(name, shape), upstream(shape, torch.float32)
+    results = []
+    for order in (0, 1, 2, 2):
+        emulated.chip(chip, order)
+        results.append(found(emulated, name, given, grad))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_offsets_beyond_32_bits(emulated):
+    torch.use_deterministic_algorithms(False)  # which would fill these tensors
+    far = 2**31 + 64
+    for shape, strides in {
+        (2, 3, 4, 8): (far, 40, 8, 1),  # images far apart
+        (1, 2, 4, 8): (0, far, 8, 1),  # channels
+        (1, 2, 2, 8): (0, 16, far, 1),  # rows
+        (1, 1, 1, 3): (0, 0, 0, far),  # columns
+    }.items():
+        reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        for name in ("info_acon", "instance_norm_modulate"):
+            given = operands(name, shape, dtype=torch.bfloat16)
+            memory = torch.empty(reach, dtype=torch.bfloat16)
+            given[0] = memory.as_strided(shape, strides).copy_(given[0])
+            check(emulated, name, given)
+
+
+def test_misuse_is_refused(emulated):
+    e, x, slope = emulated.ops, torch.ones(1, 2, 3, 4), torch.ones(1, 2, 1, 1)
+    with pytest.raises(RuntimeError, match=r"gamma must have shape \(1, 2, 3, 4\); its shape is \(1, 2, 3, 3\)"):
+        e.instance_norm_modulate(x, x[..., :3], x, None, EPS)
+    with pytest.raises(RuntimeError, match="p1 must have shape"):
+        e.info_acon(x, x, torch.ones(2), torch.ones(2))
+    with pytest.raises(RuntimeError, match="must be float32"):
+        e.info_acon(x.int(), x, slope, slope)
+    with pytest.raises(RuntimeError, match="residual must be"):
+        e.ida(x, x, x, x, slope, slope, 3, EPS)
+    with pytest.raises(RuntimeError, match="mean and rstd must be"):
+        e.instance_norm_modulate_backward(x, x, x, torch.ones(1, 2).double(), torch.ones(1, 2), 3)

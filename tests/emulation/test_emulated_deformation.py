@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -131,6 +128,16 @@ def test_the_definition(case, path):
     tensors, steps = arguments(case, batch=1)
     x, offset, weight, bias, mask = tensors
     assert_near(found(tensors, steps)[:1], [by_definition(x, offset, weight, bias, *steps, mask)], 1e-6)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_torchvision_agrees(case, path):
+    torchvision = pytest.importorskip("torchvision")
+    tensors, steps = arguments(case, torch.float64)
+    x, offset, weight, bias, mask = given = [t.requires_grad_() for t in tensors]
+    y = torchvision.ops.deform_conv2d(x, offset, weight, bias, *steps, mask)
+    gradients = torch.autograd.grad(y, (x, offset, weight, mask), upstream_of(y.detach()))
+    assert_near(found([t.detach() for t in given], steps), [y.detach(), *gradients], 1e-13)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -290,24 +297,3 @@ def test_wrong_arguments_are_refused():
         op(x, offset, weight, bias[1:], stride, padding, dilation, mask)
     with pytest.raises(RuntimeError, match="x must be float32"):
         op(x.int(), offset, weight, bias, stride, padding, dilation, mask)
-
-
-@pytest.mark.slow
-def test_nothing_is_read_or_written_out_of_bounds(builder):
-    if os.environ.get("HIDA_EMULATION") == "sanitized":
-        pytest.skip("this run is the sanitized one")
-    builder.build(sanitize=True)
-    # libstdc++ too: the sanitizer looks for its exceptions before anything else has loaded it.
-    preload = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": " ".join(preload),
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "HIDA_EMULATION": "sanitized",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -1,10 +1,10 @@
 // deform_conv2d, forward, on large maps: y[o] = Σ_c,tap W[o][c][tap]·mask·x[c](sampling point of the tap) + bias.
 //
-// An implicit product, rows C_out, columns the batch's output pixels, depth (tap, channel). A block owns 64×64 of y:
-// for each tap it finds its 64 sampling points once, gathers and interpolates 128 bytes of channels of each into shared
-// memory, 16 bytes at a time, and multiplies. No column is ever written to memory.
-// Traffic: x, offsets and mask read once, y written once (n each), and x once more where it has to be rearranged;
-// corners come from the second-level cache, C_out/64 times. Share of the floor: not measured.
+// An implicit product, rows C_out, columns the batch's output pixels, depth (tap, channel). A block owns 64×64 of y, or
+// 128×64: for each tap it finds its 64 sampling points once, gathers and interpolates 128 bytes of channels of each
+// into shared memory, 16 bytes at a time, and multiplies. No column is ever written to memory. Traffic: x, offsets and
+// mask read once, y written once (n each), and x once more where it has to be rearranged; corners come from the
+// second-level cache, C_out/128 times. Share of the floor: not measured.
 #include "deform_sampling.h"
 
 namespace hida {
@@ -124,14 +124,14 @@ struct Columns {
   }
 };
 
-template <class M>
-__global__ void __launch_bounds__(kThreads, kResident<M>) forward_kernel(Forward job) {
+template <class M, int Rows>
+__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) forward_kernel(Forward job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
-  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M>);
+  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
   const int tiles = int(job.d.groups) * job.out_tiles;
   int64_t block = int64_t(blockIdx.x);
-  const int tile = int(block % tiles), group = tile / job.out_tiles, output0 = tile % job.out_tiles * kTile64;
+  const int tile = int(block % tiles), group = tile / job.out_tiles, output0 = tile % job.out_tiles * Rows;
   block /= tiles;
   const int split = int(block % job.splits);
   const int64_t pixel0 = block / job.splits * kTile64;
@@ -141,9 +141,9 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) forward_kernel(Forward
   const int chunks = job.taps * job.per_group * ((job.padded + kDepth<M> - 1) / kDepth<M>);
   const int begin = int(int64_t(chunks) * split / job.splits), end = int(int64_t(chunks) * (split + 1) / job.splits);
   Weights<M> weights{job, int64_t(group) * job.outputs + output0,
-                     job.outputs - output0 < kTile64 ? job.outputs - output0 : kTile64};
+                     job.outputs - output0 < Rows ? job.outputs - output0 : Rows};
   Columns<M> columns{job, group, samples};
-  Tile<M, false, false> sums;
+  Tile<M, false, false, Rows> sums;
   sums.clear();
   multiply(sums, shared, begin, end, weights, columns, [&](int chunk) {
     const Step<M> step(job, chunk);
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) forward_kernel(Forward
   });
   const Real* result = spread(sums, shared);
   if (!place.exists) return;
-  for (int row = thread / kTile64; row < weights.rows; row += kThreads / kTile64) {
+  for (int row = thread / kTile64; row < weights.rows; row += kThreadsOf<Rows> / kTile64) {
     const int64_t o = weights.output + row;
     Real value = result[row * kResultPitch<M> + thread % kTile64];
     if (job.partial) {
@@ -251,7 +251,6 @@ void finish_forward(const Job& job, const void* partial, int64_t splits, const L
 HIDA_INSTANTIATE(Bf16)
 HIDA_INSTANTIATE(Fp16)
 HIDA_INSTANTIATE(Fp32)
-HIDA_INSTANTIATE(Tf32)
 HIDA_INSTANTIATE(Fp64)
 #undef HIDA_INSTANTIATE
 
@@ -270,6 +269,16 @@ ForwardMemory take_forward(Arena& arena, const Convolution& d, const Plan& plan)
   return m;
 }
 
+template <class M>
+void launch_forward(const Forward& job, int64_t blocks, int rows, const Launch& l) {
+  constexpr size_t samples = 2 * kTile64 * sizeof(Sample<typename M::Real>);
+  if constexpr (kUnit<M> > 2) {
+    if (rows == 128)
+      return launch(forward_kernel<M, 128>, grid_of(blocks), kThreadsOf<128>, kTileBytes<M, 128> + samples, l, job);
+  }
+  launch(forward_kernel<M, 64>, grid_of(blocks), kThreadsOf<64>, kTileBytes<M, 64> + samples, l, job);
+}
+
 }  // namespace
 
 Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
@@ -278,9 +287,9 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
   const int64_t plane = d.out.pixels(), taps = d.taps();
   const bool fits = d.math != Dtype::f64 && plane <= 64 && d.in.pixels() <= 64 && taps <= 25;
   plan.tiny = fits && choice.path != Choice::large && (choice.path == Choice::tiny || d.out.n * plane <= 4096);
-  const int64_t depth = 128 / size_of(d.math), out_tiles = over(d.out.c / d.groups, kTile64) * d.groups;
+  const int64_t depth = 128 / size_of(d.math), outputs = d.out.c / d.groups;
   if (plan.tiny) {
-    const int64_t blocks = out_tiles * over(d.out.n * plane, kTile64);
+    const int64_t blocks = over(outputs, kTile64) * d.groups * over(d.out.n * plane, kTile64);
     const int64_t chunks = over(d.in.c / d.groups * taps, depth);
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
     plan.bytes = tiny_bytes(d, plan, false);
@@ -289,7 +298,9 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
   const int64_t line = d.in.c / plan.piece * plan.padded * size_of(d.math);
   const int64_t each = plan.pack_x ? std::max<int64_t>(d.in.pixels() * line, 1) : 1;
   plan.images = plan.pack_x ? std::max<int64_t>(1, std::min(d.in.n, choice.budget / each)) : d.in.n;
-  const int64_t blocks = out_tiles * over(plan.images * plane, kTile64);
+  // Taller tiles gather less often, unless their last one would be half empty.
+  if (d.math != Dtype::f64 && (outputs - 1) % 128 >= 64) plan.rows = 128;
+  const int64_t blocks = over(outputs, plan.rows) * d.groups * over(plan.images * plane, kTile64);
   const int64_t chunks = taps * (d.in.c / d.groups / plan.piece) * over(plan.padded, depth);
   if (blocks < l.multiprocessors)
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
@@ -310,22 +321,21 @@ void deform_forward(const Convolution& d, const Plan& plan, void* workspace, con
     job.weight = m.weight;
     job.partial = m.partial;
     job.splits = int(plan.splits);
-    job.out_tiles = int(over(job.outputs, kTile64));
-    pack_weight<M>(job, m.weight, l);
+    job.out_tiles = int(over(job.outputs, plan.rows));
+    pack_weight<Stored<M>>(job, m.weight, l);
     const int64_t positions = d.in.c / plan.piece * plan.padded;
     for (job.first = 0; job.first < d.in.n; job.first += plan.images) {
       const int64_t count = std::min(plan.images, d.in.n - job.first);
       job.pixels = count * d.out.pixels();
       if (plan.pack_x) {
-        pack_lines<M>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
+        pack_lines<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
         job.x = {m.x, d.in.pixels() * positions, d.in.w * positions, positions};
       } else {
         job.x = {static_cast<const typename M::Bits*>(d.x.data) + job.first * d.x.n, d.x.n, d.x.row, d.x.step};
       }
-      const size_t shared = kTileBytes<M> + 2 * kTile64 * sizeof(Sample<typename M::Real>);
       const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTile64);
-      launch(forward_kernel<M>, grid_of(blocks), kThreads, shared, l, job);
-      if (job.partial) finish_forward<M>(job, job.partial, plan.splits, l);
+      launch_forward<M>(job, blocks, plan.rows, l);
+      if (job.partial) finish_forward<Stored<M>>(job, job.partial, plan.splits, l);
     }
   });
 }

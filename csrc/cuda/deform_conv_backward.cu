@@ -105,7 +105,10 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) column_gradient_kernel
 #pragma unroll
         for (int i = 0; i < V; ++i) g[i] = result[pixel * kResultPitch<M> + u * V + i];
         if (job.sums) {
-          load_corners<M>(job.x, s, job.chunk_piece * job.padded + job.position + from + u * V, v);
+          Unit unit[4];
+          load_corners<M>(job.x, s, job.chunk_piece * job.padded + job.position + from + u * V, unit);
+#pragma unroll
+          for (int corner = 0; corner < 4; ++corner) unpack<M>(unit[corner], v[corner]);
           Real share[4];
           shares_of(s.down, s.right, share);
 #pragma unroll
@@ -275,7 +278,7 @@ void samples_backward(const Job& base, const Plan& plan, const BackwardMemory& m
   job.sums = m.sums;
   const int64_t blocks = over(job.pixels, kTile64) * job.taps;
   for (int deformable = 0; deformable < int(d.deformable); ++deformable) {
-    if (d.dx.data) sort_points<M>(job, deformable, m.lists, l);
+    if (d.dx.data) sort_points<Stored<M>>(job, deformable, m.lists, l);
     for (int piece = 0; piece < job.per_deformable; ++piece) {
       job.chunk_piece = deformable * job.per_deformable + piece;
       for (job.position = 0; job.position < job.padded; job.position += job.width) {
@@ -283,7 +286,8 @@ void samples_backward(const Job& base, const Plan& plan, const BackwardMemory& m
         job.begins = piece == 0 && job.position == 0;
         job.ends = piece + 1 == job.per_deformable && job.position + job.width >= job.padded;
         launch(column_gradient_kernel<M>, grid_of(blocks), kThreads, kShared<M>, l, job);
-        if (d.dx.data) gather_input_gradient<M>(job, m.lists, job.out, job.chunk_piece, job.position, job.width, l);
+        if (d.dx.data)
+          gather_input_gradient<Stored<M>>(job, m.lists, job.out, job.chunk_piece, job.position, job.width, l);
       }
     }
   }
@@ -328,19 +332,19 @@ void deform_backward(const Convolution& d, const Plan& plan, void* workspace, co
     using M = decltype(math);
     Job job = start_job(d, plan);
     job.weight = m.weight;
-    if (m.weight) pack_weight<M>(job, m.weight, l);
+    if (m.weight) pack_weight<Stored<M>>(job, m.weight, l);
     const int64_t positions = d.in.c / plan.piece * plan.padded, upstream = d.groups * plan.grad_padded;
     for (job.first = 0; job.first < d.in.n; job.first += plan.images) {
       const int64_t count = std::min(plan.images, d.in.n - job.first);
       job.pixels = count * d.out.pixels();
       if (plan.pack_x) {
-        pack_lines<M>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
+        pack_lines<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
         job.x = {m.x, d.in.pixels() * positions, d.in.w * positions, positions};
       } else {
         job.x = {static_cast<const typename M::Bits*>(d.x.data) + job.first * d.x.n, d.x.n, d.x.row, d.x.step};
       }
       if (plan.pack_grad) {
-        pack_lines<M>(d.grad, d.out, job.first, count, job.outputs, plan.grad_padded, m.grad, l);
+        pack_lines<Stored<M>>(d.grad, d.out, job.first, count, job.outputs, plan.grad_padded, m.grad, l);
         job.grad = {m.grad, d.out.pixels() * upstream, d.out.w * upstream, upstream};
       } else {
         job.grad = {static_cast<const typename M::Bits*>(d.grad.data) + job.first * d.grad.n, d.grad.n, d.grad.row,

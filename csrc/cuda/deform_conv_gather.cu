@@ -219,7 +219,6 @@ void gather_input_gradient(const Job& base, const Lists& lists, const void* colu
 HIDA_INSTANTIATE(Bf16)
 HIDA_INSTANTIATE(Fp16)
 HIDA_INSTANTIATE(Fp32)
-HIDA_INSTANTIATE(Tf32)
 HIDA_INSTANTIATE(Fp64)
 #undef HIDA_INSTANTIATE
 

@@ -228,7 +228,7 @@ void tiny_forward(const Convolution& d, const Plan& plan, void* workspace, const
   const int64_t depth = d.in.c / d.groups * d.taps();
   with_small_math(d, [&](auto math) {
     using M = decltype(math);
-    make_columns<M>(job, m, l);
+    make_columns<Stored<M>>(job, m, l);
     Matmul y{};
     y.a = {d.weight, d.weight_dtype, depth, job.outputs * depth, on_units(d.weight, depth, kUnit<M>)};
     y.b = {m.columns, M::dtype, m.pitch, depth, d.groups == 1 || depth % kUnit<M> == 0};
@@ -236,7 +236,7 @@ void tiny_forward(const Convolution& d, const Plan& plan, void* workspace, const
     y.out = m.partial, y.out_pitch = job.pixels, y.out_group = job.outputs * job.pixels;
     y.out_split = d.out.c * job.pixels;
     matmul<M, false, false>(y, l);
-    finish_forward<M>(job, m.partial, plan.splits, l);
+    finish_forward<Stored<M>>(job, m.partial, plan.splits, l);
   });
 }
 
@@ -247,7 +247,7 @@ void tiny_backward(const Convolution& d, const Plan& plan, void* workspace, cons
   const int64_t depth = d.in.c / d.groups * d.taps(), line = d.groups * plan.grad_padded;
   with_small_math(d, [&](auto math) {
     using M = decltype(math);
-    pack_lines<M>(d.grad, d.out, 0, d.out.n, job.outputs, plan.grad_padded, m.grad, l);
+    pack_lines<Stored<M>>(d.grad, d.out, 0, d.out.n, job.outputs, plan.grad_padded, m.grad, l);
     const Operand upstream{m.grad, M::dtype, line, plan.grad_padded, true};
     if (m.gradient) {
       Matmul g{};
@@ -258,7 +258,7 @@ void tiny_backward(const Convolution& d, const Plan& plan, void* workspace, cons
       matmul<M, false, true>(g, l);
     }
     if (d.dweight) {
-      make_columns<M>(job, m, l);
+      make_columns<Stored<M>>(job, m, l);
       Matmul w{};
       w.a = upstream;
       w.b = {m.columns, M::dtype, m.pitch, depth, d.groups == 1 || depth % kUnit<M> == 0};

@@ -110,28 +110,44 @@ HIDA_DEVICE void shares_of(Real down, Real right, Real (&share)[4]) {
 }
 
 template <class M>
-HIDA_DEVICE void load_corners(const Lines& x, const Sample<typename M::Real>& s, int position,
-                              typename M::Real (&v)[4][kUnit<M>]) {
+HIDA_DEVICE void load_corners(const Lines& x, const Sample<typename M::Real>& s, int position, Unit (&unit)[4]) {
   const auto* from = static_cast<const typename M::Bits*>(x.data) + s.at + position;
-  Unit unit[4] = {};
 #pragma unroll
-  for (int corner = 0; corner < 4; ++corner)
+  for (int corner = 0; corner < 4; ++corner) {
+    unit[corner] = Unit{};
     if (s.inside >> corner & 1) unit[corner] = load_unit(from + corner / 2 * x.row + corner % 2 * x.step);
-#pragma unroll
-  for (int corner = 0; corner < 4; ++corner) unpack<M>(unit[corner], v[corner]);
+  }
 }
 
 // Interpolated, times mask. Pixels outside do not take part, whatever the shares.
 template <class M>
 HIDA_DEVICE Unit gather(const Lines& x, const Sample<typename M::Real>& s, int position) {
   using Real = typename M::Real;
-  Real v[4][kUnit<M>], share[4];
-  load_corners<M>(x, s, position, v);
+  Unit unit[4];
+  load_corners<M>(x, s, position, unit);
+  Real share[4];
   shares_of(s.down, s.right, share);
+  if constexpr (kUnit<M> == 8) {
 #pragma unroll
-  for (int i = 0; i < kUnit<M>; ++i)
-    v[0][i] = (share[0] * v[0][i] + share[1] * v[1][i] + share[2] * v[2][i] + share[3] * v[3][i]) * s.mask;
-  return pack<M>(v[0]);
+    for (int w = 0; w < 4; ++w) {  // a word at a time: two numbers want few registers
+      Real low = 0, high = 0;
+#pragma unroll
+      for (int corner = 0; corner < 4; ++corner) {
+        low += share[corner] * M::read(unit[corner].word[w] & 0xffffu);
+        high += share[corner] * M::read(unit[corner].word[w] >> 16);
+      }
+      unit[0].word[w] = M::write(low * s.mask) | M::write(high * s.mask) << 16;
+    }
+    return unit[0];
+  } else {
+    Real v[4][kUnit<M>];
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner) unpack<M>(unit[corner], v[corner]);
+#pragma unroll
+    for (int i = 0; i < kUnit<M>; ++i)
+      v[0][i] = (share[0] * v[0][i] + share[1] * v[1][i] + share[2] * v[2][i] + share[3] * v[3][i]) * s.mask;
+    return pack<M>(v[0]);
+  }
 }
 
 // ---- launched by both directions; see deform_conv.cu ----

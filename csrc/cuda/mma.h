@@ -1,10 +1,10 @@
-// Products of a 64×64 tile by a block of 128 threads, operands in shared memory.
+// Products of a 64×64 tile by a block of 128 threads, or of 128×64 by 256, operands in shared memory.
 //
 // An operand of 64 rows takes kOperand bytes and holds 128 bytes of each row (kDepth<M> numbers), in one of two ways:
 //   row by row   pitch 144 bytes; depth is contiguous
 //   by depth     kDepth<M> lines of 64 rows; rows are contiguous
 // Both pitches are odd multiples of 16 bytes, or leave fragments on different banks: no conflicts in either.
-// Tensor cores: mma.sync through ldmatrix, warps 2×2, 32×32 each. What a chip's tensor cores cannot multiply (bf16 and
+// Tensor cores: mma.sync through ldmatrix, a warp 32×32. What a chip's tensor cores cannot multiply (bf16 and
 // TF32 before 8.0) is multiplied by the same lanes in float. In the emulation both instructions are made of shuffles,
 // so that addresses and fragments are those of the chip.
 #pragma once
@@ -15,10 +15,19 @@ namespace hida {
 namespace cuda {
 
 constexpr int kThreads = 128, kTile64 = 64, kOperand = 9216, kRowPitch = 144;
+template <int Rows>
+constexpr int kThreadsOf = Rows * kThreads / kTile64;
 
-// Blocks that a multiprocessor should hold at least.
-template <class M>
-constexpr int kResident = sizeof(typename M::Real) == 8 ? 2 : 3;
+// Blocks that a multiprocessor should hold at least. (Turing has shared memory for one of 128 rows.)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kResidentTall = 1;
+#else
+constexpr int kResidentTall = 2;
+#endif
+template <class M, int Rows = kTile64>
+constexpr int kResident = Rows > kTile64                  ? kResidentTall
+                          : sizeof(typename M::Real) == 8 ? 2
+                                                          : 3;
 template <class M>
 constexpr int kDepth = int(128 / sizeof(typename M::Bits));
 // Distance of two lines of an operand in bytes, units in a line.
@@ -146,11 +155,11 @@ HIDA_DEVICE Unit rounded(Unit unit) {
 }
 
 // The tile's sums, spread over the threads. AByDepth, BByDepth: how the operands lie.
-template <class M, bool AByDepth, bool BByDepth, bool Tensor = M::tensor>
+template <class M, bool AByDepth, bool BByDepth, int Rows = kTile64, bool Tensor = M::tensor>
 struct Tile;
 
-template <class M, bool AByDepth, bool BByDepth>
-struct Tile<M, AByDepth, BByDepth, true> {
+template <class M, bool AByDepth, bool BByDepth, int Rows>
+struct Tile<M, AByDepth, BByDepth, Rows, true> {
   float sum[2][4][4];
 
   HIDA_DEVICE void clear() {
@@ -210,8 +219,8 @@ struct Tile<M, AByDepth, BByDepth, true> {
   }
 };
 
-template <class M, bool AByDepth, bool BByDepth>
-struct Tile<M, AByDepth, BByDepth, false> {
+template <class M, bool AByDepth, bool BByDepth, int Rows>
+struct Tile<M, AByDepth, BByDepth, Rows, false> {
   using Real = typename M::Real;
   static constexpr int V = kUnit<M>;
   Real sum[4][8];
@@ -279,7 +288,7 @@ struct Tile<M, AByDepth, BByDepth, false> {
   // Units of rows where a line of them is contiguous, else one by one: either way a warp's reads are conflict-free.
   static HIDA_DEVICE int row(int ty, int i) {
     constexpr int run = AByDepth ? V : 1;
-    return i / run * 16 * run + ty * run + i % run;
+    return i / run * (Rows / 4) * run + ty * run + i % run;
   }
   static HIDA_DEVICE int column(int tx, int j) {
     constexpr int run = BByDepth ? V : 1;
@@ -287,30 +296,34 @@ struct Tile<M, AByDepth, BByDepth, false> {
   }
 };
 
-// What a block keeps in shared memory for a product: two operands, later the 64×64 results, kResultPitch<M> apart.
+// What a block keeps in shared memory for a product: two operands, later the results, kResultPitch<M> apart.
 template <class M>
 constexpr int kResultPitch = kTile64 + kUnit<M> % 8 + (kUnit<M> == 8 ? 4 : 0);
-template <class M>
-constexpr int kTileBytes = kTile64 * kResultPitch<M> * int(sizeof(typename M::Real)) > 2 * kOperand
-                               ? kTile64 * kResultPitch<M> * int(sizeof(typename M::Real))
-                               : 2 * kOperand;
+template <class M, int Rows = kTile64>
+constexpr int kTileBytes = std::max(Rows * kResultPitch<M> * int(sizeof(typename M::Real)), Rows* kRowPitch + kOperand);
 
 // tile += A·B over chunks [begin, end) of kDepth<M> numbers. A loader is asked `at(chunk)`, then `unit(line, unit)`;
 // what is next is loaded into registers while the tensor cores work. `prepare(chunk)` runs a whole phase before a
 // chunk is loaded: it may write shared memory that the loaders of earlier chunks do not read.
-template <class M, bool AByDepth, bool BByDepth, class A, class B, class Prepare>
-HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth>& tile, char* memory, int begin, int end, A& a, B& b,
+template <class M, bool AByDepth, bool BByDepth, int Rows, class A, class B, class Prepare>
+HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b,
                           Prepare prepare) {
+  static_assert(Rows == kTile64 || !AByDepth, "a tile of more rows takes its left operand row by row");
+  constexpr int threads = kThreadsOf<Rows>, left = 4, right = 4 * kTile64 / Rows, offset = Rows * kRowPitch;
   if (begin >= end) return;
-  Unit ahead[8];
+  Unit ahead[left + right];
   const auto load = [&](int chunk) {
-    a.at(chunk);
-    b.at(chunk);
+    b.at(chunk);  // first what takes more registers on the way
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int e = int(threadIdx.x) + i * kThreads;
+    for (int i = 0; i < right; ++i) {
+      const int e = int(threadIdx.x) + i * threads;
+      ahead[left + i] = b.unit(e / kUnits<M, BByDepth>, e % kUnits<M, BByDepth>);
+    }
+    a.at(chunk);
+#pragma unroll
+    for (int i = 0; i < left; ++i) {
+      const int e = int(threadIdx.x) + i * threads;
       ahead[i] = a.unit(e / kUnits<M, AByDepth>, e % kUnits<M, AByDepth>);
-      ahead[4 + i] = b.unit(e / kUnits<M, BByDepth>, e % kUnits<M, BByDepth>);
     }
   };
   prepare(begin);
@@ -320,23 +333,27 @@ HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth>& tile, char* memory, int b
   for (int chunk = begin; chunk < end; ++chunk) {
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int e = int(threadIdx.x) + i * kThreads;
+    for (int i = 0; i < left; ++i) {
+      const int e = int(threadIdx.x) + i * threads;
       store_unit(memory + e / kUnits<M, AByDepth> * kPitch<M, AByDepth> + e % kUnits<M, AByDepth> * 16,
                  rounded<M>(ahead[i]));
-      store_unit(memory + kOperand + e / kUnits<M, BByDepth> * kPitch<M, BByDepth> + e % kUnits<M, BByDepth> * 16,
-                 rounded<M>(ahead[4 + i]));
+    }
+#pragma unroll
+    for (int i = 0; i < right; ++i) {
+      const int e = int(threadIdx.x) + i * threads;
+      store_unit(memory + offset + e / kUnits<M, BByDepth> * kPitch<M, BByDepth> + e % kUnits<M, BByDepth> * 16,
+                 rounded<M>(ahead[left + i]));
     }
     __syncthreads();
     if (chunk + 1 < end) load(chunk + 1);
     if (chunk + 2 < end) prepare(chunk + 2);
-    tile.add(memory, memory + kOperand);
+    tile.add(memory, memory + offset);
   }
 }
 
 // The tile's sums to shared memory, row by row.
-template <class M, bool AByDepth, bool BByDepth>
-HIDA_DEVICE typename M::Real* spread(const Tile<M, AByDepth, BByDepth>& tile, char* memory) {
+template <class M, bool AByDepth, bool BByDepth, int Rows>
+HIDA_DEVICE typename M::Real* spread(const Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory) {
   auto* result = reinterpret_cast<typename M::Real*>(memory);
   __syncthreads();
   tile.each([&](int row, int column, typename M::Real x) { result[row * kResultPitch<M> + column] = x; });

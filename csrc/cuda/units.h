@@ -101,6 +101,10 @@ struct Fp64 {
   static constexpr bool tensor = false;
 };
 
+// The same numbers, for what does not multiply.
+template <class M>
+using Stored = std::conditional_t<std::is_same_v<M, Tf32>, Fp32, M>;
+
 template <class M>
 constexpr int kUnit = int(16 / sizeof(typename M::Bits));
 

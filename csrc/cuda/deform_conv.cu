@@ -298,6 +298,7 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
   const int64_t line = d.in.c / plan.piece * plan.padded * size_of(d.math);
   const int64_t each = plan.pack_x ? std::max<int64_t>(d.in.pixels() * line, 1) : 1;
   plan.images = plan.pack_x ? std::max<int64_t>(1, std::min(d.in.n, choice.budget / each)) : d.in.n;
+  plan.images = over(d.in.n, over(d.in.n, plan.images));  // as many each time
   // Taller tiles gather less often, unless their last one would be half empty.
   if (d.math != Dtype::f64 && (outputs - 1) % 128 >= 64) plan.rows = 128;
   const int64_t blocks = over(outputs, plan.rows) * d.groups * over(plan.images * plane, kTile64);

@@ -33,7 +33,7 @@ constexpr int64_t kWorkspaceAlign = 256;
 
 struct Choice {
   enum Path : int { automatic, tiny, large } path = automatic;
-  int64_t budget = int64_t(64) << 20;  // bytes of workspace to aim at
+  int64_t budget = int64_t(32) << 20;  // bytes of workspace to aim at
 };
 
 Plan plan_forward(const Convolution&, const Launch&, const Choice&);

@@ -5,9 +5,9 @@
 //    it is in shared memory it meets the corners of its sampling points and gives the gradients of offsets and mask.
 //    Where dx is wanted it is also written, for a few images and channels at a time (Choice::budget).
 // 2. dx, gathered: deform_conv_gather.cu.
-// 3. dW[o][c] = Σ_p dy[o][p]·column[p][c] of each tap: columns are gathered again; blocks share the pixels between them
-//    and their sums are added in order.
-// Traffic: forward's twice, and 2·taps·n of G where dx is wanted. Share of the floor: not measured.
+// 3. dW: deform_conv_weight.cu.
+// Traffic: forward's, and 2·taps·n of G, in the dtype of x, where dx is wanted; what is in the second-level cache is
+// no traffic of memory. Share of the floor: not measured.
 #include "deform_sampling.h"
 
 namespace hida {
@@ -20,10 +20,6 @@ struct ColumnGradient : Job {
   void* sums;         // Real (3, taps, pixels): row, column, mask, of the pieces so far; null: not wanted
   bool begins, ends;  // the first, the last of its deformable group
 };
-
-// Shared memory of both kernels: the tile, then lines, samples and sums of 64 pixels, or lines and samples twice.
-template <class M>
-constexpr size_t kShared = kTileBytes<M> + 2 * kTile64 * (sizeof(int64_t) + sizeof(Sample<typename M::Real>));
 
 // dy of some pixels, a line each.
 template <class M>
@@ -51,11 +47,6 @@ struct TapWeights {
   }
 };
 
-template <class M>
-HIDA_DEVICE int64_t line_of(const Lines& lines, const Place& place) {
-  return place.exists ? place.n * lines.n + place.row * lines.row + place.column * lines.step : -1;
-}
-
 // Adds up over the `Width` neighbouring lanes that share a pixel.
 template <int Width, class Real>
 HIDA_DEVICE Real lanes_sum(Real x) {
@@ -78,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) column_gradient_kernel
   const Place place = place_of(job, pixel0 + thread % kTile64);
   if (thread < kTile64) {
     samples[thread] = find_sample<Real>(job, deformable, tap, place);
-    lines[thread] = line_of<M>(job.grad, place);
+    lines[thread] = line_of(job.grad, place);
 #pragma unroll
     for (int i = 0; i < 3; ++i) sums[i * kTile64 + thread] = 0;
   }
@@ -154,95 +145,6 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) column_gradient_kernel
   }
 }
 
-struct WeightGradient : Job {
-  void* out;  // Real (splits, taps, C_out, line), sums of the images so far
-  int splits, out_tiles, in_tiles;
-};
-
-// Both operands of dW lie by depth, which is pixels: samples and lines are found anew for each chunk of them.
-template <class M>
-struct PixelColumns {
-  const Job& job;
-  const Sample<typename M::Real>* samples;
-  int position, left;
-  const Sample<typename M::Real>* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = samples + chunk % 2 * kTile64; }
-  HIDA_DEVICE Unit unit(int line, int u) const {
-    if (u * kUnit<M> >= left) return Unit{};
-    return gather<M>(job.x, now[line], position + u * kUnit<M>);
-  }
-};
-template <class M>
-struct PixelUpstream {
-  const int64_t* lines;
-  const typename M::Bits* from;
-  int left;
-  const int64_t* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = lines + chunk % 2 * kTile64; }
-  HIDA_DEVICE Unit unit(int line, int u) const {
-    if (u * kUnit<M> >= left || now[line] < 0) return Unit{};
-    return load_unit(from + now[line] + u * kUnit<M>);
-  }
-};
-
-template <class M>
-__global__ void __launch_bounds__(kThreads, kResident<M>) weight_gradient_kernel(WeightGradient job) {
-  using Real = typename M::Real;
-  HIDA_DYNAMIC_SHARED(char, shared);
-  auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M>);
-  auto* samples = reinterpret_cast<Sample<Real>*>(lines + 2 * kTile64);
-  const int thread = int(threadIdx.x);
-  int64_t block = int64_t(blockIdx.x);
-  const auto digit = [&block](int64_t base) {
-    const int64_t d = block % base;
-    block /= base;
-    return int(d);
-  };
-  const int output0 = digit(job.out_tiles) * kTile64, within = digit(job.in_tiles) * kTile64;
-  const int piece = digit(job.per_group * job.d.groups), tap = digit(job.taps), split = int(block);
-  const int group = piece / job.per_group, deformable = piece / job.per_deformable;
-
-  const int64_t chunks = (job.pixels + kDepth<M> - 1) / kDepth<M>;
-  const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
-  PixelUpstream<M> upstream{
-      lines, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded + output0,
-      job.grad_padded - output0};
-  PixelColumns<M> columns{job, samples, piece * job.padded + within, job.padded - within};
-  Tile<M, true, true> tile;
-  tile.clear();
-  multiply(tile, shared, begin, end, upstream, columns, [&](int chunk) {
-    if (thread >= kDepth<M>) return;
-    const Place place = place_of(job, int64_t(chunk) * kDepth<M> + thread);
-    samples[chunk % 2 * kTile64 + thread] = find_sample<Real>(job, deformable, tap, place);
-    lines[chunk % 2 * kTile64 + thread] = line_of<M>(job.grad, place);
-  });
-  const Real* result = spread(tile, shared);
-  const int position = within + thread % kTile64;
-  if (position >= job.padded) return;
-  for (int row = thread / kTile64; row < kTile64 && output0 + row < job.outputs; row += kThreads / kTile64) {
-    Real* to =
-        static_cast<Real*>(job.out) +
-        ((int64_t(split) * job.taps + tap) * job.d.out.c + int64_t(group) * job.outputs + output0 + row) * job.line() +
-        piece % job.per_group * job.padded + position;
-    const Real sum = result[row * kResultPitch<M> + thread % kTile64];
-    *to = job.first == 0 ? sum : *to + sum;
-  }
-}
-
-// The blocks' sums in order, and from positions to channels: a number of dW a thread.
-template <class Real>
-__global__ void __launch_bounds__(kThreads) finish_weight_kernel(Job job, const void* sums, int splits) {
-  const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, inputs = int64_t(job.per_group) * job.piece;
-  const int64_t row = id / job.taps, tap = id - row * job.taps, o = row / inputs;
-  if (o >= job.d.out.c) return;
-  const int64_t c = row - o * inputs, position = c / job.piece * job.padded + c % job.piece;
-  Real sum = 0;
-  for (int split = 0; split < splits; ++split)
-    sum +=
-        static_cast<const Real*>(sums)[((int64_t(split) * job.taps + tap) * job.d.out.c + o) * job.line() + position];
-  static_cast<Real*>(job.d.dweight)[id] = sum;
-}
-
 struct BackwardMemory {
   void *x, *grad, *weight, *columns, *sums, *weights;
   Lists lists;
@@ -276,6 +178,8 @@ void samples_backward(const Job& base, const Plan& plan, const BackwardMemory& m
   static_cast<Job&>(job) = base;
   job.out = m.columns;
   job.sums = m.sums;
+  constexpr size_t shared =
+      kTileBytes<M> + kTile64 * (sizeof(int64_t) + sizeof(Sample<typename M::Real>) + 3 * sizeof(typename M::Real));
   const int64_t blocks = over(job.pixels, kTile64) * job.taps;
   for (int deformable = 0; deformable < int(d.deformable); ++deformable) {
     if (d.dx.data) sort_points<Stored<M>>(job, deformable, m.lists, l);
@@ -285,7 +189,7 @@ void samples_backward(const Job& base, const Plan& plan, const BackwardMemory& m
         job.width = int(std::min<int64_t>(plan.width, job.padded - job.position));
         job.begins = piece == 0 && job.position == 0;
         job.ends = piece + 1 == job.per_deformable && job.position + job.width >= job.padded;
-        launch(column_gradient_kernel<M>, grid_of(blocks), kThreads, kShared<M>, l, job);
+        launch(column_gradient_kernel<M>, grid_of(blocks), kThreads, shared, l, job);
         if (d.dx.data)
           gather_input_gradient<Stored<M>>(job, m.lists, job.out, job.chunk_piece, job.position, job.width, l);
       }
@@ -316,7 +220,9 @@ Plan plan_backward(const Convolution& d, const Launch& l, const Choice& choice) 
   const int64_t each = std::max<int64_t>(used() - fixed, 1);
   plan.images = std::max<int64_t>(1, std::min(d.in.n, choice.budget / each));
   plan.images = std::max<int64_t>(1, std::min(plan.images, (int64_t(1) << 31) / (plane * taps) - 1));
-  const int64_t blocks = taps * pieces * over(plan.padded, kTile64) * over(d.out.c / d.groups, kTile64);
+  plan.images = over(d.in.n, over(d.in.n, plan.images));
+  const int64_t blocks =
+      taps * pieces * over(plan.padded, kTile64) * over(d.out.c / d.groups, rows_of_weights(d, plan));
   const int64_t chunks = over(plan.images * plane, 128 / size);
   const int64_t most = std::max<int64_t>(1, choice.budget / 2 / std::max<int64_t>(fixed, 1));
   plan.splits = std::max<int64_t>(1, std::min({over(2 * l.multiprocessors, blocks), chunks / 8, most}));
@@ -351,19 +257,9 @@ void deform_backward(const Convolution& d, const Plan& plan, void* workspace, co
                     d.grad.step};
       }
       if (m.weight) samples_backward<M>(job, plan, m, l);
-      if (!d.dweight) continue;
-      WeightGradient sums;
-      static_cast<Job&>(sums) = job;
-      sums.out = m.weights;
-      sums.splits = int(plan.splits);
-      sums.out_tiles = int(over(job.outputs, kTile64));
-      sums.in_tiles = int(over(job.padded, kTile64));
-      const int64_t blocks = plan.splits * job.taps * (d.in.c / plan.piece) * sums.in_tiles * sums.out_tiles;
-      launch(weight_gradient_kernel<M>, grid_of(blocks), kThreads, kShared<M>, l, sums);
+      if (d.dweight) add_weight_gradient<M>(job, plan, m.weights, l);
     }
-    if (d.dweight)
-      launch(finish_weight_kernel<typename M::Real>, grid_of(over(d.out.c * (d.in.c / d.groups) * job.taps, kThreads)),
-             kThreads, 0, l, job, m.weights, int(plan.splits));
+    if (d.dweight) finish_weight_gradient<M>(job, plan, m.weights, l);
   });
 }
 

@@ -51,6 +51,11 @@ HIDA_DEVICE int64_t index_in(const Image& image, int64_t n, int64_t c, int row, 
   return n * image.n + c * image.c + row * image.row + column * image.step;
 }
 
+// Where an output pixel begins; −1 where it does not exist.
+HIDA_DEVICE int64_t line_of(const Lines& lines, const Place& place) {
+  return place.exists ? place.n * lines.n + place.row * lines.row + place.column * lines.step : -1;
+}
+
 // inside: a bit for each corner within the image. at: the top left corner, which need not be.
 template <class Real>
 struct Sample {
@@ -222,6 +227,14 @@ int64_t tiny_bytes(const Convolution&, const Plan&, bool backward);
 // y = Σ partial + bias over (splits, C_out, pixels).
 template <class M>
 void finish_forward(const Job&, const void* partial, int64_t splits, const Launch&);
+
+// dW (deform_conv_weight.cu): adds that of the images at work to `sums`, Real (splits, taps, C_out, line), begun with
+// the first image; then puts it where it is wanted.
+int rows_of_weights(const Convolution&, const Plan&);
+template <class M>
+void add_weight_gradient(const Job&, const Plan&, void* sums, const Launch&);
+template <class M>
+void finish_weight_gradient(const Job&, const Plan&, const void* sums, const Launch&);
 
 // Entries of dx: for each cell of the input, the sampling points in it, in order.
 template <class Real>

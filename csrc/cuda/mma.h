@@ -1,8 +1,8 @@
 // Products of a 64×64 tile by a block of 128 threads, or of 128×64 by 256, operands in shared memory.
 //
-// An operand of 64 rows takes kOperand bytes and holds 128 bytes of each row (kDepth<M> numbers), in one of two ways:
+// An operand takes 144 bytes a row and holds 128 bytes of each row (kDepth<M> numbers), in one of two ways:
 //   row by row   pitch 144 bytes; depth is contiguous
-//   by depth     kDepth<M> lines of 64 rows; rows are contiguous
+//   by depth     kDepth<M> lines of all rows, and eight more; rows are contiguous
 // Both pitches are odd multiples of 16 bytes, or leave fragments on different banks: no conflicts in either.
 // Tensor cores: mma.sync through ldmatrix, a warp 32×32. What a chip's tensor cores cannot multiply (bf16 and
 // TF32 before 8.0) is multiplied by the same lanes in float. In the emulation both instructions are made of shuffles,
@@ -31,10 +31,10 @@ constexpr int kResident = Rows > kTile64                  ? kResidentTall
 template <class M>
 constexpr int kDepth = int(128 / sizeof(typename M::Bits));
 // Distance of two lines of an operand in bytes, units in a line.
-template <class M, bool ByDepth>
-constexpr int kPitch = ByDepth ? kOperand / kDepth<M> : kRowPitch;
-template <class M, bool ByDepth>
-constexpr int kUnits = ByDepth ? kTile64 / kUnit<M> : 8;
+template <class M, bool ByDepth, int Rows = kTile64>
+constexpr int kPitch = ByDepth ? (Rows + 8) * int(sizeof(typename M::Bits)) : kRowPitch;
+template <class M, bool ByDepth, int Rows = kTile64>
+constexpr int kUnits = ByDepth ? Rows / kUnit<M> : 8;
 
 HIDA_DEVICE void ldmatrix(uint32_t (&r)[4], const char* row, bool transposed) {
 #if defined(HIDA_EMULATE_CUDA)
@@ -201,7 +201,7 @@ struct Tile<M, AByDepth, BByDepth, Rows, true> {
   // Sixteen rows, 32 bytes of depth, as four 8×8 squares: for the left operand rows change first, for the right depth.
   template <bool ByDepth, bool Right>
   static HIDA_DEVICE void fragment(uint32_t (&r)[4], const char* from, int row, int step, int lane) {
-    constexpr int pitch = kPitch<M, ByDepth>;
+    constexpr int pitch = kPitch < M, ByDepth, Right ? kTile64 : Rows > ;
     const int square = lane / 8;
     const int down = (Right ? square / 2 : square % 2) * 8, deep = Right ? square % 2 : square / 2;
     if constexpr (!ByDepth) {
@@ -242,7 +242,7 @@ struct Tile<M, AByDepth, BByDepth, Rows, false> {
         } else {
 #pragma unroll
           for (int part = 0; part < 4 / V; ++part) {
-            unpack<M>(load_unit(a + (unit * V + i) * kPitch<M, true> + row(ty, part * V) * int(sizeof(Real))), y);
+            unpack<M>(load_unit(a + (unit * V + i) * kPitch<M, true, Rows> + row(ty, part * V) * int(sizeof(Real))), y);
 #pragma unroll
             for (int j = 0; j < V; ++j) x[part * V + j][i] = y[j];
           }
@@ -308,7 +308,6 @@ constexpr int kTileBytes = std::max(Rows * kResultPitch<M> * int(sizeof(typename
 template <class M, bool AByDepth, bool BByDepth, int Rows, class A, class B, class Prepare>
 HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b,
                           Prepare prepare) {
-  static_assert(Rows == kTile64 || !AByDepth, "a tile of more rows takes its left operand row by row");
   constexpr int threads = kThreadsOf<Rows>, left = 4, right = 4 * kTile64 / Rows, offset = Rows * kRowPitch;
   if (begin >= end) return;
   Unit ahead[left + right];
@@ -323,20 +322,21 @@ HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory,
 #pragma unroll
     for (int i = 0; i < left; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      ahead[i] = a.unit(e / kUnits<M, AByDepth>, e % kUnits<M, AByDepth>);
+      ahead[i] = a.unit(e / kUnits<M, AByDepth, Rows>, e % kUnits<M, AByDepth, Rows>);
     }
   };
   prepare(begin);
   __syncthreads();
-  load(begin);
   if (begin + 1 < end) prepare(begin + 1);
+  load(begin);
   for (int chunk = begin; chunk < end; ++chunk) {
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < left; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      store_unit(memory + e / kUnits<M, AByDepth> * kPitch<M, AByDepth> + e % kUnits<M, AByDepth> * 16,
-                 rounded<M>(ahead[i]));
+      store_unit(
+          memory + e / kUnits<M, AByDepth, Rows> * kPitch<M, AByDepth, Rows> + e % kUnits<M, AByDepth, Rows> * 16,
+          rounded<M>(ahead[i]));
     }
 #pragma unroll
     for (int i = 0; i < right; ++i) {
@@ -345,8 +345,8 @@ HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory,
                  rounded<M>(ahead[left + i]));
     }
     __syncthreads();
-    if (chunk + 1 < end) load(chunk + 1);
     if (chunk + 2 < end) prepare(chunk + 2);
+    if (chunk + 1 < end) load(chunk + 1);
     tile.add(memory, memory + offset);
   }
 }

@@ -19,7 +19,8 @@ pytestmark = [
 ]
 
 NAMES = ("y", "x", "offset", "weight", "bias", "mask")
-LIMITS = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
+# Sums of up to 9,216 numbers, one after the other.
+LIMITS = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 6e-3, torch.float16: 8e-4}
 
 # batch, C_in, C_out, height, width, kernel, groups, deformable groups, stride, padding, dilation
 CASES = {
@@ -158,7 +159,7 @@ def test_points_crowded_into_one_cell():
     tensors[1][:, 0::2] = 30.25 - row
     tensors[1][:, 1::2] = 40.5 - column
     expected = outcome(reference, [t.double() for t in tensors], steps)
-    assert_near(outcome(native, tensors, steps), expected, 2e-5)  # sums of 39,195 numbers in float
+    assert_near(outcome(native, tensors, steps), expected, 3e-5)  # sums of 39,195 numbers in float
 
 
 def test_a_graph_replays_with_new_data():

@@ -132,24 +132,38 @@ inline dim3 grid_of(int64_t blocks) {
   return dim3(unsigned(blocks));
 }
 
-// exp and reciprocal as math.h wants them. The logistic function bears what they do at the ends: exp gives 0 or Inf,
-// and the reciprocal of Inf is 0. `acon_slopes` multiplies exp by a power of its reciprocal: arguments are bounded.
+// The chip's own 2^x and 1/x, to two units and one in the last place.
+HIDA_DEVICE float power_of_two(float x) {
+#if defined(HIDA_EMULATE_CUDA)
+  return std::exp2(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+HIDA_DEVICE float inverse(float x) {
+#if defined(HIDA_EMULATE_CUDA)
+  return 1.0f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
+// exp and reciprocal as math.h wants them. Arguments outside are clamped, so that exp neither overflows nor vanishes:
+// the logistic function needs no more.
 struct Elementary {
   static HIDA_DEVICE float exp(float x) {
-#if defined(HIDA_EMULATE_CUDA)
-    return std::exp(bounded(x, -87.0f, 88.0f));
-#else
-    return __expf(bounded(x, -87.0f, 88.0f));
-#endif
+    x = bounded(x, -87.0f, 88.0f);
+    const float log2e = 1.44269504f, power = x * log2e;
+    const float rest = fmaf(x, 1.92596303e-8f, fmaf(x, log2e, -power));  // what rounding took from it
+    const float y = power_of_two(power);
+    return fmaf(y, rest * 0.693147181f, y);
   }
   static HIDA_DEVICE double exp(double x) { return ::exp(bounded(x, -708.0, 709.0)); }
-  static HIDA_DEVICE float reciprocal(float x) {
-#if defined(HIDA_EMULATE_CUDA)
-    return 1.0f / x;
-#else
-    return __frcp_rn(x);
-#endif
-  }
+  static HIDA_DEVICE float reciprocal(float x) { return inverse(x); }
   static HIDA_DEVICE double reciprocal(double x) { return 1.0 / x; }
 
  private:

@@ -44,13 +44,11 @@ struct Operands {
     for (int k = 0; k < kPack<Real>; ++k) f[k] = acon<Elementary>(f[k], theta[k], plane.slope, plane.base);
   }
 
-  // The packs that y takes besides f.
+  // The packs that y takes besides f and a residual of its own.
   struct Late {
-    Pack<Real, Vector> gamma, beta, added;
+    Pack<Real, Vector> gamma, beta;
     HIDA_DEVICE Late(const Operands& o, const Pixels<Real, Vector>& pixels)
-        : gamma(o.gamma, pixels),
-          beta(o.beta, pixels),
-          added(o.adds ? Pack<Real, Vector>(o.added, pixels) : Pack<Real, Vector>()) {}
+        : gamma(o.gamma, pixels), beta(o.beta, pixels) {}
   };
 
   // mean + rest is the mean, to more digits than one number has.
@@ -66,7 +64,7 @@ struct Operands {
       if (activated) v[k] += f[k];
     }
     if (adds) {
-      late.added.unpack(added.dtype, w);
+      Pack<Real, Vector>(added, pixels).unpack(added.dtype, w);
 #pragma unroll
       for (int k = 0; k < kPack<Real>; ++k) v[k] += w[k];
     }
@@ -92,7 +90,7 @@ struct Statistics {
 };
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, Vector ? 2 : 1)
     resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
   const Seat s(a.planes.extent, m);
   const Operands<Real, Vector> o(a, s);
@@ -115,9 +113,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   o.finish(pixels, late, found.mean, found.rest, found.rstd, f);
 }
 
+constexpr int kStagedThreads = 256;
+
 // f stays in shared memory, each thread's where only that thread goes. Blocks of a cluster have a chunk each.
 template <bool Vector>
-__global__ void __launch_bounds__(kThreads, 1) staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
+__global__ void __launch_bounds__(kStagedThreads, Vector ? 3 : 2)
+    staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
   HIDA_DYNAMIC_SHARED(float4, kept);
   float4* const mine = kept + threadIdx.x;
   const int threads = m.threads();
@@ -214,14 +215,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (stage == kStatistics) {
       if (s.leads()) {
         off /= pixels;
-        partial[s.partial] = mean;
-        partial[apart + s.partial] = off;
-        partial[2 * apart + s.partial] = squares - off * off * pixels;
+        partial[s.partial(m)] = mean;
+        partial[apart + s.partial(m)] = off;
+        partial[2 * apart + s.partial(m)] = squares - off * off * pixels;
       }
       return;
     }
   } else {
-    const Real* means = partial + s.sum * m.chunks;
+    const Real* means = partial + s.partial(m) - s.part;
     const Real* offs = means + apart;
     mean = means[0];
     const Real last = Real(e.h * e.w - int64_t(m.chunks - 1) * m.chunk);
@@ -265,7 +266,7 @@ Plan plan_of(const Adapt& a, const Launch& l) {
   const Map whole = resident_map(a.planes, inner);
   if (whole.fits(a.planes)) return {Plan::resident, whole};
   if (!inner && !a.planes.wide) {
-    const int64_t step = int64_t(kThreads) * kPack<float>, steps = (e.h * e.w + step - 1) / step;
+    const int64_t step = int64_t(kStagedThreads) * kPack<float>, steps = (e.h * e.w + step - 1) / step;
     const int64_t most = (l.shared - kReserved) / (step * int64_t(sizeof(float)));
     // Clusters where a block's memory is too small, or planes are too few for the chip.
     int cluster = 1;
@@ -273,7 +274,7 @@ Plan plan_of(const Adapt& a, const Launch& l) {
            (steps > most * cluster || e.n * e.c * cluster < l.multiprocessors))
       cluster *= 2;
     if (steps <= most * cluster) {
-      Map m = map_of(a.planes, false, kThreads, (steps + cluster - 1) / cluster, cluster);
+      Map m = map_of(a.planes, false, kStagedThreads, (steps + cluster - 1) / cluster, cluster);
       // Every block of a cluster runs, if only for the barriers.
       m.blocks = m.blocks / m.chunks * cluster;
       m.chunks = cluster;

@@ -111,7 +111,7 @@ HIDA_DEVICE void write_sums(const Adapt& a, const Map& m, const Seat& s, const R
   for (int i = 0; i < 3; ++i) {
     if (targets[i] == nullptr) continue;
     if (partial != nullptr)
-      partial[int64_t(i) * a.planes.extent.n * a.planes.extent.c * m.chunks + s.partial] = sums[i];
+      partial[int64_t(i) * a.planes.extent.n * a.planes.extent.c * m.chunks + s.partial(m)] = sums[i];
     else
       static_cast<Real*>(targets[i])[s.sum] = sums[i];
   }
@@ -160,13 +160,13 @@ __global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
     }
     add_up_cluster<2, Vector>(means, m);
     if (stage == kFirst) {
-      if (s.leads()) partial[s.partial] = means[0], partial[apart + s.partial] = means[1];
+      if (s.leads()) partial[s.partial(m)] = means[0], partial[apart + s.partial(m)] = means[1];
       return;
     }
   } else {
     for (int i = 0; i < m.chunks; ++i) {
-      means[0] += partial[s.sum * m.chunks + i];
-      means[1] += partial[apart + s.sum * m.chunks + i];
+      means[0] += partial[s.partial(m) - s.part + i];
+      means[1] += partial[apart + s.partial(m) - s.part + i];
     }
   }
   for (int64_t first = s.begin; first < s.end; first += step) {

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
 }
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kAconThreads)
+__global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
     backward(const __grid_constant__ Acon a, const __grid_constant__ Map m, Real* partial) {
   const Extent& e = a.planes.extent;
   const Seat s(e, m);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kAconThreads)
   for (int i = 0; i < 3; ++i) {
     if (targets[i] == nullptr) continue;
     if (partial != nullptr)
-      partial[int64_t(i) * e.n * e.c * m.chunks + s.partial] = sums[i];
+      partial[int64_t(i) * e.n * e.c * m.chunks + s.partial(m)] = sums[i];
     else
       static_cast<Real*>(targets[i])[s.sum] = sums[i];
   }

@@ -32,8 +32,7 @@ struct Seat {
   int lane, lanes;
   bool valid;          // threads without a plane go along, to take part in barriers
   int64_t begin, end;  // pixels of the block; none without a plane
-  int64_t sum;         // where the plane's sums are in (N, C), and the partial ones in (N, C, chunks)
-  int64_t partial;
+  unsigned sum;        // where the plane's sums are in (N, C)
 
   HIDA_DEVICE Seat(const Extent& e, const Map& m) {
     const unsigned channels = unsigned(e.c), unit = blockIdx.x / unsigned(m.chunks), t = threadIdx.x;
@@ -58,9 +57,10 @@ struct Seat {
     begin = int64_t(part) * m.chunk;
     end = begin + m.chunk < e.h * e.w ? begin + m.chunk : e.h * e.w;
     if (!valid) end = begin;
-    sum = int64_t(n) * e.c + c;
-    partial = sum * m.chunks + part;
+    sum = n * channels + c;
   }
+  // Where the partial ones are, in (N, C, chunks).
+  HIDA_DEVICE int64_t partial(const Map& m) const { return int64_t(sum) * m.chunks + part; }
   // Threads of which each plane has one.
   HIDA_DEVICE bool leads() const { return valid && lane == 0; }
 };

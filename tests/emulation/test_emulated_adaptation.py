@@ -300,6 +300,16 @@ def test_saturated_switches(emulated, dtype):
             torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
 
 
+def test_the_logistic_function_to_a_few_units_in_the_last_place(emulated):
+    z = torch.linspace(-80, 80, 100_001)
+    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    # θ = σ(40) is 1 in float32; with x = z, p1 = 1, p2 = 0 the result is z·σ(z).
+    y = emulated.ops.info_acon(z.reshape(1, 1, 1, -1), 40 * one, one, zero).flatten().double()
+    exact = z.double() * torch.sigmoid(z.double())
+    units = (y - exact).abs() / exact.abs().clamp_min(1e-37) / torch.finfo(torch.float32).eps
+    assert units.max() <= 3
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 6), (2, 3, 8, 8), (2, 3, 72, 64)])
 @pytest.mark.parametrize("name", NAMES)

@@ -1,9 +1,8 @@
 // deform_conv2d, backward, on large maps, in three steps. No floating-point atomics: the same bits every time.
 //
-// 1. The columns' gradient, G[p][c] = mask·Σ_o W[o][c][tap]·dy[o][p], 64 pixels × 64 channels of one tap at a time.
-// While
-//    it is in shared memory it meets the corners of its sampling points and gives the gradients of offsets and mask.
-//    Where dx is wanted it is also written, for a few images and channels at a time (Choice::budget).
+// 1. The columns' gradient, G[p][c] = mask·Σ_o W[o][c][tap]·dy[o][p], 64 pixels × 64 channels of a tap at a time. While
+//    it is in shared memory it meets the corners of its sampling points: the gradients of offsets and mask. Where dx
+//    is wanted it is also written, for a few images and channels at a time (Choice::budget).
 // 2. dx, gathered: deform_conv_gather.cu.
 // 3. dW: deform_conv_weight.cu.
 // Traffic: forward's, and 2·taps·n of G, in the dtype of x, where dx is wanted; what is in the second-level cache is

@@ -21,7 +21,7 @@ struct Plan {
   bool tiny = false;
   int64_t images = 1;
   int64_t splits = 1;                    // of the sums over columns, forward; over pixels, for the weights' gradient
-  int rows = 64;                         // of y, in a block, forward
+  int rows = 64;                         // output channels of a block's tile
   int64_t width = 0;                     // channels of the columns' gradient at a time
   int64_t bytes = 0;                     // of workspace
   int piece = 1, padded = 1;             // channels that share a group and a deformable group; padded to whole units

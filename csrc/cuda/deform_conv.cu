@@ -1,0 +1,345 @@
+// deform_conv2d, forward, on large maps: y[o] = Σ_c,tap W[o][c][tap]·mask·x[c](sampling point of the tap) + bias.
+//
+// An implicit product, rows C_out, columns the batch's output pixels, depth (tap, channel). A block owns 64×64 of y, or
+// 128×64: for each tap it finds its 64 sampling points once, gathers and interpolates 128 bytes of channels of each
+// into shared memory, 16 bytes at a time, and multiplies. No column is ever written to memory. Traffic: x, offsets and
+// mask read once, y written once (n each), and x once more where it has to be rearranged; corners come from the
+// second-level cache, C_out/128 times. Share of the floor: not measured.
+#include "deform_sampling.h"
+
+namespace hida {
+namespace cuda {
+namespace {
+
+// Unit (64 pixels × 128 bytes of channels) at a time: read across pixels or across channels, whichever is contiguous.
+template <class M>
+__global__ void __launch_bounds__(kThreads)
+    pack_kernel(Image from, Extent e, int64_t first, int64_t count, int piece, int padded, int positions, void* to) {
+  HIDA_DYNAMIC_SHARED(char, memory);
+  constexpr int V = kUnit<M>, D = kDepth<M>;
+  const int across = (positions + D - 1) / D;
+  const int64_t plane = e.h * e.w, block = int64_t(blockIdx.x) / across, pixel0 = block * kTile64;
+  const int position0 = int(int64_t(blockIdx.x) % across) * D;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int t = int(threadIdx.x) + i * kThreads;
+    const int line = from.c == 1 ? t / 8 : t % kTile64, u = from.c == 1 ? t % 8 : t / kTile64;
+    const int64_t p = pixel0 + line, n = p / plane;
+    const int pixel = int(p - n * plane), row = pixel / int(e.w), column = pixel - row * int(e.w);
+    const int position = position0 + u * V, c0 = position % padded;
+    typename M::Real x[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const bool is = n < count && position < positions && c0 + j < piece;
+      const int64_t c = int64_t(position / padded) * piece + c0 + j;
+      x[j] = is ? read_as<typename M::Real>(from.data, from.dtype, index_in(from, first + n, c, row, column)) : 0;
+    }
+    store_unit(memory + line * kRowPitch + u * 16, pack<M>(x));
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int t = int(threadIdx.x) + i * kThreads, line = t / 8, position = position0 + t % 8 * V;
+    if (pixel0 + line >= count * plane || position >= positions) continue;
+    store_unit(static_cast<typename M::Bits*>(to) + (pixel0 + line) * positions + position,
+               load_unit(memory + line * kRowPitch + t % 8 * 16));
+  }
+}
+
+// A unit of (taps, C_out, line) a thread.
+template <class M>
+__global__ void __launch_bounds__(kThreads) pack_weight_kernel(Job job, void* to) {
+  constexpr int V = kUnit<M>;
+  const int units = job.line() / V;
+  const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, row = id / units;
+  if (row >= job.taps * job.d.out.c) return;
+  const int position = int(id - row * units) * V, c0 = position % job.padded;
+  const int64_t tap = row / job.d.out.c, o = row - tap * job.d.out.c, inputs = int64_t(job.per_group) * job.piece;
+  typename M::Real x[V];
+#pragma unroll
+  for (int j = 0; j < V; ++j) {
+    const int64_t c = int64_t(position / job.padded) * job.piece + c0 + j;
+    x[j] = c0 + j < job.piece
+               ? read_as<typename M::Real>(job.d.weight, job.d.weight_dtype, (o * inputs + c) * job.taps + tap)
+               : 0;
+  }
+  store_unit(static_cast<typename M::Bits*>(to) + id * V, pack<M>(x));
+}
+
+struct Forward : Job {
+  void* partial;  // (splits, C_out, pixels); null: straight to y
+  int splits, out_tiles;
+};
+
+// Where a chunk of the depth lies: chunks of a piece, pieces of a group, taps.
+template <class M>
+struct Step {
+  int tap, piece, position, left, number;
+  HIDA_DEVICE Step(const Job& job, int chunk) {
+    const int chunks = (job.padded + kDepth<M> - 1) / kDepth<M>;
+    number = chunk / chunks;
+    position = (chunk - number * chunks) * kDepth<M>;
+    left = job.padded - position;
+    tap = number / job.per_group;
+    piece = number - tap * job.per_group;
+  }
+  HIDA_DEVICE bool fresh() const { return position == 0; }
+};
+
+template <class M>
+struct Weights {
+  const Job& job;
+  int64_t output;  // first of the tile
+  int rows;
+  const typename M::Bits* from = nullptr;
+  int left = 0;
+  HIDA_DEVICE void at(int chunk) {
+    const Step<M> step(job, chunk);
+    left = step.left;
+    from = static_cast<const typename M::Bits*>(job.weight) + (step.tap * job.d.out.c + output) * job.line() +
+           step.piece * job.padded + step.position;
+  }
+  HIDA_DEVICE Unit unit(int line, int u) const {
+    if (line >= rows || u * kUnit<M> >= left) return Unit{};
+    return load_unit(from + int64_t(line) * job.line() + u * kUnit<M>);
+  }
+};
+
+template <class M>
+struct Columns {
+  const Job& job;
+  int group;
+  const Sample<typename M::Real>* samples;  // two buffers
+  const Sample<typename M::Real>* now = nullptr;
+  int position = 0, left = 0;
+  HIDA_DEVICE void at(int chunk) {
+    const Step<M> step(job, chunk);
+    left = step.left;
+    now = samples + step.number % 2 * kTile64;
+    position = (group * job.per_group + step.piece) * job.padded + step.position;
+  }
+  HIDA_DEVICE Unit unit(int line, int u) const {
+    if (u * kUnit<M> >= left) return Unit{};
+    return gather<M>(job.x, now[line], position + u * kUnit<M>);
+  }
+};
+
+template <class M, int Rows>
+__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) forward_kernel(Forward job) {
+  using Real = typename M::Real;
+  HIDA_DYNAMIC_SHARED(char, shared);
+  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
+  const int tiles = int(job.d.groups) * job.out_tiles;
+  int64_t block = int64_t(blockIdx.x);
+  const int tile = int(block % tiles), group = tile / job.out_tiles, output0 = tile % job.out_tiles * Rows;
+  block /= tiles;
+  const int split = int(block % job.splits);
+  const int64_t pixel0 = block / job.splits * kTile64;
+  const int thread = int(threadIdx.x);
+  const Place place = place_of(job, pixel0 + thread % kTile64);
+
+  const int chunks = job.taps * job.per_group * ((job.padded + kDepth<M> - 1) / kDepth<M>);
+  const int begin = int(int64_t(chunks) * split / job.splits), end = int(int64_t(chunks) * (split + 1) / job.splits);
+  Weights<M> weights{job, int64_t(group) * job.outputs + output0,
+                     job.outputs - output0 < Rows ? job.outputs - output0 : Rows};
+  Columns<M> columns{job, group, samples};
+  Tile<M, false, false, Rows> sums;
+  sums.clear();
+  multiply(sums, shared, begin, end, weights, columns, [&](int chunk) {
+    const Step<M> step(job, chunk);
+    if (thread >= kTile64 || !(step.fresh() || chunk == begin)) return;
+    const int deformable = (group * job.per_group + step.piece) / job.per_deformable;
+    samples[step.number % 2 * kTile64 + thread] = find_sample<Real>(job, deformable, step.tap, place);
+  });
+  const Real* result = spread(sums, shared);
+  if (!place.exists) return;
+  for (int row = thread / kTile64; row < weights.rows; row += kThreadsOf<Rows> / kTile64) {
+    const int64_t o = weights.output + row;
+    Real value = result[row * kResultPitch<M> + thread % kTile64];
+    if (job.partial) {
+      static_cast<Real*>(job.partial)[(split * job.d.out.c + o) * job.pixels + pixel0 + thread % kTile64] = value;
+      continue;
+    }
+    if (job.d.bias.data) value += read_as<Real>(job.d.bias.data, job.d.bias.dtype, o * job.d.bias.c);
+    write_as(job.d.y.data, job.d.y.dtype, index_in(job.d.y, job.first + place.n, o, place.row, place.column), value);
+  }
+}
+
+// The partial sums in order; a number of y a thread.
+template <class M>
+__global__ void __launch_bounds__(kThreads) finish_kernel(Job job, const void* partial, int splits) {
+  using Real = typename M::Real;
+  const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, o = id / job.pixels;
+  if (o >= job.d.out.c) return;
+  const Place place = place_of(job, id - o * job.pixels);
+  Real value = 0;
+  for (int split = 0; split < splits; ++split)
+    value += static_cast<const Real*>(partial)[split * job.d.out.c * job.pixels + id];
+  if (job.d.bias.data) value += read_as<Real>(job.d.bias.data, job.d.bias.dtype, o * job.d.bias.c);
+  write_as(job.d.y.data, job.d.y.dtype, index_in(job.d.y, job.first + place.n, o, place.row, place.column), value);
+}
+
+int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
+int64_t common_divisor(int64_t a, int64_t b) {
+  return b == 0 ? a : common_divisor(b, a % b);
+}
+
+// Channels last, of the products' dtype, whole units, aligned: can be gathered from as it is.
+bool lies_ready(const Image& image, const Extent& e, Dtype math, int64_t piece) {
+  const int64_t unit = 16 / size_of(math);
+  const bool apart = image.step % unit == 0 && image.row % unit == 0 && image.n % unit == 0;
+  return image.data && image.dtype == math && (image.c == 1 || e.c == 1) && piece % unit == 0 && apart &&
+         reinterpret_cast<uintptr_t>(image.data) % 16 == 0;
+}
+
+}  // namespace
+
+void plan_layout(const Convolution& d, Plan& plan) {
+  if (d.in.pixels() * 2 >= INT32_MAX || d.out.pixels() * d.taps() >= INT32_MAX || d.in.c * 8 >= INT32_MAX ||
+      d.out.c * 8 >= INT32_MAX)
+    throw std::runtime_error("hida: deform_conv2d takes planes of fewer than 2^30 pixels and 2^31 sampling points.");
+  const int64_t unit = 16 / size_of(d.math);
+  plan.piece = int(common_divisor(d.in.c / d.groups, d.in.c / d.deformable));
+  plan.padded = int(padded_to(plan.piece, unit));
+  plan.grad_padded = int(padded_to(d.out.c / d.groups, unit));
+  plan.pack_x = !lies_ready(d.x, d.in, d.math, plan.piece);
+  plan.pack_grad = !lies_ready(d.grad, d.out, d.math, d.out.c / d.groups);
+}
+
+Job start_job(const Convolution& d, const Plan& plan) {
+  Job job{};
+  job.d = d;
+  job.piece = plan.piece;
+  job.padded = plan.padded;
+  job.per_group = int(d.in.c / d.groups / plan.piece);
+  job.per_deformable = int(d.in.c / d.deformable / plan.piece);
+  job.grad_padded = plan.grad_padded;
+  job.taps = int(d.taps());
+  job.outputs = int(d.out.c / d.groups);
+  job.pixels = d.out.n * d.out.pixels();
+  return job;
+}
+
+template <class M>
+void pack_lines(const Image& from, const Extent& e, int64_t first, int64_t count, int piece, int padded, void* to,
+                const Launch& l) {
+  const int64_t positions = e.c / piece * padded;
+  const int64_t blocks = over(count * e.pixels(), kTile64) * over(positions, kDepth<M>);
+  launch(pack_kernel<M>, grid_of(blocks), kThreads, kOperand, l, from, e, first, count, piece, padded, int(positions),
+         to);
+}
+
+template <class M>
+void pack_weight(const Job& job, void* to, const Launch& l) {
+  const int64_t units = job.taps * job.d.out.c * (job.line() / kUnit<M>);
+  launch(pack_weight_kernel<M>, grid_of(over(units, kThreads)), kThreads, 0, l, job, to);
+}
+
+template <class M>
+void finish_forward(const Job& job, const void* partial, int64_t splits, const Launch& l) {
+  launch(finish_kernel<M>, grid_of(over(job.d.out.c * job.pixels, kThreads)), kThreads, 0, l, job, partial,
+         int(splits));
+}
+
+#define HIDA_INSTANTIATE(M)                                                                                   \
+  template void pack_lines<M>(const Image&, const Extent&, int64_t, int64_t, int, int, void*, const Launch&); \
+  template void pack_weight<M>(const Job&, void*, const Launch&);                                             \
+  template void finish_forward<M>(const Job&, const void*, int64_t, const Launch&);
+HIDA_INSTANTIATE(Bf16)
+HIDA_INSTANTIATE(Fp16)
+HIDA_INSTANTIATE(Fp32)
+HIDA_INSTANTIATE(Fp64)
+#undef HIDA_INSTANTIATE
+
+namespace {
+
+struct ForwardMemory {
+  void *x, *weight, *partial;
+};
+ForwardMemory take_forward(Arena& arena, const Convolution& d, const Plan& plan) {
+  const int64_t size = size_of(d.math), pieces = d.in.c / plan.piece;
+  ForwardMemory m{};
+  if (plan.pack_x) m.x = arena.take<char>(plan.images * d.in.pixels() * pieces * plan.padded * size);
+  m.weight = arena.take<char>(d.taps() * d.out.c * (pieces / d.groups) * plan.padded * size);
+  if (plan.splits > 1)
+    m.partial = arena.take<char>(plan.splits * d.out.c * plan.images * d.out.pixels() * (d.wide ? 8 : 4));
+  return m;
+}
+
+template <class M>
+void launch_forward(const Forward& job, int64_t blocks, int rows, const Launch& l) {
+  constexpr size_t samples = 2 * kTile64 * sizeof(Sample<typename M::Real>);
+  if constexpr (kUnit<M> > 2) {
+    if (rows == 128)
+      return launch(forward_kernel<M, 128>, grid_of(blocks), kThreadsOf<128>, kTileBytes<M, 128> + samples, l, job);
+  }
+  launch(forward_kernel<M, 64>, grid_of(blocks), kThreadsOf<64>, kTileBytes<M, 64> + samples, l, job);
+}
+
+}  // namespace
+
+Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
+  Plan plan;
+  plan_layout(d, plan);
+  const int64_t plane = d.out.pixels(), taps = d.taps();
+  const bool fits = d.math != Dtype::f64 && plane <= 64 && d.in.pixels() <= 64 && taps <= 25;
+  plan.tiny = fits && choice.path != Choice::large && (choice.path == Choice::tiny || d.out.n * plane <= 4096);
+  const int64_t depth = 128 / size_of(d.math), outputs = d.out.c / d.groups;
+  if (plan.tiny) {
+    const int64_t blocks = over(outputs, kTile64) * d.groups * over(d.out.n * plane, kTile64);
+    const int64_t chunks = over(d.in.c / d.groups * taps, depth);
+    plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
+    plan.bytes = tiny_bytes(d, plan, false);
+    return plan;
+  }
+  const int64_t line = d.in.c / plan.piece * plan.padded * size_of(d.math);
+  const int64_t each = plan.pack_x ? std::max<int64_t>(d.in.pixels() * line, 1) : 1;
+  plan.images = plan.pack_x ? std::max<int64_t>(1, std::min(d.in.n, choice.budget / each)) : d.in.n;
+  plan.images = over(d.in.n, over(d.in.n, plan.images));  // as many each time
+  // Taller tiles gather less often, unless their last one would be half empty.
+  if (d.math != Dtype::f64 && (outputs - 1) % 128 >= 64) plan.rows = 128;
+  const int64_t blocks = over(outputs, plan.rows) * d.groups * over(plan.images * plane, kTile64);
+  const int64_t chunks = taps * (d.in.c / d.groups / plan.piece) * over(plan.padded, depth);
+  if (blocks < l.multiprocessors)
+    plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
+  Arena arena(nullptr);
+  take_forward(arena, d, plan);
+  plan.bytes = arena.used();
+  return plan;
+}
+
+void deform_forward(const Convolution& d, const Plan& plan, void* workspace, const Launch& l) {
+  if (plan.tiny) return tiny_forward(d, plan, workspace, l);
+  Arena arena(workspace);
+  const ForwardMemory m = take_forward(arena, d, plan);
+  with_math(d, [&](auto math) {
+    using M = decltype(math);
+    Forward job;
+    static_cast<Job&>(job) = start_job(d, plan);
+    job.weight = m.weight;
+    job.partial = m.partial;
+    job.splits = int(plan.splits);
+    job.out_tiles = int(over(job.outputs, plan.rows));
+    pack_weight<Stored<M>>(job, m.weight, l);
+    const int64_t positions = d.in.c / plan.piece * plan.padded;
+    for (job.first = 0; job.first < d.in.n; job.first += plan.images) {
+      const int64_t count = std::min(plan.images, d.in.n - job.first);
+      job.pixels = count * d.out.pixels();
+      if (plan.pack_x) {
+        pack_lines<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
+        job.x = {m.x, d.in.pixels() * positions, d.in.w * positions, positions};
+      } else {
+        job.x = {static_cast<const typename M::Bits*>(d.x.data) + job.first * d.x.n, d.x.n, d.x.row, d.x.step};
+      }
+      const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTile64);
+      launch_forward<M>(job, blocks, plan.rows, l);
+      if (job.partial) finish_forward<Stored<M>>(job, job.partial, plan.splits, l);
+    }
+  });
+}
+
+}  // namespace cuda
+}  // namespace hida

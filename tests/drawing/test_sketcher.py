@@ -140,13 +140,11 @@ def test_tiles_leave_no_seam():
     left, right = (round(-matrix[0, 2]) for matrix in drawn.tiles)
     assert (left, right + drawn.side) == (-RIM, 640 + RIM)
     steps = np.abs(np.diff(picture, axis=1)).mean(0)
-    # The second tile begins to count behind its rim, the first ceases before its own.
-    meeting = np.r_[right + RIM - 2 : right + RIM + 3, left + drawn.side - RIM - 2 : left + drawn.side - RIM + 3]
-    assert steps[meeting].max() < 2 * np.median(steps)
-    # A step of tone would stand between the means of what lies on both sides.
-    tone = picture.mean(0)
-    for x in (right + RIM, left + drawn.side - RIM):
-        assert abs(tone[x - 12 : x].mean() - tone[x : x + 12].mean()) < 12
+    # The second tile begins to count behind its rim, the first ceases before its own; between them they blend.
+    first, last = right + RIM, left + drawn.side - RIM
+    elsewhere = np.r_[steps[: first - 2], steps[last + 2 :]]
+    assert steps[first - 2 : last + 2].max() < np.quantile(elsewhere, 0.99)
+    assert steps[first - 2 : last + 2].mean() < 1.5 * elsewhere.mean()
 
 
 @pytest.mark.parametrize("style", [0, 4, 7, -1, 1.5, "1"])

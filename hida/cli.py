@@ -15,6 +15,7 @@ COMMANDS = {
     "sketch": ("hida.sketch", "draw sketches of photos"),
     "train": ("hida.train", "train on a prepared data set"),
     "prepare": ("hida.prepare", "validate, align and add depth: FS2K, or pairs of your own"),
+    "pack": ("hida.pack", "put a prepared data set into one file to carry"),
     "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
     "compare": ("hida.compare", "put several evaluations into one table"),
     "ablate": ("hida.ablate", "train and score the paper's ablations under one budget"),

@@ -184,6 +184,8 @@ class TrainConfig:
     channels_last: bool = False
     compile: bool = False
     """compile the generator's large levels with torch.compile: faster steps after a minute or more of start-up"""
+    cuda_graph: bool = True
+    """on a GPU, replay the iteration as one CUDA graph"""
     ema: float = 0.998
     """decay of the averaged generator an iteration (0: no averaging)"""
     clip: float = 0.0

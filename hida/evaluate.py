@@ -25,6 +25,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.data.images import write_png
+from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.device import choose_device
 from hida.errors import HidaError, run_command
@@ -46,7 +47,7 @@ class Command:
     """Score sketches against their targets: FID, KID, LPIPS, SCOOT, FSIM; overall and per style."""
 
     target: Path
-    """folder of target sketches, or a prepared data set (its test split is taken, with styles and photos)"""
+    """folder of target sketches, or a prepared data set or a pack of it (its test split, with styles and photos)"""
     pred: Path | None = None
     """folder of sketches to score, named like the targets"""
     weights: str | None = None
@@ -76,21 +77,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
     if (command.pred is None) == (command.weights is None):
         raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
-    if command.photos is not None and is_prepared(command.target):
+    if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if command.limit < 0 or (command.limit and command.weights is None):
         raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
-    device = choose_device(command.device)
+    device, target = choose_device(command.device), command.target
+    if target.suffix == ".zip":
+        target = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
     prediction = command.pred
     if prediction is None:
         prediction = command.out / "sketches"
-        draw(command.weights, command.target, prediction, device, command.limit)
-    pairs, remarks = find_pairs(prediction, command.target, command.photos, command.only_common or command.limit > 0)
+        draw(command.weights, target, prediction, device, command.limit)
+    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common or command.limit > 0)
     if command.limit:
-        names = {pair.name for pair in spread(PreparedSet.load(command.target).split("test"), command.limit)}
+        names = {pair.name for pair in spread(PreparedSet.load(target).split("test"), command.limit)}
         pairs = [pair for pair in pairs if pair.name in names]
         remarks = [f"the {len(pairs):,} pairs are spread evenly over the test split (--limit {command.limit})"]
     store = Store(_cache_path(command.cache))

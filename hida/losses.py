@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,17 +56,19 @@ def textural(sketch: Tensor, photo: Tensor, target: Tensor, config: LossConfig) 
     sobel = config.texture == "sobel_sketch"
     reference = target.float() if sobel else photo.float()
     drawn = sketch.float().expand(-1, reference.shape[1], -1, -1)
-    a, b = (_gradients(image, 2.0 if sobel else 1.0) for image in (drawn, reference))
-    product = (a * b).sum((1, 2))
-    norms = [(g.square().sum((1, 2)) + 1e-7).sqrt() for g in (a, b)]
+    centre = 2.0 if sobel else 1.0
+    (ax, ay), (bx, by) = _gradients(drawn, centre), _gradients(reference, centre)
+    product = (ax * bx + ay * by).sum(1)
+    norms = [(x.square() + y.square()).sum(1).add(1e-7).sqrt() for x, y in ((ax, ay), (bx, by))]
     return (1 - product / (norms[0] * norms[1])).mean()
 
 
-def _gradients(image: Tensor, centre: float) -> Tensor:
-    """Return (N, C, 2, H, W) horizontal and vertical differences, smoothed by [1, centre, 1]/(2 + centre)."""
-    smooth = torch.tensor([1.0, centre, 1.0], device=image.device) / (2 + centre)
-    difference = torch.tensor([-1.0, 0.0, 1.0], device=image.device)
-    horizontal = smooth[:, None] * difference
-    kernels = torch.stack((horizontal, horizontal.T))[:, None]
-    n, c, h, w = image.shape
-    return functional.conv2d(image.reshape(n * c, 1, h, w), kernels, padding=1).reshape(n, c, 2, h, w)
+def _gradients(image: Tensor, centre: float) -> tuple[Tensor, Tensor]:
+    """Return horizontal and vertical differences (N, C, H, W), smoothed by [1, centre, 1]/(2 + centre)."""
+    # Sums of shifted views: a convolution of one channel costs a CPU ten times as much.
+    padded = functional.pad(image, (1, 1, 1, 1))
+    columns = padded[:, :, :-2] + centre * padded[:, :, 1:-1] + padded[:, :, 2:]
+    differences = padded[:, :, 2:] - padded[:, :, :-2]
+    horizontal = columns[..., 2:] - columns[..., :-2]
+    vertical = differences[..., :-2] + centre * differences[..., 1:-1] + differences[..., 2:]
+    return horizontal / (2 + centre), vertical / (2 + centre)

@@ -45,7 +45,7 @@ class Settings:
     depth: str = "tddfa"
     faces: str = "tddfa"
     fill_photo: str = "replicate"
-    fill_sketch: str = "white"
+    fill_sketch: str = "paper"
 
     def stamp(self) -> dict[str, Any]:
         frame = {"version": VERSION, "frame": list(FRAME), "template": TEMPLATE.tolist(), "keep_within": KEEP_WITHIN}

@@ -34,7 +34,7 @@ from hida.preparation import FAULTS, Settings, check_source, prepare
 
 Depth = Literal["auto", "tddfa", "builtin", "none"]
 PhotoFill = Literal["replicate", "white", "black"]
-SketchFill = Literal["white", "replicate", "black"]
+SketchFill = Literal["paper", "white", "replicate", "black"]
 
 _MODELS = {"tddfa": ("hida.depth.tddfa", "TDDFA"), "builtin": ("hida.depth.builtin", "BuiltinDepth")}
 
@@ -52,8 +52,8 @@ class _Common:
     """processes at work"""
     fill_photo: PhotoFill = "replicate"
     """what lies beyond the edge of a photo"""
-    fill_sketch: SketchFill = "white"
-    """what lies beyond the edge of a sketch"""
+    fill_sketch: SketchFill = "paper"
+    """what lies beyond the edge of a sketch; paper is the median of its own outermost pixels"""
     allow_faults: bool = False
     """leave faulty pairs out instead of stopping"""
 

@@ -27,16 +27,18 @@ from tqdm import tqdm
 
 from hida import checkpoint
 from hida.config import Config, load_preset, presets
-from hida.data.augment import Batch, centred_batch, random_batch
+from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
+from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
 from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_json
 from hida.training.distributed import World
+from hida.training.engine import Engine
 from hida.training.journal import Journal, require_tensorboard
-from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState
+from hida.training.tuning import tune
 
 HELD_OUT_BATCH = 8
 
@@ -46,7 +48,7 @@ class Arguments:
     """Train HIDA on a prepared data set."""
 
     data: Path
-    """folder that hida prepare wrote"""
+    """folder that hida prepare wrote, or file that hida pack made of it"""
     out: Path
     """folder of the run"""
     preset: str = "small"
@@ -55,6 +57,8 @@ class Arguments:
     """auto continues from the newest whole checkpoint in --out; never refuses a folder that has one"""
     stop_after: int = 0
     """stop, with a checkpoint, after this many more iterations (0: at the last epoch)"""
+    time_limit: float = 0.0
+    """stop, with a checkpoint, after about this many minutes (0: at the last epoch)"""
     device: str = "auto"
     """cpu, cuda, or auto"""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -86,12 +90,14 @@ def parse(argv: list[str]) -> Arguments:
 def train(arguments: Arguments, world: World) -> None:
     """Train until the last epoch, ``stop_after`` iterations, or a signal; always leave a checkpoint."""
     config, out = arguments.config, arguments.out
-    _require_runnable(config, world)
+    deadline = time.monotonic() + 60 * arguments.time_limit if arguments.time_limit else math.inf
+    _require_runnable(arguments, world)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    tune(world.device)
 
     # Phase 1: the data, in memory
-    prepared = PreparedSet.load(arguments.data)
+    prepared = PreparedSet.load(prepared_folder(arguments.data))
     if len(prepared.styles) != config.generator.styles:
         raise HidaError(
             f"'{arguments.data}' has {len(prepared.styles)} styles but the generator {config.generator.styles}; "
@@ -125,8 +131,9 @@ def train(arguments: Arguments, world: World) -> None:
     del newest
 
     # Phase 3: the loop
-    with _StopFlag() as stop:
-        _loop(arguments, state, training, watched, stop)
+    engine = Engine(state, training, graphs=config.train.cuda_graph and world.device.type == "cuda")
+    with _StopFlag(deadline) as stop:
+        _loop(arguments, engine, watched, stop)
 
     # Phase 4: what remains
     if world.leads and state.images >= config.train.epochs * len(training):
@@ -136,11 +143,9 @@ def train(arguments: Arguments, world: World) -> None:
         print(f"stopped at iteration {state.iteration}; the same command continues from there.")
 
 
-def _loop(
-    arguments: Arguments, state: TrainingState, training: PairTensors, watched: PairTensors, stop: _StopFlag
-) -> None:
-    config, world, size = arguments.config, state.world, len(training)
-    options, share = config.train, config.train.batch // world.size
+def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _StopFlag) -> None:
+    state, training, config = engine.state, engine.pairs, arguments.config
+    world, size, options = state.world, len(engine.pairs), arguments.config.train
     # Counted from the images, since an earlier part of the run may have had another batch.
     last = state.iteration + max(0, math.ceil((options.epochs * size - state.images) / options.batch))
     if arguments.stop_after:
@@ -151,33 +156,25 @@ def _loop(
         for epochs in (options.sample_epochs, options.evaluate_epochs, options.checkpoint_epochs)
     )
     saved = marked = time.monotonic()
-    sums: dict[str, torch.Tensor] = {}
-    summed = 0
     journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
     bar = tqdm(
         total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
     )
-    while state.iteration < last:
-        first = state.images
-        index = batch_indices(first, options.batch, size, options.seed)[world.rank * share : (world.rank + 1) * share]
-        random = torch.Generator().manual_seed(mixed_seed(options.seed, world.rank, first, 4))
-        batch = random_batch(training.take(index), config.augment, random)
-        losses = state.step(batch, first / size)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value
-        summed += 1
+    stopping = False
+    while state.iteration < last and not stopping:
+        engine.step()
         bar.update()
         epoch = state.images / size
-        if state.iteration % options.log_every == 0:
-            means = world.average(torch.stack(list(sums.values())) / summed).tolist()
-            values, now = dict(zip(sums, means, strict=True)), time.monotonic()
+        logging = state.iteration % options.log_every == 0
+        # Processes agree on a stop where they wait for each other anyway.
+        stopping = world.any(stop.raised) if logging or world.size == 1 else False
+        due = save.due(state.images) or time.monotonic() - saved > 60 * options.checkpoint_minutes
+        saving = world.leads and (due or stopping or state.iteration >= last)
+        if logging:
+            summed, values, now = engine.summed, engine.losses(), time.monotonic()
             speed = summed * options.batch / (now - marked)
-            marked, sums, summed = now, {}, 0
-            if not all(map(math.isfinite, means)):
-                raise HidaError(
-                    f"the losses are no longer finite at iteration {state.iteration} ({values}); lower "
-                    "--optimizer.learning-rate and run the command again: it continues from the last checkpoint."
-                )
+            marked = now
+            _require_finite(values, state.iteration)
             if journal:
                 journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
             bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)
@@ -185,16 +182,21 @@ def _loop(
             journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, watched)})
         if sample.due(state.images) and journal:
             journal.draw_samples(state, _sample_batch(watched if len(watched) else training, config))
-        stopping = world.any(stop.raised)
-        due = save.due(state.images) or time.monotonic() - saved > 60 * options.checkpoint_minutes
-        if world.leads and (due or stopping or state.iteration >= last):
+        if saving:
+            _require_finite(engine.losses_here(), state.iteration)
             save_checkpoint(arguments.out, state)
             saved = time.monotonic()
-        if stopping:
-            break
     bar.close()
     if journal:
         journal.close()
+
+
+def _require_finite(values: dict[str, float], iteration: int) -> None:
+    if not all(map(math.isfinite, values.values())):
+        raise HidaError(
+            f"the losses are no longer finite at iteration {iteration} ({values}); lower "
+            "--optimizer.learning-rate and run the command again: it continues from the last checkpoint."
+        )
 
 
 def held_out_error(state: TrainingState, watched: PairTensors) -> float:
@@ -229,7 +231,8 @@ def _sample_batch(pairs: PairTensors, config: Config) -> Batch:
     return centred_batch(pairs.take(torch.cat(picked).cpu()), config.augment)
 
 
-def _require_runnable(config: Config, world: World) -> None:
+def _require_runnable(arguments: Arguments, world: World) -> None:
+    config = arguments.config
     if config.train.batch % world.size:
         raise HidaError(
             f"--train.batch {config.train.batch} cannot be shared by {world.size} processes; use a multiple."
@@ -238,6 +241,8 @@ def _require_runnable(config: Config, world: World) -> None:
         raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
     if config.train.tensorboard:
         require_tensorboard()
+    if not 0 <= arguments.time_limit < math.inf:
+        raise HidaError(f"--time-limit is {arguments.time_limit:g}; give minutes > 0, or 0 for no limit.")
 
 
 class _Every:
@@ -252,21 +257,30 @@ class _Every:
 
 
 class _StopFlag:
-    """Remembers SIGINT and SIGTERM instead of dying of them; a second SIGINT does interrupt.
+    """Raised by the deadline (of time.monotonic), and by SIGINT and SIGTERM, of which nothing dies then.
+
+    A second SIGINT does interrupt.
 
     Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
     """
 
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
+
+    @property
+    def raised(self) -> bool:
+        return self.signalled or time.monotonic() >= self.deadline
+
     def __enter__(self) -> _StopFlag:
-        self.raised, self.since = False, 0.0
+        self.signalled, self.since = False, 0.0
         self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if self.raised and number == signal.SIGINT and now - self.since > 2:
+        if self.signalled and number == signal.SIGINT and now - self.since > 2:
             raise KeyboardInterrupt
-        self.raised, self.since = True, self.since or now
+        self.signalled, self.since = True, self.since or now
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():

@@ -141,6 +141,15 @@ def test_fill_of_photo_and_sketch(source, tmp_path):
         assert made.fill == {"photo": fill, "sketch": "black"}
 
 
+def test_a_sketch_ends_in_its_own_paper_unless_told_otherwise(source, tmp_path):
+    original = source[0].pairs[1]
+    toned = np.minimum(np.asarray(Image.open(original.sketch)), 219)
+    Image.fromarray(toned).save(original.sketch)
+    made = preparation.prepare(source[0], tmp_path / "out", SETTINGS, DotModel)
+    assert made.read(made.pairs[1])[1][249, 249] == 219
+    assert made.fill == PreparedSet.load(made.folder).fill == {"photo": "replicate", "sketch": "paper"}
+
+
 def test_depth_none_is_zero(source, tmp_path):
     made = preparation.prepare(source[0], tmp_path / "out", Settings("pairs", depth="none"), DotModel)
     assert made.depth == "none"

@@ -189,6 +189,7 @@ def test_a_log_line_is_the_mean_since_the_last_one_also_after_a_resume(data, str
 
 
 REFUSALS = {
+    "time": (["--time-limit", "-1"], "--time-limit is -1; give minutes"),
     "wrong folder": (["--data", "{tmp}"], "is not a prepared data set"),
     "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),
     "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
@@ -229,19 +230,31 @@ def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(data, tmp_path, capsys, monkeypatch):
-    whole = TrainingState.step
+@pytest.mark.parametrize("log_every", ["1", "100"])
+def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(
+    data, tmp_path, capsys, monkeypatch, log_every
+):
+    whole = TrainingState.update
 
-    def diverge(state, batch, epoch):
-        losses = whole(state, batch, epoch)
-        return {**losses, "pixel": losses["pixel"] * math.nan} if state.iteration == 2 else losses
+    def diverge(state, batch):
+        losses = whole(state, batch)
+        return losses * math.nan if state.iteration == 1 else losses
 
-    monkeypatch.setattr(TrainingState, "step", diverge)
-    options = ("--train.log-every", "1", "--train.checkpoint-epochs", "0")
+    monkeypatch.setattr(TrainingState, "update", diverge)
+    options = ("--train.log-every", log_every, "--train.checkpoint-epochs", "0")
     assert hida_train(data, tmp_path, *options) == 2
-    assert "no longer finite at iteration 2" in capsys.readouterr().err
+    assert f"no longer finite at iteration {2 if log_every == '1' else 8}" in capsys.readouterr().err
     assert not checkpoint_paths(tmp_path)
     assert all(math.isfinite(entry["pixel"]) for entry in log(tmp_path) if "pixel" in entry)
+
+
+def test_a_time_limit_stops_with_a_checkpoint_and_the_run_goes_on_later(data, straight, tmp_path):
+    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
+    assert hida_train(data, tmp_path, *options, "--time-limit", "1e-9") == 0
+    assert [load(path).state["iteration"] for path in checkpoint_paths(tmp_path)] == [1]
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert hida_train(data, tmp_path, *options, "--time-limit", "60") == 0
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
 
 
 def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_path, capsys, monkeypatch):
@@ -309,6 +322,41 @@ def test_a_signal_saves_and_the_run_goes_on_later(data, tmp_path, number):
     assert log(tmp_path)[-1]["iteration"] == saved
     assert hida_train(data, tmp_path, *long, "--stop-after", "1") == 0
     assert load(checkpoint_paths(tmp_path)[0]).state["iteration"] == saved + 1
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(data, tmp_path):
+    """SIGKILL while starting, training or writing a checkpoint: the last of the runs ends with the same weights."""
+    options = ("--train.epochs", "30", "--train.checkpoint-epochs", "0.5", "--train.evaluate-epochs", "0")
+    options += ("--train.sample-epochs", "0")
+    random = np.random.default_rng()
+    began = time.monotonic()
+    process = start(data, tmp_path / "undisturbed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    whole, moments, kills = time.monotonic() - began, [], 0
+    while kills < 10:
+        process = start(data, tmp_path / "killed", *options)
+        moments.append(random.uniform(0.2, 0.7) * whole)
+        try:
+            said = process.communicate(timeout=moments[-1])[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:  # it came to its end: the rest of the kills fall on a fresh run
+            assert process.returncode == 0, said
+            assert_same_checkpoints(
+                tmp_path / "killed/weights.safetensors", tmp_path / "undisturbed/weights.safetensors"
+            )
+            (tmp_path / "killed").rename(tmp_path / f"ended-{kills}")
+    process = start(data, tmp_path / "killed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    names = ("weights.safetensors", "checkpoints/iteration-00000060.safetensors")
+    for name in names:
+        assert_same_checkpoints(tmp_path / "killed" / name, tmp_path / "undisturbed" / name)
+    print(f"killed after {', '.join(f'{moment:.2f}' for moment in moments)} s of {whole:.2f} s")
 
 
 @pytest.mark.slow

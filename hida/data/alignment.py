@@ -27,7 +27,8 @@ KEEP_WITHIN = 28.0
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 IDENTITY.setflags(write=False)
 
-_FILLS = ("white", "black", "replicate")
+_FILLS = ("white", "black", "replicate", "paper")
+_BORDER = 4  # pixels of a drawing's margin that show its paper
 _RESAMPLE = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _RESAMPLE["bicubic"] = Image.Resampling.BICUBIC
 
@@ -101,6 +102,18 @@ def is_identity(matrix: np.ndarray) -> bool:
     return np.array_equal(np.asarray(matrix, np.float64), IDENTITY)
 
 
+def paper_tone(image: Image.Image | np.ndarray) -> tuple[float, ...]:
+    """Return the median of a drawing's outermost pixels, one number a channel: the tone of the paper it is on."""
+    pixels = np.asarray(image)
+    inner = pixels[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    border = np.ones(pixels.shape[:2], bool)
+    if inner.size:
+        border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    # The lower of two middle values: a tone that occurs in the drawing.
+    middle = np.percentile(pixels[border], 50, axis=0, method="lower")
+    return tuple(np.atleast_1d(middle).tolist())
+
+
 def warp(
     image: Image.Image | np.ndarray,
     matrix: np.ndarray,
@@ -112,8 +125,9 @@ def warp(
 
     image: a Pillow image of mode "L", "RGB" or "F", or an array H×W or H×W×C of uint8 or float; the result is of the
         same kind, dtype and channels (floats stay within their own range).
-    fill: what lies beyond the source: "white" (255, or 1.0 for floats), "black", or "replicate", the nearest edge
-        pixel, which extends a photo's background without a seam.
+    fill: what lies beyond the source: "white" (255, or 1.0 for floats), "black", "replicate", the nearest edge pixel,
+        which extends a photo's background without a seam, or "paper", :func:`paper_tone`, which draws no lines on
+        where a drawing's strokes reach its edge.
     resample: "bicubic", "bilinear" or "nearest". Where the matrix makes the picture smaller the first two are
         antialiased: it is drawn at a whole multiple of the size and reduced by a bicubic filter.
 
@@ -158,6 +172,9 @@ def _warp_pillow(
     """``inverse`` carries output pixel centres to source pixel centres."""
     width, height = size
     smooth = resample != "nearest"
+    bands = len(image.getbands())
+    white = 1.0 if image.mode == "F" else 255
+    colour = paper_tone(image) if fill == "paper" else (white if fill == "white" else 0,) * bands
     minify = scale_of(inverse)  # source pixels to one output pixel
 
     # Only the part of the source that can be seen is worth filtering. Where it is cut inside the picture, the cut
@@ -193,14 +210,12 @@ def _warp_pillow(
     linear = inverse[:, :2]
     shift = inverse[:, 2] + 0.5 - linear @ (0.5, 0.5)
     coefficients = (*linear[0], shift[0], *linear[1], shift[1])
-    white = 1.0 if image.mode == "F" else (255,) * len(image.getbands())
-    black = 0.0 if image.mode == "F" else (0,) * len(image.getbands())
     drawn = image.transform(
         (width * supersample, height * supersample),
         Image.Transform.AFFINE,
         coefficients,
         _RESAMPLE[resample],
-        fillcolor=white if fill == "white" else black,
+        fillcolor=colour[0] if bands == 1 else colour,
     )
     return drawn.resize((width, height), Image.Resampling.BICUBIC) if supersample > 1 else drawn
 

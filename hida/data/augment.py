@@ -38,8 +38,17 @@ def random_batch(pairs: PairTensors, config: AugmentConfig, generator: torch.Gen
 
     All random numbers come from ``generator`` (a CPU generator), so that a resumed run draws the same ones.
     """
-    n, side = len(pairs), pairs.photo.shape[-1]
-    device = pairs.photo.device
+    plan = draw_plan(torch.arange(len(pairs)), pairs.photo.shape[-1], config, generator)
+    return planned_batch(pairs, plan.to(pairs.photo.device), config)
+
+
+def draw_plan(index: Tensor, side: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Draw what becomes of the pairs at ``index`` (N,): a row (N, 10) for each, which a device needs nothing beside.
+
+    A row holds index, top, left, flip, angle in radians, factor, and the four strengths of :func:`_jitter`. float32
+    is exact for every whole number that occurs.
+    """
+    n = len(index)
     if side + 2 * config.pad < CROP:
         raise HidaError(
             f"pictures of {side}×{side} with a border of {config.pad} are smaller than the crop of {CROP}×{CROP}; "
@@ -47,22 +56,33 @@ def random_batch(pairs: PairTensors, config: AugmentConfig, generator: torch.Gen
         )
 
     def uniform(low: float, high: float, count: int = 1) -> Tensor:
-        return (torch.rand(count, n, generator=generator) * (high - low) + low).to(device)
+        return torch.rand(count, n, generator=generator) * (high - low) + low
 
     room = side + 2 * config.pad - CROP
-    top, left = (torch.randint(0, room + 1, (2, n), generator=generator) - config.pad).to(device)
-    flip = (torch.rand(n, generator=generator) < (0.5 if config.flip else 0.0)).to(device)
-    frame = Frame(top, left, flip)
-    photo = crop(pairs.photo, frame, config.fill_photo)
-    sketch = crop(pairs.sketch, frame, config.fill_sketch)
-    depth = crop(pairs.depth, frame, "black")
-    batch = _batch(photo, depth, pairs.style, sketch)
+    top, left = torch.randint(0, room + 1, (2, n), generator=generator) - config.pad
+    flip = torch.rand(n, generator=generator) < (0.5 if config.flip else 0.0)
+    angle, factor, strength = torch.zeros(n), torch.ones(n), torch.zeros(4, n)
     if config.rotate or config.scale:
         angle = uniform(-config.rotate, config.rotate)[0] * math.pi / 180
         factor = 1 + uniform(-config.scale, config.scale)[0]
+    if config.jitter:
+        strength = config.jitter * uniform(-1, 1, 4)
+    return torch.stack([column.float() for column in (index, top, left, flip, angle, factor, *strength)], 1)
+
+
+def planned_batch(pairs: PairTensors, plan: Tensor, config: AugmentConfig) -> Batch:
+    """Cut a batch out of ``pairs`` as ``plan`` (:func:`draw_plan`, on the same device) says, without synchronising."""
+    index, top, left, flip = plan[:, :4].long().unbind(1)
+    angle, factor = plan[:, 4], plan[:, 5]
+    frame = Frame(top, left, flip.bool())
+    photo = crop(pairs.photo, frame, config.fill_photo, index)
+    sketch = crop(pairs.sketch, frame, config.fill_sketch, index)
+    depth = crop(pairs.depth, frame, "black", index)
+    batch = _batch(photo, depth, pairs.style[index], sketch)
+    if config.rotate or config.scale:
         batch = _turn(batch, angle, factor, config)
     if config.jitter:
-        batch = batch._replace(photo=_jitter(batch.photo, config.jitter * uniform(-1, 1, 4)))
+        batch = batch._replace(photo=_jitter(batch.photo, plan[:, 6:].T))
     return batch
 
 
@@ -76,15 +96,20 @@ def centred_batch(pairs: PairTensors, config: AugmentConfig) -> Batch:
     return _batch(photo, crop(pairs.depth, frame, "black"), pairs.style, sketch)
 
 
-def crop(images: Tensor, frame: Frame, fill: Fill) -> Tensor:
-    """Cut 256×256 crops out of uint8 ``images`` (N, C, S, S), which may reach beyond the border."""
+def crop(images: Tensor, frame: Frame, fill: Fill, index: Tensor | None = None) -> Tensor:
+    """Cut 256×256 crops out of uint8 ``images`` (N, C, S, S), which may reach beyond the border.
+
+    ``index`` (K,) names the pictures of the K crops; without it they are all of them, in order.
+    """
     side = images.shape[-1]
     steps = torch.arange(CROP, device=images.device)
     columns = torch.where(frame.flip[:, None], CROP - 1 - steps, steps) + frame.left[:, None]
     rows = steps + frame.top[:, None]
-    item = torch.arange(images.shape[0], device=images.device)[:, None, None]
+    item = (torch.arange(images.shape[0], device=images.device) if index is None else index)[:, None, None]
     inner_rows, inner_columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
+    # Contiguous: a CPU's convolutions would take over the pixels-first order, and are slower in it.
     result = images.permute(0, 2, 3, 1)[item, inner_rows[:, :, None], inner_columns[:, None, :]].permute(0, 3, 1, 2)
+    result = result.contiguous()
     if fill == "replicate":
         return result
     inside = (rows == inner_rows)[:, :, None] & (columns == inner_columns)[:, None, :]
@@ -120,7 +145,7 @@ def _jitter(photo: Tensor, strength: Tensor) -> Tensor:
     brightness, contrast, saturation, gamma = strength[:, :, None, None, None]
     image = (photo + 1) / 2
     image = image.clamp_min(1e-4) ** torch.exp(gamma)
-    grey = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    grey = 0.299 * image[:, :1] + 0.587 * image[:, 1:2] + 0.114 * image[:, 2:]
     image = grey + (image - grey) * (1 + saturation)
     mean = grey.mean((2, 3), keepdim=True)
     image = (image - mean) * (1 + contrast) + mean + brightness / 2

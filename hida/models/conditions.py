@@ -51,11 +51,16 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
     if method == "nearest":
         sizes = [(depth.shape[2] >> k, depth.shape[3] >> k) for k in range(levels, 0, -1)]
         return [functional.interpolate(depth, size=size, mode="nearest") for size in sizes]
-    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=depth.device, dtype=depth.dtype) / 16
-    kernel = (row[:, None] * row)[None, None]
     pyramid = []
     for _ in range(levels):
         # Reflection needs two pixels of margin, which the innermost levels of a 256-pixel image lack.
-        depth = functional.conv2d(functional.pad(depth, (2, 2, 2, 2), mode="replicate"), kernel, stride=2)
+        depth = functional.pad(depth, (2, 2, 2, 2), mode="replicate")
+        depth = _halved(_halved(depth, 2), 3)
         pyramid.append(depth)
     return pyramid[::-1]
+
+
+def _halved(image: Tensor, axis: int) -> Tensor:
+    """Smooth along one axis of a padded image by [1 4 6 4 1]/16 and keep every other pixel."""
+    first, second, third, fourth, fifth = image.unfold(axis, 5, 2).unbind(-1)
+    return (first + fifth + 4 * (second + fourth) + 6 * third) / 16

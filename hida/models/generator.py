@@ -9,16 +9,12 @@ from torch import Tensor, nn
 
 from hida.config import GeneratorConfig
 from hida.models.conditions import depth_pyramid, style_at, style_weights
-from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON
+from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, Upsample
 from hida.nn.ablation import activation
 from hida.ops.checks import OpError
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""
-
-
-def upsample(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
 
 
 class EncoderLevel(nn.Module):
@@ -27,7 +23,7 @@ class EncoderLevel(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, normalise: bool, config: GeneratorConfig) -> None:
         super().__init__()
         self.activation = activation(config.activation, in_channels, slope=0.2)
-        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        self.conv = Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
         self.norm = nn.InstanceNorm2d(out_channels) if normalise else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,13 +41,13 @@ class DecoderLevel(nn.Module):
     def __init__(self, channels: tuple[int, int, int], config: GeneratorConfig, dog: bool, dropout: bool) -> None:
         super().__init__()
         previous, skip, out = channels
-        self.up = DOG(previous + skip, out) if dog else upsample(previous + skip, out)
+        self.up = DOG(previous + skip, out) if dog else Upsample(previous + skip, out)
         if config.activation != "info_acon":
             self.activation = activation(config.activation, previous + skip)
         self.conditioned = config.activation == "info_acon" or config.modulation == "spade"
         self.style_map = config.style_map
         if skip and self.conditioned:
-            self.appearance = nn.Sequential(upsample(skip, 1), activation(config.activation, 1))
+            self.appearance = nn.Sequential(Upsample(skip, 1), activation(config.activation, 1))
         self.adaptation = _adaptation(out, config.depth + config.style_map * config.styles + bool(skip), config)
         self.dropout = nn.Dropout(config.dropout if dropout else 0.0)
 
@@ -86,7 +82,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, config: GeneratorConfig) -> None:
         super().__init__()
         self.activation = activation(config.activation, channels)
-        self.up = upsample(channels, 1)
+        self.up = Upsample(channels, 1)
 
     def forward(self, features: Tensor, stem: Tensor) -> Tensor:
         return self.up(self.activation(torch.cat((features, stem), 1)))

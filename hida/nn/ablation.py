@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hida.nn.convolution import Conv2d
 from hida.nn.meta_acon import MetaACON
 from hida.ops import info_acon, instance_norm_modulate
 from hida.ops.ida import Residual
@@ -31,9 +32,9 @@ class DySPADE(nn.Module):
     def __init__(self, channels: int, condition_channels: int, residual: Residual, kind: Activation) -> None:
         super().__init__()
         self.residual = residual
-        self.embed = nn.Conv2d(condition_channels, channels, 3, padding=1)
+        self.embed = Conv2d(condition_channels, channels, 3, padding=1)
         self.activation = activation(kind, channels)
-        self.modulation = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.modulation = Conv2d(channels, 2 * channels, 3, padding=1)
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
         gamma, beta = self.modulation(self.activation(self.embed(condition))).chunk(2, 1)
@@ -48,9 +49,9 @@ class InfoACON(nn.Module):
 
     def __init__(self, channels: int, condition_channels: int) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(condition_channels, channels, 3, padding=1)
+        self.embed = Conv2d(condition_channels, channels, 3, padding=1)
         self.activation = MetaACON(channels)
-        self.modulation = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = Conv2d(channels, channels, 3, padding=1)
         self.norm = nn.InstanceNorm2d(channels)
         self.p1 = nn.Parameter(torch.randn(1, channels, 1, 1))
         self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))

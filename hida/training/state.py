@@ -18,6 +18,7 @@ from hida.training.distributed import World
 from hida.training.schedule import learning_rate, mixed_seed
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
 
 
 class TrainingState:
@@ -34,9 +35,11 @@ class TrainingState:
         world.share(self.generator)
         world.share(self.discriminator)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        # A tensor, and on the device: a captured step reads the rate of its iteration from it.
+        self.rate = torch.zeros((), device=world.device)
         self.optimizers = {
-            "generator": _optimizer(self.generator, config.optimizer),
-            "discriminator": _optimizer(self.discriminator, config.optimizer),
+            "generator": _optimizer(self.generator, config.optimizer, self.rate),
+            "discriminator": _optimizer(self.discriminator, config.optimizer, self.rate),
         }
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.iteration = 0
@@ -45,39 +48,58 @@ class TrainingState:
             _compile_regions(self.generator)
 
     def step(self, batch: Batch, epoch: float) -> dict[str, Tensor]:
-        """Run one iteration: D on real and drawn, then G, with one forward of G shared by both.
+        """Run one iteration; return the losses as zero-dimensional tensors on the device, not synchronised."""
+        self.begin(epoch)
+        values = self.update(batch)
+        self.finish()
+        return dict(zip(LOSSES, values.unbind(), strict=True))
 
-        Returns the losses as zero-dimensional tensors on the device, not synchronised.
+    def begin(self, epoch: float) -> None:
+        """Set what follows from the images seen: the learning rate, and the random numbers of dropout."""
+        self.rate.fill_(learning_rate(self.config, epoch))
+        torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
+
+    def update(self, batch: Batch) -> Tensor:
+        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``LOSSES``.
+
+        Nothing in here waits for the device or hangs on the iteration's number, so that a CUDA graph can hold it.
         """
         config = self.config
-        torch.manual_seed(mixed_seed(config.train.seed, self.world.rank, self.images, 3))  # dropout
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch)
         with self.autocast():
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
-            real = self.discriminator(batch.depth, batch.sketch)
-            fake = self.discriminator(seen_depth.detach(), sketch.detach())
-        parts = {"d": losses.adversarial_discriminator(real, fake, config.loss)}
-        self._update("discriminator", self.discriminator, parts["d"])
+            # Real and drawn in one forward: the discriminator's norms work on each picture alone.
+            judged = self.discriminator(
+                torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
+                torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
+            )
+        d = losses.adversarial_discriminator(*judged.chunk(2), config.loss)
+        self._update("discriminator", self.discriminator, d)
 
         self.discriminator.requires_grad_(False)
         with self.autocast():
             fake = self.discriminator(seen_depth, sketch)
         self.discriminator.requires_grad_(True)
-        parts["adversarial"] = losses.adversarial_generator(fake, config.loss)
-        parts["pixel"] = losses.pixel(sketch, batch.sketch)
-        parts["texture"] = losses.textural(sketch, batch.photo, batch.sketch, config.loss)
-        parts["geometry"] = losses.geometric(depth_hat, batch.depth, config.loss)
-        names = ("adversarial", "pixel", "texture", "geometry")
-        total = sum(getattr(config.loss, f"weight_{name}") * parts[name] for name in names)
-        self._update("generator", self.generator, total)
+        parts = {
+            "adversarial": losses.adversarial_generator(fake, config.loss),
+            "pixel": losses.pixel(sketch, batch.sketch),
+            "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
+            "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
+        }
+        self._update(
+            "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
+        )
         self.scaler.update()
+        return torch.stack([d, *parts.values()]).detach()
+
+    def finish(self) -> None:
+        """Count the iteration and let the averaged generator follow."""
         self.iteration += 1
-        self.images += config.train.batch
-        self._average()
-        return {name: value.detach() for name, value in parts.items()}
+        self.images += self.config.train.batch
+        # Early on the average follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
+        decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
 
     def autocast(self) -> AbstractContextManager:
         precision = self.config.train.precision
@@ -99,12 +121,6 @@ class TrainingState:
             nn.utils.clip_grad_norm_(network.parameters(), self.config.train.clip)
         self.scaler.step(optimizer)
         optimizer.zero_grad()
-
-    def _average(self) -> None:
-        # Early on the average follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
-        decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state under its checkpoint name."""
@@ -161,6 +177,8 @@ class TrainingState:
                         # The fused step walks memory: the moments must lie as the (maybe channels-last) weights do.
                         values[key] = torch.empty_like(parameter, device="cpu").copy_(value).detach()
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate  # loading has put a copy in its place
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
@@ -172,12 +190,13 @@ def _compile_regions(generator: nn.Module) -> None:
         region.compile()
 
 
-def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, config: OptimizerConfig, rate: Tensor) -> torch.optim.Optimizer:
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return cls(
         network.parameters(),
-        lr=config.learning_rate,
+        lr=rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
         fused=True,
+        capturable=rate.is_cuda,
     )

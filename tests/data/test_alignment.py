@@ -15,6 +15,7 @@ from hida.data.alignment import (
     apply,
     compose,
     invert,
+    paper_tone,
     scale_of,
     similarity,
     warp,
@@ -120,7 +121,12 @@ def test_minifying_is_antialiased():
 def test_fill(scale):
     matrix = _matrix(scale, 0, 40, 30)
     image = Image.new("RGB", (round(40 / scale), round(50 / scale)), (10, 120, 200))
-    for fill, colour in (("white", (255, 255, 255)), ("black", (0, 0, 0)), ("replicate", (10, 120, 200))):
+    for fill, colour in (
+        ("white", (255, 255, 255)),
+        ("black", (0, 0, 0)),
+        ("replicate", (10, 120, 200)),
+        ("paper", (10, 120, 200)),
+    ):
         drawn = np.asarray(warp(image, matrix, (120, 110), fill=fill))
         np.testing.assert_array_equal(drawn[55, 60], (10, 120, 200))
         for y, x in ((0, 0), (109, 119), (5, 60), (55, 5)):
@@ -133,9 +139,21 @@ def test_replicate_continues_the_nearest_edge_pixel():
     np.testing.assert_array_equal(drawn, np.clip(np.arange(40) - 5, 0, 19)[:, None] * np.full((1, 40), 10))
 
 
+def test_the_paper_is_the_commonest_tone_along_the_edge_whatever_is_drawn_across_it():
+    drawing = np.full((80, 60), 231, np.uint8)
+    drawing[20:70, 10:50] = 40  # hair: most of the picture
+    drawing[70:, 15:45] = 40  # a collar that runs out of the picture
+    assert paper_tone(drawing) == (231,)
+    drawn = warp(drawing, _matrix(1, 0, 10, -20), (80, 90), fill="paper")
+    assert (drawn[60:] == 231).all()
+    assert (drawn[:, :10] == 231).all()
+    assert (drawn[:60, 10:70] == drawing[20:]).all()
+    assert paper_tone(np.full((1, 1, 3), (1, 2, 3), np.uint8)) == (1, 2, 3)
+
+
 def test_a_frame_that_misses_the_picture_is_fill():
     image = Image.new("L", (30, 30), 99)
-    for fill, value in (("white", 255), ("black", 0), ("replicate", 99)):
+    for fill, value in (("white", 255), ("black", 0), ("replicate", 99), ("paper", 99)):
         assert set(warp(image, _matrix(0.5, 5, 900, 900), (50, 40), fill=fill).tobytes()) == {value}
 
 

@@ -1,0 +1,103 @@
+"""An iteration from the pairs on the device to the updated networks: on a GPU one CUDA graph, replayed."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from hida.data.augment import draw_plan, planned_batch
+from hida.data.dataset import PairTensors
+from hida.training.schedule import batch_indices, mixed_seed
+from hida.training.state import LOSSES, TrainingState
+
+WARM_UP = 3
+"""Iterations that run one by one before the capture: they choose algorithms and allocate the optimisers' states."""
+
+
+class Engine:
+    """Runs iterations of ``state`` on ``pairs``, which lie on its device.
+
+    Only the *plan* (which pairs, framed how) comes from the host, in one copy of a few hundred bytes into a buffer that
+    stays where it is. From there on everything is on the device: gathering, framing, both updates, the losses' sums.
+    That part is captured once and then replayed where ``graphs`` is true, else called: the same code either way. The
+    iterations before the capture are ordinary ones of the run, so that no state has to be put back.
+    """
+
+    def __init__(self, state: TrainingState, pairs: PairTensors, graphs: bool) -> None:
+        self.state, self.pairs = state, pairs
+        options, world = state.config.train, state.world
+        self.share = options.batch // world.size
+        self.plan = torch.zeros(self.share, 10, device=world.device)
+        self.sums = torch.zeros(len(LOSSES), device=world.device)
+        self.summed = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.countdown = WARM_UP if graphs else -1
+        self.stream = torch.cuda.Stream() if graphs else None
+
+    def step(self) -> None:
+        """Run one iteration; nothing waits for it."""
+        state = self.state
+        self.plan.copy_(self._host_plan(), non_blocking=True)
+        state.begin(state.images / len(self.pairs))
+        self._run()
+        state.finish()
+        self.summed += 1
+
+    def losses(self) -> dict[str, float]:
+        """Return the mean losses since the last call, over all processes; this waits for the device."""
+        means = self.state.world.average(self.sums / max(self.summed, 1)).tolist()
+        self.sums.zero_()
+        self.summed = 0
+        return dict(zip(LOSSES, means, strict=True))
+
+    def losses_here(self) -> dict[str, float]:
+        """Return this process's mean losses so far, and go on summing them."""
+        return dict(zip(LOSSES, (self.sums / max(self.summed, 1)).tolist(), strict=True))
+
+    def _host_plan(self) -> Tensor:
+        state, world = self.state, self.state.world
+        options, first = state.config.train, state.images
+        index = batch_indices(first, options.batch, len(self.pairs), options.seed)
+        index = index[world.rank * self.share : (world.rank + 1) * self.share]
+        random = torch.Generator().manual_seed(mixed_seed(options.seed, world.rank, first, 4))
+        plan = draw_plan(index, self.pairs.photo.shape[-1], state.config.augment, random)
+        # The allocator of pinned memory keeps it until the copy is through.
+        return plan.pin_memory() if world.device.type == "cuda" else plan
+
+    def _device_part(self) -> None:
+        batch = planned_batch(self.pairs, self.plan, self.state.config.augment)
+        self.sums += self.state.update(batch)
+
+    def _run(self) -> None:
+        if self.graph is None and self.countdown == 0:
+            self._capture()
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.countdown > 0:
+            self.countdown -= 1
+            # Warm-up belongs on a side stream: what autograd remembers of streams must not be the default one.
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self._device_part()
+            torch.cuda.current_stream().wait_stream(self.stream)
+        else:
+            self._device_part()
+
+    def _capture(self) -> None:
+        """Record the device's part; where that is impossible say so, and go on without."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads (a progress bar, NCCL's watchdog) may use CUDA meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self._device_part()
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"warning: no CUDA graph, every iteration is launched one by one ({reason})", file=sys.stderr)
+            self.countdown = -1
+            for optimizer in self.state.optimizers.values():
+                optimizer.zero_grad()
+            self.state.discriminator.requires_grad_(True)
+        else:
+            self.graph = graph

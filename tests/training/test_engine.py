@@ -1,0 +1,164 @@
+"""The engine's iteration is the plain one: on a CPU to the bit, on a GPU through its graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from hida.config import (
+    AugmentConfig,
+    Config,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from hida.data.augment import random_batch
+from hida.data.dataset import PairTensors
+from hida.training.distributed import World
+from hida.training.engine import Engine
+from hida.training.schedule import batch_indices, mixed_seed
+from hida.training.state import LOSSES, TrainingState
+
+CONFIG = Config(
+    generator=GeneratorConfig(base_width=2),
+    discriminator=DiscriminatorConfig(base_width=1),
+    optimizer=OptimizerConfig(constant_epochs=1),
+    augment=AugmentConfig(rotate=5, scale=0.1, jitter=0.3, fill_photo="replicate", fill_sketch="white"),
+    train=TrainConfig(batch=2, epochs=4, ema=0.5),
+)
+PAPER_LIKE = dataclasses.replace(
+    CONFIG,
+    generator=dataclasses.replace(CONFIG.generator, residual="input", depth_per_level="gaussian"),
+    loss=LossConfig("cross_entropy", 0.0, "reconstructed", "sobel_sketch", "mse"),
+)
+
+
+def pairs(device, n=5):
+    random = torch.Generator().manual_seed(0)
+    photo, depth, sketch = (
+        torch.randint(0, 256, (n, channels, 250, 250), dtype=torch.uint8, generator=random) for channels in (3, 1, 1)
+    )
+    return PairTensors(photo, depth, sketch, torch.arange(n) % 3, tuple(map(str, range(n)))).to(device)
+
+
+def build(config, device="cpu"):
+    return TrainingState(config, World(0, 1, torch.device(device)))
+
+
+def train(config, device, iterations, graphs):
+    state = build(config, device)
+    engine = Engine(state, pairs(device), graphs)
+    losses = []
+    for _ in range(iterations):
+        engine.step()
+        losses.append(engine.losses())
+    return engine, losses
+
+
+def differing(a, b):
+    a, b = a.tensors(), b.tensors()
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
+def test_the_engine_does_what_a_plain_loop_does(config):
+    engine, losses = train(config, "cpu", 4, graphs=False)
+    plain, data = build(config), pairs("cpu")
+    for k in range(4):
+        index = batch_indices(plain.images, 2, 5, 0)
+        random = torch.Generator().manual_seed(mixed_seed(0, 0, plain.images, 4))
+        values = plain.step(random_batch(data.take(index), config.augment, random), plain.images / 5)
+        assert losses[k] == {name: value.item() for name, value in values.items()}
+    assert differing(engine.state, plain) == []
+    assert engine.state.counters() == plain.counters()
+
+
+def test_losses_are_means_since_they_were_last_asked_for():
+    one, single = train(CONFIG, "cpu", 3, graphs=False)
+    engine = Engine(build(CONFIG), pairs("cpu"), graphs=False)
+    for _ in range(3):
+        engine.step()
+    assert engine.losses_here() == pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
+    assert engine.summed == 3
+    assert engine.losses() == pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
+    assert engine.summed == 0
+    assert set(engine.losses_here().values()) == {0.0}
+    assert differing(engine.state, one.state) == []
+
+
+def test_the_iteration_reads_nothing_but_its_buffers(monkeypatch):
+    """What a graph would bake in shows when the device's part is called again without its host's part."""
+    engine, _ = train(CONFIG, "cpu", 1, graphs=False)
+    seen = []
+    monkeypatch.setattr(engine.state, "update", lambda batch: seen.append(batch) or torch.zeros(len(LOSSES)))
+    plans = [engine._host_plan() for _ in range(2)]
+    assert torch.equal(*plans)
+    engine.state.images += 2
+    plans[1] = engine._host_plan()
+    assert not torch.equal(*plans)
+    address = engine.plan.data_ptr()
+    for plan in (*plans, plans[0]):
+        engine.plan.copy_(plan)
+        engine._device_part()
+    assert engine.plan.data_ptr() == address
+    assert not torch.equal(seen[0].photo, seen[1].photo)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[2], strict=True))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_no_tensor_of_the_step_is_read_back(clip, monkeypatch):
+    """A graph cannot hold an .item(): neither the framing nor the update may ask for one."""
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, clip=clip))
+    engine, _ = train(config, "cpu", 1, graphs=False)
+
+    def refuse(*_):
+        raise AssertionError("a tensor was read back")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    engine._device_part()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class TestGraph:
+    @pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
+    def test_fp32_is_the_eager_run_to_the_bit(self, config):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            graphed, ours = train(config, "cuda", 20, graphs=True)
+            eager, theirs = train(config, "cuda", 20, graphs=False)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert graphed.graph is not None
+        assert ours == theirs
+        assert differing(graphed.state, eager.state) == []
+
+    def test_bf16_is_the_eager_run_within_its_noise(self):
+        changes = {"precision": "bf16", "channels_last": True}
+        config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+        graphed, ours = train(config, "cuda", 20, graphs=True)
+        _, theirs = train(config, "cuda", 20, graphs=False)
+        _, again = train(config, "cuda", 20, graphs=False)
+        assert graphed.graph is not None
+        for k in range(20):
+            for name in LOSSES:
+                noise = max(abs(theirs[k][name] - again[k][name]), 1e-2 * abs(theirs[k][name]), 1e-3)
+                assert abs(ours[k][name] - theirs[k][name]) <= 3 * noise, (k, name)
+
+    def test_a_resumed_graph_continues_to_the_bit(self):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            straight, _ = train(CONFIG, "cuda", 12, graphs=True)
+            first, _ = train(CONFIG, "cuda", 6, graphs=True)
+            second = Engine(first.state, pairs("cuda"), graphs=True)  # warms up and captures anew, mid-run
+            for _ in range(6):
+                second.step()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert differing(straight.state, second.state) == []

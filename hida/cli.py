@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
     "compare": ("hida.compare", "put several evaluations into one table"),
     "ablate": ("hida.ablate", "train and score the paper's ablations under one budget"),
+    "inspect": ("hida.inspection", "show what the modules do inside the network"),
     "presets": ("hida.presets.__main__", "list the presets, what they change and what they cost"),
     "import-released": ("hida.released.importing", "read the authors' checkpoint"),
     "export-released": ("hida.released.exporting", "write weights as the authors' code reads them"),

@@ -159,6 +159,18 @@ class Sketcher:
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
 
+    def main_view(
+        self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the generator sees of a photo's face, or of the first piece of one without: photo and depth."""
+        pixels = np.asarray(read_image(photo))
+        views, depth_views, _ = self._prepare(pixels, depth, frame)
+        # The face's view is the last one.
+        index = 0 if views.face is None else -1
+        view = torch.from_numpy(view_photo(pixels, views.views[index], views.side)).to(self.device)
+        map_ = torch.from_numpy(depth_views[index]).to(self.device)[None, None]
+        return view.permute(2, 0, 1)[None].float() / 127.5 - 1, map_
+
     @torch.inference_mode()
     def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:
         """Draw prepared pairs: uint8 photos (N, 3, 250, 250), depths (N, 1, 250, 250), styles (N,) from 0.

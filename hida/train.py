@@ -157,9 +157,9 @@ def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _Sto
     )
     saved = marked = time.monotonic()
     journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
-    bar = tqdm(
-        total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
-    )
+    # None: only on a terminal, since a log needs no thousand lines of it.
+    shown = {"disable": None if world.leads else True, "dynamic_ncols": True}
+    bar = tqdm(total=last, initial=state.iteration, desc="train", unit="it", **shown)
     stopping = False
     while state.iteration < last and not stopping:
         engine.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -69,19 +70,19 @@ class TrainingState:
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
-            judged = self.discriminator(
+            judged = self.discriminator.judge(
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
             )
-        d = losses.adversarial_discriminator(*judged.chunk(2), config.loss)
+        d = _mean(losses.adversarial_discriminator(*logits.chunk(2), config.loss) for logits in judged)
         self._update("discriminator", self.discriminator, d)
 
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            fake = self.discriminator(seen_depth, sketch)
+            judged = self.discriminator.judge(seen_depth, sketch)
         self.discriminator.requires_grad_(True)
         parts = {
-            "adversarial": losses.adversarial_generator(fake, config.loss),
+            "adversarial": _mean(losses.adversarial_generator(logits, config.loss) for logits in judged),
             "pixel": losses.pixel(sketch, batch.sketch),
             "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
             "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
@@ -182,6 +183,10 @@ class TrainingState:
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
 
 
 def _compile_regions(generator: nn.Module) -> None:

@@ -141,6 +141,7 @@ def train(arguments: Arguments, world: World) -> None:
         print(f"finished: {out / 'weights.safetensors'}")
     elif world.leads:
         print(f"stopped at iteration {state.iteration}; the same command continues from there.")
+    world.wait()
 
 
 def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _StopFlag) -> None:

@@ -26,7 +26,6 @@ MINUTES=${MINUTES:-8.5}
 PHOTO=${PHOTO:-docs/images/astronaut.jpg}
 METRICS=${METRICS:-fid kid lpips scoot fsim}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-mkdir -p "$OUT" "$RUNS"
 
 logged() { # logged NAME COMMAND…: run it, its output shown and kept
     local name=$1
@@ -46,12 +45,15 @@ train() {
     cp "$RUNS/$name/log.jsonl" "$OUT/$name.log.jsonl"
     cp "$RUNS/$name/config.json" "$OUT/$name.config.json"
     local sample
-    sample=$(find "$RUNS/$name/samples" -name '*.png' 2>/dev/null | sort | tail -n 1)
+    sample=$(find "$RUNS/$name/samples" -name '*.png' 2>/dev/null | sort | tail -n 1 || true)
     [ -z "$sample" ] || cp "$sample" "$OUT/$name.sample.png"
 }
 
 part=${1:-help}
 shift || true
+case $part in
+build | test | sanitize | bench-* | train | full* | small | evaluate | sheet | fetch) mkdir -p "$OUT" "$RUNS" ;;
+esac
 case $part in
 build)
     logged build "$PYTHON" setup.py build_ext --inplace
@@ -104,8 +106,11 @@ fetch)
     (cd "$RUNS/$1" && sha256sum weights.safetensors) | tee "$OUT/weights.sha256"
     find "$RUNS/$1" -name 'weights.part-*' | wc -l
     ;;
-*)
+help)
     sed -n '2,/^set /p' "$0" | sed '/^set /d; s/^# \{0,1\}//'
-    [ "$part" = help ]
+    ;;
+*)
+    echo "there is no part '$part': bash bench/gpu/run.sh help tells them" >&2
+    exit 2
     ;;
 esac

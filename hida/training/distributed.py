@@ -44,6 +44,11 @@ class World:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Wait for every process: one that ends while another still uses the group can bring it down."""
+        if self.size > 1:
+            distributed.barrier()
+
     def leave(self) -> None:
         if self.size > 1:
             distributed.destroy_process_group()

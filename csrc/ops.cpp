@@ -21,6 +21,9 @@ STABLE_TORCH_LIBRARY(hida, m) {
   m.def(
       "instance_norm_modulate_backward(Tensor grad, Tensor x, Tensor gamma, Tensor mean, Tensor rstd, int wanted)"
       " -> (Tensor, Tensor)");
+  // Convolutions bound by reading their weights: few pixels, or one output channel. CPU, float32, no gradient.
+  m.def("conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding) -> Tensor");
+  m.def("conv_transpose2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   m.def(
       "deform_conv2d(Tensor x, Tensor offset, Tensor weight, Tensor? bias, int[] stride, int[] padding,"
       " int[] dilation, Tensor? mask) -> Tensor");

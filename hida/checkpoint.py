@@ -110,20 +110,34 @@ def generator_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def load_generator(path: str | os.PathLike[str]) -> tuple[Generator, Config]:
-    """Build the generator of a weights or checkpoint file, or of the newest whole checkpoint in a folder.
+    """Build the generator of a weights or checkpoint file, or of a folder that :func:`load_weights` takes.
 
     Returns it in float32, in evaluation mode, with its configuration.
 
     Raises:
         CheckpointError: if nothing usable is there.
     """
-    path = Path(path)
-    checkpoint = newest(path, ("ema.", "generator.")) if path.is_dir() else load(path, ("ema.", "generator."))
-    if checkpoint is None:
-        raise CheckpointError(f"the folder '{path}' holds no whole checkpoint; give a run's folder or a weights file.")
+    checkpoint = load_weights(path, ("ema.", "generator."))
     generator = build_generator(checkpoint.config)
     fill_module(generator, generator_tensors(checkpoint), checkpoint.path)
     return generator.eval(), checkpoint.config
+
+
+def load_weights(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a file, or a folder's newest whole checkpoint, or the weights.safetensors of one without checkpoints.
+
+    Raises:
+        CheckpointError: if nothing usable is there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return load(path, prefixes)
+    checkpoint = newest(path, prefixes)
+    if checkpoint is None and (path / "weights.safetensors").is_file():
+        return load(path / "weights.safetensors", prefixes)
+    if checkpoint is None:
+        raise CheckpointError(f"the folder '{path}' holds no whole checkpoint; give a run's folder or a weights file.")
+    return checkpoint
 
 
 def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

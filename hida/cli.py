@@ -18,6 +18,11 @@ COMMANDS = {
     "pack": ("hida.pack", "put a prepared data set into one file to carry"),
     "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
     "compare": ("hida.compare", "put several evaluations into one table"),
+    "ablate": ("hida.ablate", "train and score the paper's ablations under one budget"),
+    "inspect": ("hida.inspection", "show what the modules do inside the network"),
+    "presets": ("hida.presets.__main__", "list the presets, what they change and what they cost"),
+    "import-released": ("hida.released.importing", "read the authors' checkpoint"),
+    "export-released": ("hida.released.exporting", "write weights as the authors' code reads them"),
     "depth": ("hida.depth.__main__", "write depth maps of photos"),
     "weights": ("hida.weights.__main__", "list and fetch weights"),
     "info": ("hida.info", "say what is installed, built and found"),
@@ -41,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    rows = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    rows = [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         (
             "HIDA: pencil sketches from face photos (ICCV 2023).",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hida.errors import HidaError
+from hida.nn.ablation import Activation
 from hida.ops.ida import Residual
 
 if sys.version_info >= (3, 11):
@@ -34,6 +35,15 @@ class GeneratorConfig:
     """channels of the stems; every other width is a multiple of it (released: 64)"""
     styles: int = 3
     """number of sketch styles"""
+    activation: Activation = "info_acon"
+    """InfoACON behind each decoder level's upsampling and metaACON elsewhere (HIDA); or metaACON, or the pair of
+    LeakyReLU 0.2 and ReLU, before each convolution as in Pix2Pix (Table 3)"""
+    modulation: Literal["spade", "none"] = "spade"
+    """DySPADE: γ and β a pixel from the condition map; or a plain instance norm (Table 2)"""
+    depth: bool = True
+    """the depth map enters, by a stem of its own and the condition map, and is reconstructed by a head (Table 2)"""
+    style_map: bool = True
+    """the style enters the condition map; without it the network draws one style whatever it is asked for"""
     residual: Residual = "activated"
     """what a decoder block adds after modulation: the activated map (released code) or its input (Eq. 4)"""
     depth_per_level: Literal["nearest", "gaussian"] = "nearest"
@@ -48,6 +58,32 @@ class GeneratorConfig:
         _require(self.styles >= 1, "styles must be ≥ 1", self)
         _require(set(self.dog_levels) <= set(range(7)), "dog_levels must lie in 0..6", self)
         _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self)
+        conditioned = self.activation == "info_acon" or self.modulation == "spade"
+        _require(
+            conditioned or not self.style_map,
+            "style_map has no effect without InfoACON or DySPADE; set it to false",
+            self,
+        )
+        _require(
+            self.depth or self.style_map or not conditioned,
+            "depth and style_map cannot both be false with InfoACON or DySPADE, which they steer",
+            self,
+        )
+        _require(
+            self.depth or self.depth_per_level == "nearest",
+            "depth_per_level has no effect without depth; leave it at nearest",
+            self,
+        )
+        _require(
+            self.modulation == "spade" or self.residual == "none",
+            "residual belongs to DySPADE: without it, set it to none",
+            self,
+        )
+        _require(
+            self.activation == "info_acon" or self.residual != "activated",
+            "residual has no activated map to add without InfoACON; set it to input or none",
+            self,
+        )
 
 
 @dataclass(frozen=True)
@@ -209,6 +245,11 @@ class Config:
             f"optimizer.constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
             self.optimizer,
         )
+        if not self.generator.depth:
+            no_effect = "{} has no effect on a generator without depth; set it to {}"
+            _require(self.loss.weight_geometry == 0, no_effect.format("weight_geometry", 0), self.loss)
+            _require(self.loss.geometry == "rmse", no_effect.format("geometry", "rmse"), self.loss)
+            _require(self.loss.fake_depth == "given", no_effect.format("fake_depth", "given"), self.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists, as JSON and TOML hold them."""

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from hida.data.images import write_png
 from hida.data.packed import prepared_folder
-from hida.data.prepared import PreparedSet
+from hida.data.prepared import PreparedPair, PreparedSet
 from hida.device import choose_device
 from hida.errors import HidaError, run_command
 from hida.files import write_bytes, write_json
@@ -60,6 +60,8 @@ class Command:
     """name of this evaluation in tables; by default the folder of sketches or the weights"""
     metrics: tuple[MetricName, ...] = _ALL
     """what to measure; scoot and fsim need no weights"""
+    limit: int = 0
+    """with --weights: draw and score this many test pairs, evenly spread over the split (0: all)"""
     only_common: bool = False
     """score the names that both folders have instead of refusing unpaired ones"""
     resize: bool = False
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
     if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
+    if command.limit < 0 or (command.limit and command.weights is None):
+        raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
     device, target = choose_device(command.device), command.target
@@ -86,8 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     prediction = command.pred
     if prediction is None:
         prediction = command.out / "sketches"
-        draw(command.weights, target, prediction, device)
-    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common)
+        draw(command.weights, target, prediction, device, command.limit)
+    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common or command.limit > 0)
+    if command.limit:
+        names = {pair.name for pair in spread(PreparedSet.load(target).split("test"), command.limit)}
+        pairs = [pair for pair in pairs if pair.name in names]
+        remarks = [f"the {len(pairs):,} pairs are spread evenly over the test split (--limit {command.limit})"]
     store = Store(_cache_path(command.cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -109,8 +117,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written: {', '.join(str(command.out / name) for name in ('scores.json', 'scores.md', 'report.html'))}")
 
 
-def draw(weights: str, target: Path, folder: Path, device: str = "cpu") -> None:
+def spread(pairs: Sequence[PreparedPair], limit: int) -> list[PreparedPair]:
+    """Return ``limit`` pairs evenly spread over ``pairs`` in their order, or all of them (0)."""
+    if not limit or limit >= len(pairs):
+        return list(pairs)
+    return [pairs[(2 * k + 1) * len(pairs) // (2 * limit)] for k in range(limit)]
+
+
+def draw(weights: str, target: Path, folder: Path, device: str = "cpu", limit: int = 0) -> None:
     """Draw the test split of a prepared data set into ``folder``; sketches that these weights drew before are kept.
+
+    ``limit`` draws only so many pairs, those of :func:`spread`.
 
     Raises:
         HidaError: the target is no prepared data set, the weights cannot be loaded, or the folder holds other files.
@@ -120,7 +137,7 @@ def draw(weights: str, target: Path, folder: Path, device: str = "cpu") -> None:
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
-    pairs = prepared.split("test")
+    pairs = spread(prepared.split("test"), limit)
     sketcher = Sketcher.from_pretrained(weights, device)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]

@@ -3,6 +3,9 @@
 hida sketch photo.jpg
 hida sketch photos/ --style 1 3 --out drawings --sheet
 hida sketch photo.jpg --weights runs/mine --depth map.png
+hida sketch photo.jpg --style 1:0.6,3:0.4
+hida sketch photo.jpg --sweep 1 3 --steps 5
+hida sketch photo.jpg --style-map regions.png
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from hida.data.images import read_image, write_png
 from hida.data.targets import list_photos, name_targets
 from hida.device import choose_device
 from hida.drawing.sketcher import Frame, NoFaceError, Sketcher
+from hida.drawing.styles import Style, names, parse_style, style_heading, style_map_from_file, sweep
 from hida.errors import HidaError, run_command
 from hida.pictures import sheet
 
@@ -33,8 +37,14 @@ class Options:
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """photos, or folders of photos"""
-    style: tuple[int, ...] = ()
-    """styles to draw, from 1; all of them if left out"""
+    style: tuple[str, ...] = ()
+    """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
+    style_map: Path | None = None
+    """mask picture with a style for every region instead: grey levels 1, 2, …, or red, green, blue for styles 1 to 3"""
+    sweep: tuple[int, int] | None = None
+    """also write NAME_sweep.png: mixtures from one style to another side by side"""
+    steps: int | None = None
+    """pictures of the sweep (5)"""
     out: Path = Path("sketches")
     """folder to write to"""
     weights: str = "small"
@@ -55,10 +65,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     photos = list_photos(options.photos)
     if Path(options.depth).is_file() and len(photos) > 1:
         raise HidaError(f"--depth {options.depth} is one map for {len(photos)} photos; draw them one by one.")
+    if options.style_map is not None and (options.style or options.sheet or options.sweep):
+        raise HidaError("--style-map gives every region its style: leave out --style, --sheet and --sweep.")
+    if options.steps is not None and options.sweep is None:
+        raise HidaError("--steps has no effect without --sweep.")
     sketcher = Sketcher.from_pretrained(options.weights, choose_device(options.device))
-    styles = list(dict.fromkeys(options.style)) or list(range(1, sketcher.styles + 1))
-    sketcher.require_styles(styles)
-    suffixes = [f"_style{number}" for number in styles] + (["_sheet"] if options.sheet else [])
+    chosen = [parse_style(text) for text in dict.fromkeys(options.style)]
+    if not chosen and options.sweep is None:
+        chosen = list(range(1, sketcher.styles + 1))
+    between = [] if options.sweep is None else sweep(*options.sweep, 5 if options.steps is None else options.steps)
+    sketcher.require_styles([*chosen, *between])
+    suffixes = [f"_{name}" for name in names(chosen)] if options.style_map is None else ["_regions"]
+    suffixes += ["_sheet"] * options.sheet + ["_sweep"] * bool(between)
     targets = name_targets(photos, options.out, suffixes)
     faults, written = 0, []
     with warnings.catch_warnings(), tqdm(targets, unit="photo", disable=len(targets) < 2) as bar:
@@ -67,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for photo in bar:
             bar.set_description(photo.name)
             try:
-                drawn = draw(sketcher, photo, styles, options)
+                drawn = draw(sketcher, photo, chosen, between, options)
             except HidaError as error:
                 message = str(error) if str(photo) in str(error) else f"{photo}: {error}"
                 if len(targets) == 1:
@@ -86,15 +104,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError(f"{faults} of {len(targets)} photos could not be drawn; the reasons stand above.")
 
 
-def draw(sketcher: Sketcher, photo: Path, styles: list[int], options: Options) -> list[Image.Image]:
-    """Return the sketches of one photo, and the sheet behind them if it is asked for."""
+def draw(
+    sketcher: Sketcher, photo: Path, styles: list[Style], between: list[Style], options: Options
+) -> list[Image.Image]:
+    """Return the sketches of one photo, and behind them the sheet and the sweep if they are asked for."""
     image = read_image(photo)
-    sketches, depth = sketcher.draw(image, styles, options.depth, options.frame, show_depth=options.sheet)
-    if not options.sheet:
-        return sketches
-    headings = ("photo", "depth", *(f"style {number}" for number in styles))
+    if options.style_map is not None:
+        styles = [style_map_from_file(options.style_map, image.size, sketcher.styles)]
+    drawn, depth = sketcher.draw(image, [*styles, *between], options.depth, options.frame, show_depth=options.sheet)
+    sketches, swept = drawn[: len(styles)], drawn[len(styles) :]
     height = min(512, max(256, image.height))
-    return [*sketches, sheet([[image, depth, *sketches]], headings, height)]
+    result = list(sketches)
+    if options.sheet:
+        headings = ("photo", "depth", *(style_heading(style) for style in styles))
+        result.append(sheet([[image, depth, *sketches]], headings, height))
+    if between:
+        result.append(sheet([[image, *swept]], ("photo", *(style_heading(style) for style in between)), height))
+    return result
 
 
 if __name__ == "__main__":

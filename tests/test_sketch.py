@@ -65,10 +65,26 @@ def test_a_folder_and_chosen_styles(folder):
     assert names == ["a_style1.png", "a_style3.png", "b_style1.png", "b_style3.png"]
 
 
+def test_mixtures_sweeps_and_regions(folder):
+    Image.fromarray(np.full((9, 9, 3), (255, 0, 80), np.uint8)).save(folder / "mask.png")
+    assert run("photos/a.png", "--style", "1:0.5,3:0.5", 2, "--sweep", 1, 3, "--steps", 3) == 0
+    assert run("photos/a.png", "--style-map", "mask.png") == 0
+    names = sorted(path.name for path in (folder / "sketches").iterdir())
+    assert names == ["a_regions.png", "a_style1-50_3-50.png", "a_style2.png", "a_sweep.png"]
+    assert Image.open(folder / "sketches" / "a_sweep.png").width > 4 * 250
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["photos", "--style", "7"], "there is no style 7; these weights have styles 1 to 3"),
+        (["photos/a.png", "--style", "1:0.5,9:0.5"], "there is no style 9"),
+        (["photos/a.png", "--style", "x"], "--style 'x'"),
+        (["photos/a.png", "--style", "1:1", "1:2"], "twice"),
+        (["photos/a.png", "--sweep", "1", "1"], "two different styles"),
+        (["photos/a.png", "--steps", "3"], "--steps has no effect"),
+        (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),
+        (["photos/a.png", "--style-map", "black.png"], "style numbers, 1 to 3"),
         (["nothere.jpg"], "nothere.jpg"),
         (["empty"], "holds no pictures"),
         (["text.jpg"], "text.jpg"),

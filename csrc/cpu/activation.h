@@ -7,7 +7,7 @@
 namespace hida {
 namespace HIDA_ISA {
 
-// The slopes of one plane, and its switch θ = σ(logits): one number, or lines computed as they are needed.
+// The slopes of one plane, and its switch θ = σ(logits): one number, or a line computed as it is needed.
 template <class Real>
 struct Switch {
   using V = Vec<Real>;
@@ -21,23 +21,64 @@ struct Switch {
     if (uniform) one_ = sigmoid<Elementary>(splat(read_one<Real>(logits, n, c)));
   }
 
-  // θ of a line; `buffer` holds kLine numbers.
-  HIDA_INLINE const Real* line(const Image& logits, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
-                               Real* buffer) const {
-    if (uniform) {
-      for (int64_t i = 0; i < count; i += kLanes<Real>) store(buffer + i, one_);
-      return buffer;
-    }
+  // f(i, θ) for the vectors of a line, θ being a vector or several; `buffer` holds kLine numbers.
+  template <class F>
+  HIDA_INLINE void for_line(const Image& logits, const Extent& e, int64_t n, int64_t c, int64_t first, int64_t count,
+                            Real* buffer, F f) const {
+    if (uniform)
+      return for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { f(i, repeat_like(like, one_)); });
     const Real* from = read_line(logits, e, n, c, first, count, buffer);
-    for (int64_t i = 0; i < count; i += kLanes<Real>) store(buffer + i, sigmoid<Elementary>(load(from + i)));
-    return buffer;
+    for_vectors<Real>(count,
+                      [&](int64_t i, auto like) HIDA_INLINED { f(i, sigmoid<Elementary>(load_like(like, from + i))); });
   }
 
-  HIDA_INLINE V value(V x, V theta) const { return acon<Elementary>(x, theta, slope, base); }
-  HIDA_INLINE AconSlopes<V> slopes(V x, V theta) const { return acon_slopes<Elementary>(x, theta, slope, base); }
+  template <class T>
+  HIDA_INLINE T value(const T& x, const T& theta) const {
+    return acon<Elementary>(x, theta, slope, base);
+  }
+  template <class T>
+  HIDA_INLINE AconSlopes<T> slopes(const T& x, const T& theta) const {
+    return acon_slopes<Elementary>(x, theta, slope, base);
+  }
 
  private:
   V one_{};
+};
+
+// Sums over a plane that the gradients of p1, p2 and of a switch that planes share are.
+struct AconSums {
+  double q = 0, rest = 0, logits = 0;
+
+  // Put them where the caller wants them, (N, C) arrays of Real.
+  template <class Real>
+  HIDA_INLINE void write(void* dp1, void* dp2, void* dlogits, int64_t at) const {
+    if (dp1) static_cast<Real*>(dp1)[at] = Real(q);
+    if (dp2) static_cast<Real*>(dp2)[at] = Real(rest);
+    if (dlogits) static_cast<Real*>(dlogits)[at] = Real(logits);
+  }
+};
+
+// The same sums over a line, in vectors.
+template <class Real>
+struct AconLineSums {
+  using V = Vec<Real>;
+  V q{}, rest{}, logits{};
+
+  // Take the gradient df of the activation's value at x; returns the gradient of the logits. Zeros behind a line's end
+  // add nothing.
+  template <class T>
+  HIDA_INLINE T add(const T& df, const T& x, const T& slope_q, const T& tilt) {
+    const T gx = df * x, gl = df * tilt;
+    q += total(gx * slope_q);
+    rest += total(gx * (1 - slope_q));
+    logits += total(gl);
+    return gl;
+  }
+  HIDA_INLINE void add_to(AconSums& sums) const {
+    sums.q += sum(q);
+    sums.rest += sum(rest);
+    sums.logits += sum(logits);
+  }
 };
 
 }  // namespace HIDA_ISA

@@ -14,35 +14,40 @@ namespace {
 struct Statistics {
   double count = 0, mean = 0, squares = 0;
 
+  // A line whose sum is known.
   template <class Real>
-  HIDA_INLINE void add(const Real* line, int64_t size) {
+  HIDA_INLINE void add(const Real* line, int64_t size, Vec<Real> total) {
     using V = Vec<Real>;
-    V total{};
-    for (int64_t i = 0; i < size; i += kLanes<Real>) {
-      V v = load(line + i);
-      if (i + kLanes<Real> > size) v = keep_first<Real>(v, size - i);
-      total += v;
+    constexpr int L = kLanes<Real>;
+    const Real around = Real(sum(total) / double(size));
+    V rest[2] = {}, spread[2] = {};
+    int64_t i = 0;
+    for (; i + 2 * L <= size; i += 2 * L) {
+      for (int k = 0; k < 2; ++k) {
+        const V v = load(line + i + k * L) - around;
+        rest[k] += v;
+        spread[k] += v * v;
+      }
     }
-    const Real around = Real(sum<Real>(total) / double(size));
-    V rest{}, spread{};
-    for (int64_t i = 0; i < size; i += kLanes<Real>) {
-      V v = load(line + i) - around;
-      if (i + kLanes<Real> > size) v = keep_first<Real>(v, size - i);
-      rest += v;
-      spread += v * v;
+    for (; i < size; i += L) {
+      const V v = keep_first<Real>(load(line + i) - around, size - i);
+      rest[0] += v;
+      spread[0] += v * v;
     }
-    const double off = sum<Real>(rest) / double(size);  // what rounding left in `around`
-    merge(double(size), double(around) + off, sum<Real>(spread) - off * off * double(size));
+    const double off = sum(rest[0] + rest[1]) / double(size);  // what rounding left in `around`
+    merge(double(size), double(around) + off, sum(spread[0] + spread[1]) - off * off * double(size));
   }
 
   HIDA_INLINE void merge(double n, double m, double s) {
-    const double both = count + n, gap = m - mean;
-    squares += s + gap * gap * (count * n / both);
-    mean += gap * (n / both);
-    count = both;
+    const double share = n / (count + n), gap = m - mean;
+    squares += s + gap * gap * (count * share);
+    mean += gap * share;
+    count += n;
   }
 };
 
+// The first pass computes and reads two tensors, the second hardly computes and reads two others. So the first asks for
+// the second's memory, and the second for that of the next plane, or the processor would wait in every other pass.
 template <class Real>
 void forward(const Adapt& a, int64_t begin, int64_t end) {
   using V = Vec<Real>;
@@ -59,15 +64,25 @@ void forward(const Adapt& a, int64_t begin, int64_t end) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
       for (int64_t c = c0; c < c1; ++c) {
         Real* f = activated.get() + (c - c0) * size + first;
+        const Ahead gamma(a.gamma, e, n, c, first), beta(a.beta, e, n, c, first);
+        V sum_f{};
         if (a.activate) {
           const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
           const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-          const Real* theta = plane.line(a.logits, e, n, c, first, count, theta_line);
-          for (int64_t i = 0; i < count; i += kLanes<Real>) store(f + i, plane.value(load(x + i), load(theta + i)));
+          plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+            gamma.touch(i, theta), beta.touch(i, theta);
+            const auto value = plane.value(load_like(theta, x + i), theta);  // 0 behind the end, where x is
+            store(f + i, value);
+            sum_f += total(value);
+          });
         } else {
           copy_line(a.x, e, n, c, first, count, f);
+          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+            gamma.touch(i, like), beta.touch(i, like);
+            sum_f += total(load_like(like, f + i));
+          });
         }
-        statistics[c - c0].add(f, count);
+        statistics[c - c0].add(f, count, sum_f);
       }
     }
     for (int64_t c = c0; c < c1; ++c) {
@@ -82,14 +97,27 @@ void forward(const Adapt& a, int64_t begin, int64_t end) {
         const Real* f = activated.get() + (c - c0) * size + first;
         const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
         const Real* beta = read_line(a.beta, e, n, c, first, count, beta_line);
-        const Real* added = a.residual == Residual::none        ? nullptr
-                            : a.residual == Residual::activated ? f
-                                                                : read_line(a.added, e, n, c, first, count, x_line);
         Real* y = target_line(a.y, e, n, c, first, count, y_line);
-        for (int64_t i = 0; i < count; i += kLanes<Real>) {
-          V value = modulate(normalise(load(f + i), mean, rstd), load(gamma + i), load(beta + i));
-          if (added) value += load(added + i);
-          store(y + i, value);
+        const bool last = unit + 1 == end;
+        const int64_t next_n = last ? n : (unit + 1) / groups,
+                      next_c = last ? c : (unit + 1) % groups * a.planes.abreast;
+        const Ahead next_x(a.x, e, next_n, next_c, first), next_logits(a.logits, e, next_n, next_c, first);
+        const auto write = [&](auto residual) HIDA_INLINED {
+          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+            next_x.touch(i, like), next_logits.touch(i, like);
+            const auto f_i = load_like(like, f + i);
+            store(y + i,
+                  residual(modulate(normalise(f_i, mean, rstd), load_like(like, gamma + i), load_like(like, beta + i)),
+                           f_i, i));
+          });
+        };
+        if (a.residual == Residual::activated) {
+          write([](auto value, auto f_i, int64_t) HIDA_INLINED { return value + f_i; });
+        } else if (a.residual == Residual::tensor) {
+          const Real* added = read_line(a.added, e, n, c, first, count, x_line);
+          write([&](auto value, auto, int64_t i) HIDA_INLINED { return value + load_like(value, added + i); });
+        } else {
+          write([](auto value, auto, int64_t) HIDA_INLINED { return value; });
         }
         write_line(a.y, e, n, c, first, count, y, y_line);
       }
@@ -108,13 +136,14 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
   Scratch<Real> normalised(size * a.planes.abreast), slope_of(size * a.planes.abreast),
       q(a.activate ? size * a.planes.abreast : 0), tilt(a.activate ? size * a.planes.abreast : 0);
   struct Sums {
-    double d, dx, q, rest, logits;
+    double d = 0, dx = 0;
+    AconSums acon;
   };
   Scratch<Sums> sums(a.planes.abreast);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / groups, c0 = unit % groups * a.planes.abreast;
     const int64_t c1 = c0 + a.planes.abreast < e.c ? c0 + a.planes.abreast : e.c;
-    for (int64_t c = c0; c < c1; ++c) sums[c - c0] = {0, 0, 0, 0, 0};
+    for (int64_t c = c0; c < c1; ++c) sums[c - c0] = Sums();
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
       for (int64_t c = c0; c < c1; ++c) {
@@ -125,79 +154,66 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
         const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
         Real* dgamma = a.dgamma.data ? target_line(a.dgamma, e, n, c, first, count, out_line) : out_line;
         V sum_d{}, sum_dx{};
-        const auto finish = [&](int64_t i, V f) {
-          const V g = load(grad + i), unit_f = normalise(f, mean, rstd), d = g * (1 + load(gamma + i));
+        const auto finish = [&](int64_t i, auto f) HIDA_INLINED {
+          const auto g = load_like(f, grad + i), unit_f = normalise(f, mean, rstd);
+          const auto d = g * (1 + load_like(f, gamma + i));
           store(normalised.get() + at + i, unit_f);
           store(slope_of.get() + at + i, d);
           store(dgamma + i, g * unit_f);
-          sum_d += d;  // grad is zero behind the end: nothing is added there
-          sum_dx += d * unit_f;
+          sum_d += total(d);  // grad is zero behind the end: nothing is added there
+          sum_dx += total(d * unit_f);
         };
         if (a.activate) {
           const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
-          const Real* theta = plane.line(a.logits, e, n, c, first, count, theta_line);
-          for (int64_t i = 0; i < count; i += kLanes<Real>) {
-            const AconSlopes<V> s = plane.slopes(load(x + i), load(theta + i));
+          plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+            const auto s = plane.slopes(load_like(theta, x + i), theta);
             store(q.get() + at + i, s.q);
             store(tilt.get() + at + i, s.tilt);
             finish(i, s.value);
-          }
+          });
         } else {
-          for (int64_t i = 0; i < count; i += kLanes<Real>) finish(i, load(x + i));
+          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { finish(i, load_like(like, x + i)); });
         }
-        sums[c - c0].d += sum<Real>(sum_d);
-        sums[c - c0].dx += sum<Real>(sum_dx);
+        sums[c - c0].d += sum(sum_d);
+        sums[c - c0].dx += sum(sum_dx);
         write_line(a.dgamma, e, n, c, first, count, dgamma, out_line);
       }
     }
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
       for (int64_t c = c0; c < c1; ++c) {
-        Sums& total = sums[c - c0];
+        Sums& plane_sums = sums[c - c0];
         const Real rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
-        const Real mean_d = Real(total.d / double(pixels)), mean_dx = Real(total.dx / double(pixels));
+        const Real mean_d = Real(plane_sums.d / double(pixels)), mean_dx = Real(plane_sums.dx / double(pixels));
         const int64_t at = (c - c0) * size + first;
         const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
         Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, out_line) : out_line;
-        const auto upstream = [&](int64_t i) {
-          V df =
-              normalise_gradient(load(slope_of.get() + at + i), load(normalised.get() + at + i), mean_d, mean_dx, rstd);
-          if (a.residual == Residual::activated) df += load(grad + i);
-          return df;
+        const auto upstream = [&](int64_t i, auto like) HIDA_INLINED {
+          return normalise_gradient(load_like(like, slope_of.get() + at + i),
+                                    load_like(like, normalised.get() + at + i), mean_d, mean_dx, rstd);
         };
         if (a.activate) {
           const Real base = read_one<Real>(a.p2, n, c), slope = read_one<Real>(a.p1, n, c) - base;
           const Real* x = read_line(a.x, e, n, c, first, count, x_line);
           Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, out_line_2) : out_line_2;
-          V sum_q{}, sum_rest{}, sum_logits{};
-          for (int64_t i = 0; i < count; i += kLanes<Real>) {
-            const V df = upstream(i), x_i = load(x + i), q_i = load(q.get() + at + i);
-            const V gx = df * x_i;  // x and tilt are zero behind the end
-            const V gl = df * load(tilt.get() + at + i);
-            V to_x = df * (slope * q_i + base);
-            if (a.grad_to_x) to_x += load(grad + i);
-            store(dx + i, to_x);
-            store(dlogits + i, gl);
-            sum_q += gx * q_i;
-            sum_rest += gx * (1 - q_i);
-            sum_logits += gl;
-          }
-          total.q += sum<Real>(sum_q);
-          total.rest += sum<Real>(sum_rest);
-          total.logits += sum<Real>(sum_logits);
+          // What of the upstream gradient goes past the norm: to f, or straight to x.
+          const Real to_f = a.residual == Residual::activated ? 1 : 0, to_x = a.grad_to_x ? 1 : 0;
+          AconLineSums<Real> line;
+          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+            const auto g = load_like(like, grad + i), q_i = load_like(like, q.get() + at + i);
+            const auto df = upstream(i, like) + to_f * g;
+            store(dx + i, df * (slope * q_i + base) + to_x * g);
+            store(dlogits + i, line.add(df, load_like(like, x + i), q_i, load_like(like, tilt.get() + at + i)));
+          });
+          line.add_to(plane_sums.acon);
           write_line(a.dlogits, e, n, c, first, count, dlogits, out_line_2);
         } else {
-          for (int64_t i = 0; i < count; i += kLanes<Real>) store(dx + i, upstream(i));
+          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { store(dx + i, upstream(i, like)); });
         }
         write_line(a.dx, e, n, c, first, count, dx, out_line);
       }
     }
-    for (int64_t c = c0; c < c1; ++c) {
-      const Sums& total = sums[c - c0];
-      if (a.dp1) static_cast<Real*>(a.dp1)[n * e.c + c] = Real(total.q);
-      if (a.dp2) static_cast<Real*>(a.dp2)[n * e.c + c] = Real(total.rest);
-      if (a.dlogits_sum) static_cast<Real*>(a.dlogits_sum)[n * e.c + c] = Real(total.logits);
-    }
+    for (int64_t c = c0; c < c1; ++c) sums[c - c0].acon.template write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
   }
 }
 

@@ -73,6 +73,16 @@ struct Deform {
   int64_t taps() const { return kernel_h * kernel_w; }
 };
 
+// A transposed convolution, 4×4, stride 2, padding 1, in float. Few pixels: by output channels, from `columns`, (C_in,
+// pixels of the batch padded to whole vectors). Few output channels: by rows, from x, whose rows are whole vectors.
+struct Doubling {
+  Extent in, out;
+  const float *x = nullptr, *columns = nullptr, *weight = nullptr, *bias = nullptr;  // contiguous; bias may be absent
+  float* y = nullptr;
+};
+constexpr int64_t kRowsDoubled = 8;       // input rows of a unit
+constexpr int64_t kChannelsDoubled = 64;  // output channels of a unit: its part of a weight row is a page of memory
+
 constexpr int64_t kBlock = 16;        // channels; sixteen floats are a cache line
 constexpr int64_t kTile = 64;         // output pixels, counted through the whole batch
 constexpr int64_t kRowsAtATime = 24;  // output channels of a unit where there are few pixels
@@ -89,6 +99,8 @@ struct Kernels {
   void (*deform_product)(const Deform&, int64_t, int64_t);    // units: kRowsAtATime output channels
   void (*deform_backward)(const Deform&, int64_t, int64_t);   // units: (part, block)
   void (*deform_gather)(const Deform&, int64_t, int64_t);     // units: (image, deformable group, tap)
+  void (*plain_columns)(const Deform&, int64_t, int64_t);     // units: input channels; no offsets, no mask
+  void (*doubling)(const Doubling&, int64_t, int64_t);
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

@@ -8,7 +8,7 @@
 namespace hida {
 namespace HIDA_ISA {
 
-constexpr int64_t kLine = 512;  // pixels; a handful of lines stay in the first-level cache
+constexpr int64_t kLine = 2048;  // pixels; a handful of lines stay in the first-level cache
 
 template <class Real>
 constexpr int64_t padded(int64_t count) {
@@ -203,6 +203,31 @@ inline void write_line(const Image& image, const Extent& e, int64_t n, int64_t c
     });
   });
 }
+
+// Ask for memory before it is needed: touch(i) fetches pixel i of a line into the second-level cache. Does nothing for
+// a plane that does not lie in one piece.
+class Ahead {
+ public:
+  Ahead() = default;
+  HIDA_INLINE Ahead(const Image& image, const Extent& e, int64_t n, int64_t c, int64_t first) {
+    if (image.data == nullptr || image.step != 1 || image.row != e.w) return;
+    step_ = image.dtype == Dtype::f64 ? 8 : image.dtype == Dtype::f32 ? 4 : 2;
+    from_ = static_cast<const char*>(image.data) + (n * image.n + c * image.c + first) * step_;
+  }
+  template <class V>
+  HIDA_INLINE void touch(int64_t i, const V&) const {
+    __builtin_prefetch(from_ + i * step_, 0, 2);
+  }
+  template <class Real, int K>
+  HIDA_INLINE void touch(int64_t i, const Several<Real, K>&) const {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) __builtin_prefetch(from_ + (i + k * kLanes<Real>)*step_, 0, 2);
+  }
+
+ private:
+  const char* from_ = reinterpret_cast<const char*>(this);
+  int64_t step_ = 0;
+};
 
 // One number of an image.
 template <class Real>

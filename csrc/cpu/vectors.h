@@ -25,6 +25,7 @@ namespace hida {
 namespace HIDA_ISA {
 
 #define HIDA_INLINE inline __attribute__((always_inline))
+#define HIDA_INLINED __attribute__((always_inline))  // behind a lambda's parameters
 
 template <class Real>
 struct Traits;
@@ -58,6 +59,91 @@ HIDA_INLINE Vec<Real> splat(Real value) {
   return value - Vec<Real>{};  // −0 keeps its sign
 }
 
+// Vectors computed abreast. A chain of dependent operations as long as two exponentials fills the processor's
+// schedulers with operations that wait; several chains side by side keep its units busy.
+template <class Real, int kCount>
+struct Several {
+  Vec<Real> part[kCount];
+};
+#if defined(__AVX512F__)
+constexpr int kAbreast = 4;
+#else
+constexpr int kAbreast = 2;  // of sixteen registers
+#endif
+
+template <class Real, int K, class F>
+HIDA_INLINE Several<Real, K> each(F f) {
+  Several<Real, K> result;
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) result.part[k] = f(k);
+  return result;
+}
+#define HIDA_SEVERAL(op)                                                                           \
+  template <class Real, int K>                                                                     \
+  HIDA_INLINE Several<Real, K> operator op(const Several<Real, K>& a, const Several<Real, K>& b) { \
+    return each<Real, K>([&](int k) HIDA_INLINED { return a.part[k] op b.part[k]; });              \
+  }                                                                                                \
+  template <class Real, int K>                                                                     \
+  HIDA_INLINE Several<Real, K> operator op(Real a, const Several<Real, K>& b) {                    \
+    return each<Real, K>([&](int k) HIDA_INLINED { return a op b.part[k]; });                      \
+  }                                                                                                \
+  template <class Real, int K>                                                                     \
+  HIDA_INLINE Several<Real, K> operator op(const Several<Real, K>& a, Real b) {                    \
+    return each<Real, K>([&](int k) HIDA_INLINED { return a.part[k] op b; });                      \
+  }                                                                                                \
+  template <class Real, int K>                                                                     \
+  HIDA_INLINE Several<Real, K> operator op(int a, const Several<Real, K>& b) {                     \
+    return Real(a) op b;                                                                           \
+  }
+HIDA_SEVERAL(+)
+HIDA_SEVERAL(-)
+HIDA_SEVERAL(*)
+#undef HIDA_SEVERAL
+template <class Real, int K>
+HIDA_INLINE Several<Real, K> operator-(const Several<Real, K>& a) {
+  return each<Real, K>([&](int k) HIDA_INLINED { return -a.part[k]; });
+}
+
+// Loads and stores of either, by the type of the value or of one like it.
+HIDA_INLINE Vec<float> load_like(Vec<float>, const float* from) {
+  return load(from);
+}
+HIDA_INLINE Vec<double> load_like(Vec<double>, const double* from) {
+  return load(from);
+}
+template <class Real, int K>
+HIDA_INLINE Several<Real, K> load_like(const Several<Real, K>&, const Real* from) {
+  return each<Real, K>([&](int k) HIDA_INLINED { return load(from + k * kLanes<Real>); });
+}
+template <class Real, int K>
+HIDA_INLINE void store(Real* to, const Several<Real, K>& v) {
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) store(to + k * kLanes<Real>, v.part[k]);
+}
+HIDA_INLINE Vec<float> repeat_like(Vec<float>, Vec<float> v) {
+  return v;
+}
+HIDA_INLINE Vec<double> repeat_like(Vec<double>, Vec<double> v) {
+  return v;
+}
+template <class Real, int K>
+HIDA_INLINE Several<Real, K> repeat_like(const Several<Real, K>&, Vec<Real> v) {
+  return each<Real, K>([&](int) HIDA_INLINED { return v; });
+}
+HIDA_INLINE Vec<float> total(Vec<float> v) {
+  return v;
+}
+HIDA_INLINE Vec<double> total(Vec<double> v) {
+  return v;
+}
+template <class Real, int K>
+HIDA_INLINE Vec<Real> total(const Several<Real, K>& v) {
+  Vec<Real> sum = v.part[0];
+#pragma GCC unroll 8
+  for (int k = 1; k < K; ++k) sum += v.part[k];
+  return sum;
+}
+
 // The first `count` lanes of memory, zeros behind them; and back.
 template <class Real>
 HIDA_INLINE Vec<Real> load_first(const Real* from, int64_t count) {
@@ -78,12 +164,30 @@ HIDA_INLINE Vec<Real> keep_first(Vec<Real> v, int64_t count) {
   return v;
 }
 
-// Fixed order: lane 0 to the last.
-template <class Real>
-HIDA_INLINE double sum(Vec<Real> v) {
+// Sum of the lanes in double, always in the same order.
+HIDA_INLINE double sum(Vec<double> v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_pd((__m512d)v);
+#else
   double total = 0;
-  for (int i = 0; i < kLanes<Real>; ++i) total += v[i];
+  for (int i = 0; i < kLanes<double>; ++i) total += v[i];
   return total;
+#endif
+}
+HIDA_INLINE double sum(Vec<float> v) {
+#if defined(__AVX512F__)
+  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+  return sum((Vec<double>)_mm512_add_pd(low, high));
+#elif defined(__AVX2__)
+  const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+  const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+  return sum((Vec<double>)_mm256_add_pd(low, high));
+#else
+  double total = 0;
+  for (int i = 0; i < kLanes<float>; ++i) total += double(v[i]);
+  return total;
+#endif
 }
 
 HIDA_INLINE Vec<float> clamp(Vec<float> x, float low, float high) {  // keeps NaN
@@ -101,46 +205,88 @@ HIDA_INLINE Vec<double> clamp(Vec<double> x, double low, double high) {
   return x > high ? splat(high) : x;
 }
 
-// exp and reciprocal as math.h wants them. exp is within 2 ulp where its result is a normal number; arguments outside
-// are clamped, so that it neither overflows nor vanishes: the logistic function needs no more.
+// f(i, like) for `count` numbers from 0 on: by several vectors, then by one; `like` is a value of the type.
+template <class Real, class F>
+HIDA_INLINE void for_vectors(int64_t count, F f) {
+  constexpr int64_t L = kLanes<Real>;
+  int64_t i = 0;
+  for (; i + kAbreast * L <= count; i += kAbreast * L) f(i, Several<Real, kAbreast>{});
+  for (; i < count; i += L) f(i, Vec<Real>{});
+}
+
+template <class Real, int K>
+HIDA_INLINE Several<Real, K> clamp(const Several<Real, K>& x, Real low, Real high) {
+  return each<Real, K>([&](int k) HIDA_INLINED { return clamp(x.part[k], low, high); });
+}
+
+// 2^k of numbers whose low bits hold the integer k, as rounding by a large addend leaves it.
+HIDA_INLINE Vec<float> power_of_two(Vec<float> shifted) {
+  typedef Traits<float>::I I;
+  return (Vec<float>)(((I)shifted << 23) + (127 << 23));
+}
+HIDA_INLINE Vec<double> power_of_two(Vec<double> shifted) {
+  typedef Traits<double>::I I;
+  return (Vec<double>)(((I)shifted << 52) + (int64_t(1023) << 52));
+}
+template <class Real, int K>
+HIDA_INLINE Several<Real, K> power_of_two(const Several<Real, K>& shifted) {
+  return each<Real, K>([&](int k) HIDA_INLINED { return power_of_two(shifted.part[k]); });
+}
+
+// Arguments are clamped, so that the result neither overflows nor vanishes: the logistic function needs no more.
+// Within 2 ulp where the result is a normal number.
+template <class V>
+HIDA_INLINE V exp_float(V x) {
+  x = clamp(x, -87.33f, 88.0f);
+  const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, kept in the low bits
+  const V shifted = x * 1.44269504f + magic;
+  const V whole = shifted - magic;
+  V r = x - whole * 0.693359375f;
+  r = r + whole * 2.12194440e-4f;
+  // Minimax on |r| ≤ ln 2 / 2: relative error 3e-9 before rounding.
+  V p = r * 1.3814110128e-3f + 8.3687113714e-3f;
+  p = p * r + 4.1668394716e-2f;
+  p = p * r + 1.6666520710e-1f;
+  p = p * r + 4.9999993440e-1f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * power_of_two(shifted);
+}
+template <class V>
+HIDA_INLINE V exp_double(V x) {
+  x = clamp(x, -708.0, 709.0);
+  const double magic = 6755399441055744.0;  // 1.5·2⁵²
+  const V shifted = x * 1.4426950408889634 + magic;
+  const V whole = shifted - magic;
+  V r = x - whole * 6.93145751953125e-1;
+  r = r - whole * 1.42860682030941723212e-6;
+  V p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;  // Taylor, degree 13, |r| ≤ ln 2 / 2
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  return p * power_of_two(shifted);
+}
+
+// exp and reciprocal as math.h wants them.
 struct Elementary {
-  static HIDA_INLINE Vec<float> exp(Vec<float> x) {
-    x = clamp(x, -87.33f, 88.0f);
-    const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, kept in the low bits
-    const Vec<float> shifted = x * 1.44269504f + magic;
-    const Vec<float> whole = shifted - magic;
-    Vec<float> r = x - whole * 0.693359375f;
-    r = r + whole * 2.12194440e-4f;
-    Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    typedef Traits<float>::I I;
-    return p * (Vec<float>)(((I)shifted << 23) + (127 << 23));
+  static HIDA_INLINE Vec<float> exp(Vec<float> x) { return exp_float(x); }
+  static HIDA_INLINE Vec<double> exp(Vec<double> x) { return exp_double(x); }
+  template <int K>
+  static HIDA_INLINE Several<float, K> exp(const Several<float, K>& x) {
+    return exp_float(x);
   }
-  static HIDA_INLINE Vec<double> exp(Vec<double> x) {
-    x = clamp(x, -708.0, 709.0);
-    const double magic = 6755399441055744.0;  // 1.5·2⁵²
-    const Vec<double> shifted = x * 1.4426950408889634 + magic;
-    const Vec<double> whole = shifted - magic;
-    Vec<double> r = x - whole * 6.93145751953125e-1;
-    r = r - whole * 1.42860682030941723212e-6;
-    Vec<double> p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;  // Taylor, degree 13, |r| ≤ ln 2 / 2
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * (r * r) + r + 1.0;
-    typedef Traits<double>::I I;
-    return p * (Vec<double>)(((I)shifted << 52) + (int64_t(1023) << 52));
+  template <int K>
+  static HIDA_INLINE Several<double, K> exp(const Several<double, K>& x) {
+    return exp_double(x);
   }
   static HIDA_INLINE Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)  // a Newton step is cheaper than the division, and as good to an ulp
@@ -151,6 +297,10 @@ struct Elementary {
 #endif
   }
   static HIDA_INLINE Vec<double> reciprocal(Vec<double> x) { return 1.0 / x; }
+  template <class Real, int K>
+  static HIDA_INLINE Several<Real, K> reciprocal(const Several<Real, K>& x) {
+    return each<Real, K>([&](int k) HIDA_INLINED { return reciprocal(x.part[k]); });
+  }
 };
 
 // Scratch memory on cache lines. Not std::vector: its code, too, would be compiled for this instruction set and

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,8 @@ from hida.data.dataset import PairTensors
 from hida.data.images import ImageSource, read_image
 from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
-from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo
+from hida.drawing.styles import Style, mixture_weights, require_style
+from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.models import Generator
 
@@ -71,7 +73,8 @@ class Sketcher:
 
     @property
     def styles(self) -> int:
-        return self.config.generator.styles
+        """How many styles these weights can draw; one if the style does not enter the network."""
+        return self.config.generator.styles if self.config.generator.style_map else 1
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +83,7 @@ class Sketcher:
     def __call__(
         self,
         photo: ImageSource | Sequence[ImageSource],
-        style: int | Sequence[int] = 1,
+        style: Style | Sequence[Style] = 1,
         depth: DepthSource | Sequence[DepthSource] | None = None,
         frame: Frame = "auto",
     ) -> Image.Image | list[Image.Image]:
@@ -88,11 +91,13 @@ class Sketcher:
 
         Args:
             photo: a path, a PIL image, an H×W(×3) array, or a list of these.
-            style: 1 … S. A list gives one for each photo of a list, or several drawings of a single photo.
+            style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights of every pixel. A
+                list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
                 photo's size; a list gives one for each photo.
-            frame: "auto" draws the whole photo with its face upright at its own scale; "face" leaves the paper white
-                around the face; "whole" looks for no face.
+            frame: "auto" draws the whole photo with its face upright at its own scale, and, where it shows none and
+                ``depth`` says how to go on, as it is; "face" leaves the paper white around the face; "whole" looks
+                for no face.
 
         Returns:
             Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
@@ -102,9 +107,10 @@ class Sketcher:
         """
         several = isinstance(photo, list | tuple)
         photos = list(photo) if several else [photo]
-        wanted = [list(style)] * len(photos) if not several and not isinstance(style, int) else None
+        single = isinstance(style, int | np.integer | Mapping | np.ndarray)
+        wanted = None if several or single else [list(style)] * len(photos)
         if wanted is None:
-            each = [style] * len(photos) if isinstance(style, int) else list(style)
+            each = [style] * len(photos) if single else list(style)
             if len(each) != len(photos):
                 raise HidaError(f"style has {len(each)} entries for {len(photos)} photos; give one for each.")
             wanted = [[number] for number in each]
@@ -118,19 +124,18 @@ class Sketcher:
             for source, numbers, map_ in zip(photos, wanted, given, strict=True)
             for sketch in self.draw(source, numbers, map_, frame)[0]
         ]
-        return sketches if several or not isinstance(style, int) else sketches[0]
+        return sketches if several or not single else sketches[0]
 
-    def require_styles(self, styles: Sequence[int]) -> None:
-        """Raise HidaError unless every entry is a style of these weights."""
-        for number in styles:
-            if not isinstance(number, int | np.integer) or not 1 <= number <= self.styles:
-                raise HidaError(f"there is no style {number}; these weights have styles 1 to {self.styles}.")
+    def require_styles(self, styles: Sequence[Style]) -> None:
+        """Raise HidaError unless these weights can draw every entry."""
+        for style in styles:
+            require_style(style, self.styles)
 
     @torch.inference_mode()
     def draw(
         self,
         photo: ImageSource,
-        styles: Sequence[int],
+        styles: Sequence[Style],
         depth: DepthSource | None = None,
         frame: Frame = "auto",
         show_depth: bool = False,
@@ -139,15 +144,16 @@ class Sketcher:
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
-        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix) for matrix in views.views]))
+        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
+        steering = [self._steering(style, views) for style in styles]
         drawn: list[list[np.ndarray]] = [[] for _ in styles]
-        for start in range(0, len(photos), BATCH):
-            encoded = self.generator.encode(photos[start : start + BATCH], maps[start : start + BATCH])
-            for number, pieces in zip(styles, drawn, strict=True):
-                style = torch.full((len(encoded.stem_photo),), number - 1, device=self.device)
-                sketch = self.generator.sketch(self.generator.decode(encoded, style), encoded)
+        count = max(1, BATCH * CROP**2 // views.side**2)
+        for start in range(0, len(photos), count):
+            encoded = self.generator.encode(photos[start : start + count], maps[start : start + count])
+            for style, pieces in zip(steering, drawn, strict=True):
+                sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
         sketches = [compose_picture(views, pieces) for pieces in drawn]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
@@ -166,6 +172,18 @@ class Sketcher:
         first = (sketch.shape[-1] - side) // 2
         return _bytes(sketch[:, :, first : first + side, first : first + side])
 
+    def _steering(self, style: Style, views: Plan) -> Tensor:
+        """Return what the generator takes as style for each view: numbers, weights, or maps of weights."""
+        count, styles = len(views.views), self.config.generator.styles
+        if isinstance(style, np.ndarray):
+            if style.shape[1::-1] != views.size:
+                raise HidaError(f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size.")
+            maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
+            return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
+        if isinstance(style, Mapping):
+            return torch.from_numpy(mixture_weights(style, styles)).to(self.device).expand(count, -1)
+        return torch.full((count,), style - 1, device=self.device)
+
     def _prepare(
         self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame
     ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
@@ -174,34 +192,38 @@ class Sketcher:
         method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
         method = "auto" if depth is None else method
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
-        face = None if frame == "whole" else self._face(pixels, model)
+        face = None if frame == "whole" else _first_face(pixels, model)
+        if face is None and frame != "whole":
+            if frame == "face" or depth is None or method in ("auto", "tddfa"):
+                raise NoFaceError(
+                    "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
+                    "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
+                )
+            warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
         views = plan(size, None if face is None else face.points, surroundings=frame != "face")
         if method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
-            return views, [face.depth((CROP, CROP), matrix) for matrix in views.views], partial(face.depth, size)
+            return (
+                views,
+                [face.depth((views.side, views.side), matrix) for matrix in views.views],
+                partial(face.depth, size),
+            )
         if method is None:
             map_ = depth_from_file(depth, size)
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        return views, [view_depth(map_, matrix) for matrix in views.views], lambda: map_
+        return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
 
-    @staticmethod
-    def _face(pixels: np.ndarray, model: str) -> Face:
-        faces = depths.face_model(model).faces(pixels)
-        if not faces:
-            raise NoFaceError(
-                "no face was found in the photo; give one that shows a face upright, or draw it as it is with frame "
-                "'whole' (--frame whole)."
-            )
-        return faces[0]
+
+def _first_face(pixels: np.ndarray, model: str) -> Face | None:
+    return next(iter(depths.face_model(model).faces(pixels)), None)
 
 
 def _any_face(pixels: np.ndarray, model: str) -> Face:
     """Return the largest face, or the whole picture taken for one."""
-    faces = depths.face_model(model).faces(pixels)
-    return faces[0] if faces else depths.face_model("builtin").whole(pixels)
+    return _first_face(pixels, model) or depths.face_model("builtin").whole(pixels)
 
 
 def _bytes(sketch: Tensor) -> Tensor:

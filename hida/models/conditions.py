@@ -12,7 +12,9 @@ from hida.ops.checks import OpError
 
 
 def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
-    """Return (N, S) floating-point weights from (N,) style numbers 0..S−1 or from weights themselves.
+    """Return (N, S) floating-point weights from (N,) style numbers 0..S−1; weights pass as they are.
+
+    Weights are (N, S), one mixture an image, or (N, S, H, W), one a pixel.
 
     Style numbers outside the range cannot be checked without a device synchronisation: they give a zero row,
     which is no style at all; callers that read user input check it first.
@@ -22,15 +24,22 @@ def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
     """
     if not isinstance(style, Tensor):
         raise OpError(f"style must be a torch.Tensor, not {type(style).__name__}.")
-    if style.dim() == 2 and tuple(style.shape) == (batch, styles) and style.is_floating_point():
+    if style.dim() in (2, 4) and tuple(style.shape[:2]) == (batch, styles) and style.is_floating_point():
         return style
     if style.dim() == 1 and style.shape[0] == batch and not style.is_floating_point():
         numbers = torch.arange(styles, device=style.device)
         return (style[:, None] == numbers).float()
     raise OpError(
-        f"style must be ({batch},) integers or ({batch}, {styles}) floating-point weights; "
+        f"style must be ({batch},) integers, ({batch}, {styles}) or ({batch}, {styles}, H, W) floating-point weights; "
         f"it is {tuple(style.shape)} of {style.dtype}."
     )
+
+
+def style_at(weights: Tensor, size: torch.Size) -> Tensor:
+    """Return the weights of :func:`style_weights` at a level's ``size``: the mean over what a pixel there covers."""
+    if weights.dim() == 2:
+        return weights[:, :, None, None].expand(-1, -1, *size)
+    return functional.interpolate(weights, size=size, mode="area")
 
 
 def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussian"]) -> list[Tensor]:

@@ -8,25 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from hida.config import GeneratorConfig
-from hida.models.conditions import depth_pyramid, style_weights
-from hida.nn import DOG, DynamicAdaptation, MetaACON
+from hida.models.conditions import depth_pyramid, style_at, style_weights
+from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, Upsample
+from hida.nn.ablation import activation
 from hida.ops.checks import OpError
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""
 
 
-def upsample(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
-
-
 class EncoderLevel(nn.Module):
     """metaACON → conv 4×4 stride 2 → instance norm (none at the bottleneck): (N, C, H, W) → (N, C', H/2, W/2)."""
 
-    def __init__(self, in_channels: int, out_channels: int, normalise: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, normalise: bool, config: GeneratorConfig) -> None:
         super().__init__()
-        self.activation = MetaACON(in_channels)
-        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        self.activation = activation(config.activation, in_channels, slope=0.2)
+        self.conv = Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
         self.norm = nn.InstanceNorm2d(out_channels) if normalise else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,46 +34,70 @@ class DecoderLevel(nn.Module):
     """Double the size, then adapt to depth, style and the photo's own features (paper, Fig. 3).
 
     ``previous`` (N, C, H, W) and ``skip`` (N, C, H, W) → (N, C', 2H, 2W); the innermost level has no skip.
-    The condition is (depth, style, A) at the new size, where A = metaACON(up(skip → one channel)).
+    The condition is (depth, style, A) at the new size, where A = metaACON(up(skip → one channel)). An ablated
+    network leaves out depth or style, and without InfoACON activates what it upsamples before it does so.
     """
 
     def __init__(self, channels: tuple[int, int, int], config: GeneratorConfig, dog: bool, dropout: bool) -> None:
         super().__init__()
         previous, skip, out = channels
-        self.up = DOG(previous + skip, out) if dog else upsample(previous + skip, out)
-        if skip:
-            self.appearance = nn.Sequential(upsample(skip, 1), MetaACON(1))
-        self.adaptation = DynamicAdaptation(out, 1 + config.styles + bool(skip), config.residual)
+        self.up = DOG(previous + skip, out) if dog else Upsample(previous + skip, out)
+        if config.activation != "info_acon":
+            self.activation = activation(config.activation, previous + skip)
+        self.conditioned = config.activation == "info_acon" or config.modulation == "spade"
+        self.style_map = config.style_map
+        if skip and self.conditioned:
+            self.appearance = nn.Sequential(Upsample(skip, 1), activation(config.activation, 1))
+        self.adaptation = _adaptation(out, config.depth + config.style_map * config.styles + bool(skip), config)
         self.dropout = nn.Dropout(config.dropout if dropout else 0.0)
 
-    def forward(self, previous: Tensor, skip: Tensor | None, depth: Tensor, style: Tensor) -> Tensor:
+    def forward(self, previous: Tensor, skip: Tensor | None, depth: Tensor | None, style: Tensor) -> Tensor:
         joined = previous if skip is None else torch.cat((previous, skip), 1)
+        if hasattr(self, "activation"):
+            joined = self.activation(joined)
         h = self.up(joined)
-        condition = [depth.to(h.dtype), style.to(h.dtype)[:, :, None, None].expand(-1, -1, *h.shape[2:])]
+        if not self.conditioned:
+            return self.dropout(self.adaptation(h))
+        condition = [] if depth is None else [depth.to(h.dtype)]
+        if self.style_map:
+            condition.append(style_at(style.to(h.dtype), h.shape[2:]))
         if skip is not None:
             condition.append(self.appearance(skip))
         return self.dropout(self.adaptation(h, torch.cat(condition, 1)))
 
 
+def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig) -> nn.Module:
+    if config.modulation == "spade" and config.activation == "info_acon":
+        return DynamicAdaptation(channels, condition_channels, config.residual)
+    if config.modulation == "spade":
+        return DySPADE(channels, condition_channels, config.residual, config.activation)
+    if config.activation == "info_acon":
+        return InfoACON(channels, condition_channels)
+    return nn.InstanceNorm2d(channels)
+
+
 class Head(nn.Module):
     """metaACON → up: the last doubling, from features and a stem to an image of one channel."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: GeneratorConfig) -> None:
         super().__init__()
-        self.activation = MetaACON(channels)
-        self.up = upsample(channels, 1)
+        self.activation = activation(config.activation, channels)
+        self.up = Upsample(channels, 1)
 
     def forward(self, features: Tensor, stem: Tensor) -> Tensor:
         return self.up(self.activation(torch.cat((features, stem), 1)))
 
 
 class Encoded(NamedTuple):
-    """What the encoder hands to the decoder: the stems, every level's features, the depth at every level's size."""
+    """What the encoder hands to the decoder: the stems, every level's features, the depth at every level's size.
+
+    Depths are None in a network without depth.
+    """
 
     stem_photo: Tensor
-    stem_depth: Tensor
+    stem_depth: Tensor | None
     features: list[Tensor]
-    depths: list[Tensor]
+    depths: list[Tensor] | list[None]
 
 
 class Generator(nn.Module):
@@ -91,13 +112,15 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         width = config.base_width
-        encoder = [2 * width, 2 * width, 4 * width] + 5 * [8 * width]
+        encoder = [(1 + config.depth) * width, 2 * width, 4 * width] + 5 * [8 * width]
         skips = encoder[::-1]  # down8 (the bottleneck), down7, …, down2, cat of the stems
         decoder = 4 * [8 * width] + [4 * width, 2 * width, width]
         self.stem_photo = nn.Conv2d(3, width, 4, stride=2, padding=1)
-        self.stem_depth = nn.Conv2d(1, width, 4, stride=2, padding=1)
+        if config.depth:
+            self.stem_depth = nn.Conv2d(1, width, 4, stride=2, padding=1)
         self.encoder = nn.ModuleList(
-            EncoderLevel(encoder[i], encoder[i + 1], normalise=i < len(encoder) - 2) for i in range(len(encoder) - 1)
+            EncoderLevel(encoder[i], encoder[i + 1], normalise=i < len(encoder) - 2, config=config)
+            for i in range(len(encoder) - 1)
         )
         self.decoder = nn.ModuleList()
         previous = skips[0]
@@ -105,8 +128,9 @@ class Generator(nn.Module):
             channels = (previous, skips[level] if level else 0, out)
             self.decoder.append(DecoderLevel(channels, config, dog=level in config.dog_levels, dropout=level < 3))
             previous = out
-        self.head_sketch = Head(2 * width)
-        self.head_depth = Head(2 * width)
+        self.head_sketch = Head(2 * width, config)
+        if config.depth:
+            self.head_depth = Head(2 * width, config)
         self.apply(_initialise)
 
     def forward(self, photo: Tensor, depth: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,23 +139,30 @@ class Generator(nn.Module):
         Args:
             photo: (N, 3, H, W) in [−1, 1]; H and W multiples of 256.
             depth: (N, 1, H, W) in [0, 1], near is 1.
-            style: (N,) integers 0..S−1, or (N, S) floating-point weights of a mixture.
+            style: (N,) integers 0..S−1, (N, S) floating-point weights of a mixture, or (N, S, H, W) weights of every
+                pixel, of any size.
+
+        A network without depth returns zeros for the depth.
 
         Raises:
             OpError: if a shape or dtype does not fit.
         """
         encoded = self.encode(photo, depth)
         x = self.decode(encoded, style)
-        return self.sketch(x, encoded), self.head_depth(x, encoded.stem_depth)
+        depth_hat = self.head_depth(x, encoded.stem_depth) if self.config.depth else torch.zeros_like(depth)
+        return self.sketch(x, encoded), depth_hat
 
     def encode(self, photo: Tensor, depth: Tensor) -> Encoded:
         """Return all that does not depend on the style, so that several styles of one photo can share it."""
         _require_inputs(photo, depth)
-        stem_photo, stem_depth = self.stem_photo(photo), self.stem_depth(depth)
-        features = [torch.cat((stem_photo, stem_depth), 1)]
+        stem_photo = self.stem_photo(photo)
+        stem_depth = self.stem_depth(depth) if self.config.depth else None
+        features = [stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)]
         for level in self.encoder:
             features.append(level(features[-1]))
-        depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
+        depths = [None] * len(self.decoder)
+        if self.config.depth:
+            depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
         return Encoded(stem_photo, stem_depth, features, depths)
 
     def decode(self, encoded: Encoded, style: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Network modules built on :mod:`hida.ops`."""
 
+from hida.nn.ablation import DySPADE, InfoACON
 from hida.nn.adaptation import DynamicAdaptation
+from hida.nn.convolution import Conv2d, Upsample
 from hida.nn.dog import DOG
 from hida.nn.meta_acon import MetaACON
 
-__all__ = ["DOG", "DynamicAdaptation", "MetaACON"]
+__all__ = ["DOG", "Conv2d", "DySPADE", "DynamicAdaptation", "InfoACON", "MetaACON", "Upsample"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hida.nn.convolution import Conv2d
 from hida.nn.meta_acon import MetaACON
 from hida.ops import ida
 from hida.ops.ida import Residual
@@ -21,9 +22,9 @@ class DynamicAdaptation(nn.Module):
     def __init__(self, channels: int, condition_channels: int, residual: Residual) -> None:
         super().__init__()
         self.residual = residual
-        self.embed = nn.Conv2d(condition_channels, channels, 3, padding=1)
+        self.embed = Conv2d(condition_channels, channels, 3, padding=1)
         self.activation = MetaACON(channels)
-        self.modulation = nn.Conv2d(channels, 3 * channels, 3, padding=1)
+        self.modulation = Conv2d(channels, 3 * channels, 3, padding=1)
         self.p1 = nn.Parameter(torch.randn(1, channels, 1, 1))
         self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
 

@@ -11,6 +11,7 @@ from hida.config import Config, GeneratorConfig
 from hida.data.alignment import TEMPLATE, warp
 from hida.depth.face import Face
 from hida.drawing.sketcher import NoFaceError, Sketcher
+from hida.drawing.views import RIM, plan
 from hida.errors import HidaError
 from hida.models import build_generator
 
@@ -114,6 +115,38 @@ def test_no_face_is_one_sentence_unless_the_whole_is_asked_for(sketcher):
     with pytest.raises(NoFaceError, match="--frame whole"):
         sketcher(black)
     assert sketcher(black, frame="whole").size == (120, 80)
+
+
+def test_without_a_face_a_depth_of_ones_own_draws_the_photo_as_it_is(sketcher):
+    black = Image.new("RGB", (120, 80))
+    ramp = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (80, 1))
+    for depth_source in (ramp, "builtin"):
+        with pytest.warns(UserWarning, match="drawn as it is"):
+            drawn = sketcher(black, depth=depth_source)
+        assert drawn.tobytes() == sketcher(black, depth=depth_source, frame="whole").tobytes()
+        with pytest.raises(NoFaceError):
+            sketcher(black, depth=depth_source, frame="face")
+    with pytest.raises(NoFaceError):
+        sketcher(black, depth="auto")
+
+
+def test_tiles_leave_no_seam():
+    """Where neighbouring tiles meet, the drawing changes no more abruptly than elsewhere."""
+    random = np.random.default_rng(5)
+    blobs = Image.fromarray(random.integers(0, 256, (15, 32, 3), np.uint8)).resize((640, 300), Image.Resampling.BICUBIC)
+    sketcher = Sketcher.from_pretrained("small")
+    drawn = plan(blobs.size, None)
+    picture = np.asarray(sketcher(blobs, style=1, depth=np.zeros((300, 640)), frame="whole"), np.float64)
+    left, right = (round(-matrix[0, 2]) for matrix in drawn.tiles)
+    assert (left, right + drawn.side) == (-RIM, 640 + RIM)
+    steps = np.abs(np.diff(picture, axis=1)).mean(0)
+    # The second tile begins to count behind its rim, the first ceases before its own.
+    meeting = np.r_[right + RIM - 2 : right + RIM + 3, left + drawn.side - RIM - 2 : left + drawn.side - RIM + 3]
+    assert steps[meeting].max() < 2 * np.median(steps)
+    # A step of tone would stand between the means of what lies on both sides.
+    tone = picture.mean(0)
+    for x in (right + RIM, left + drawn.side - RIM):
+        assert abs(tone[x - 12 : x].mean() - tone[x : x + 12].mean()) < 12
 
 
 @pytest.mark.parametrize("style", [0, 4, 7, -1, 1.5, "1"])

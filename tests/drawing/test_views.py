@@ -48,6 +48,7 @@ def test_the_face_stands_upright_in_its_place(angle):
         ((480, 640), face_points(2.0, 0, 240, 300)),
         ((900, 200), face_points(0.4, -10, 450, 100)),
         ((512, 512), None),
+        ((1300, 700), None),
         ((300, 17), None),
         ((1, 1), None),
         ((40, 60), face_points(0.1, 0, 20, 30)),
@@ -56,8 +57,8 @@ def test_the_face_stands_upright_in_its_place(angle):
 def test_drawing_the_photo_itself_gives_the_photo_back(size, points):
     photo = smooth(*size)
     drawn = plan(size, points)
-    views = [view_photo(photo, matrix) for matrix in drawn.views]
-    assert all(view.shape == (CROP, CROP, 3) for view in views)
+    views = [view_photo(photo, matrix, drawn.side) for matrix in drawn.views]
+    assert all(view.shape == (drawn.side, drawn.side, 3) for view in views)
     picture = compose_picture(drawn, [view[:, :, 0] for view in views])
     assert picture.size == size
     assert picture.mode == "L"
@@ -93,10 +94,25 @@ def test_tiles_have_the_scale_of_the_face():
 def test_neighbouring_tiles_meet_without_a_seam():
     drawn = plan((800, 300), None)
     assert len(drawn.tiles) > 0
-    tone = [np.full((CROP, CROP), 100 + 10 * (k % 2), np.uint8) for k in range(len(drawn.views))]
+    tone = [np.full((drawn.side, drawn.side), 100 + 10 * (k % 2), np.uint8) for k in range(len(drawn.views))]
     picture = np.asarray(compose_picture(drawn, tone)).astype(int)
     assert np.abs(np.diff(picture, axis=1)).max() <= 2
     assert np.abs(np.diff(picture, axis=0)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "count"),
+    [((200, 100), 256, 1), ((512, 400), 512, 1), ((513, 200), 512, 2), ((1536, 1536), 512, 16)],
+)
+def test_without_a_face_one_piece_up_to_512_pixels_and_large_tiles_beyond(size, side, count):
+    drawn = plan(size, None)
+    assert (drawn.side, len(drawn.views)) == (side, count)
+
+
+def test_without_a_face_a_huge_photo_costs_a_bounded_number_of_views():
+    assert len(plan((9000, 7000), None).views) <= 16
+    # Up to the bound nothing is enlarged or reduced.
+    assert plan((1500, 900), None).canvas == (1500, 900)
 
 
 def test_depth_beyond_the_photo_is_far_and_stays_in_range():

@@ -1,0 +1,106 @@
+// Convolutions bound by reading their weights, on CPU tensors in float32: checks, memory, threads. They have no
+// gradient of their own; Python gives them that of torch's convolutions.
+#include <optional>
+
+#include "../tensors.h"
+
+namespace hida {
+namespace {
+
+using torch::stable::new_empty;
+using Pair = std::vector<int64_t>;
+
+void require_float(const char* name, const Tensor& t) {
+  require_cpu(name, t);
+  if (t.scalar_type() != ScalarType::Float) fail(std::string(name) + " must be float32.");
+  if (!t.is_contiguous()) fail(std::string(name) + " must be contiguous.");
+}
+
+int64_t padded(int64_t pixels) {
+  return (pixels + kBlock - 1) / kBlock * kBlock;
+}
+
+// (C_in·taps, pixels of the batch, padded).
+Tensor columns_of(Deform& d, const Tensor& x) {
+  Tensor columns = new_empty(x, {d.in.c * d.taps() * padded(d.out.n * d.out.pixels())});
+  d.x = image_of("x", x, d.in);
+  d.columns = columns.mutable_data_ptr();
+  for_units(d.in.c, d.taps() * d.out.n * d.out.pixels(),
+            [&](int64_t begin, int64_t end) { kernels().plain_columns(d, begin, end); });
+  return columns;
+}
+
+Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
+              const Pair& padding) {
+  Deform d;
+  d.in = extent_of("x", x);
+  const Extent w = extent_of("weight", weight);
+  require_float("x", x);
+  require_float("weight", weight);
+  if (stride.size() != 2 || padding.size() != 2 || stride[0] < 1 || stride[1] < 1 || padding[0] < 0 || padding[1] < 0)
+    fail("stride must be two numbers of at least 1, padding two of at least 0.");
+  if (w.c != d.in.c || w.c < 1 || w.h < 1 || w.w < 1) fail("weight must have shape (C_out, C_in, kh, kw).");
+  if (d.in.h + 2 * padding[0] < w.h || d.in.w + 2 * padding[1] < w.w) fail("x is smaller than the kernel.");
+  d.kernel_h = w.h, d.kernel_w = w.w;
+  d.stride_h = stride[0], d.stride_w = stride[1];
+  d.pad_h = padding[0], d.pad_w = padding[1];
+  d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - w.h) / d.stride_h + 1, (d.in.w + 2 * d.pad_w - w.w) / d.stride_w + 1};
+  if (d.out.n * d.out.pixels() > kTile) fail("conv2d is for at most 64 output pixels in the whole batch.");
+  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  if (y.numel() == 0) return y;
+  d.weight = weight.const_data_ptr();
+  d.y = image_of("y", y, d.out, true);
+  if (bias) {
+    require_float("bias", *bias);
+    require_shape("bias", *bias, {{d.out.c}});
+    d.bias.data = const_cast<void*>(bias->const_data_ptr());
+    d.bias.c = 1;
+  }
+  const Tensor columns = columns_of(d, x);
+  for_units((d.out.c + kRowsAtATime - 1) / kRowsAtATime, d.in.c * d.taps() * kRowsAtATime,
+            [&](int64_t begin, int64_t end) { kernels().deform_product(d, begin, end); });
+  return y;
+}
+
+Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  Doubling d;
+  d.in = extent_of("x", x);
+  const Extent w = extent_of("weight", weight);
+  require_float("x", x);
+  require_float("weight", weight);
+  if (w.n != d.in.c || w.h != 4 || w.w != 4) fail("weight must have shape (C_in, C_out, 4, 4).");
+  d.out = {d.in.n, w.c, 2 * d.in.h, 2 * d.in.w};
+  const int64_t pixels = d.in.n * d.in.pixels();
+  if (pixels > kTile && d.in.w % kBlock != 0)
+    fail("conv_transpose2d is for at most 64 pixels in the whole batch, or rows of a multiple of 16 of them.");
+  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  if (y.numel() == 0) return y;
+  d.weight = static_cast<const float*>(weight.const_data_ptr());
+  d.y = static_cast<float*>(y.mutable_data_ptr());
+  if (bias) {
+    require_float("bias", *bias);
+    require_shape("bias", *bias, {{d.out.c}});
+    d.bias = static_cast<const float*>(bias->const_data_ptr());
+  }
+  d.x = static_cast<const float*>(x.const_data_ptr());
+  Tensor keep = x;
+  if (pixels <= kTile) {
+    Deform plain;
+    plain.in = plain.out = d.in;
+    keep = columns_of(plain, x);
+    d.columns = static_cast<const float*>(keep.const_data_ptr());
+  }
+  const int64_t units = d.columns ? (d.out.c + kChannelsDoubled - 1) / kChannelsDoubled
+                                  : d.in.n * ((d.in.h + kRowsDoubled - 1) / kRowsDoubled);
+  for_units(units, 1 << 20, [&](int64_t begin, int64_t end) { kernels().doubling(d, begin, end); });
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hida, CPU, m) {
+  m.impl("conv2d", TORCH_BOX(&conv2d));
+  m.impl("conv_transpose2d", TORCH_BOX(&double_size));
+}
+
+}  // namespace hida

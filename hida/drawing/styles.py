@@ -1,0 +1,124 @@
+"""Styles as a user names them: a number, a mixture, or a map that gives every pixel its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hida.data.images import read_image
+from hida.errors import HidaError
+
+Style = int | Mapping[int, float] | np.ndarray
+"""A style's number from 1; a mixture {number: weight}; or weights of every pixel of the photo, (H, W, S)."""
+
+
+def parse_style(text: str) -> int | dict[int, float]:
+    """Read "2", or a mixture such as "1:0.6,3:0.4".
+
+    Raises:
+        HidaError: for anything else.
+    """
+    try:
+        if ":" not in text:
+            return int(text)
+        parts = [part.split(":") for part in text.split(",")]
+        mixture = {int(number): float(weight) for number, weight in parts}
+    except ValueError:
+        raise HidaError(f"--style {text!r} is neither a style's number nor a mixture such as 1:0.6,3:0.4.") from None
+    if len(mixture) < len(parts):
+        raise HidaError(f"--style {text!r} names a style twice.")
+    return mixture
+
+
+def style_name(style: int | Mapping[int, float]) -> str:
+    """Return a name for files and headings: "style2", "style1-60_3-40"."""
+    if isinstance(style, Mapping):
+        total = sum(style.values())
+        return "style" + "_".join(f"{number}-{100 * weight / total:g}" for number, weight in style.items())
+    return f"style{style}"
+
+
+def style_heading(style: int | Mapping[int, float]) -> str:
+    """Return what stands over a drawing: "style 2", "60 % 1, 40 % 3"."""
+    if not isinstance(style, Mapping):
+        return f"style {style}"
+    parts = {number: 100 * weight / sum(style.values()) for number, weight in style.items() if weight}
+    if len(parts) == 1:
+        return f"style {next(iter(parts))}"
+    return ", ".join(f"{share:.3g} % {number}" for number, share in parts.items())
+
+
+def require_style(style: Style, styles: int) -> None:
+    """Raise HidaError unless ``style`` can be drawn by weights that have ``styles`` styles."""
+    if isinstance(style, np.ndarray):
+        if style.ndim != 3 or style.shape[2] != styles or not np.isfinite(style).all() or style.min() < 0:
+            raise HidaError(f"a style map must be (H, W, {styles}) weights ≥ 0; its shape is {style.shape}.")
+        return
+    numbers = list(style) if isinstance(style, Mapping) else [style]
+    for number in numbers:
+        if not isinstance(number, int | np.integer) or not 1 <= number <= styles:
+            raise HidaError(f"there is no style {number}; these weights have styles 1 to {styles}.")
+    if isinstance(style, Mapping):
+        weights = list(style.values())
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
+            raise HidaError(f"the weights of a style mixture must be ≥ 0 and not all 0; they are {weights}.")
+
+
+def mixture_weights(style: Mapping[int, float], styles: int) -> np.ndarray:
+    """Return (S,) float32 weights that sum to 1."""
+    weights = np.zeros(styles, np.float32)
+    for number, weight in style.items():
+        weights[number - 1] = weight
+    return weights / weights.sum()
+
+
+def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
+    """Return ``steps`` mixtures from one style to another, both ends included."""
+    if steps < 2 or first == last:
+        raise HidaError("a sweep needs two different styles and 2 steps or more.")
+    return [{first: 1 - k / (steps - 1), last: k / (steps - 1)} for k in range(steps)]
+
+
+def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
+    """Read a mask picture as weights (H, W, S) of a photo of ``size`` (width, height); they sum to 1 at each pixel.
+
+    A grey mask holds style numbers 1 … S as its grey levels. In a coloured one red, green and blue are the weights of
+    styles 1, 2 and 3, so that (255, 0, 0) is style 1 and mixed colours are mixtures; it cannot name a fourth style.
+
+    Raises:
+        HidaError: it cannot be read, holds another number, a black pixel, or more colours than there are styles.
+    """
+    image = read_image(path)
+    pixels = np.asarray(image)
+    if (pixels == pixels[:, :, :1]).all():
+        numbers = np.asarray(Image.fromarray(pixels[:, :, 0]).resize(size, Image.Resampling.NEAREST))
+        found = np.unique(numbers)
+        if found[0] < 1 or found[-1] > styles:
+            raise HidaError(
+                f"the grey mask '{path}' holds the value {found[0] if found[0] < 1 else found[-1]}; its values must be "
+                f"style numbers, 1 to {styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
+            )
+        return np.eye(styles, dtype=np.float32)[numbers - 1]
+    if pixels[:, :, styles:].any():
+        raise HidaError(f"the mask '{path}' has more colours than these weights have styles ({styles}).")
+    if image.size != size:
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    weights = np.zeros((*pixels.shape[:2], styles), np.float32)
+    weights[:, :, : min(3, styles)] = pixels[:, :, : min(3, styles)]
+    total = weights.sum(2, keepdims=True)
+    if not total.min():
+        raise HidaError(f"the mask '{path}' has black pixels, which are no style; give each one a colour.")
+    return weights / total
+
+
+def names(styles: Sequence[int | Mapping[int, float]]) -> list[str]:
+    """Return the names of ``styles``; HidaError when two share one."""
+    found = [style_name(style) for style in styles]
+    for name in found:
+        if found.count(name) > 1:
+            raise HidaError(f"--style names {name} twice; once is enough.")
+    return found

@@ -1,0 +1,82 @@
+"""List the presets: what each one changes against the released network, and what it costs.
+
+hida presets
+hida presets model_a full --width 16
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from hida.config import Config, load_preset, presets
+from hida.errors import run_command
+from hida.report import markdown_table
+
+BASE = "released"
+_PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
+
+
+@dataclass(frozen=True)
+class Command:
+    """List the presets as a Markdown table: what each changes, its parameters, its arithmetic."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """presets or TOML files; all presets if left out"""
+    width: int | None = None
+    """count at this base width instead of each preset's own"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida presets``."""
+    command = tyro.cli(Command, args=argv, prog="hida presets")
+    configs = [load_preset(name) for name in command.names or presets()]
+    print(table(configs, command.width))
+    print(f"\nMillions of generator parameters; 10⁹ operations (2 a multiply-accumulate) an image of {_side()}².")
+
+
+def table(configs: Sequence[Config], width: int | None = None) -> str:
+    """Return the Markdown table of ``configs``: name, changes against ``released``, parameters and operations."""
+    from hida.models.cost import cost
+
+    rows = []
+    for config in configs:
+        generator = config.generator if width is None else dataclasses.replace(config.generator, base_width=width)
+        parameters, macs = cost(generator)
+        rows.append([config.name, changes(config), f"{parameters / 1e6:.3f}", f"{2 * macs / 1e9:.2f}"])
+    return markdown_table(["preset", f"differs from `{BASE}` in", "M parameters", "GFLOP"], rows)
+
+
+def changes(config: Config, base: Config | None = None) -> str:
+    """Return the fields in which ``config`` differs from ``base`` (the released preset), as ``--options`` name them."""
+    base = load_preset(BASE) if base is None else base
+    found = []
+    for part in _PARTS:
+        own, other = getattr(config, part), getattr(base, part)
+        for field in dataclasses.fields(own):
+            if getattr(own, field.name) != getattr(other, field.name):
+                found.append(f"{part}.{field.name} = {_text(getattr(own, field.name))}")
+    return ", ".join(found) or "nothing"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _side() -> int:
+    from hida.models.generator import STRIDE
+
+    return STRIDE
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

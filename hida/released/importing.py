@@ -1,0 +1,172 @@
+"""Turn the authors' released checkpoint into this project's weights.
+
+hida import-released _ckpt_epoch_749.ckpt released.safetensors
+hida sketch photo.jpg --weights released.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from hida import checkpoint, released
+from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.errors import run_command
+from hida.files import write_json
+from hida.released import DISCRIMINATOR, GENERATOR, ReleasedError
+
+# What Lightning checkpoints hold beside tensors, as data: the command line, and numbers of a monitored metric.
+_PLAIN = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+_NUMPY_SCALAR = [
+    (np.float64(0).__reduce__()[0], f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")
+]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Read the authors' checkpoint, every tensor by its name and shape, and write it as weights of this project."""
+
+    ckpt: tyro.conf.Positional[Path]
+    """the released PyTorch Lightning checkpoint; nothing in it is executed"""
+    out: tyro.conf.Positional[Path]
+    """weights file to write (.safetensors), or a folder for weights.safetensors and config.json"""
+    keep_unused: bool = True
+    """also store what the network never uses, so that export-released gives the same file back"""
+    unused: tuple[str, ...] = ()
+    """further modules to leave aside, by the beginning of their names, instead of refusing them"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida import-released``."""
+    command = tyro.cli(Command, args=argv, prog="hida import-released")
+    state = read(command.ckpt)
+    config, tensors, unused = convert(state, command.ckpt, command.unused)
+    numbers = sum(value.numel() for value in unused.values())
+    used = sum(value.numel() for name, value in tensors.items() if name.startswith("generator."))
+    if command.keep_unused:
+        tensors |= {f"unused.{name}": value for name, value in unused.items()}
+    folder = command.out.suffix != ".safetensors"
+    target = command.out / "weights.safetensors" if folder else command.out
+    source = {"released": command.ckpt.name, "unused": sorted(unused)}
+    checkpoint.save(target, checkpoint.WEIGHTS, config, source, tensors)
+    if folder:
+        write_json(command.out / "config.json", config.to_dict())
+    print("\n".join(f"not used: {name} {tuple(unused[name].shape)}" for name in sorted(unused)))
+    print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(unused)} other tensors are not")
+    print(f"written: {target}")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the ``state_dict`` of a Lightning checkpoint as float32.
+
+    Raises:
+        ReleasedError: it is absent, torn, or holds anything but tensors and plain data; nothing of it has run then.
+    """
+    if not path.is_file():
+        raise ReleasedError(f"there is no checkpoint '{path}'; check the path.")
+    try:
+        with torch.serialization.safe_globals([*_PLAIN, *_NUMPY_SCALAR]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a torn file raises nearly anything
+        raise ReleasedError(f"'{path}' {_refusal(str(error))}") from None
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise ReleasedError(f"'{path}' has no state_dict of named tensors; give the released Lightning checkpoint.")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def convert(
+    state: Mapping[str, Tensor], path: Path, further: Sequence[str] = ()
+) -> tuple[Config, dict[str, Tensor], dict[str, Tensor]]:
+    """Return the configuration, our tensors (``generator.…``, ``discriminator.…``), and what is left aside.
+
+    Raises:
+        ReleasedError: naming a tensor that is unknown, missing or of another shape.
+    """
+    config = _config(state, path)
+    layouts = {
+        "generator": (config.generator, released.generator_layout(config.generator)),
+        "discriminator": (config.discriminator, released.discriminator_layout()),
+    }
+    wanted: dict[str, tuple[int, ...]] = {}
+    for part, layout in layouts.values():
+        shapes = released.own_shapes(part)
+        for name, source in layout.items():
+            wanted.update(dict.fromkeys(source.names, released.source_shape(shapes[name], source)))
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise ReleasedError(f"'{path}' lacks {_some(missing)}; give the whole released checkpoint.")
+    for name, shape in wanted.items():
+        if tuple(state[name].shape) != shape:
+            raise ReleasedError(
+                f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}, not {shape}."
+            )
+        if not torch.isfinite(state[name]).all():
+            raise ReleasedError(f"'{path}' holds values that are not finite, in {name}.")
+    known = tuple(released.unused_shapes(config.generator))
+    aside = {name: value for name, value in state.items() if name not in wanted}
+    unknown = [name for name in aside if name not in known and not name.startswith((*released.NOT_NETWORK, *further))]
+    if unknown:
+        raise ReleasedError(
+            f"'{path}' holds what the released network does not have: {_some(unknown)}; if it is not used, name it "
+            "with --unused."
+        )
+    tensors = {
+        f"{part}.{name}": value
+        for part, (_, layout) in layouts.items()
+        for name, value in released.to_own(layout, state).items()
+    }
+    return config, tensors, aside
+
+
+def _config(state: Mapping[str, Tensor], path: Path) -> Config:
+    """Return the released configuration at the checkpoint's own widths."""
+    widths = []
+    for name in (f"{GENERATOR}down_rgb.weight", f"{DISCRIMINATOR}model0.0.weight"):
+        if name not in state:
+            raise ReleasedError(f"'{path}' lacks {name}; give the released Lightning checkpoint.")
+        if state[name].dim() != 4:
+            raise ReleasedError(f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}.")
+        widths.append(state[name].shape[0])
+    preset = load_preset("released")
+    return dataclasses.replace(
+        preset,
+        generator=dataclasses.replace(GeneratorConfig(), base_width=widths[0]),
+        discriminator=DiscriminatorConfig(widths[1]),
+    )
+
+
+def _refusal(message: str) -> str:
+    """Say in our words why torch did not read a file; its own recommend to try again without the safeguard."""
+    named = re.search(r"GLOBAL\s+([\w.]+)", message)
+    if named:
+        return f"refers to {named[1]}, which is neither a tensor nor plain data; nothing of it has run."
+    if "WeightsUnpickler" in message or "Weights only load failed" in message:
+        return "is a pickle that holds more than tensors and plain data, or is torn; nothing of it has run."
+    line = (message.splitlines() or ["no reason given"])[0][:120].rstrip(".")
+    return f"cannot be read as a checkpoint ({line}); it is torn or of another kind."
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

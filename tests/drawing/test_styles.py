@@ -1,0 +1,148 @@
+"""Styles: what a user may write, and that mixtures and maps reach the network as they were meant."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hida.config import Config, GeneratorConfig
+from hida.drawing.sketcher import Sketcher
+from hida.drawing.styles import mixture_weights, parse_style, style_map_from_file, style_name, sweep
+from hida.errors import HidaError
+from hida.models import build_generator
+from hida.models.conditions import style_at
+
+
+def test_numbers_and_mixtures_are_read():
+    assert parse_style("2") == 2
+    assert parse_style("1:0.6,3:0.4") == {1: 0.6, 3: 0.4}
+    assert style_name(2) == "style2"
+    assert style_name({1: 3.0, 3: 1.0}) == "style1-75_3-25"
+    np.testing.assert_allclose(mixture_weights({1: 3.0, 3: 1.0}, 3), [0.75, 0, 0.25])
+
+
+@pytest.mark.parametrize("text", ["", "a", "1.5", "1:x", "1:0.5,1:0.5", "1:0.5,", "1:2:3", ":"])
+def test_anything_else_is_quoted(text):
+    with pytest.raises(HidaError, match="--style"):
+        parse_style(text)
+
+
+def test_a_sweep_holds_both_ends():
+    assert sweep(1, 3, 3) == [{1: 1.0, 3: 0.0}, {1: 0.5, 3: 0.5}, {1: 0.0, 3: 1.0}]
+    for wrong in ((1, 1, 3), (1, 2, 1)):
+        with pytest.raises(HidaError, match="sweep"):
+            sweep(*wrong)
+
+
+def test_masks_are_read_by_number_or_by_colour(tmp_path):
+    numbers = np.array([[1, 2], [3, 3]], np.uint8)
+    Image.fromarray(numbers).save(tmp_path / "grey.png")
+    read = style_map_from_file(tmp_path / "grey.png", (4, 4), 3)
+    np.testing.assert_array_equal(read.argmax(2), np.kron(numbers - 1, np.ones((2, 2))))
+    np.testing.assert_array_equal(read.sum(2), 1)
+    colours = np.array([[[255, 0, 0], [0, 200, 0]], [[0, 0, 9], [100, 0, 100]]], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "colour.png")
+    read = style_map_from_file(tmp_path / "colour.png", (2, 2), 3)
+    np.testing.assert_allclose(read, [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0.5, 0, 0.5]]])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "styles", "sentence"),
+    [
+        (np.full((2, 2), 4, np.uint8), 3, "value 4"),
+        (np.zeros((2, 2), np.uint8), 3, "value 0"),
+        (np.array([[[0, 0, 0], [9, 0, 0]]], np.uint8), 3, "black pixels"),
+        (np.array([[[0, 0, 9], [9, 0, 0]]], np.uint8), 2, "more colours"),
+    ],
+)
+def test_a_mask_that_names_no_style_is_refused(tmp_path, pixels, styles, sentence):
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    with pytest.raises(HidaError, match=sentence):
+        style_map_from_file(tmp_path / "mask.png", (2, 2), styles)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return build_generator(GeneratorConfig(base_width=4)).eval()
+
+
+def given():
+    random = torch.Generator().manual_seed(1)
+    return torch.rand(1, 3, 256, 256, generator=random) * 2 - 1, torch.rand(1, 1, 256, 256, generator=random)
+
+
+def test_a_map_of_one_style_is_that_style(generator):
+    weights = torch.tensor([[0.2, 0.0, 0.8]])
+    with torch.inference_mode():
+        wanted = generator(*given(), weights)[0]
+        # Of any size: a level takes the mean over what its pixels cover.
+        for side in (256, 512, 1):
+            found = generator(*given(), weights[:, :, None, None].expand(1, 3, side, side).contiguous())[0]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_level_takes_the_mean_of_what_its_pixels_cover():
+    weights = torch.zeros(1, 2, 4, 4)
+    weights[:, 0, :, :1], weights[:, 1, :, 1:] = 1, 1
+    torch.testing.assert_close(style_at(weights, torch.Size((2, 2)))[0, 0], torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+
+
+def test_a_map_draws_each_side_in_its_own_style(generator):
+    halves = torch.zeros(1, 3, 256, 256)
+    halves[:, 0, :, :128], halves[:, 2, :, 128:] = 1, 1
+    with torch.inference_mode():
+        first, third = (generator(*given(), torch.tensor([style]))[0] for style in (0, 2))
+        mixed = generator(*given(), halves)[0]
+
+    def distance(a, b, columns):
+        return float((a - b)[..., columns].abs().mean())
+
+    left, right = slice(0, 64), slice(192, 256)
+    assert distance(mixed, first, left) < distance(mixed, third, left)
+    assert distance(mixed, third, right) < distance(mixed, first, right)
+
+
+def test_the_sketcher_takes_mixtures_and_maps(generator):
+    sketcher = Sketcher(generator, Config(generator=generator.config))
+    photo = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    flat = np.zeros((200, 300), np.float32)
+    one = sketcher(photo, style=2, depth=flat, frame="whole")
+    assert sketcher(photo, style={2: 0.7}, depth=flat, frame="whole").tobytes() == one.tobytes()
+    maps = np.zeros((200, 300, 3), np.float32)
+    maps[:, :, 1] = 1
+    mapped = sketcher(photo, style=maps, depth=flat, frame="whole")
+    assert np.abs(np.asarray(mapped).astype(int) - np.asarray(one)).max() <= 1
+    assert len(sketcher(photo, style=[1, {1: 1.0, 3: 1.0}, maps], depth=flat, frame="whole")) == 3
+
+
+@pytest.mark.parametrize(
+    ("style", "sentence"),
+    [
+        ({1: 0.5, 4: 0.5}, "no style 4"),
+        ({1: -0.5, 2: 1.0}, "weights"),
+        ({1: 0.0}, "weights"),
+        ({1: float("nan")}, "weights"),
+        (np.ones((5, 5, 2), np.float32), "style map must be"),
+        (np.full((200, 300, 3), -1.0), "style map must be"),
+        (np.ones((5, 5, 3), np.float32), "5×5 and not of the photo's size"),
+    ],
+)
+def test_styles_that_cannot_be_drawn_are_named(generator, style, sentence):
+    sketcher = Sketcher(generator, Config(generator=generator.config))
+    with pytest.raises(HidaError, match=sentence):
+        sketcher(np.zeros((200, 300, 3), np.uint8), style=style, depth=np.zeros((200, 300)), frame="whole")
+
+
+def test_a_network_without_a_style_map_has_one_style():
+    config = GeneratorConfig(2, activation="relu", modulation="none", depth=False, style_map=False, residual="none")
+    sketcher = Sketcher(build_generator(config), Config(generator=config, loss=_no_geometry()))
+    assert sketcher.styles == 1
+    with pytest.raises(HidaError, match="no style 2"):
+        sketcher(np.zeros((64, 64, 3), np.uint8), style=2, frame="whole")
+
+
+def _no_geometry():
+    from hida.config import LossConfig
+
+    return LossConfig(weight_geometry=0)

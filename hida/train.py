@@ -131,7 +131,9 @@ def train(arguments: Arguments, world: World) -> None:
     del newest
 
     # Phase 3: the loop
-    engine = Engine(state, training, graphs=config.train.cuda_graph and world.device.type == "cuda")
+    # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.
+    graphs = config.train.cuda_graph and world.device.type == "cuda" and config.train.precision != "fp16"
+    engine = Engine(state, training, graphs)
     with _StopFlag(deadline) as stop:
         _loop(arguments, engine, watched, stop)
 

@@ -118,9 +118,12 @@ class LossConfig:
     weight_pixel: float = 4.0
     weight_texture: float = 1.0
     weight_geometry: float = 4.0
+    weight_distillation: float = 0.0
+    """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 
     def __post_init__(self) -> None:
-        for name in ("mean_difference", "weight_adversarial", "weight_pixel", "weight_texture", "weight_geometry"):
+        weights = ("adversarial", "pixel", "texture", "geometry", "distillation")
+        for name in ("mean_difference", *(f"weight_{part}" for part in weights)):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
 
 

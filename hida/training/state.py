@@ -43,6 +43,7 @@ class TrainingState:
             "discriminator": _optimizer(self.discriminator, config.optimizer, self.rate),
         }
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        self.losses = (*LOSSES, "distillation") if config.loss.weight_distillation else LOSSES
         self.iteration = 0
         self.images = 0
         if config.train.compile:
@@ -53,7 +54,7 @@ class TrainingState:
         self.begin(epoch)
         values = self.update(batch)
         self.finish()
-        return dict(zip(LOSSES, values.unbind(), strict=True))
+        return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
         """Set what follows from the images seen: the learning rate, and the random numbers of dropout."""
@@ -61,7 +62,7 @@ class TrainingState:
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
-        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``LOSSES``.
+        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``losses``.
 
         Nothing in here waits for the device or hangs on the iteration's number, so that a CUDA graph can hold it.
         """
@@ -87,6 +88,8 @@ class TrainingState:
             "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
             "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
         }
+        if "distillation" in self.losses:
+            parts["distillation"] = losses.pixel(sketch, batch.teacher)
         self._update(
             "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
         )

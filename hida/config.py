@@ -92,9 +92,12 @@ class DiscriminatorConfig:
 
     base_width: int = 64
     """channels of its first convolution (released: 64)"""
+    scales: int = 1
+    """judges of the same make: of the whole size, of half of it, of a quarter … (released: 1)"""
 
     def __post_init__(self) -> None:
         _require(self.base_width >= 1, "base_width must be ≥ 1", self)
+        _require(1 <= self.scales <= 4, "scales must lie in 1..4", self)
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,12 @@ class LossConfig:
     weight_pixel: float = 4.0
     weight_texture: float = 1.0
     weight_geometry: float = 4.0
+    weight_distillation: float = 0.0
+    """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 
     def __post_init__(self) -> None:
-        for name in ("mean_difference", "weight_adversarial", "weight_pixel", "weight_texture", "weight_geometry"):
+        weights = ("adversarial", "pixel", "texture", "geometry", "distillation")
+        for name in ("mean_difference", *(f"weight_{part}" for part in weights)):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
 
 
@@ -133,6 +139,10 @@ class OptimizerConfig:
     """decoupled weight decay; only with adamw"""
     constant_epochs: float = 400
     """epochs at the full rate; then it falls linearly to 0 at the last epoch"""
+    warmup_epochs: float = 0.0
+    """epochs in which the rate grows linearly from 0"""
+    base_batch: int = 0
+    """batch that learning_rate is meant for: it is multiplied by train.batch / base_batch (0: taken as it is)"""
 
     def __post_init__(self) -> None:
         _require(
@@ -142,7 +152,9 @@ class OptimizerConfig:
         _require(0 <= self.beta1 < 1, "beta1 must lie in [0, 1)", self)
         _require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
         _require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
+        _require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
         _require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
+        _require(0 <= self.warmup_epochs <= self.constant_epochs, "warmup_epochs must lie in 0..constant_epochs", self)
 
 
 @dataclass(frozen=True)

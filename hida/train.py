@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +32,7 @@ from hida.data.dataset import PairTensors, load_pairs, split_holdout
 from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
 from hida.device import choose_device
+from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, run_command
 from hida.files import write_json
 from hida.training.distributed import World
@@ -61,6 +62,9 @@ class Arguments:
     """stop, with a checkpoint, after about this many minutes (0: at the last epoch)"""
     device: str = "auto"
     """cpu, cuda, or auto"""
+    distil: Path | None = None
+    """weights of a teacher (a file or a run's folder) whose sketches are a further target; how much they count says
+    --loss.weight-distillation"""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -113,9 +117,14 @@ def train(arguments: Arguments, world: World) -> None:
             f"'{arguments.data}' has {len(listed)} training pairs and {config.train.holdout} are held out; "
             "lower --train.holdout."
         )
+    teacher = Sketcher.from_pretrained(arguments.distil, str(world.device)) if arguments.distil else None
+    if teacher and teacher.styles != len(prepared.styles):
+        raise HidaError(f"the teacher '{arguments.distil}' has {teacher.styles} styles; choose one with the data's.")
     pairs = load_pairs(prepared, listed, progress=world.leads)
     training, watched = pairs.take(kept).to(world.device), pairs.take(held_out).to(world.device)
     del pairs
+    if teacher:
+        training = taught(training, teacher, progress=world.leads)
 
     # Phase 2: the state, fresh or resumed
     state = TrainingState(config, world)
@@ -131,7 +140,9 @@ def train(arguments: Arguments, world: World) -> None:
     del newest
 
     # Phase 3: the loop
-    engine = Engine(state, training, graphs=config.train.cuda_graph and world.device.type == "cuda")
+    # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.
+    graphs = config.train.cuda_graph and world.device.type == "cuda" and config.train.precision != "fp16"
+    engine = Engine(state, training, graphs)
     with _StopFlag(deadline) as stop:
         _loop(arguments, engine, watched, stop)
 
@@ -141,6 +152,7 @@ def train(arguments: Arguments, world: World) -> None:
         print(f"finished: {out / 'weights.safetensors'}")
     elif world.leads:
         print(f"stopped at iteration {state.iteration}; the same command continues from there.")
+    world.wait()
 
 
 def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _StopFlag) -> None:
@@ -157,9 +169,9 @@ def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _Sto
     )
     saved = marked = time.monotonic()
     journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
-    bar = tqdm(
-        total=last, initial=state.iteration, desc="train", unit="it", disable=not world.leads, dynamic_ncols=True
-    )
+    # None: only on a terminal, since a log needs no thousand lines of it.
+    shown = {"disable": None if world.leads else True, "dynamic_ncols": True}
+    bar = tqdm(total=last, initial=state.iteration, desc="train", unit="it", **shown)
     stopping = False
     while state.iteration < last and not stopping:
         engine.step()
@@ -209,6 +221,19 @@ def held_out_error(state: TrainingState, watched: PairTensors) -> float:
     return total / len(watched)
 
 
+def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors:
+    """Return the pairs with what ``teacher`` draws of each, once and unframed.
+
+    Framed like the target afterwards, it costs an iteration no forward of the teacher.
+    """
+    starts = range(0, len(pairs), HELD_OUT_BATCH)
+    drawn = [
+        teacher.draw_aligned(*(t[k : k + HELD_OUT_BATCH] for t in (pairs.photo, pairs.depth, pairs.style)))
+        for k in tqdm(starts, desc="teacher", unit="batch", disable=None if progress else True)
+    ]
+    return replace(pairs, teacher=torch.cat(drawn).clone())
+
+
 def save_checkpoint(out: Path, state: TrainingState) -> None:
     """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
     path = checkpoint.checkpoint_path(out, state.iteration)
@@ -241,6 +266,8 @@ def _require_runnable(arguments: Arguments, world: World) -> None:
         raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
     if config.train.tensorboard:
         require_tensorboard()
+    if (arguments.distil is None) != (config.loss.weight_distillation == 0):
+        raise HidaError("--distil and a --loss.weight-distillation above 0 have an effect only together; give both.")
     if not 0 <= arguments.time_limit < math.inf:
         raise HidaError(f"--time-limit is {arguments.time_limit:g}; give minutes > 0, or 0 for no limit.")
 

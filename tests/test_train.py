@@ -21,6 +21,7 @@ from hida.checkpoint import checkpoint_path, checkpoint_paths, load, load_genera
 from hida.data.alignment import IDENTITY, TEMPLATE
 from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
+from hida.drawing.sketcher import Sketcher
 from hida.errors import run_command
 from hida.training.state import TrainingState
 
@@ -188,7 +189,29 @@ def test_a_log_line_is_the_mean_since_the_last_one_also_after_a_resume(data, str
     }
 
 
+def test_a_teachers_sketches_are_a_further_target(data, straight, tmp_path):
+    weights = straight / "weights.safetensors"
+    options = ("--distil", str(weights), "--augment.pad", "3", "--augment.no-flip", "--train.log-every", "1")
+    assert hida_train(data, tmp_path / "whole", *options, "--loss.weight-distillation", "2") == 0
+    entries = [entry for entry in log(tmp_path / "whole") if "pixel" in entry]
+    assert all(entry["distillation"] > 0 for entry in entries)
+    # The first iteration's, by hand: the teacher's drawing of the pair against the untrained generator's.
+    pairs = train.load_pairs(PreparedSet.load(data), PreparedSet.load(data).split("train"), progress=False)
+    taught = train.taught(pairs, Sketcher.from_pretrained(weights), progress=False)
+    teacher, config = load_generator(weights)
+    batch = train.centred_batch(pairs, config.augment)
+    with torch.no_grad():
+        drawn = teacher(batch.photo, batch.depth, batch.style)[0][:, :, 3:253, 3:253]
+    assert ((taught.teacher.float() / 127.5 - 1) - drawn).abs().max() < 1.01 / 127.5
+    assert hida_train(data, tmp_path / "parts", *options, "--loss.weight-distillation", "2", "--stop-after", "3") == 0
+    assert hida_train(data, tmp_path / "parts", *options, "--loss.weight-distillation", "2") == 0
+    assert_same_checkpoints(*(tmp_path / name / "weights.safetensors" for name in ("whole", "parts")))
+
+
 REFUSALS = {
+    "a teacher without weight": (["--distil", "small"], "have an effect only together"),
+    "a weight without teacher": (["--loss.weight-distillation", "1"], "have an effect only together"),
+    "no teacher": (["--distil", "{tmp}/a.safetensors", "--loss.weight-distillation", "1"], "there is no weights file"),
     "time": (["--time-limit", "-1"], "--time-limit is -1; give minutes"),
     "wrong folder": (["--data", "{tmp}"], "is not a prepared data set"),
     "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),

@@ -17,12 +17,16 @@ CROP = 256
 
 
 class Batch(NamedTuple):
-    """Network input: photo (N, 3, 256, 256) in [−1, 1], depth (N, 1, ·, ·) in [0, 1], style (N,), sketch in [−1, 1]."""
+    """Network input: photo (N, 3, 256, 256) in [−1, 1], depth (N, 1, ·, ·) in [0, 1], style (N,), sketch in [−1, 1].
+
+    ``teacher``: the sketch that another network drew, or None.
+    """
 
     photo: Tensor
     depth: Tensor
     style: Tensor
     sketch: Tensor
+    teacher: Tensor | None = None
 
 
 class Frame(NamedTuple):
@@ -79,6 +83,8 @@ def planned_batch(pairs: PairTensors, plan: Tensor, config: AugmentConfig) -> Ba
     sketch = crop(pairs.sketch, frame, config.fill_sketch, index)
     depth = crop(pairs.depth, frame, "black", index)
     batch = _batch(photo, depth, pairs.style[index], sketch)
+    if pairs.teacher is not None:
+        batch = batch._replace(teacher=crop(pairs.teacher, frame, config.fill_sketch, index).float() / 127.5 - 1)
     if config.rotate or config.scale:
         batch = _turn(batch, angle, factor, config)
     if config.jitter:
@@ -137,6 +143,7 @@ def _turn(batch: Batch, angle: Tensor, factor: Tensor, config: AugmentConfig) ->
         photo=sample(batch.photo, config.fill_photo, -1.0),
         depth=sample(batch.depth, "black", 0.0),
         sketch=sample(batch.sketch, config.fill_sketch, -1.0),
+        teacher=None if batch.teacher is None else sample(batch.teacher, config.fill_sketch, -1.0),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,25 +16,33 @@ from hida.data.prepared import PreparedPair, PreparedSet
 
 @dataclass(frozen=True)
 class PairTensors:
-    """Pairs as uint8: photo (N, 3, S, S), depth (N, 1, S, S), sketch (N, 1, S, S); style (N,) int64; names."""
+    """Pairs as uint8: photo (N, 3, S, S), depth (N, 1, S, S), sketch (N, 1, S, S); style (N,) int64; names.
+
+    ``teacher`` (N, 1, S, S), if there is one: what another network drew of them.
+    """
 
     photo: Tensor
     depth: Tensor
     sketch: Tensor
     style: Tensor
     names: tuple[str, ...]
+    teacher: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def to(self, device: torch.device) -> PairTensors:
-        return PairTensors(*(t.to(device) for t in (self.photo, self.depth, self.sketch, self.style)), self.names)
+        return self._each(lambda tensor: tensor.to(device), self.names)
 
     def take(self, index: Tensor) -> PairTensors:
         """Return the pairs at ``index`` (K,), on the same device."""
         names = tuple(self.names[i] for i in index.tolist())
         index = index.to(self.photo.device)
-        return PairTensors(*(t[index] for t in (self.photo, self.depth, self.sketch, self.style)), names)
+        return self._each(lambda tensor: tensor[index], names)
+
+    def _each(self, function: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> PairTensors:
+        teacher = None if self.teacher is None else function(self.teacher)
+        return PairTensors(*map(function, (self.photo, self.depth, self.sketch, self.style)), names, teacher)
 
 
 def load_pairs(prepared: PreparedSet, pairs: Sequence[PreparedPair], *, progress: bool = True) -> PairTensors:

@@ -25,6 +25,8 @@ class World:
         """Join the process group that torchrun's environment describes; NCCL on GPUs, gloo on CPUs."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         chosen = torch.device(device)
+        if chosen.type == "cuda" and chosen.index is not None:
+            torch.cuda.set_device(chosen)  # streams and graphs belong to the current one
         if size == 1:
             return cls(0, 1, chosen)
         absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -43,6 +45,11 @@ class World:
     def leads(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait for every process: one that ends while another still uses the group can bring it down."""
+        if self.size > 1:
+            distributed.barrier()
 
     def leave(self) -> None:
         if self.size > 1:

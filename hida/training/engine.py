@@ -10,7 +10,7 @@ from torch import Tensor
 from hida.data.augment import draw_plan, planned_batch
 from hida.data.dataset import PairTensors
 from hida.training.schedule import batch_indices, mixed_seed
-from hida.training.state import LOSSES, TrainingState
+from hida.training.state import TrainingState
 
 WARM_UP = 3
 """Iterations that run one by one before the capture: they choose algorithms and allocate the optimisers' states."""
@@ -30,7 +30,7 @@ class Engine:
         options, world = state.config.train, state.world
         self.share = options.batch // world.size
         self.plan = torch.zeros(self.share, 10, device=world.device)
-        self.sums = torch.zeros(len(LOSSES), device=world.device)
+        self.sums = torch.zeros(len(state.losses), device=world.device)
         self.summed = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.countdown = WARM_UP if graphs else -1
@@ -50,11 +50,11 @@ class Engine:
         means = self.state.world.average(self.sums / max(self.summed, 1)).tolist()
         self.sums.zero_()
         self.summed = 0
-        return dict(zip(LOSSES, means, strict=True))
+        return dict(zip(self.state.losses, means, strict=True))
 
     def losses_here(self) -> dict[str, float]:
         """Return this process's mean losses so far, and go on summing them."""
-        return dict(zip(LOSSES, (self.sums / max(self.summed, 1)).tolist(), strict=True))
+        return dict(zip(self.state.losses, (self.sums / max(self.summed, 1)).tolist(), strict=True))
 
     def _host_plan(self) -> Tensor:
         state, world = self.state, self.state.world

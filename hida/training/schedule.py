@@ -38,8 +38,15 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def learning_rate(config: Config, epoch: float) -> float:
-    """Return the rate at ``epoch``: constant, then linear to 0 at the last one."""
-    constant, last = config.optimizer.constant_epochs, config.train.epochs
-    if epoch <= constant or last <= constant:
-        return config.optimizer.learning_rate
-    return config.optimizer.learning_rate * max(0.0, (last - epoch) / (last - constant))
+    """Return the rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
+
+    With a ``base_batch`` it is scaled linearly by the batch: Goyal et al., https://arxiv.org/abs/1706.02677.
+    """
+    options, last = config.optimizer, config.train.epochs
+    rate = options.learning_rate * (config.train.batch / options.base_batch if options.base_batch else 1.0)
+    if epoch < options.warmup_epochs:
+        # The first images are those of an iteration that has begun: none runs at a rate of 0.
+        return rate * min(1.0, (epoch + 1e-3) / options.warmup_epochs)
+    if epoch <= options.constant_epochs or last <= options.constant_epochs:
+        return rate
+    return rate * max(0.0, (last - epoch) / (last - options.constant_epochs))

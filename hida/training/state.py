@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,6 +43,7 @@ class TrainingState:
             "discriminator": _optimizer(self.discriminator, config.optimizer, self.rate),
         }
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        self.losses = (*LOSSES, "distillation") if config.loss.weight_distillation else LOSSES
         self.iteration = 0
         self.images = 0
         if config.train.compile:
@@ -52,7 +54,7 @@ class TrainingState:
         self.begin(epoch)
         values = self.update(batch)
         self.finish()
-        return dict(zip(LOSSES, values.unbind(), strict=True))
+        return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
         """Set what follows from the images seen: the learning rate, and the random numbers of dropout."""
@@ -60,7 +62,7 @@ class TrainingState:
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
-        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``LOSSES``.
+        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``losses``.
 
         Nothing in here waits for the device or hangs on the iteration's number, so that a CUDA graph can hold it.
         """
@@ -69,23 +71,25 @@ class TrainingState:
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
-            judged = self.discriminator(
+            judged = self.discriminator.judge(
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
             )
-        d = losses.adversarial_discriminator(*judged.chunk(2), config.loss)
+        d = _mean(losses.adversarial_discriminator(*logits.chunk(2), config.loss) for logits in judged)
         self._update("discriminator", self.discriminator, d)
 
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            fake = self.discriminator(seen_depth, sketch)
+            judged = self.discriminator.judge(seen_depth, sketch)
         self.discriminator.requires_grad_(True)
         parts = {
-            "adversarial": losses.adversarial_generator(fake, config.loss),
+            "adversarial": _mean(losses.adversarial_generator(logits, config.loss) for logits in judged),
             "pixel": losses.pixel(sketch, batch.sketch),
             "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
             "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
         }
+        if "distillation" in self.losses:
+            parts["distillation"] = losses.pixel(sketch, batch.teacher)
         self._update(
             "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
         )
@@ -182,6 +186,10 @@ class TrainingState:
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
 
 
 def _compile_regions(generator: nn.Module) -> None:

@@ -47,3 +47,20 @@ def test_wrong_shapes_are_refused(depth, sketch):
     module = build_discriminator(DiscriminatorConfig(base_width=1))
     with pytest.raises(OpError, match="depth and sketch must both have shape"):
         module(depth, sketch)
+
+
+def test_further_scales_are_judges_of_the_picture_made_smaller():
+    torch.manual_seed(0)
+    module = build_discriminator(DiscriminatorConfig(base_width=2, scales=3)).double()
+    depth, sketch = torch.rand(2, 2, 1, 64, 64, dtype=torch.float64)
+    logits = module.judge(depth, sketch)
+    assert torch.equal(logits[0], module(depth, sketch))
+    image = torch.cat((depth, sketch), 1)
+    for found, layers in zip(logits[1:], module.coarser, strict=True):
+        inner = functional.pad(image, (1, 1, 1, 1))
+        count = functional.pad(torch.ones_like(image), (1, 1, 1, 1))
+        sums = [t.unfold(2, 3, 2).unfold(3, 3, 2).sum((-1, -2)) for t in (inner, count)]
+        image = sums[0] / sums[1]
+        torch.testing.assert_close(found, layers(image))
+    single = build_discriminator(DiscriminatorConfig(base_width=2))
+    assert sum(p.numel() for p in module.parameters()) == 3 * sum(p.numel() for p in single.parameters())

@@ -50,3 +50,12 @@ def test_the_rate_is_constant_and_then_linear_to_zero(epoch, share):
 def test_the_rate_without_decay():
     config = Config(optimizer=OptimizerConfig(constant_epochs=10), train=TrainConfig(epochs=10))
     assert {learning_rate(config, epoch) for epoch in (0, 5, 10, 11)} == {2e-4}
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(0, 0), (1, 2e-4), (2, 4e-4), (4, 8e-4), (10, 8e-4), (15, 4e-4), (20, 0)])
+def test_a_larger_batch_scales_the_rate_after_a_warm_up(epoch, rate):
+    optimizer = OptimizerConfig(learning_rate=2e-4, constant_epochs=10, warmup_epochs=4, base_batch=4)
+    config = Config(optimizer=optimizer, train=TrainConfig(epochs=20, batch=16))
+    assert learning_rate(config, epoch) == pytest.approx(rate, abs=3e-7)
+    if epoch == 0:
+        assert learning_rate(config, epoch) > 0

@@ -95,6 +95,23 @@ def test_a_step_reports_the_losses_of_its_networks(config):
     assert (state.iteration, state.images) == (1, 2)
 
 
+def test_every_scale_of_the_discriminator_has_the_same_say():
+    discriminator = DiscriminatorConfig(base_width=1, scales=2)
+    config = dataclasses.replace(CONFIG, discriminator=discriminator, generator=GeneratorConfig(2, dropout=0.0))
+    state, given = TrainingState(config, ALONE), batch()
+    with torch.no_grad():
+        sketch, _ = state.generator(given.photo, given.depth, given.style)
+        real, fake = (
+            state.discriminator.judge(given.depth, given.sketch),
+            state.discriminator.judge(given.depth, sketch),
+        )
+        d = [losses.adversarial_discriminator(r, f, config.loss) for r, f in zip(real, fake, strict=True)]
+    before = [p.detach().clone() for p in state.discriminator.coarser.parameters()]
+    assert state.step(given, 0.0)["d"].item() == pytest.approx((d[0] + d[1]).item() / 2, rel=1e-4)
+    after = list(state.discriminator.coarser.parameters())
+    assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(before) / 2
+
+
 def test_the_generators_loss_weighs_its_parts(monkeypatch):
     state, totals = TrainingState(CONFIG, ALONE), {}
     monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))

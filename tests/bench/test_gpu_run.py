@@ -1,0 +1,104 @@
+"""bench/gpu/run.sh from packed data to brought-out weights, at a tiny size on a CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hida import pack
+from hida.checkpoint import load_generator
+from hida.data.alignment import IDENTITY, TEMPLATE
+from hida.data.images import write_png
+from hida.data.prepared import PreparedPair, PreparedSet
+from hida.errors import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.epochs", "8", "--train.holdout", "1"]
+TINY += ["--optimizer.constant-epochs", "8", "--train.threads", "1", "--device", "cpu", "--train.batch", "2"]
+TINY += ["--train.log-every", "1", "--train.sample-epochs", "2"]
+
+
+def prepared(folder):
+    random, pairs = np.random.default_rng(0), []
+    for k in range(8):
+        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
+        coarse = Image.fromarray(random.integers(0, 256, (10, 10, 3), np.uint8))
+        photo = np.asarray(coarse.resize((250, 250), Image.Resampling.BICUBIC))
+        for kind, picture in zip(names, (photo, 255 - photo[:, :, 0], photo[:, :, 2]), strict=True):
+            write_png(folder / names[kind], picture)
+        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
+        split = "test" if k > 4 else "train"
+        pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
+    template = tuple(map(tuple, TEMPLATE.tolist()))
+    fill = {"photo": "replicate", "sketch": "paper"}
+    PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()
+
+
+@pytest.mark.slow
+def test_the_whole_chain_from_packed_data_to_weights_that_are_put_together_again(tmp_path):
+    prepared(tmp_path / "set")
+    for split in ("train", "test"):
+        assert run_command(pack.main, [str(tmp_path / "set"), str(tmp_path / f"{split}.zip"), "--split", split]) == 0
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "OUT": str(out),
+        "RUNS": str(runs),
+        "TRAIN": str(tmp_path / "train.zip"),
+        "TEST": str(tmp_path / "test.zip"),
+        "METRICS": "scoot fsim",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*words, **more):
+        command = ["bash", str(ROOT / "bench/gpu/run.sh"), *words]
+        done = subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "stopped at iteration 1;" in run("small", *TINY, MINUTES="0.000001")  # a first piece
+    assert "finished" in run("small", *TINY, MINUTES="9")
+    lines = [json.loads(line) for line in (out / "small.log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "pixel" in line] == list(range(1, 17))
+    assert (out / "small.sample.png").is_file()
+    run("evaluate", "small")
+    assert json.loads((out / "small.scores.json").read_text())["label"] == "small"
+    run("sheet", "small")
+    assert list((out / "sheet-small").glob("*.png"))
+    run("fetch", "small", "0")
+    pieces = b"".join(path.read_bytes() for path in sorted(out.glob("weights.part-*")))
+    assert hashlib.sha256(pieces).hexdigest() == (out / "weights.sha256").read_text().split()[0]
+    (tmp_path / "weights.safetensors").write_bytes(pieces)
+    assert load_generator(tmp_path / "weights.safetensors")[1].generator.base_width == 2
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_runs_every_method(tmp_path):
+    (tmp_path / "tiny.toml").write_text("[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n")
+    command = [sys.executable, str(ROOT / "bench/train_step.py"), "--device", "cpu", "--batch", "2", "--rounds", "2"]
+    command += ["--preset", str(tmp_path / "tiny.toml")]
+    command += ["--methods", "released", "bf16", "ours", "--json", str(tmp_path / "step.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["released", "bf16", "ours"]
+    for row in rows:
+        assert row["images_per_second"] > 0
+        assert row["breakdown_ms"]["convolution"] > 0
+
+
+def test_the_script_tells_its_parts_and_refuses_others():
+    script = str(ROOT / "bench/gpu/run.sh")
+    told = subprocess.run(["bash", script, "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert all(word in told for word in ("build", "sanitize", "bench-step", "train NAME", "fetch NAME K"))
+    assert subprocess.run(["bash", script, "bake"], capture_output=True).returncode != 0

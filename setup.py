@@ -1,13 +1,16 @@
 """Build the native ops beside the Python package; without what that needs, the package is pure Python.
 
 ``python setup.py build_ext --inplace`` builds in place. ``HIDA_BUILD_NATIVE=0`` builds a pure package; ``MAX_JOBS``
-limits the compilers that run at a time; ``CXX`` names the compiler.
+limits the compilers that run at a time; ``CXX`` names the compiler. The CUDA kernels are built where nvcc is found
+(``CUDA_HOME``, the PATH, or the package nvidia-cuda-nvcc): ``HIDA_BUILD_CUDA=0`` leaves them out, ``=1`` insists;
+``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX") chooses the chips.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,6 +29,12 @@ STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
 KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "convolution", "table"]
 HOST = ["ops", "cpu/adaptation", "cpu/deformation", "cpu/convolutions", "cpu/choose"]
+CUDA_KERNELS = [
+    *("device", "info_acon", "ida", "ida_backward"),
+    *("deform_conv", "deform_conv_backward", "deform_conv_gather", "deform_conv_tiny", "deform_conv_weight"),
+]
+CUDA_HOST = ["cuda/adaptation", "cuda/deformation", "cuda/stream"]
+ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
 X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": [
@@ -50,6 +59,39 @@ def missing() -> str:
         return f"no C++ compiler {compiler()[0]!r}"
     header = Path(util.find_spec("torch").submodule_search_locations[0]) / "include/torch/csrc/stable/library.h"
     return "" if header.exists() else "this torch has no stable C++ interface (2.11 or later has)"
+
+
+def find_nvcc() -> str | None:
+    """Return the CUDA compiler, or None where the CUDA kernels are not to be built."""
+    wish = os.environ.get("HIDA_BUILD_CUDA", "")
+    if wish == "0":
+        return None
+    homes = [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
+    package = util.find_spec("nvidia")
+    homes += [p for root in (package.submodule_search_locations if package else []) for p in Path(root).glob("cu*")]
+    found = [str(home / "bin/nvcc") for home in homes if (home / "bin/nvcc").is_file()]
+    nvcc = next(iter(found), None) or shutil.which("nvcc")
+    if nvcc is None:
+        if wish == "1":
+            raise SystemExit("hida: HIDA_BUILD_CUDA=1, but there is no nvcc in CUDA_HOME, on the PATH or in a package.")
+        print("hida: there is no nvcc, so the CUDA kernels are not built; the CPU kernels are.", file=sys.stderr)
+    return nvcc
+
+
+def gencode() -> list[str]:
+    """Return nvcc's flags for the chips that TORCH_CUDA_ARCH_LIST names."""
+    flags = []
+    for name in re.split(r"[;, ]+", (os.environ.get("TORCH_CUDA_ARCH_LIST") or ARCHITECTURES).strip()):
+        match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
+        if match is None:
+            raise SystemExit(
+                f"hida: TORCH_CUDA_ARCH_LIST names {name!r}; write compute capabilities, as in '8.0;9.0a;12.0+PTX'."
+            )
+        arch = "".join(match.groups()[:3])
+        flags += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+        if match[4]:
+            flags += ["-gencode", f"arch=compute_{arch},code=compute_{arch}"]
+    return flags
 
 
 def compiler() -> list[str]:
@@ -93,7 +135,8 @@ class Ninja(build_ext):
     def get_outputs(self) -> list[str]:
         if missing():
             return []
-        return [str(Path(self.build_lib) / "hida" / name) for name in ("_ops.so", module_name())]
+        names = ["_ops.so", module_name(), *(["_ops_cuda.so"] if find_nvcc() else [])]
+        return [str(Path(self.build_lib) / "hida" / name) for name in names]
 
 
 def module_name() -> str:
@@ -143,6 +186,39 @@ def rules(out: Path) -> str:
         f"build {spelled([str(out / module_name())])}: link {compile_one('module', module)}",
         "  flags =",
     ]
+    nvcc = find_nvcc()
+    if nvcc:
+        device = [
+            "-std=c++17",
+            "-O3",
+            "-Werror",
+            "all-warnings",
+            "-Xcompiler",
+            "-Wall,-Wextra,-fPIC,-fvisibility=hidden",
+        ]
+        lines += [
+            f"nvcc = {spelled([nvcc])}",
+            "rule cuda",
+            "  command = $nvcc $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = $in",
+            "rule link_cuda",
+            "  command = $nvcc -shared --cudart static -o $out $in $flags",
+            "  description = $out",
+        ]
+        parts = [compile_one(source, [*host, "-DHIDA_CUDA_TENSORS"]) for source in CUDA_HOST]
+        for source in CUDA_KERNELS:
+            parts.append(f"cuda_{source}.cu.o")
+            lines += [
+                f"build {parts[-1]}: cuda {spelled([str(ROOT / 'csrc/cuda' / f'{source}.cu')])}",
+                f"  flags = {spelled([*device, '--compress-mode=size', *gencode()])}",
+            ]
+        named = ["-Xlinker", "--no-as-needed", "-ltorch_cpu", "-Xlinker", "--as-needed", "-lc10", "-ldl"]
+        lines += [
+            f"build {spelled([str(out / '_ops_cuda.so')])}: link_cuda {' '.join(parts)}",
+            f"  flags = {spelled(['-L' + str(torch / 'lib'), *named])}",
+        ]
     return "\n".join(lines) + "\n"
 
 

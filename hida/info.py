@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _native(built: list[str]) -> str:
     if not built:
         return library.why_not
-    return f"{', '.join(built)}; CPU kernels: {library.instruction_set()}; CUDA: not built"
+    cuda = "built" if library.loaded_cuda else library.why_not_cuda
+    return f"{', '.join(built)}; CPU kernels: {library.instruction_set()}; CUDA kernels: {cuda}"
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ using torch::stable::new_empty;
 using Pair = std::vector<int64_t>;
 
 void require_float(const char* name, const Tensor& t) {
-  require_cpu(name, t);
+  require_here(name, t);
   if (t.scalar_type() != ScalarType::Float) fail(std::string(name) + " must be float32.");
   if (!t.is_contiguous()) fail(std::string(name) + " must be contiguous.");
 }

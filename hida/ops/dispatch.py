@@ -23,7 +23,7 @@ _traced: Backend | None = None
 
 def available() -> dict[str, bool]:
     """Return which native libraries are loaded: ``{"cpu": bool, "cuda": bool}``."""
-    return {"cpu": library.loaded, "cuda": False}
+    return {"cpu": library.loaded, "cuda": library.loaded_cuda}
 
 
 @contextlib.contextmanager

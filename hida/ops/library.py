@@ -11,24 +11,37 @@ import torch
 from torch import Tensor
 
 PATH = Path(__file__).resolve().parent.parent / "_ops.so"
+CUDA_PATH = PATH.with_name("_ops_cuda.so")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def _load() -> str:
-    """Load the library; return why it is not there, or nothing."""
-    if not PATH.is_file():
+def _load(path: Path) -> str:
+    """Load a library; return why it is not there, or nothing."""
+    if not path.is_file():
         return "not built: python setup.py build_ext --inplace builds them"
     try:
-        torch.ops.load_library(PATH)
+        torch.ops.load_library(path)
     except OSError as error:
-        reason = f"{PATH.name} does not load ({str(error).splitlines()[0]}); build it again"
+        reason = f"{path.name} does not load ({str(error).splitlines()[0]}); build it again"
         warnings.warn(f"HIDA's native ops: {reason}. The PyTorch reference runs instead.", stacklevel=2)
         return reason
     return ""
 
 
-why_not = _load()
+def _load_cuda() -> str:
+    if not loaded:
+        return why_not
+    if torch.version.cuda is None:
+        return "this is a CPU build of torch"
+    if not CUDA_PATH.is_file():
+        return "not built: python setup.py build_ext --inplace builds them where nvcc is"
+    return _load(CUDA_PATH)
+
+
+why_not = _load(PATH)
 loaded = not why_not
+why_not_cuda = _load_cuda()
+loaded_cuda = not why_not_cuda
 
 
 def instruction_set() -> str:

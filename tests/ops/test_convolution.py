@@ -1,0 +1,109 @@
+"""Convolutions of few pixels against torch's, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hida import ops
+from hida.nn import Conv2d, Upsample
+from hida.ops import library
+from hida.ops.convolution import conv2d, conv_transpose2d
+
+native = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
+FORWARD = [  # N, C_in, H, W, C_out, kernel, stride, padding
+    (1, 24, 8, 8, 50, 3, 1, 1),
+    (1, 40, 16, 16, 24, 4, 2, 1),
+    (3, 7, 4, 4, 5, 3, 1, 1),
+    (1, 9, 2, 2, 33, 4, 2, 1),
+    (2, 3, 5, 7, 11, 3, 2, 0),
+    (1, 1, 1, 1, 1, 1, 1, 0),
+]
+DOUBLED = [  # N, C_in, H, W, C_out
+    (1, 40, 4, 4, 70),
+    (1, 33, 8, 8, 130),
+    (3, 5, 3, 5, 2),
+    (2, 6, 1, 1, 7),
+    (1, 12, 32, 16, 1),
+    (2, 5, 19, 48, 1),
+]
+
+
+def _close(found, exact):
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@native
+@pytest.mark.parametrize("case", FORWARD)
+@pytest.mark.parametrize("biased", [True, False])
+def test_few_pixels_agree_with_double_precision(case, biased):
+    n, c_in, h, w, c_out, kernel, stride, padding = case
+    torch.manual_seed(0)
+    x, weight = torch.randn(n, c_in, h, w), torch.randn(c_out, c_in, kernel, kernel)
+    bias = torch.randn(c_out) if biased else None
+    with ops.backend("native"):
+        found = conv2d(x, weight, bias, (stride, stride), (padding, padding))
+    exact = functional.conv2d(x.double(), weight.double(), bias.double() if biased else None, stride, padding)
+    _close(found / c_in, exact / c_in)
+
+
+@native
+@pytest.mark.parametrize("case", DOUBLED)
+@pytest.mark.parametrize("biased", [True, False])
+def test_doubling_agrees_with_double_precision(case, biased):
+    n, c_in, h, w, c_out = case
+    torch.manual_seed(0)
+    x, weight = torch.randn(n, c_in, h, w), torch.randn(c_in, c_out, 4, 4)
+    bias = torch.randn(c_out) if biased else None
+    with ops.backend("native"):
+        found = conv_transpose2d(x, weight, bias)
+    exact = functional.conv_transpose2d(x.double(), weight.double(), bias.double() if biased else None, 2, 1)
+    _close(found / c_in, exact / c_in)
+
+
+@native
+def test_gradients_are_those_of_torch():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4, 4)
+    for module in (Conv2d(6, 10, 3, padding=1), Upsample(6, 10)):
+        found = []
+        for name in ("native", "reference"):
+            given = x.clone().requires_grad_()
+            with ops.backend(name):
+                y = module(given)
+            found.append(torch.autograd.grad(y.square().sum(), (given, module.weight, module.bias)))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@native
+def test_layouts_and_many_pixels_go_through_too():
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, 4, 4).to(memory_format=torch.channels_last)
+    layer = Conv2d(6, 8, 3, padding=1).to(memory_format=torch.channels_last)
+    large = torch.randn(1, 6, 32, 32)
+    with ops.backend("native"):
+        small_y, large_y = layer(x), layer(large)
+    torch.testing.assert_close(small_y, functional.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(large_y, functional.conv2d(large, layer.weight, layer.bias, padding=1))
+
+
+@native
+def test_operators_are_registered_well():
+    x, weight, bias = torch.randn(1, 4, 4, 4), torch.randn(6, 4, 3, 3), torch.randn(6)
+    torch.library.opcheck(torch.ops.hida.conv2d, (x, weight, bias, [1, 1], [1, 1]))
+    torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), bias))
+
+
+@native
+def test_misuse_names_the_argument():
+    x = torch.randn(1, 4, 4, 4)
+    with pytest.raises(RuntimeError, match="weight must have shape"):
+        torch.ops.hida.conv2d(x, torch.randn(6, 3, 3, 3), None, [1, 1], [1, 1])
+    with pytest.raises(RuntimeError, match="bias must have shape"):
+        torch.ops.hida.conv_transpose2d(x, torch.randn(4, 6, 4, 4), torch.randn(5))
+    with pytest.raises(RuntimeError, match="at most 64"):
+        torch.ops.hida.conv2d(torch.randn(1, 4, 16, 16), torch.randn(6, 4, 3, 3), None, [1, 1], [1, 1])
+    with pytest.raises(RuntimeError, match="float32"):
+        torch.ops.hida.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)

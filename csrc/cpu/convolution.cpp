@@ -38,13 +38,13 @@ void begin_plane(const Doubling& d, int64_t c, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = bias;
 }
 
-// A unit is kChannelsDoubled output channels of the whole batch.
+// A unit is d.channels output channels of the whole batch.
 void by_channels(const Doubling& d, int64_t begin, int64_t end) {
   const int64_t pixels = d.in.n * d.in.pixels(), width = (pixels + kBlock - 1) / kBlock * kBlock, outputs = d.out.c;
-  Scratch<float> taps(kChannelsDoubled * kTaps * width);
+  Scratch<float> taps(d.channels * kTaps * width);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t c0 = unit * kChannelsDoubled;
-    const int64_t channels = outputs - c0 < kChannelsDoubled ? outputs - c0 : kChannelsDoubled;
+    const int64_t c0 = unit * d.channels;
+    const int64_t channels = outputs - c0 < d.channels ? outputs - c0 : d.channels;
     std::memset(taps.get(), 0, size_t(channels * kTaps * width) * sizeof(float));
     for (int64_t k = 0; k < d.in.c; k += kDepth)
       multiply(channels * kTaps, width, d.in.c - k < kDepth ? d.in.c - k : kDepth,

@@ -45,7 +45,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   d.stride_h = stride[0], d.stride_w = stride[1];
   d.pad_h = padding[0], d.pad_w = padding[1];
   d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - w.h) / d.stride_h + 1, (d.in.w + 2 * d.pad_w - w.w) / d.stride_w + 1};
-  if (d.out.n * d.out.pixels() > kTile) fail("conv2d is for at most 64 output pixels in the whole batch.");
+  if (d.out.n * d.out.pixels() > 4 * kTile) fail("conv2d is for at most 256 output pixels in the whole batch.");
   Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
   if (y.numel() == 0) return y;
   d.weight = weight.const_data_ptr();
@@ -71,8 +71,8 @@ Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Te
   if (w.n != d.in.c || w.h != 4 || w.w != 4) fail("weight must have shape (C_in, C_out, 4, 4).");
   d.out = {d.in.n, w.c, 2 * d.in.h, 2 * d.in.w};
   const int64_t pixels = d.in.n * d.in.pixels();
-  if (pixels > kTile && d.in.w % kBlock != 0)
-    fail("conv_transpose2d is for at most 64 pixels in the whole batch, or rows of a multiple of 16 of them.");
+  if (pixels > 4 * kTile && d.in.w % kBlock != 0)
+    fail("conv_transpose2d is for at most 256 pixels in the whole batch, or rows of a multiple of 16 of them.");
   Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
   if (y.numel() == 0) return y;
   d.weight = static_cast<const float*>(weight.const_data_ptr());
@@ -84,14 +84,15 @@ Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Te
   }
   d.x = static_cast<const float*>(x.const_data_ptr());
   Tensor keep = x;
-  if (pixels <= kTile) {
+  if (pixels <= 4 * kTile) {
+    if (pixels > kTile) d.channels = 16;  // the products of a unit stay in the second-level cache
     Deform plain;
     plain.in = plain.out = d.in;
     keep = columns_of(plain, x);
     d.columns = static_cast<const float*>(keep.const_data_ptr());
   }
-  const int64_t units = d.columns ? (d.out.c + kChannelsDoubled - 1) / kChannelsDoubled
-                                  : d.in.n * ((d.in.h + kRowsDoubled - 1) / kRowsDoubled);
+  const int64_t units =
+      d.columns ? (d.out.c + d.channels - 1) / d.channels : d.in.n * ((d.in.h + kRowsDoubled - 1) / kRowsDoubled);
   for_units(units, 1 << 20, [&](int64_t begin, int64_t end) { kernels().doubling(d, begin, end); });
   return y;
 }

@@ -105,18 +105,22 @@ constexpr int64_t kDepth = 256;
 template <class Real>
 void product(const Deform& d, int64_t begin, int64_t end) {
   const int64_t inputs = d.in.c / d.groups * d.taps(), outputs = d.out.c / d.groups;
-  const int64_t count = d.out.n * d.out.pixels(), width = (count + kBlock - 1) / kBlock * kBlock;
+  const int64_t total = d.out.n * d.out.pixels(), row = (total + kBlock - 1) / kBlock * kBlock;
   Scratch<Real> result(kRowsAtATime * kTile);
   for (int64_t unit = begin; unit < end; ++unit) {
     for (int64_t o = unit * kRowsAtATime; o < (unit + 1) * kRowsAtATime && o < d.out.c;) {
       const int64_t group = o / outputs, last = (group + 1) * outputs, stop = (unit + 1) * kRowsAtATime;
       const int64_t rows = (last < stop ? last : stop) - o;
-      std::memset(result.get(), 0, size_t(rows * kTile) * sizeof(Real));
-      for (int64_t k = 0; k < inputs; k += kDepth)
-        multiply(rows, width, inputs - k < kDepth ? inputs - k : kDepth,
-                 static_cast<const Real*>(d.weight) + o * inputs + k, inputs, int64_t(1),
-                 static_cast<const Real*>(d.columns) + (group * inputs + k) * width, width, result.get(), kTile);
-      write_rows(d, o, o + rows, 0, count, result.get());
+      for (int64_t first = 0; first < total; first += kTile) {
+        const int64_t count = total - first < kTile ? total - first : kTile;
+        const int64_t width = (count + kBlock - 1) / kBlock * kBlock;
+        std::memset(result.get(), 0, size_t(rows * kTile) * sizeof(Real));
+        for (int64_t k = 0; k < inputs; k += kDepth)
+          multiply(rows, width, inputs - k < kDepth ? inputs - k : kDepth,
+                   static_cast<const Real*>(d.weight) + o * inputs + k, inputs, int64_t(1),
+                   static_cast<const Real*>(d.columns) + (group * inputs + k) * row + first, row, result.get(), kTile);
+        write_rows(d, o, o + rows, first, count, result.get());
+      }
       o += rows;
     }
   }

@@ -79,13 +79,13 @@ struct Doubling {
   Extent in, out;
   const float *x = nullptr, *columns = nullptr, *weight = nullptr, *bias = nullptr;  // contiguous; bias may be absent
   float* y = nullptr;
+  int64_t channels = 64;  // output channels of a unit: its part of a weight row is a page of memory, if they are 64
 };
-constexpr int64_t kRowsDoubled = 8;       // input rows of a unit
-constexpr int64_t kChannelsDoubled = 64;  // output channels of a unit: its part of a weight row is a page of memory
+constexpr int64_t kRowsDoubled = 8;  // input rows of a unit
 
 constexpr int64_t kBlock = 16;        // channels; sixteen floats are a cache line
 constexpr int64_t kTile = 64;         // output pixels, counted through the whole batch
-constexpr int64_t kRowsAtATime = 24;  // output channels of a unit where there are few pixels
+constexpr int64_t kRowsAtATime = 48;  // output channels of a unit where there are few pixels
 
 struct Kernels {
   const char* name;

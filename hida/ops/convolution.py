@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hida.ops import dispatch, library
 
-FEW = 64
+FEW = 256
 """pixels of the whole batch up to which the kernels for few pixels are the faster ones"""
 
 

@@ -19,12 +19,16 @@ FORWARD = [  # N, C_in, H, W, C_out, kernel, stride, padding
     (1, 9, 2, 2, 33, 4, 2, 1),
     (2, 3, 5, 7, 11, 3, 2, 0),
     (1, 1, 1, 1, 1, 1, 1, 0),
+    (1, 20, 16, 16, 61, 3, 1, 1),
+    (3, 5, 9, 7, 50, 3, 1, 1),
 ]
 DOUBLED = [  # N, C_in, H, W, C_out
     (1, 40, 4, 4, 70),
     (1, 33, 8, 8, 130),
     (3, 5, 3, 5, 2),
     (2, 6, 1, 1, 7),
+    (1, 30, 16, 16, 35),
+    (3, 5, 9, 7, 18),
     (1, 12, 32, 16, 1),
     (2, 5, 19, 48, 1),
 ]
@@ -103,7 +107,7 @@ def test_misuse_names_the_argument():
         torch.ops.hida.conv2d(x, torch.randn(6, 3, 3, 3), None, [1, 1], [1, 1])
     with pytest.raises(RuntimeError, match="bias must have shape"):
         torch.ops.hida.conv_transpose2d(x, torch.randn(4, 6, 4, 4), torch.randn(5))
-    with pytest.raises(RuntimeError, match="at most 64"):
-        torch.ops.hida.conv2d(torch.randn(1, 4, 16, 16), torch.randn(6, 4, 3, 3), None, [1, 1], [1, 1])
+    with pytest.raises(RuntimeError, match="at most 256"):
+        torch.ops.hida.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [1, 1])
     with pytest.raises(RuntimeError, match="float32"):
         torch.ops.hida.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)

@@ -66,11 +66,12 @@ def find_nvcc() -> str | None:
     wish = os.environ.get("HIDA_BUILD_CUDA", "")
     if wish == "0":
         return None
-    homes = [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
+    home = os.environ.get("CUDA_HOME")
     package = util.find_spec("nvidia")
-    homes += [p for root in (package.submodule_search_locations if package else []) for p in Path(root).glob("cu*")]
-    found = [str(home / "bin/nvcc") for home in homes if (home / "bin/nvcc").is_file()]
-    nvcc = next(iter(found), None) or shutil.which("nvcc")
+    packaged = [p for root in (package.submodule_search_locations if package else []) for p in Path(root).glob("cu*")]
+    choices = [str(Path(home) / "bin/nvcc") if home else None, shutil.which("nvcc")]
+    choices += [str(folder / "bin/nvcc") for folder in packaged]
+    nvcc = next((choice for choice in choices if choice and Path(choice).is_file()), None)
     if nvcc is None:
         if wish == "1":
             raise SystemExit("hida: HIDA_BUILD_CUDA=1, but there is no nvcc in CUDA_HOME, on the PATH or in a package.")

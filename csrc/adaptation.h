@@ -55,7 +55,7 @@ Tensor info_acon(const Tensor& x, const Tensor& logits, const Tensor& p1, const 
   const Extent e = extent_of("x", x);
   check_activation(e, logits, p1, p2);
   require_device_of("x", x, {{"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
-  Tensor y = empty_like(x);
+  Tensor y = in_large_pages(empty_like(x));
   if (x.numel() == 0) return y;
   Acon a;
   a.planes = {e, is_wide({&x, &logits, &p1, &p2}), abreast(x, e)};
@@ -77,7 +77,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
   require_device_of("x", x, {{"grad", &grad}, {"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
   Acon a;
   a.planes = {e, is_wide({&x, &logits, &p1, &p2}), abreast(x, e)};
-  Tensor dx = wants(wanted, 0) ? empty_like(x) : absent(x);
+  Tensor dx = wants(wanted, 0) ? in_large_pages(empty_like(x)) : absent(x);
   LogitsGradient dlogits(x, logits, e, a.planes.wide, wants(wanted, 1));
   Tensor dp1 = wants(wanted, 2) ? sums(x, e, a.planes.wide) : absent(x);
   Tensor dp2 = wants(wanted, 3) ? sums(x, e, a.planes.wide) : absent(x);
@@ -103,7 +103,7 @@ template <class Backend>
 Three run_adapt(Adapt& a, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
   const Extent& e = a.planes.extent;
   a.planes.abreast = abreast(x, e);
-  Tensor y = empty_like(x), mean = sums(x, e, a.planes.wide), rstd = sums(x, e, a.planes.wide);
+  Tensor y = in_large_pages(empty_like(x)), mean = sums(x, e, a.planes.wide), rstd = sums(x, e, a.planes.wide);
   if (x.numel() == 0) return {y, torch::stable::zero_(mean), torch::stable::zero_(rstd)};
   a.x = image_of("x", x, e);
   a.gamma = image_of("gamma", gamma, e);
@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& gr
   // beta, which is not here, may have been the one wide operand: the statistics know.
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
-  Tensor dh = wants(wanted, 0) ? empty_like(h) : absent(h);
+  Tensor dh = wants(wanted, 0) ? in_large_pages(empty_like(h)) : absent(h);
   LogitsGradient dlogits(h, logits, e, wide, wants(wanted, 1));
   Tensor dgamma = wants(wanted, 2) ? gradient_like(gamma, h) : absent(h);
   Tensor dp1 = wants(wanted, 3) ? sums(h, e, wide) : absent(h);
@@ -227,7 +227,7 @@ std::tuple<Tensor, Tensor> instance_norm_modulate_backward(const Tensor& grad, c
   require_device_of("x", x, {{"grad", &grad}, {"gamma", &gamma}, {"mean", &mean}, {"rstd", &rstd}});
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
-  Tensor dx = wants(wanted, 0) ? empty_like(x) : absent(x);
+  Tensor dx = wants(wanted, 0) ? in_large_pages(empty_like(x)) : absent(x);
   Tensor dgamma = wants(wanted, 1) ? gradient_like(gamma, x) : absent(x);
   if (x.numel() > 0) {
     Adapt a;

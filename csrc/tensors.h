@@ -7,6 +7,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
 #include <initializer_list>
 #include <sstream>
 #include <stdexcept>
@@ -52,6 +57,21 @@ inline Dtype dtype_of(const char* name, const Tensor& t) {
     default:
       fail(std::string(name) + " must be float32, float64, bfloat16 or float16.");
   }
+}
+
+// Ask the system for pages of 2 MB behind a large new tensor of the CPU: its first writing costs a fault for each page,
+// and allocators give large blocks back whenever one is freed. A hint; nothing hangs on it.
+inline Tensor in_large_pages(Tensor t) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = uintptr_t(1) << 21;
+  const uintptr_t bytes = uintptr_t(t.numel()) * t.element_size();
+  if (t.is_cpu() && bytes >= kPage) {
+    const uintptr_t start = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+    const uintptr_t first = (start + kPage - 1) / kPage * kPage, last = (start + bytes) / kPage * kPage;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return t;
 }
 
 inline void require_shape(const char* name, const Tensor& t, std::initializer_list<Shape> allowed) {

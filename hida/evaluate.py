@@ -25,8 +25,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from hida.data.images import write_png
 from hida.data.dataset import split_holdout
+from hida.data.images import write_png
 from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.device import choose_device

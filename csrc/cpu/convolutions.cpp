@@ -1,7 +1,7 @@
-// Convolutions bound by reading their weights, on CPU tensors in float32: checks, memory, threads. They have no
+// Convolutions that are faster here than in general libraries, on CPU tensors in float32: those bound by reading their
+// weights, and by minimal filtering those of many pixels. Checks, memory, threads. They have no
 // gradient of their own; Python gives them that of torch's convolutions.
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 
 #include "../tensors.h"
@@ -18,7 +18,7 @@ void require_float(const char* name, const Tensor& t) {
   if (!t.is_contiguous()) fail(std::string(name) + " must be contiguous.");
 }
 
-const int64_t kFewPixels = std::getenv("FEW") ? std::atoi(std::getenv("FEW")) : 256;
+constexpr int64_t kFewChannels = 4;
 
 int64_t padded(int64_t pixels) {
   return (pixels + kBlock - 1) / kBlock * kBlock;
@@ -34,24 +34,35 @@ Tensor columns_of(Deform& d, const Tensor& x) {
   return columns;
 }
 
-// Spectra of a wave: below 4 MB, so that they stay in the last cache.
-Tensor by_winograd(Winograd& w, const Tensor& x, const Tensor& y) {
-  const int64_t tiles = w.in.n * ((w.in.h + 3) / 4) * ((w.in.w + 3) / 4);
-  const int64_t blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * w.in.c * kWinogradTiles;
-  const int64_t most = std::max<int64_t>(1, (1 << 20) / block_size), waves = (blocks + most - 1) / most;
-  w.channels = std::clamp<int64_t>(6144 / w.in.c / 12 * 12, 12, 48);
-  const Tensor spectra = new_empty(x, {(blocks + waves - 1) / waves * block_size});
+// Spectra of a wave: below 16 MB, so that they stay in the last cache.
+Tensor by_winograd(bool twice, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                   const Extent& in, const Tensor& y, const Extent& out) {
+  Winograd w;
+  w.twice = twice, w.in = in, w.out = out;
+  w.x = static_cast<const float*>(x.const_data_ptr());
+  w.weight = static_cast<const float*>(weight.const_data_ptr());
+  if (bias) w.bias = static_cast<const float*>(bias->const_data_ptr());
+  w.y = static_cast<float*>(y.mutable_data_ptr());
+  const int64_t blocks = (w.tiles() + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * in.c * kWinogradTiles;
+  const int64_t most = std::max<int64_t>(1, (1 << 22) / block_size), waves = (blocks + most - 1) / most;
+  w.rows = std::clamp<int64_t>(6144 / in.c / 12 * 12, 12, 48);
+  const Tensor spectra = in_large_pages(new_empty(x, {(blocks + waves - 1) / waves * block_size}));
   w.spectra = static_cast<float*>(spectra.mutable_data_ptr());
   for (int64_t wave = 0; wave < waves; ++wave) {
-    const int64_t begin = wave * blocks / waves;
-    w.first = begin * kWinogradTiles;
-    w.blocks = (wave + 1) * blocks / waves - begin;
-    for_units(w.blocks * ((w.in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
+    w.first = wave * blocks / waves;
+    w.blocks = (wave + 1) * blocks / waves - w.first;
+    for_units(w.blocks * ((in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_input(w, from, to); });
-    for_units((w.out.c + w.channels - 1) / w.channels, w.blocks * w.channels * w.in.c * kWinogradTiles,
+    for_units((out.c * w.phases() + w.rows - 1) / w.rows, w.blocks * w.rows * in.c * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_output(w, from, to); });
   }
   return y;
+}
+
+void require_bias(const std::optional<Tensor>& bias, int64_t channels) {
+  if (!bias) return;
+  require_float("bias", *bias);
+  require_shape("bias", *bias, {{channels}});
 }
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
@@ -69,27 +80,17 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   d.stride_h = stride[0], d.stride_w = stride[1];
   d.pad_h = padding[0], d.pad_w = padding[1];
   d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - w.h) / d.stride_h + 1, (d.in.w + 2 * d.pad_w - w.w) / d.stride_w + 1};
-  const bool few = d.out.n * d.out.pixels() <= kFewPixels;
   const bool three = w.h == 3 && w.w == 3 && d.stride_h == 1 && d.stride_w == 1 && d.pad_h == 1 && d.pad_w == 1;
+  const bool few = d.out.n * d.out.pixels() <= (three ? 2 : 4) * kTile;
   if (!few && !three)
     fail("conv2d is for at most 256 output pixels in the whole batch, or for 3×3 with stride 1 and padding 1.");
-  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  require_bias(bias, d.out.c);
+  Tensor y = in_large_pages(new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w}));
   if (y.numel() == 0) return y;
+  if (!few) return by_winograd(false, x, weight, bias, d.in, y, d.out);
   if (bias) {
-    require_float("bias", *bias);
-    require_shape("bias", *bias, {{d.out.c}});
     d.bias.data = const_cast<void*>(bias->const_data_ptr());
     d.bias.c = 1;
-  }
-  if (!few) {
-    Winograd wide;
-    wide.in = d.in;
-    wide.out = d.out;
-    wide.x = static_cast<const float*>(x.const_data_ptr());
-    wide.weight = static_cast<const float*>(weight.const_data_ptr());
-    wide.bias = static_cast<const float*>(d.bias.data);
-    wide.y = static_cast<float*>(y.mutable_data_ptr());
-    return by_winograd(wide, x, y);
   }
   d.weight = weight.const_data_ptr();
   d.y = image_of("y", y, d.out, true);
@@ -108,20 +109,17 @@ Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Te
   if (w.n != d.in.c || w.h != 4 || w.w != 4) fail("weight must have shape (C_in, C_out, 4, 4).");
   d.out = {d.in.n, w.c, 2 * d.in.h, 2 * d.in.w};
   const int64_t pixels = d.in.n * d.in.pixels();
-  if (pixels > 4 * kTile && d.in.w % kBlock != 0)
-    fail("conv_transpose2d is for at most 256 pixels in the whole batch, or rows of a multiple of 16 of them.");
-  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  require_bias(bias, d.out.c);
+  Tensor y = in_large_pages(new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w}));
   if (y.numel() == 0) return y;
+  const bool rows = pixels > 4 * kTile && d.out.c < kFewChannels && d.in.w % kBlock == 0;
+  if (pixels > 4 * kTile && !rows) return by_winograd(true, x, weight, bias, d.in, y, d.out);
   d.weight = static_cast<const float*>(weight.const_data_ptr());
   d.y = static_cast<float*>(y.mutable_data_ptr());
-  if (bias) {
-    require_float("bias", *bias);
-    require_shape("bias", *bias, {{d.out.c}});
-    d.bias = static_cast<const float*>(bias->const_data_ptr());
-  }
+  if (bias) d.bias = static_cast<const float*>(bias->const_data_ptr());
   d.x = static_cast<const float*>(x.const_data_ptr());
   Tensor keep = x;
-  if (pixels <= 4 * kTile) {
+  if (!rows) {
     if (pixels > kTile) d.channels = 16;  // the products of a unit stay in the second-level cache
     Deform plain;
     plain.in = plain.out = d.in;

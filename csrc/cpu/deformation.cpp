@@ -46,7 +46,7 @@ Tensor add_parts(Tensor& parts, int64_t count) {
 Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& bias,
                      const Pair& stride, const Pair& padding, const Pair& dilation, const std::optional<Tensor>& mask) {
   Deform d = describe(x, offset, weight, bias ? &*bias : nullptr, stride, padding, dilation, mask);
-  Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
+  Tensor y = in_large_pages(new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w}));
   if (y.numel() == 0) return y;
   Tensor keep;
   d.weight = plain_weight(weight, d.wide, keep);

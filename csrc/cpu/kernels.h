@@ -83,15 +83,22 @@ struct Doubling {
 };
 constexpr int64_t kRowsDoubled = 8;  // input rows of a unit
 
-// A convolution 3×3, stride 1, padding 1, in float, by minimal filtering. Tiles of 4×4 output pixels are counted through
-// the whole batch; a wave is some blocks of kWinogradTiles of them, from `first` on.
+// A convolution in float by minimal filtering: 3×3, or (`twice`) transposed 4×4 with stride 2; padding 1. Tiles of
+// output pixels are counted through the whole batch; a wave is some blocks of kWinogradTiles of them.
 struct Winograd {
+  bool twice = false;
   Extent in, out;
   const float *x = nullptr, *weight = nullptr, *bias = nullptr;  // contiguous; bias may be absent
   float* y = nullptr;
   float* spectra = nullptr;  // (blocks, 36, C_in, kWinogradTiles)
   int64_t first = 0, blocks = 0;
-  int64_t channels = 12;  // output channels of a unit
+  int64_t rows = 12;  // of the products, in a unit
+  // Doubled outputs are tiled by their pairs, and there is half a pair at either end.
+  int64_t step() const { return twice ? 5 : 4; }
+  int64_t down() const { return (in.h + (twice ? 1 : 0) + step() - 1) / step(); }
+  int64_t across() const { return (in.w + (twice ? 1 : 0) + step() - 1) / step(); }
+  int64_t tiles() const { return in.n * down() * across(); }
+  int64_t phases() const { return twice ? 4 : 1; }  // rows of the products of an output channel
 };
 constexpr int64_t kWinogradTiles = 32;
 
@@ -114,7 +121,7 @@ struct Kernels {
   void (*plain_columns)(const Deform&, int64_t, int64_t);     // units: input channels; no offsets, no mask
   void (*doubling)(const Doubling&, int64_t, int64_t);
   void (*winograd_input)(const Winograd&, int64_t, int64_t);   // units: (block, kBlock input channels)
-  void (*winograd_output)(const Winograd&, int64_t, int64_t);  // units: `channels` output channels
+  void (*winograd_output)(const Winograd&, int64_t, int64_t);  // units: `rows` rows
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

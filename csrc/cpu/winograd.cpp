@@ -1,7 +1,14 @@
-// Convolutions 3×3, stride 1, padding 1, in float, by minimal filtering F(4×4, 3×3): a tile of 4×4 outputs is seen at
-// 36 points, where convolving is multiplying, 36 products instead of 144 (Winograd 1980; Lavin and Gray, CVPR 2016).
-// The points are 0, ±√½, ±√2 and infinity: their powers stay near 1, and so does the rounding (1.5e-6 of the result
-// instead of 0.3e-6; the customary 0, ±1, ±2 and infinity: 3.4e-6).
+// Convolutions of many pixels, in float, by minimal filtering: a tile of outputs is computed from its 6×6 inputs at 36
+// points, where convolving is multiplying (Winograd 1980; Lavin and Gray, CVPR 2016).
+//
+//   3×3, stride 1        F(4×4, 3×3): 36 products for 144
+//   transposed 4×4       four convolutions 2×2, one for each parity of the output: F(5×5, 2×2), 36 for 100. The windows
+//                        of odd outputs begin one earlier, so that all four see the same inputs
+//
+// (4×4 with stride 2 is as many 2×2, summed, but here it was no faster than a direct convolution.)
+//
+// The points are 0, ±√½, ±√2 and infinity: their powers stay near 1, and so does the rounding (1.5e-6 of the result of
+// 256 channels instead of 0.3e-6; the customary 0, ±1, ±2 and infinity: 3.4e-6).
 // Traffic: x once or nearly, the weights once a wave, y once; the spectra of a wave stay in the last cache.
 #include "isa.h"
 #include "multiply.h"
@@ -29,26 +36,31 @@ HIDA_INLINE void of_input(const V d[6], V out[6]) {
   out[5] = d[1] + d[5] - (kAA + kBB) * d[3];
 }
 
-// Gg; a²b² = 1
-HIDA_INLINE void of_filter(const V g[3], V out[6]) {
+// Gg, of two or three taps; a²b² = 1
+template <int kTaps>
+HIDA_INLINE void of_filter(const V g[kTaps], V out[6]) {
   constexpr float kNearA = 1 / (2 * kAA * (kAA - kBB)), kNearB = 1 / (2 * kBB * (kBB - kAA));
-  const V even_a = kNearA * g[0] + (kNearA * kAA) * g[2], odd_a = (kNearA * kA) * g[1];
-  const V even_b = kNearB * g[0] + (kNearB * kBB) * g[2], odd_b = (kNearB * kB) * g[1];
+  V even_a = kNearA * g[0], even_b = kNearB * g[0];
+  if constexpr (kTaps == 3) even_a += (kNearA * kAA) * g[2], even_b += (kNearB * kBB) * g[2];
+  const V odd_a = (kNearA * kA) * g[1], odd_b = (kNearB * kB) * g[1];
   out[0] = g[0];
   out[1] = even_a + odd_a;
   out[2] = even_a - odd_a;
   out[3] = even_b + odd_b;
   out[4] = even_b - odd_b;
-  out[5] = g[2];
+  out[5] = g[kTaps - 1];
 }
 
-// Aᵀm
-HIDA_INLINE void of_product(const V m[6], V out[4]) {
+// Aᵀm, to four or five outputs
+template <int kOutputs>
+HIDA_INLINE void of_product(const V m[6], V out[kOutputs]) {
   const V sum_a = m[1] + m[2], difference_a = m[1] - m[2], sum_b = m[3] + m[4], difference_b = m[3] - m[4];
   out[0] = m[0] + sum_a + sum_b;
   out[1] = kA * difference_a + kB * difference_b;
   out[2] = kAA * sum_a + kBB * sum_b;
-  out[3] = (kA * kAA) * difference_a + (kB * kBB) * difference_b + m[5];
+  out[3] = (kA * kAA) * difference_a + (kB * kBB) * difference_b;
+  if constexpr (kOutputs == 5) out[4] = (kAA * kAA) * sum_a + (kBB * kBB) * sum_b;
+  out[kOutputs - 1] += m[5];
 }
 
 // Apply a one-dimensional transform to the rows and then to the columns of a kFrom×kFrom arrangement of vectors.
@@ -74,31 +86,38 @@ HIDA_INLINE void both_ways(Load from, Apply apply, Store to) {
 }
 
 struct Tile {
-  int64_t n, y, x;  // image; first output row and column
+  int64_t n, y, x;  // image, row and column of its first output; of the first even one, where outputs are doubled
 };
 
-Tile tile_at(const Winograd& w, int64_t number) {
-  const int64_t across = (w.in.w + 3) / 4, down = (w.in.h + 3) / 4;
-  return {number / (across * down), number / across % down * 4, number % across * 4};
+struct Block {
+  Tile tiles[kWinogradTiles];
+  int64_t count;
+  int64_t width() const { return (count + L - 1) / L * L; }
+};
+
+Block block_at(const Winograd& w, int64_t number) {
+  const int64_t first = (w.first + number) * kWinogradTiles, left = w.tiles() - first;
+  Block block;
+  block.count = left < kWinogradTiles ? left : kWinogradTiles;
+  for (int64_t t = 0; t < block.count; ++t) {
+    const int64_t tile = first + t, step = w.step();
+    block.tiles[t] = {tile / (w.down() * w.across()), tile / w.across() % w.down() * step, tile % w.across() * step};
+  }
+  return block;
 }
 
-int64_t tiles_in(const Winograd& w, int64_t first) {
-  const int64_t left = w.in.n * ((w.in.h + 3) / 4) * ((w.in.w + 3) / 4) - first;
-  return left < kWinogradTiles ? left : kWinogradTiles;
-}
-
-// The 6×6 inputs of the tiles of one channel, a tile in each lane; zeros outside the image.
-void gather(const Winograd& w, const Tile* tiles, int64_t count, int64_t channel, float* to) {
-  for (int64_t t = 0; t < count; ++t) {
-    const Tile& tile = tiles[t];
+// The 6×6 inputs of a block's tiles in one channel, a tile in each lane; zeros outside the image.
+void gather(const Winograd& w, const Block& block, int64_t channel, float* to) {
+  for (int64_t t = 0; t < block.count; ++t) {
+    const Tile& tile = block.tiles[t];
     const float* plane = w.x + (tile.n * w.in.c + channel) * w.in.pixels();
-    const bool inside = tile.y > 0 && tile.x > 0 && tile.y + 5 <= w.in.h && tile.x + 5 <= w.in.w;
-    if (inside) {
+    float* lane = to + t;
+    if (tile.y > 0 && tile.x > 0 && tile.y + kSide - 1 <= w.in.h && tile.x + kSide - 1 <= w.in.w) {
       const float* corner = plane + (tile.y - 1) * w.in.w + tile.x - 1;
 #pragma GCC unroll 6
       for (int row = 0; row < kSide; ++row) {
 #pragma GCC unroll 6
-        for (int i = 0; i < kSide; ++i) to[(row * kSide + i) * kWinogradTiles + t] = corner[row * w.in.w + i];
+        for (int i = 0; i < kSide; ++i) lane[(row * kSide + i) * kWinogradTiles] = corner[row * w.in.w + i];
       }
     } else {
       for (int row = 0; row < kSide; ++row) {
@@ -106,108 +125,138 @@ void gather(const Winograd& w, const Tile* tiles, int64_t count, int64_t channel
         for (int i = 0; i < kSide; ++i) {
           const int64_t x = tile.x - 1 + i;
           const bool there = y >= 0 && y < w.in.h && x >= 0 && x < w.in.w;
-          to[(row * kSide + i) * kWinogradTiles + t] = there ? plane[y * w.in.w + x] : 0.0f;
+          lane[(row * kSide + i) * kWinogradTiles] = there ? plane[y * w.in.w + x] : 0.0f;
         }
       }
     }
   }
 }
 
-// (36, rows, C_in + kPad): the spectra of output channels [first, first + rows).
+// Where the two taps of a parity lie among four, in the order in which they meet their inputs.
+constexpr int kDoubled[2][2] = {{3, 1}, {2, 0}};
+
+// The filters between `count` input channels, one in a lane, and one row of the products: their spectra.
+template <int kTaps>
+HIDA_INLINE void filter(const float (*lanes)[L], const int (&tap)[kTaps][kTaps], int64_t count, int64_t plane,
+                        float* to) {
+  both_ways<kTaps, kSide>([&](int r, int i) HIDA_INLINED { return load(lanes[tap[r][i]]); }, of_filter<kTaps>,
+                          [&](int r, int i, V v) HIDA_INLINED {
+                            float* at = to + (r * kSide + i) * plane;
+                            count == L ? store(at, v) : store_first(at, v, count);
+                          });
+}
+
+// (36, rows, C_in + kPad): the spectra of rows [first, first + rows) of the products, of whole output channels.
 void filters(const Winograd& w, int64_t first, int64_t rows, float* to) {
   const int64_t inputs = w.in.c, row_size = inputs + kPad, plane = rows * row_size;
-  alignas(64) float lanes[9][L] = {};
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* from = w.weight + (first + row) * inputs * 9;
+  const int taps = w.twice ? 16 : 9;
+  const int64_t apart = w.twice ? taps * w.out.c : taps;  // the weights of two input channels
+  alignas(64) float lanes[16][L] = {};
+  for (int64_t row = 0; row < rows; row += w.phases()) {
+    const int64_t channel = (first + row) / w.phases();
+    const float* weight = w.weight + channel * (w.twice ? taps : inputs * taps);
     for (int64_t c = 0; c < inputs; c += L) {
       const int64_t count = inputs - c < L ? inputs - c : L;
-      for (int64_t lane = 0; lane < count; ++lane) {
-#pragma GCC unroll 9
-        for (int tap = 0; tap < 9; ++tap) lanes[tap][lane] = from[(c + lane) * 9 + tap];
+      for (int64_t lane = 0; lane < count; ++lane)
+        for (int i = 0; i < taps; ++i) lanes[i][lane] = weight[(c + lane) * apart + i];
+      float* at = to + row * row_size + c;
+      if (!w.twice) {
+        constexpr int kTaps[3][3] = {{0, 1, 2}, {3, 4, 5}, {6, 7, 8}};
+        filter(lanes, kTaps, count, plane, at);
+        continue;
       }
-      both_ways<3, 6>([&](int r, int i) HIDA_INLINED { return load(lanes[3 * r + i]); }, of_filter,
-                      [&](int r, int i, V v) HIDA_INLINED {
-                        store(to + (r * kSide + i) * plane + row * row_size + c, v);
-                      });
+      for (int phase = 0; phase < 4; ++phase) {
+        const int (&y)[2] = kDoubled[phase / 2], (&x)[2] = kDoubled[phase % 2];
+        const int tap[2][2] = {{4 * y[0] + x[0], 4 * y[0] + x[1]}, {4 * y[1] + x[0], 4 * y[1] + x[1]}};
+        filter(lanes, tap, count, plane, at + phase * row_size);
+      }
     }
   }
 }
 
-// One output channel's tiles into its planes.
-void scatter(const Winograd& w, const Tile* tiles, int64_t count, int64_t channel, const float* from) {
-  for (int64_t t = 0; t < count; ++t) {
-    const Tile& tile = tiles[t];
-    float* corner = w.y + ((tile.n * w.out.c + channel) * w.in.h + tile.y) * w.in.w + tile.x;
-    if (tile.y + 4 <= w.in.h && tile.x + 4 <= w.in.w) {
-#pragma GCC unroll 4
-      for (int row = 0; row < 4; ++row) {
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) corner[row * w.in.w + i] = from[(row * 4 + i) * kWinogradTiles + t];
+// One row of the products, transformed back, into its output channel's planes.
+template <int kOutputs, int kStep>
+void scatter(const Winograd& w, const Block& block, int64_t row, const float* from) {
+  const int64_t channel = row / w.phases(), phase = row % w.phases(), odd_y = phase / 2, odd_x = phase % 2;
+  for (int64_t t = 0; t < block.count; ++t) {
+    const Tile& tile = block.tiles[t];
+    float* plane = w.y + (tile.n * w.out.c + channel) * w.out.pixels();
+    const int64_t y0 = tile.y * kStep - odd_y, x0 = tile.x * kStep - odd_x, size = kStep * (kOutputs - 1);
+    const float* lane = from + t;
+    if (y0 >= 0 && x0 >= 0 && y0 + size < w.out.h && x0 + size < w.out.w) {
+      float* corner = plane + y0 * w.out.w + x0;
+#pragma GCC unroll 5
+      for (int r = 0; r < kOutputs; ++r) {
+#pragma GCC unroll 5
+        for (int i = 0; i < kOutputs; ++i)
+          corner[r * kStep * w.out.w + i * kStep] = lane[(r * kOutputs + i) * kWinogradTiles];
       }
     } else {
-      for (int64_t row = 0; row < 4 && tile.y + row < w.in.h; ++row)
-        for (int64_t i = 0; i < 4 && tile.x + i < w.in.w; ++i)
-          corner[row * w.in.w + i] = from[(row * 4 + i) * kWinogradTiles + t];
+      for (int64_t r = 0; r < kOutputs; ++r) {
+        for (int64_t i = 0; i < kOutputs; ++i) {
+          const int64_t y = y0 + r * kStep, x = x0 + i * kStep;
+          if (y >= 0 && y < w.out.h && x >= 0 && x < w.out.w)
+            plane[y * w.out.w + x] = lane[(r * kOutputs + i) * kWinogradTiles];
+        }
+      }
     }
+  }
+}
+
+// Transform back `rows` rows of products, from `first` on, and put them where they belong.
+template <int kOutputs, int kStep>
+void finish(const Winograd& w, const Block& block, int64_t first, int64_t rows, const float* products) {
+  alignas(64) float drawn[kOutputs * kOutputs * kWinogradTiles];
+  const int64_t point = rows * kWinogradTiles;
+  for (int64_t r = 0; r < rows; ++r) {
+    const V bias = splat(w.bias ? w.bias[(first + r) / w.phases()] : 0.0f);
+    for (int64_t v = 0; v < block.width(); v += L)
+      both_ways<kSide, kOutputs>(
+          [&](int y, int x) HIDA_INLINED { return load(products + (y * kSide + x) * point + r * kWinogradTiles + v); },
+          of_product<kOutputs>,
+          [&](int y, int x, V out)
+              HIDA_INLINED { store(drawn + (y * kOutputs + x) * kWinogradTiles + v, out + bias); });
+    scatter<kOutputs, kStep>(w, block, first + r, drawn);
   }
 }
 
 }  // namespace
 
-// A unit is kBlock input channels of one block of tiles of the wave.
+// A unit is kBlock input channels of one block of the wave.
 void winograd_input(const Winograd& w, int64_t begin, int64_t end) {
   const int64_t inputs = w.in.c, groups = (inputs + kBlock - 1) / kBlock;
-  Tile tiles[kWinogradTiles];
-  alignas(64) float seen[kPoints * kWinogradTiles];
+  alignas(64) float seen[kPoints * kWinogradTiles] = {};
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t block = unit / groups, first = w.first + block * kWinogradTiles, count = tiles_in(w, first);
-    for (int64_t t = 0; t < count; ++t) tiles[t] = tile_at(w, first + t);
-    std::memset(seen, 0, sizeof(seen));
+    const Block block = block_at(w, unit / groups);
     const int64_t start = unit % groups * kBlock, stop = start + kBlock < inputs ? start + kBlock : inputs;
     for (int64_t c = start; c < stop; ++c) {
-      gather(w, tiles, count, c, seen);
-      float* to = w.spectra + (block * kPoints * inputs + c) * kWinogradTiles;
-      for (int64_t v = 0; v < count; v += L)
-        both_ways<6, 6>(
+      gather(w, block, c, seen);
+      float* to = w.spectra + (unit / groups * kPoints * inputs + c) * kWinogradTiles;
+      for (int64_t v = 0; v < block.width(); v += L)
+        both_ways<kSide, kSide>(
             [&](int r, int i) HIDA_INLINED { return load(seen + (r * kSide + i) * kWinogradTiles + v); }, of_input,
             [&](int r, int i, V out) HIDA_INLINED { store(to + (r * kSide + i) * inputs * kWinogradTiles + v, out); });
     }
   }
 }
 
-// A unit is w.channels output channels of every block of the wave.
+// A unit is w.rows rows of the products of every block of the wave.
 void winograd_output(const Winograd& w, int64_t begin, int64_t end) {
-  const int64_t inputs = w.in.c, row_size = inputs + kPad, together = kRows < w.channels ? kRows : w.channels;
-  Scratch<float> spectra(kPoints * w.channels * row_size), products(kPoints * together * kWinogradTiles);
-  Tile tiles[kWinogradTiles];
-  alignas(64) float drawn[16 * kWinogradTiles];
+  const int64_t inputs = w.in.c, row_size = inputs + kPad, total = w.out.c * w.phases();
+  Scratch<float> spectra(kPoints * w.rows * row_size), products(kPoints * kRows * kWinogradTiles);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t channel = unit * w.channels, left = w.out.c - channel;
-    const int64_t channels = left < w.channels ? left : w.channels, plane = channels * row_size;
-    filters(w, channel, channels, spectra.get());
-    for (int64_t block = 0; block < w.blocks; ++block) {
-      const int64_t first = w.first + block * kWinogradTiles, count = tiles_in(w, first);
-      for (int64_t t = 0; t < count; ++t) tiles[t] = tile_at(w, first + t);
-      const int64_t width = (count + L - 1) / L * L;
-      const float* inputs_seen = w.spectra + block * kPoints * inputs * kWinogradTiles;
-      for (int64_t row = 0; row < channels; row += together) {
-        const int64_t rows = channels - row < together ? channels - row : together, point = rows * kWinogradTiles;
+    const int64_t first = unit * w.rows, rows = total - first < w.rows ? total - first : w.rows;
+    filters(w, first, rows, spectra.get());
+    for (int64_t number = 0; number < w.blocks; ++number) {
+      const Block block = block_at(w, number);
+      const float* seen = w.spectra + number * kPoints * inputs * kWinogradTiles;
+      for (int64_t row = 0; row < rows; row += kRows) {
+        const int64_t count = rows - row < kRows ? rows - row : kRows, point = count * kWinogradTiles;
         std::memset(products.get(), 0, size_t(kPoints * point) * sizeof(float));
         for (int64_t p = 0; p < kPoints; ++p)
-          multiply(rows, width, inputs, spectra.get() + p * plane + row * row_size, row_size, int64_t(1),
-                   inputs_seen + p * inputs * kWinogradTiles, kWinogradTiles, products.get() + p * point,
-                   kWinogradTiles);
-        for (int64_t r = 0; r < rows; ++r) {
-          const V bias = splat(w.bias ? w.bias[channel + row + r] : 0.0f);
-          for (int64_t v = 0; v < width; v += L)
-            both_ways<6, 4>(
-                [&](int y, int x) HIDA_INLINED {
-                  return load(products.get() + (y * kSide + x) * point + r * kWinogradTiles + v);
-                },
-                of_product,
-                [&](int y, int x, V out) HIDA_INLINED { store(drawn + (y * 4 + x) * kWinogradTiles + v, out + bias); });
-          scatter(w, tiles, count, channel + row + r, drawn);
-        }
+          multiply(count, block.width(), inputs, spectra.get() + (p * rows + row) * row_size, row_size, int64_t(1),
+                   seen + p * inputs * kWinogradTiles, kWinogradTiles, products.get() + p * point, kWinogradTiles);
+        (w.twice ? finish<5, 2> : finish<4, 1>)(w, block, first + row, count, products.get());
       }
     }
   }

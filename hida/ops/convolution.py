@@ -1,4 +1,5 @@
-"""Ordinary convolutions that are bound by reading their weights, as HIDA's innermost levels are on a CPU."""
+"""Ordinary convolutions in kernels of our own (CPU, float32): those of few pixels, which are bound by reading their
+weights, and by minimal filtering (Winograd) those of many, which take 36 products there instead of 100 to 144."""
 
 from __future__ import annotations
 
@@ -10,18 +11,22 @@ from hida.ops import dispatch, library
 
 FEW = 256
 """pixels of the whole batch up to which the kernels for few pixels are the faster ones"""
+LEAST = 16
+"""input channels from which minimal filtering pays"""
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """Compute ``torch.nn.functional.conv2d``, by the native kernel where output pixels are few (CPU, float32).
+    """Compute ``torch.nn.functional.conv2d``, by a native kernel where one is faster (CPU, float32).
+
+    That of many pixels rounds about five times as coarsely as a direct sum does (1.5e-6 of the result, 256 channels).
 
     x: (N, C_in, H, W); weight: (C_out, C_in, kh, kw) → (N, C_out, H_out, W_out).
     """
     pixels = x.shape[0]
     for size, kernel, step, pad in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True):
         pixels = pixels * ((size + 2 * pad - kernel) // step + 1)
-    three = tuple(weight.shape[2:]) == (3, 3) and tuple(stride) == (1, 1) and tuple(padding) == (1, 1)
-    if (pixels <= FEW or three) and _native(x, weight, bias):
+    filtered = (*weight.shape[2:], *stride, *padding) == (3, 3, 1, 1, 1, 1) and weight.shape[1] >= LEAST
+    if (pixels <= FEW or filtered) and _native(x, weight, bias):
         return torch.ops.hida.conv2d(x.contiguous(), weight.contiguous(), bias, stride, padding)
     return functional.conv2d(x, weight, bias, stride, padding)
 
@@ -29,12 +34,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``torch.nn.functional.conv_transpose2d`` for 4×4 kernels, stride 2, padding 1: twice the size.
 
-    x: (N, C_in, H, W); weight: (C_in, C_out, 4, 4) → (N, C_out, 2H, 2W). The native kernel (CPU, float32) runs
-    where pixels are few, or one output channel is wanted from rows of a multiple of 16 pixels.
+    x: (N, C_in, H, W); weight: (C_in, C_out, 4, 4) → (N, C_out, 2H, 2W). By native kernels on a CPU in float32.
     """
-    n, _, height, width = x.shape
-    few = n * height * width <= FEW or (weight.shape[1] == 1 and width % 16 == 0)
-    if few and _native(x, weight, bias):
+    if _native(x, weight, bias):
         return torch.ops.hida.conv_transpose2d(x.contiguous(), weight.contiguous(), bias)
     return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 

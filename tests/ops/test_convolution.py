@@ -1,4 +1,4 @@
-"""Convolutions of few pixels against torch's, forward and backward."""
+"""Convolutions of few pixels, and of many by minimal filtering, against torch's, forward and backward."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ FORWARD = [  # N, C_in, H, W, C_out, kernel, stride, padding
     (1, 1, 1, 1, 1, 1, 1, 0),
     (1, 20, 16, 16, 61, 3, 1, 1),
     (3, 5, 9, 7, 50, 3, 1, 1),
+    # by minimal filtering
+    (1, 16, 32, 32, 40, 3, 1, 1),
+    (2, 37, 21, 34, 13, 3, 1, 1),
+    (3, 17, 1, 150, 5, 3, 1, 1),
+    (1, 300, 12, 11, 25, 3, 1, 1),
+    (5, 64, 65, 31, 3, 3, 1, 1),
 ]
 DOUBLED = [  # N, C_in, H, W, C_out
     (1, 40, 4, 4, 70),
@@ -31,6 +37,11 @@ DOUBLED = [  # N, C_in, H, W, C_out
     (3, 5, 9, 7, 18),
     (1, 12, 32, 16, 1),
     (2, 5, 19, 48, 1),
+    # by minimal filtering
+    (1, 24, 32, 32, 9),
+    (2, 7, 19, 23, 5),
+    (3, 33, 1, 100, 4),
+    (1, 130, 17, 16, 1),
 ]
 
 
@@ -41,7 +52,7 @@ def _close(found, exact):
 @native
 @pytest.mark.parametrize("case", FORWARD)
 @pytest.mark.parametrize("biased", [True, False])
-def test_few_pixels_agree_with_double_precision(case, biased):
+def test_convolutions_agree_with_double_precision(case, biased):
     n, c_in, h, w, c_out, kernel, stride, padding = case
     torch.manual_seed(0)
     x, weight = torch.randn(n, c_in, h, w), torch.randn(c_out, c_in, kernel, kernel)
@@ -69,9 +80,14 @@ def test_doubling_agrees_with_double_precision(case, biased):
 @native
 def test_gradients_are_those_of_torch():
     torch.manual_seed(0)
-    x = torch.randn(2, 6, 4, 4)
-    for module in (Conv2d(6, 10, 3, padding=1), Upsample(6, 10)):
-        found = []
+    cases = (
+        (Conv2d(6, 10, 3, padding=1), 4),
+        (Upsample(6, 10), 4),
+        (Conv2d(6, 10, 3, padding=1), 20),
+        (Upsample(6, 10), 20),
+    )
+    for module, side in cases:
+        x, found = torch.randn(2, 6, side, side), []
         for name in ("native", "reference"):
             given = x.clone().requires_grad_()
             with ops.backend(name):
@@ -98,6 +114,35 @@ def test_operators_are_registered_well():
     x, weight, bias = torch.randn(1, 4, 4, 4), torch.randn(6, 4, 3, 3), torch.randn(6)
     torch.library.opcheck(torch.ops.hida.conv2d, (x, weight, bias, [1, 1], [1, 1]))
     torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), bias))
+    wide = torch.randn(1, 4, 20, 20)
+    torch.library.opcheck(torch.ops.hida.conv2d, (wide, weight, bias, [1, 1], [1, 1]))
+    torch.library.opcheck(torch.ops.hida.conv_transpose2d, (wide, torch.randn(4, 6, 4, 4), bias))
+
+
+@native
+def test_minimal_filtering_rounds_as_it_says():
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 256, 40, 40) + 3, torch.randn(48, 256, 3, 3)
+    with ops.backend("native"):
+        found = conv2d(x, weight, None, (1, 1), (1, 1)).double()
+    exact = functional.conv2d(x.double(), weight.double(), None, 1, 1)
+    assert float((found - exact).norm() / exact.norm()) < 4e-6
+    x, weight = torch.randn(1, 256, 40, 40), torch.randn(256, 12, 4, 4)
+    with ops.backend("native"):
+        found = conv_transpose2d(x, weight, None).double()
+    exact = functional.conv_transpose2d(x.double(), weight.double(), None, 2, 1)
+    assert float((found - exact).norm() / exact.norm()) < 4e-6
+
+
+@native
+def test_what_is_not_finite_stays_near():
+    """A NaN reaches the tiles that see it, and no others: no lane or block leaks into another."""
+    x, weight = torch.randn(1, 16, 40, 40), torch.randn(8, 16, 3, 3)
+    x[0, 3, 20, 21] = float("nan")
+    with ops.backend("native"):
+        seen = conv2d(x, weight, None, (1, 1), (1, 1)).isnan().any(1)[0]
+    assert seen[19:22, 20:23].all()
+    assert seen.sum() <= 64
 
 
 @native
@@ -108,6 +153,6 @@ def test_misuse_names_the_argument():
     with pytest.raises(RuntimeError, match="bias must have shape"):
         torch.ops.hida.conv_transpose2d(x, torch.randn(4, 6, 4, 4), torch.randn(5))
     with pytest.raises(RuntimeError, match="at most 256"):
-        torch.ops.hida.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [1, 1])
+        torch.ops.hida.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [0, 0])
     with pytest.raises(RuntimeError, match="float32"):
         torch.ops.hida.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)

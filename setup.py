@@ -51,7 +51,9 @@ class Python(build_py):
         super().run()
         if not self.editable_mode:
             note = Path(self.build_lib) / "hida/not_built.txt"  # hida.ops.library reads it
-            note.write_text(missing() or missing_cuda())
+            note.unlink(missing_ok=True)
+            if reason := missing() or missing_cuda():
+                note.write_text(reason + "\n")
 
 
 class Ninja(build_ext):

@@ -57,14 +57,14 @@ def missing() -> str:
         return os.environ.get("HIDA_NOT_BUILT", "HIDA_BUILD_NATIVE=0")
     if sys.platform != "linux":
         return f"they are built on Linux only, not on {sys.platform}"
+    if no_compiler():
+        return no_compiler()
     absent = [] if torch_folder() else ["torch"]
     absent += [name for name in ("pybind11", "ninja") if util.find_spec(name) is None]
     if "ninja" in absent and shutil.which("ninja"):
         absent.remove("ninja")
     if absent:
-        return f"the build environment has no {', '.join(absent)} (try pip install --no-build-isolation)"
-    if no_compiler():
-        return no_compiler()
+        return f"the build needs {', '.join(absent)} (pip install {' '.join(absent)})"
     if not suits(torch_version(torch_folder())):
         return f"{torch_folder()} holds no headers of a torch from {TORCH[0]}.{TORCH[1]} on"
     return ""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from importlib import metadata
@@ -29,7 +30,9 @@ def tree(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for name in ("csrc", "hida"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        left_out = shutil.ignore_patterns("*.so", "*.safetensors", "__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+    (folder / "hida/assets/small.safetensors").touch()
     return folder
 
 
@@ -127,6 +130,63 @@ class TestWhatIsAskedFor:
         assert call(tree, "get_requires_for_build_wheel", HIDA_BUILD_NATIVE="0")[0] == []
         assert call(tree, "get_requires_for_build_editable")[0] == []
         assert "pybind11>=2.13" in call(tree, "get_requires_for_build_editable", HIDA_BUILD_NATIVE="1")[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="built on Linux only")
+class TestWhatTheWheelHolds:
+    """With compilers that leave empty files."""
+
+    @pytest.fixture
+    def settings(self, tmp_path):
+        pytest.importorskip("pybind11")
+        pytest.importorskip("ninja")
+        script = (
+            '#!/bin/sh\nwhile [ $# -gt 0 ]; do case $1 in -o) : > "$2" ;; -MF) echo x: > "$2" ;; esac; shift; done\n'
+        )
+        for path, content in (("c++", script), ("bin/nvcc", script), ("broken/bin/nvcc", "#!/bin/sh\nexit 1\n")):
+            file = tmp_path / "cuda" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+            file.chmod(0o755)
+        cuda = tmp_path / "cuda"
+        return {"HIDA_TORCH": str(a_torch(tmp_path, "2.11.0")), "CXX": str(cuda / "c++"), "CUDA_HOME": str(cuda)}
+
+    def built(self, tree, folder, **environment):
+        wheel, _ = call(tree, "build_wheel", folder, **environment)
+        assert wheel.split("-")[2].startswith("cp")
+        assert wheel.split("-")[4].startswith("linux_")
+        with zipfile.ZipFile(folder / wheel) as archive:
+            names = archive.namelist()
+            text = archive.read("hida/not_built.txt").decode() if "hida/not_built.txt" in names else ""
+        return {name.split("/")[1].split(".")[0] for name in names if name.endswith(".so")}, text.strip()
+
+    def test_all_of_it_then_without_cuda_nothing_of_the_build_before(self, tree, tmp_path, settings):
+        assert self.built(tree, tmp_path, **settings) == ({"_C", "_ops", "_ops_cuda"}, "")
+        assert self.built(tree, tmp_path, HIDA_BUILD_CUDA="0", **settings) == ({"_C", "_ops"}, "HIDA_BUILD_CUDA=0")
+
+    def test_an_nvcc_that_fails_leaves_the_cpu_library(self, tree, tmp_path, settings):
+        settings["CUDA_HOME"] += "/broken"
+        found, text = self.built(tree, tmp_path, **settings)
+        assert found == {"_C", "_ops"}
+        assert text.startswith("the CUDA kernels do not compile")
+        _, said = call(tree, "build_wheel", tmp_path, HIDA_BUILD_CUDA="1", status=1, **settings)
+        assert "the CUDA kernels do not compile" in said
+
+    def test_chips_that_are_none_are_refused(self, tree, tmp_path, settings):
+        _, said = call(tree, "build_wheel", tmp_path, TORCH_CUDA_ARCH_LIST="Hopper", status=1, **settings)
+        assert "TORCH_CUDA_ARCH_LIST names 'Hopper'" in said
+
+    def test_an_editable_install_that_insists_builds_in_place(self, tree, tmp_path, settings):
+        place = shutil.copytree(tree, tmp_path / "clone")
+        call(place, "build_editable", tmp_path, HIDA_BUILD_NATIVE="1", **settings)
+        assert {path.name.split(".")[0] for path in place.glob("hida/*.so")} == {"_C", "_ops", "_ops_cuda"}
+
+    def test_the_source_archive_holds_what_a_build_needs(self, tree, tmp_path):
+        archive, _ = call(tree, "build_sdist", tmp_path)
+        with tarfile.open(tmp_path / archive) as opened:
+            names = {name.split("/", 1)[-1] for name in opened.getnames()}
+        assert {"setup.py", "pyproject.toml", "hida/assets/small.safetensors"} <= names
+        assert {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*.*")} <= names
 
 
 class TestWithoutNativeOps:

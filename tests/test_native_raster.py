@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,21 @@ native = pytest.importorskip("hida._C", reason="the module hida._C is not built"
 
 
 def plain(vertices, triangles, size):
-    return raster.z_buffer(vertices, triangles, size)
+    """In numpy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raster, "_native", None)
+        return raster.z_buffer(vertices, triangles, size)
+
+
+def face(count=196):
+    """About 76,000 triangles of a pixel or less, curved and jittered, partly hidden by themselves."""
+    generator = np.random.default_rng(1)
+    u, v = np.meshgrid(np.linspace(-1.9, 1.9, count), np.linspace(-1, 1, count))
+    vertices = np.stack((125 + 70 * np.sin(u), 130 + 90 * v, 70 * np.cos(u) - 20 * v**2), -1).reshape(-1, 3)
+    vertices += generator.normal(0, 0.2, vertices.shape)
+    first = (np.arange(count - 1)[:, None] * count + np.arange(count - 1)).ravel()
+    corner = np.stack((first, first + 1, first + count, first + count + 1), 1)
+    return vertices, np.concatenate((corner[:, [0, 1, 2]], corner[:, [3, 1, 2]])).astype(np.int32)
 
 
 def test_a_mesh_of_every_kind_of_triangle():
@@ -26,6 +42,36 @@ def test_a_mesh_of_every_kind_of_triangle():
     found = native.z_buffer(vertices, triangles, 40, 31)
     np.testing.assert_array_equal(found, plain(vertices, triangles, (40, 31)))
     assert np.isfinite(found).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [(0, 0), (-120, 90), (400, 0)])
+def test_a_mesh_like_a_face_in_the_frame_across_its_edge_and_outside(shift, dtype):
+    vertices, triangles = face()
+    vertices = (vertices + np.array((*shift, 0))).astype(dtype)
+    found = native.z_buffer(vertices, triangles, 250, 250)
+    np.testing.assert_array_equal(found, plain(vertices, triangles, (250, 250)))
+    assert np.isfinite(found).any() == (shift[0] < 250)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-160, 1e20, 1e160, 1e300])
+def test_numbers_near_the_limits_of_the_format(scale):
+    generator = np.random.default_rng(3)
+    vertices = generator.normal(0, 1, (90, 3)) * [scale, scale, 1] + [4, 4, 0]
+    vertices[::7, 2] *= 1e300
+    triangles = generator.integers(0, 90, (200, 3))
+    np.testing.assert_array_equal(native.z_buffer(vertices, triangles, 9, 8), plain(vertices, triangles, (9, 8)))
+
+
+def test_the_depth_map_uses_it(monkeypatch):
+    vertices, triangles = face(20)
+    calls = []
+    counted = SimpleNamespace(z_buffer=lambda *a: calls.append(a) or native.z_buffer(*a))
+    monkeypatch.setattr(raster, "_native", counted)
+    drawn = raster.depth_map(vertices, triangles, (250, 250))
+    assert len(calls) == 1
+    monkeypatch.setattr(raster, "_native", None)
+    np.testing.assert_array_equal(drawn, raster.depth_map(vertices, triangles, (250, 250)))
 
 
 def test_nothing_to_draw_and_wrong_indices():

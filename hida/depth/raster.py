@@ -1,4 +1,4 @@
-"""A z-buffer over a triangle mesh, in numpy, without a Python loop over triangles.
+"""A z-buffer over a triangle mesh: compiled, in ``hida._C``, where that is built, else in numpy, to the same bits.
 
 The centre of pixel (column i, row j) is the point (i, j). A triangle covers the pixels whose centres lie inside it or
 on its edge; z is interpolated linearly there, and the largest z wins.
@@ -7,6 +7,11 @@ on its edge; z is interpolated linearly there, and the largest z wins.
 from __future__ import annotations
 
 import numpy as np
+
+try:
+    from hida import _C as _native
+except ImportError:  # a package without native code
+    _native = None
 
 # Candidate pixels examined at a time: bounds the memory (about 100 bytes each) whatever the triangles' size.
 _BATCH = 1 << 20
@@ -33,18 +38,20 @@ def depth_map(vertices: np.ndarray, triangles: np.ndarray, size: tuple[int, int]
 
 def z_buffer(vertices: np.ndarray, triangles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """As :func:`depth_map`, but float64 z itself, and -inf where nothing is drawn."""
-    width, height = size
+    width, height = (max(side, 0) for side in size)
     vertices, triangles = np.asarray(vertices, np.float64), np.asarray(triangles)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or triangles.ndim != 2 or triangles.shape[1] != 3:
         raise ValueError(f"a mesh is (V, 3) vertices and (T, 3) triangles, not {vertices.shape} and {triangles.shape}")
-    buffer = np.full(max(width, 0) * max(height, 0), -np.inf)
+    if triangles.size and not (triangles.min() >= 0 and triangles.max() < len(vertices)):
+        raise ValueError(f"a triangle names a vertex outside 0..{len(vertices) - 1}")
+    if _native is not None:
+        return _native.z_buffer(vertices, triangles, width, height)
+    buffer = np.full(width * height, -np.inf)
     if buffer.size and triangles.size:
-        if triangles.min() < 0 or triangles.max() >= len(vertices):
-            raise ValueError(f"a triangle names a vertex outside 0..{len(vertices) - 1}")
-        corners = _Corners.of(vertices, triangles, width, height)
-        for part in corners.batches():
-            _draw(buffer, part, width)
-    return buffer.reshape(max(height, 0), max(width, 0))
+        for part in _Corners.of(vertices, triangles, width, height).batches():
+            with np.errstate(over="ignore", invalid="ignore"):  # far vertices
+                _draw(buffer, part, width)
+    return buffer.reshape(height, width)
 
 
 class _Corners:
@@ -122,4 +129,4 @@ def _draw(buffer: np.ndarray, corners: _Corners, width: int) -> None:
     owner, w0, w1, w2 = owner[inside], w0[inside], w1[inside], w2[inside]
     # Dividing by their own sum, not by the area, keeps the result between the corners' z.
     value = (w0 * z[0][owner] + w1 * z[1][owner] + w2 * z[2][owner]) / (w0 + w1 + w2)
-    np.maximum.at(buffer, row[inside] * width + column[inside], value)
+    np.fmax.at(buffer, row[inside] * width + column[inside], value)  # no number, from an overflow, is not drawn

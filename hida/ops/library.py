@@ -12,17 +12,24 @@ from torch import Tensor
 
 PATH = Path(__file__).resolve().parent.parent / "_ops.so"
 CUDA_PATH = PATH.with_name("_ops_cuda.so")
+# Written into a package that was built without a library: why.
+NOT_BUILT = PATH.with_name("not_built.txt")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _not_built(where: str = "") -> str:
+    reason = NOT_BUILT.read_text().strip() if NOT_BUILT.is_file() else ""
+    return f"not built: {reason or f'python setup.py build_ext --inplace builds them{where}'}"
 
 
 def _load(path: Path) -> str:
     """Load a library; return why it is not there, or nothing."""
     if not path.is_file():
-        return "not built: python setup.py build_ext --inplace builds them"
+        return _not_built()
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        reason = f"{path.name} does not load ({str(error).splitlines()[0]}); build it again"
+        reason = f"{path.name} does not load ({str(error.__cause__ or error).splitlines()[0]}); build it again"
         warnings.warn(f"HIDA's native ops: {reason}. The PyTorch reference runs instead.", stacklevel=2)
         return reason
     return ""
@@ -34,7 +41,7 @@ def _load_cuda() -> str:
     if torch.version.cuda is None:
         return "this is a CPU build of torch"
     if not CUDA_PATH.is_file():
-        return "not built: python setup.py build_ext --inplace builds them where nvcc is"
+        return _not_built(" where nvcc is")
     return _load(CUDA_PATH)
 
 

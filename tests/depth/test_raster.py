@@ -11,6 +11,14 @@ from hida.depth import raster
 from hida.depth.raster import depth_map, z_buffer
 
 
+@pytest.fixture(autouse=True, params=["compiled", "numpy"])
+def implementation(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(raster, "_native", None)
+    elif raster._native is None:
+        pytest.skip("the module hida._C is not built")
+
+
 def naive(vertices, triangles, size):
     """Solve for the barycentric coordinates of every pixel centre in every triangle."""
     width, height = size
@@ -129,6 +137,8 @@ def test_far_vertices_do_not_overflow():
     vertices = np.array([[-1e30, -1e30, 0], [1e30, -1e30, 0], [0, 1e30, 1]], np.float64)
     assert (depth_map(vertices, np.array([[0, 1, 2]]), (6, 4)) > 0).all()
     assert not depth_map(vertices + [[1e31, 0, 0]] * 3, np.array([[0, 1, 2]]), (6, 4)).any()
+    with np.errstate(all="raise"):
+        assert np.isfinite(depth_map(vertices * 1e200, np.array([[0, 1, 2]]), (6, 4))).all()
 
 
 def test_depth_is_relative_to_the_whole_mesh():

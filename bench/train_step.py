@@ -30,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timing import _processor
+from machine import processor
 
 from hida import losses
 from hida.config import load_preset
@@ -252,7 +252,7 @@ def main() -> None:
         work(options.work, options.preset, options.batch[0], torch.device(options.device))
         return
     machine = {
-        "device": torch.cuda.get_device_name() if gpu else _processor(),
+        "device": torch.cuda.get_device_name() if gpu else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -8,9 +8,9 @@
     native          HIDA's ops
     …+graph         the same in a CUDA graph (GPU)
 
-Each method has a process of its own, with one thread pool and one cache of memory to itself. On a CPU they take turns, a
-call each, so that a busy moment falls on everybody; on a GPU they run one after the other, since their weights and
-graphs together might not fit. Everybody gets the same weights, inputs and memory layout; offsets are moved from zero,
+Each method has a process of its own, with threads and cached memory to itself. On a CPU they take turns, a call each, so
+that a busy moment falls on everybody; on a GPU they run one after the other, since their weights and graphs together
+might not fit. Everybody gets the same weights, inputs and memory layout; offsets are moved from zero,
 where an untrained network has them. bfloat16 is autocast, as in training. "difference" is the largest one of the
 method's sketches from those of the reference in float32, in the same process.
 
@@ -45,13 +45,12 @@ from hida.ops import available
 from hida.training.tuning import tune
 
 METHODS = ("reference", "compile", "native", "compile+graph", "native+graph")
-KINDS = {
-    "convolution": ("conv2d", "convolution", "conv_transpose"),
-    "ida": ("hida::ida", "ida:", "instance_norm_modulate"),
-    "info_acon": ("info_acon",),
+KINDS = {  # the first that fits: deform_conv2d is no conv2d
     "deform": ("deform_conv2d",),
+    "ida": ("hida::ida", "op ida:", "instance_norm_modulate"),
+    "info_acon": ("info_acon",),
+    "convolution": ("conv2d", "convolution", "conv_transpose"),
 }
-KINDS = {kind: KINDS[kind] for kind in ("deform", "ida", "info_acon", "convolution")}  # deform_conv2d is no conv2d
 PIECES = ("generator", "decoder")
 WARM_UP = 3
 
@@ -160,7 +159,7 @@ def mark_ranges() -> None:
 
     def marked(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*given, **named) -> Tensor:
-            with torch.profiler.record_function(f"{name}:"):
+            with torch.profiler.record_function(f"op {name}:"):
                 return function(*given, **named)
 
         return call

@@ -19,7 +19,7 @@ class Worker:
         self.name, self.rounds = name, []
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**os.environ, **environment},
+            env={"KINETO_LOG_LEVEL": "5", **os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

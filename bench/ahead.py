@@ -24,9 +24,10 @@ def start_ahead(arguments: list[str], jobs: int, seconds: float) -> None:
 
     What is not compiled by then, or could not be, is left to the measurement.
     """
-    cache = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.mkdtemp(prefix="hida-bench-"))
+    folder = Path(tempfile.gettempdir()) / f"hida-bench-{os.getuid()}"
+    cache = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = time.perf_counter()
     workers = [
         subprocess.Popen([sys.executable, *arguments, "--ahead", str(k), str(jobs)], env=environment, **quiet)

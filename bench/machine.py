@@ -78,15 +78,19 @@ def processor() -> str:
 @contextlib.contextmanager
 def arithmetic(name: str) -> Iterator[None]:
     """Let float32 products of torch's own, and of HIDA's, be rounded to TF32 or not."""
-    rounded, before = name == "tf32", torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if rounded else "highest")
-    torch.backends.cudnn.allow_tf32 = rounded
-    os.environ["HIDA_TF32"] = "1" if rounded else "0"
+    rounded = name == "tf32"
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, os.environ.get("HIDA_TF32", "0")
+    _set("high" if rounded else "highest", rounded, str(int(rounded)))
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        os.environ["HIDA_TF32"] = "0"
+        _set(*before)
+
+
+def _set(products: str, convolutions: bool, own: str) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+    os.environ["HIDA_TF32"] = own
 
 
 def ceilings(device: torch.device, kinds: list[str]) -> dict[str, float]:

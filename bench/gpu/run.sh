@@ -134,7 +134,7 @@ test* | sanitize | bench-*)
     ;;
 esac
 on=() # where benchmarks run
-[ -z "$DRY" ] || on=(--device cpu)
+[ -z "$DRY" ] || { on=(--device cpu); export OMP_NUM_THREADS=1; }
 case $part in
 wheels)
     # shellcheck disable=SC2086  # several words

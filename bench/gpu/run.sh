@@ -24,7 +24,7 @@
 #
 # The machine: python3 with torch ≥ 2.11 and torchvision, nvcc, a C++ compiler; no network. Its python needs numpy,
 # Pillow, safetensors, tqdm, tyro, pytest, ninja, pybind11 and setuptools. What is missing there, usually tyro and the two
-# packages that it needs, is pure Python: "wheels" fetches it into .wheels/ (NAMES says what, PYTHON_VERSION for which
+# packages that it needs, is pure Python: "wheels" fetches it into .wheels/ ($WHEELS; NAMES says what, PYTHON_VERSION for which
 # Python), which git ignores; take that folder along. Every part installs what lies there into build/site.
 # A part builds the ops first where they are not built.
 #
@@ -46,6 +46,7 @@ PHOTO=${PHOTO:-docs/images/astronaut.jpg}
 METRICS=${METRICS:-fid kid lpips scoot fsim}
 NAMES=${NAMES:-tyro docstring-parser typeguard}
 PYTHON_VERSION=${PYTHON_VERSION:-3.12}
+WHEELS=${WHEELS:-.wheels}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 logged() { # logged NAME COMMAND…: run it, its output shown and kept
@@ -72,8 +73,8 @@ train() {
 
 # What the machine lacks, from the wheels that were taken along.
 install() {
-    if [ -n "$(find .wheels -name '*.whl' 2>/dev/null)" ]; then
-        [ -d build/site ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target build/site .wheels/*.whl
+    if [ -n "$(find "$WHEELS" -name '*.whl' 2>/dev/null)" ]; then
+        [ -d build/site ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target build/site "$WHEELS"/*.whl
         export PYTHONPATH="$PYTHONPATH:$PWD/build/site"
     fi
 }
@@ -138,8 +139,8 @@ on=() # where benchmarks run
 case $part in
 wheels)
     # shellcheck disable=SC2086  # several words
-    "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$PYTHON_VERSION" -d .wheels $NAMES
-    ls .wheels
+    "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$PYTHON_VERSION" -d "$WHEELS" $NAMES
+    ls "$WHEELS"
     ;;
 build)
     logged build build

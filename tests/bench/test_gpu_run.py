@@ -19,6 +19,7 @@ from hida.data.alignment import IDENTITY, TEMPLATE
 from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.errors import run_command
+from hida.ops import library
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.epochs", "8", "--train.holdout", "1"]
@@ -97,8 +98,61 @@ def test_the_training_benchmark_runs_every_method(tmp_path):
         assert row["breakdown_ms"]["convolution"] > 0
 
 
+@pytest.mark.slow
+def test_every_part_runs_dry_on_a_cpu(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "RUNS": str(tmp_path / "runs")}
+    environment |= {"HIDA_BUILD_CUDA": "0", "HIDA_OPS": "auto"}
+
+    def run(*words):
+        command = ["bash", str(ROOT / "bench/gpu/run.sh"), "--dry", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return done.stdout
+
+    if library.loaded:  # else there is nothing to build with
+        assert "loaded" in run("build")
+        assert (tmp_path / "lib/hida/_ops.so").is_file()
+    assert " passed" in run("test")
+    assert (tmp_path / "test-gpu.xml").is_file()
+    told = run("sanitize")
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        assert f"compute-sanitizer --tool {tool}" in told
+    run("bench-ops")
+    run("bench-sketch")
+    run("bench-train")
+    rows = {name: json.loads((tmp_path / f"{name}.json").read_text())["rows"] for name in ("ops", "deform", "sketch")}
+    for name, found in rows.items():
+        assert all("failed" not in row for row in found if row["method"] != "torchvision"), name
+        methods = {row["method"] for row in found}
+        assert {"reference", *(["native"] if library.loaded else [])} <= methods
+    assert all(row["difference"] <= 1e-4 for row in rows["sketch"] if row["difference"] is not None)
+    again = run("bench-ops")  # goes on: nothing is left
+    assert "ida 512@16² B1" not in again.split("goals")[0]
+    assert "not measured" in run("results")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not library.loaded, reason=library.why_not)
+def test_the_sanitizers_program_calls_every_op():
+    command = [sys.executable, str(ROOT / "bench/gpu/launches.py"), "--device", "cpu"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "all finite" in done.stdout
+
+
+def test_wheels_are_fetched_for_the_other_machines_python(tmp_path):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(tmp_path / "python"), "WHEELS": str(tmp_path)}
+    script = ["bash", str(ROOT / "bench/gpu/run.sh"), "wheels"]
+    told = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "pip download" in told
+    assert "--python-version 3.12" in told
+    assert all(name in told.split() for name in ("tyro", "docstring-parser", "typeguard"))
+
+
 def test_the_script_tells_its_parts_and_refuses_others():
     script = str(ROOT / "bench/gpu/run.sh")
     told = subprocess.run(["bash", script, "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert all(word in told for word in ("build", "sanitize", "bench-step", "train NAME", "fetch NAME K"))
+    assert all(word in told for word in ("build", "sanitize", "bench-sketch", "train NAME", "fetch NAME K", "--dry"))
     assert subprocess.run(["bash", script, "bake"], capture_output=True).returncode != 0

@@ -24,9 +24,9 @@
 #
 # The machine: python3 with torch ≥ 2.11 and torchvision, nvcc, a C++ compiler; no network. Its python needs numpy,
 # Pillow, safetensors, tqdm, tyro, pytest, ninja, pybind11 and setuptools. What is missing there, usually tyro and the two
-# packages that it needs, is pure Python: "wheels" fetches it into .wheels/ ($WHEELS; NAMES says what, PYTHON_VERSION for which
-# Python), which git ignores; take that folder along. Every part installs what lies there into build/site.
-# A part builds the ops first where they are not built.
+# packages that it needs, is pure Python: "wheels" fetches it into .wheels/, which git ignores; take that folder along.
+# NAMES says what to fetch, PYTHON_VERSION for which Python, WHEELS where to. Every part installs what lies there into
+# build/site, and builds the ops where they are not built yet.
 #
 # TRAIN and TEST are the data, prepared folders or files of hida pack (train.zip, test.zip). BEFORE is a folder with
 # results of earlier runs (ops.json, deform.json, sketch.json), to go on with where $OUT is empty.

@@ -71,7 +71,7 @@ def parser(doc: str, bench: Bench) -> argparse.ArgumentParser:
     made.add_argument("--op", nargs="+", choices=bench.kinds, default=list(bench.kinds))
     made.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="all on a GPU, float32 on a CPU")
     made.add_argument("--layout", nargs="+", choices=list(LAYOUTS), help="both on a GPU, nchw on a CPU")
-    made.add_argument("--batch", type=int, nargs="+", help="16 64 4 on a GPU, 1 on a CPU")
+    made.add_argument("--batch", type=int, nargs="+", help="16 4 64 on a GPU, 1 on a CPU")
     made.add_argument("--side", type=int, nargs="+", help="only maps of these sides")
     made.add_argument("--without", nargs="+", default=[], help="methods to leave out, as compile max-autotune")
     made.add_argument("--quick", action="store_true", help="a few cases, for a first look")
@@ -90,7 +90,7 @@ def chosen(bench: Bench, options: argparse.Namespace) -> list[Case]:
     gpu = options.device.startswith("cuda")
     dtypes = options.dtype or (bench.dtypes if gpu else ("float32",))
     layouts = options.layout or (("nchw", "nhwc") if gpu else ("nchw",))
-    batches = options.batch or ((16, 64, 4) if gpu else (1,))
+    batches = options.batch or ((16, 4, 64) if gpu else (1,))
     planes = [p for p in bench.planes if p[2] in (options.side or ([p[2]] if gpu or p[2] <= 128 else []))]
     if options.quick:
         layouts, batches, planes, dtypes = layouts[:1], batches[:1], planes[:2], dtypes[:2]

@@ -47,7 +47,7 @@ def gather(folders: Iterable[Path]) -> dict:
                 continue
             try:
                 content = json.loads(path.read_text())
-                machines = content.get("machines") or [content["machine"]]
+                machines = content["machines"]
                 found[part]["rows"] += content["rows"]
             except (ValueError, KeyError, TypeError) as error:
                 raise Mistake(f"{path} is not a benchmark's result ({error}).") from None

@@ -64,6 +64,8 @@ def run(bench: Bench, doc: str) -> None:
     todo = [(case, state) for case, state in keys if not is_done(report.rows, case, state)]
     if gpu and options.jobs > 1:
         start_ahead(sys.argv, options.jobs, 60 * min(4.0, 0.4 * options.minutes))
+    if not gpu:
+        tqdm.write("fresh: glibc as in a process just begun; kept: freed memory kept by mallopt (--help tells more)")
     measured = 0
     for case, state in tqdm(todo, unit="case", disable=None):
         if time.perf_counter() - start > 60 * options.minutes:

@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from machine import describe
+from machine import clocks, describe
 from workers import Worker, answer, breakdown
 
 from hida import losses
@@ -203,7 +203,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, help="in a round; by default 20 on a GPU, 1 on a CPU")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no batch after them")
+    parser.add_argument(
+        "--json", type=Path, help="results; batches that are in the file already are not measured again"
+    )
     parser.add_argument("--work", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     gpu = options.device.startswith("cuda")
@@ -213,18 +216,27 @@ def main() -> None:
     if options.work:
         work(options.work, options.preset, options.batch[0], torch.device(options.device))
         return
-    machine = describe(torch.device(options.device)) | {"preset": options.preset}
+    start, machine = time.perf_counter(), describe(torch.device(options.device)) | {"preset": options.preset}
     print(f"{machine['device']}, {options.preset}, torch {torch.__version__}, native ops {machine['native_ops']}")
     print(
         f"{'batch':>5}  {'method':<10}{'images/s':>9}{'median ms':>10}{'IQR':>8}{'MiB':>9}{'speed-up':>9}", flush=True
     )
-    rows = []
-    for batch in options.batch:
+    head, rows = {"machines": []}, []
+    if options.json and options.json.exists():
+        head = json.loads(options.json.read_text())
+        rows = head.pop("rows")
+    head["machines"].append(machine)
+    todo = [batch for batch in options.batch if all(row["batch"] != batch for row in rows)]
+    for number, batch in enumerate(todo):
+        if time.perf_counter() - start > 60 * options.minutes:
+            print(f"{len(todo) - number} batches are not measured yet: the same command goes on with them")
+            break
         found = compare(options.methods, batch, options)
         show(found)
         rows += found
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        machine["nvidia_smi_at_the_end"] = clocks() if gpu else {}
+        if options.json:
+            options.json.write_text(json.dumps({**head, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@
 # build/site, and builds the ops where they are not built yet.
 #
 # TRAIN and TEST are the data, prepared folders or files of hida pack (train.zip, test.zip). BEFORE is a folder with
-# results of earlier runs (ops.json, deform.json, sketch.json), to go on with where $OUT is empty.
+# results of earlier runs (ops.json and so on), to go on with where $OUT is empty.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -171,7 +171,7 @@ sanitize)
 bench-ops)
     earlier ops.json
     earlier deform.json
-    few=(--minutes 4.5)
+    few=(--minutes 4.2)
     [ -z "$DRY" ] || few=(--side 16 --seconds 0.02 --without compile --memory kept)
     logged bench-ops "$PYTHON" bench/ops.py "${on[@]}" "${few[@]}" --json "$OUT/ops.json" "$@"
     [ -z "$DRY" ] || few=(--side 2 --seconds 0.02 --without compile --memory kept)
@@ -185,7 +185,8 @@ bench-sketch)
     logged bench-sketch "$PYTHON" bench/sketch.py "${on[@]}" "${few[@]}" --json "$OUT/sketch.json" "$@"
     ;;
 bench-train)
-    few=()
+    earlier train_step.json
+    few=(--rounds 5 --iterations 10 --minutes 6)
     [ -z "$DRY" ] || few=(--preset "$OUT/tiny.toml" --batch 2 --rounds 2 --methods released bf16 ours)
     [ -z "$DRY" ] || printf '[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n' >"$OUT/tiny.toml"
     logged bench-train "$PYTHON" bench/train_step.py "${on[@]}" "${few[@]}" --json "$OUT/train_step.json" "$@"

@@ -36,8 +36,8 @@ def made_up(folder, **more):
     step = [{"method": "ours", "batch": 4, "images_per_second": 100.4, "ms": 1.0, "memory_mib": 10.0}]
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("ops", ops), ("deform", deform), ("sketch", sketch), ("train_step", step)):
-        machine = {"machine": MACHINE} if name == "train_step" else {"machines": [{**MACHINE, **more}]}
-        (folder / f"{name}.json").write_text(json.dumps({"made_up": True, **machine, "rows": rows}))
+        content = {"made_up": True, "machines": [{**MACHINE, **more}], "rows": rows}
+        (folder / f"{name}.json").write_text(json.dumps(content))
     counts = 'tests="7" failures="1" errors="0" skipped="2"'
     (folder / "test-gpu.xml").write_text(f"<testsuites><testsuite {counts}/></testsuites>")
     return folder

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.epochs", "8", "--train.holdout", "1"]
 TINY += ["--optimizer.constant-epochs", "8", "--train.threads", "1", "--device", "cpu", "--train.batch", "2"]
 TINY += ["--train.log-every", "1", "--train.sample-epochs", "2"]
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
 def prepared(folder):
@@ -115,7 +116,7 @@ def test_every_part_runs_dry_on_a_cpu(tmp_path):
     assert " passed" in run("test")
     assert (tmp_path / "test-gpu.xml").is_file()
     told = run("sanitize")
-    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+    for tool in TOOLS:
         assert f"compute-sanitizer --tool {tool}" in told
     run("bench-ops")
     run("bench-sketch")
@@ -140,12 +141,55 @@ def test_the_sanitizers_program_calls_every_op():
     assert "all finite" in done.stdout
 
 
+def script(folder, name, text):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("knows_filters", [True, False])
+def test_a_tool_that_finds_something_keeps_no_other_from_running(tmp_path, knows_filters):
+    options = "--tool --error-exitcode --print-limit" + (" --kernel-name" if knows_filters else "")
+    python = script(tmp_path, "python", 'echo "$@"')
+    sanitizer = f"""[ "$1" = --help ] && echo "{options}" && exit
+echo "cache off: $PYTORCH_NO_CUDA_MEMORY_CACHING" "$@"
+case "$*" in *racecheck*) exit 9;; esac"""
+    script(tmp_path, "compute-sanitizer", sanitizer)
+    out = tmp_path / "out"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "OUT": str(out)}
+    environment |= {"RUNS": str(out), "WHEELS": str(tmp_path / "none")}
+    command = ["bash", str(ROOT / "bench/gpu/run.sh")]
+    done = subprocess.run([*command, "sanitize"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 9
+    assert "racecheck: status 9" in done.stdout
+    logs = {tool: (out / f"sanitize-{tool}.log").read_text() for tool in TOOLS}
+    assert all("bench/gpu/launches.py" in log for log in logs.values())
+    assert [tool for tool, log in logs.items() if "cache off: 1" in log] == ["memcheck", "initcheck"]
+    filtered = [tool for tool, log in logs.items() if "--kernel-name kns=hida" in log]
+    assert filtered == (["memcheck", "racecheck", "synccheck"] if knows_filters else [])
+    wrong = subprocess.run(
+        [*command, "sanitize", "bogus"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2
+    assert "no tool 'bogus'" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_lies_in_the_cache(tmp_path):
+    command = [sys.executable, str(ROOT / "bench/ops.py"), "--device", "cpu", "--op", "info_acon", "--side", "16"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command += ["--ahead", "0", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("fxgraph/**/*")), done.stderr
+
+
 def test_wheels_are_fetched_for_the_other_machines_python(tmp_path):
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "python").chmod(0o755)
+    script(tmp_path, "python", 'echo "$@"')
     environment = {**os.environ, "PYTHON": str(tmp_path / "python"), "WHEELS": str(tmp_path)}
-    script = ["bash", str(ROOT / "bench/gpu/run.sh"), "wheels"]
-    told = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout
+    command = ["bash", str(ROOT / "bench/gpu/run.sh"), "wheels"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert "pip download" in told
     assert "--python-version 3.12" in told
     assert all(name in told.split() for name in ("tyro", "docstring-parser", "typeguard"))

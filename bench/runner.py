@@ -4,10 +4,11 @@ Times on a GPU are those inside a CUDA graph, between CUDA events ("launched": t
 Operands rotate among as many sets as fill the second-level cache three times, results are kept as long, so that every
 call finds cold what it reads and writes. The error is the worst ‖Δ‖/‖exact‖ of result and gradients, in float64.
 
-A CPU is measured in two states of its allocator, each case in a process of its own, the methods in turn:
-    fresh   glibc as it is in a process just begun: freed blocks go back to the system, new ones cost page faults;
-            the first rounds only, since glibc moves its thresholds with what a process frees
-    kept    freed memory is kept by mallopt, as hida train does: what a long-lived process comes to
+A CPU is measured in two states of its allocator, each case in processes of its own, the methods in turn:
+    fresh   glibc's defaults, in three processes just begun, the first rounds of each: a freed block may go back to the
+            system, so that the next one costs page faults; which does, glibc decides by what was freed before and how
+            the heap lies, so that processes differ, and the interquartile range is of all three
+    kept    freed memory is kept by mallopt, as hida train does: what a long-lived process may have
 Both are true of real programs; neither may be quoted without the other.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import timing
 import torch
 from ahead import compile_ahead, start_ahead
 from cases import Bench, Case, Run, all_runs, buffers_of, chosen, parser
@@ -35,7 +37,7 @@ from tqdm import tqdm
 
 from hida.training.tuning import tune
 
-FRESH_ROUNDS = 20
+FRESH_PROCESSES, FRESH_ROUNDS = 3, 20
 
 
 def run(bench: Bench, doc: str) -> None:
@@ -65,7 +67,9 @@ def run(bench: Bench, doc: str) -> None:
     if gpu and options.jobs > 1:
         start_ahead(sys.argv, options.jobs, 60 * min(4.0, 0.4 * options.minutes))
     if not gpu:
-        tqdm.write("fresh: glibc as in a process just begun; kept: freed memory kept by mallopt (--help tells more)")
+        tqdm.write(
+            "fresh: glibc's defaults in processes just begun; kept: freed memory kept by mallopt (--help tells more)"
+        )
     measured = 0
     for case, state in tqdm(todo, unit="case", disable=None):
         if time.perf_counter() - start > 60 * options.minutes:
@@ -73,7 +77,7 @@ def run(bench: Bench, doc: str) -> None:
         if gpu:
             on_device(bench, case, device, limits, report, options)
         else:
-            of_a_process(bench, case, state, limits, report, options)
+            in_processes(bench, case, state, limits, report, options)
         measured += 1
         report.write(clocks() if gpu else None)
     print("\n".join(table(report.rows)))
@@ -106,20 +110,20 @@ def on_device(bench: Bench, case: Case, device, limits, report: Report, options:
 
 def on_cpu(bench: Bench, case: Case, options: argparse.Namespace) -> None:
     """Measure a case here and now, in the state of memory that is asked for; write its methods' results as JSON."""
-    state = options.memory[0]
-    if state == "kept":
+    kept = options.memory[0] == "kept"
+    if kept:
         tune(torch.device("cpu"))
     buffers = buffers_of(bench, case, torch.device("cpu"), 4)
     runs: dict[str, Run] = all_runs(bench, case, buffers, [*options.without, "max-autotune"])
     found: dict[str, dict] = {}
     for name in list(runs):
         try:
-            once(runs[name].function, runs[name].buffers[0])
-        except Exception as error:
+            timing.forward(runs[name].function, runs[name].buffers[:1])
+        except Exception as error:  # a rival that does not take the case
             found[name] = {"failed": reason(error)}
             del runs[name]
     # Errors come last: their float64 tensors leave memory behind.
-    most = FRESH_ROUNDS if state == "fresh" else 10**6
+    most = 10**6 if kept else FRESH_ROUNDS
     times = on_processor({name: (one.function, one.buffers) for name, one in runs.items()}, options.seconds, most)
     for name, one in runs.items():
         right = exact(one.reference, one.buffers[0], one.batched, bench.exact_elements)
@@ -127,26 +131,34 @@ def on_cpu(bench: Bench, case: Case, options: argparse.Namespace) -> None:
     options.json.write_text(json.dumps(found))
 
 
-def of_a_process(bench: Bench, case: Case, state: str, limits, report: Report, options: argparse.Namespace) -> None:
-    """Have a case measured by a process of its own."""
+def in_processes(bench: Bench, case: Case, state: str, limits, report: Report, options: argparse.Namespace) -> None:
+    """Have a case measured by processes of its own; their rounds are put together."""
     path = Path(f"{options.json or 'bench'}.{os.getpid()}.case")
     command = [sys.executable, sys.argv[0], "--device", "cpu", "--case", json.dumps(asdict(case)), "--json", str(path)]
     command += ["--memory", state, "--seconds", str(options.seconds)]
     command += ["--without", *options.without] if options.without else []
     key, name = asdict(case) | {"memory": state}, f"{case} {state}"
+    found: dict[str, dict] = {}
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            report.failed(key, name, "all", (done.stderr.strip().splitlines() or ["it failed"])[-1])
-            return
-        for method, result in json.loads(path.read_text()).items():
-            if "failed" in result:
-                report.failed(key, name, method, result["failed"])
-            else:
-                report.add(key, name, method, result["times"], result["error"])
-        report.floor(key, name, bench.floors(case, limits))
+        for _ in range(FRESH_PROCESSES if state == "fresh" else 1):
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode != 0:
+                report.failed(key, name, "all", (done.stderr.strip().splitlines() or ["it failed"])[-1])
+                return
+            for method, result in json.loads(path.read_text()).items():
+                before = found.setdefault(method, result)
+                if before is not result and "times" in result:
+                    before["error"] = max(before["error"], result["error"])
+                    for direction, times in result["times"].items():
+                        before["times"][direction] += times
     finally:
         path.unlink(missing_ok=True)
+    for method, result in found.items():
+        if "failed" in result:
+            report.failed(key, name, method, result["failed"])
+        else:
+            report.add(key, name, method, result["times"], result["error"])
+    report.floor(key, name, bench.floors(case, limits))
 
 
 def is_done(rows: list[dict], case: Case, state: str) -> bool:

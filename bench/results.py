@@ -48,7 +48,8 @@ def gather(folders: Iterable[Path]) -> dict:
             try:
                 content = json.loads(path.read_text())
                 machines = content["machines"]
-                found[part]["rows"] += content["rows"]
+                rows = {identity(row): row for row in found[part]["rows"] + content["rows"]}
+                found[part]["rows"] = list(rows.values())
             except (ValueError, KeyError, TypeError) as error:
                 raise Mistake(f"{path} is not a benchmark's result ({error}).") from None
             found[part]["machines"] += machines
@@ -62,6 +63,11 @@ def gather(folders: Iterable[Path]) -> dict:
         raise Mistake(f"the results are of different devices: {', '.join(sorted(devices))}; keep each in its folders.")
     found["device"] = next(iter(devices), "")
     return found
+
+
+def identity(row: dict) -> str:
+    """Return what a row is of: one that was taken along and gone on with comes once."""
+    return json.dumps([row.get(k) for k in ("case", "batch", "direction", "method")])
 
 
 def cell(found: Iterable[Verdict], percent: bool = False) -> str:

@@ -122,6 +122,13 @@ def test_mistakes_are_one_sentence(tmp_path, files, said):
     assert not (tmp_path / "r.json").exists()
 
 
+def test_results_that_were_gone_on_with_count_once(bench, tmp_path):
+    results = bench("results")
+    once = results.gather([made_up(tmp_path / "a")])
+    twice = results.gather([tmp_path / "a", made_up(tmp_path / "b")])
+    assert [twice[part]["rows"] for part in results.PARTS] == [once[part]["rows"] for part in results.PARTS]
+
+
 def test_results_of_two_devices_do_not_mix(tmp_path):
     done = command(made_up(tmp_path / "a"), made_up(tmp_path / "b", device="NVIDIA H100 80GB HBM3"))
     assert done.returncode == 2

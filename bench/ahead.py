@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from cases import COMPILED, Bench, Case, all_runs, buffers_of
-from timing import release
+from machine import arithmetic
+from timing import backward, forward, release
 from tqdm import tqdm
 
 
@@ -47,16 +48,17 @@ def start_ahead(arguments: list[str], jobs: int, seconds: float) -> None:
 def compile_ahead(bench: Bench, cases: list[Case], device: torch.device) -> None:
     """Compile the cases and run each once; one that fails will say so where it is measured."""
     for case in cases:
-        buffers = buffers_of(bench, case, device, 1)
-        for name, run in all_runs(bench, case, buffers, ()).items():
-            if name not in COMPILED:
-                continue
-            try:
-                with torch.no_grad():
-                    run.function(*buffers[0].inputs)
-                y = run.function(*buffers[0].inputs)
-                torch.autograd.grad(y, buffers[0].inputs, buffers[0].upstream)
-            except Exception as error:
-                print(f"{case} {name}: {error}", file=sys.stderr)
-        del buffers
+        with arithmetic(case.dtype):
+            compile_case(bench, case, device)
         release()
+
+
+def compile_case(bench: Bench, case: Case, device: torch.device) -> None:
+    try:
+        given = buffers_of(bench, case, device, 1)
+        for name, run in all_runs(bench, case, given, ()).items():
+            if name in COMPILED:
+                forward(run.function, given)
+                backward([run.function(*given[0].inputs)], given)
+    except Exception as error:
+        print(f"{case}: {error}", file=sys.stderr)

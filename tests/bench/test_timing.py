@@ -192,3 +192,18 @@ def test_buffers_fill_the_cache_three_times(bench, stand_in):
     assert len({t.data_ptr() for b in made for t in b.inputs}) == len(made) * 4
     assert made[0].inputs[0].is_contiguous(memory_format=torch.channels_last)
     assert info_acon_reference(*made[0].inputs).shape == made[0].upstream.shape
+
+
+def test_a_device_that_broke_ends_the_run_and_keeps_what_there_is(bench, stand_in, tmp_path, monkeypatch):
+    cases, runner, ops = bench("cases"), bench("runner"), bench("ops")
+    report = bench("report").Report("a test", {"capability": "9.0"}, {"copy": 1e6}, tmp_path / "ops.json")
+
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(runner, "on_gpu", broken)
+    case = cases.Case("ida", 4, 4, 4, 2, "float32", "nchw")
+    options = SimpleNamespace(without=["compile", "max-autotune"], seconds=0.0)
+    with pytest.raises(SystemExit, match="illegal memory access"):
+        runner.on_device(ops.Adaptation(), case, torch.device("cpu"), {"copy": 1e6}, report, options)
+    assert runner.is_done(bench("report").rows_of(tmp_path / "ops.json"), case, "gpu")

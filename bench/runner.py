@@ -104,7 +104,8 @@ def on_device(bench: Bench, case: Case, device, limits, report: Report, options:
                     report.add(key, name, method, captured, error, launched, **more)
             except Exception as error:  # out of memory, or a rival that does not take the case
                 report.failed(key, name, method, reason(error))
-                if "CUDA error" in str(error) and "out of memory" not in str(error):  # nothing on this device works any more
+                if "CUDA error" in str(error) and "out of memory" not in str(error):
+                    # Nothing works on this device any more.
                     report.write()
                     raise SystemExit(f"{name}, {method}: {reason(error)}; the next run goes on behind it") from None
             release()

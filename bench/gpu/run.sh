@@ -79,7 +79,7 @@ install() {
     fi
 }
 
-# For the GPU at hand only, which takes a minute instead of five; TORCH_CUDA_ARCH_LIST says otherwise.
+# For the GPU at hand only, which is quicker; TORCH_CUDA_ARCH_LIST says otherwise.
 build() {
     if [ -n "$DRY" ]; then
         "$PYTHON" setup.py build_ext --build-lib "$OUT/lib" --build-temp "$OUT/build"

@@ -89,7 +89,7 @@ def test_the_training_benchmark_runs_every_method(tmp_path):
     command = [sys.executable, str(ROOT / "bench/train_step.py"), "--device", "cpu", "--batch", "2", "--rounds", "2"]
     command += ["--preset", str(tmp_path / "tiny.toml")]
     command += ["--methods", "released", "bf16", "ours", "--json", str(tmp_path / "step.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
@@ -102,7 +102,7 @@ def test_the_training_benchmark_runs_every_method(tmp_path):
 @pytest.mark.slow
 def test_every_part_runs_dry_on_a_cpu(tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "RUNS": str(tmp_path / "runs")}
-    environment |= {"HIDA_BUILD_CUDA": "0", "HIDA_OPS": "auto"}
+    environment |= {"HIDA_BUILD_CUDA": "0", "HIDA_OPS": "auto", "OMP_NUM_THREADS": "1"}
 
     def run(*words):
         command = ["bash", str(ROOT / "bench/gpu/run.sh"), "--dry", *words]

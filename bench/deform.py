@@ -1,81 +1,143 @@
-"""Time deform_conv2d: reference, torchvision where it is installed, native kernels, the plain convolution as floor.
+"""Time deform_conv2d: reference, torch.compile of it, torchvision, native kernels; beside a plain convolution.
 
-python bench/deform.py --json deform.json
+python bench/deform.py --json deform.json        on a GPU: every dtype, layout and batch; again to go on
+python bench/deform.py --quick
+python bench/deform.py --dtype bfloat16 --side 2 4 --batch 4
+python bench/deform.py --device cpu --json deform.json    float32, batch 1
+
+"bfloat16" is torchvision under autocast, where it computes float32; "tf32" lets everybody round float32 products.
+"native, zero offsets" stands beside "convolution", torch's own of the same shape. The kernels have one mode, which is
+deterministic: "same bits" says whether three runs gave the same result and gradients. "workspace" is the memory that
+the call takes beside its result, as a share of an im2col buffer. The floor is the larger of bytes at the speed of a
+large copy and arithmetic at the speed of a large matrix product.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timing import Report, measure, relative_error
+import runner
+from cases import Case, Run
+from machine import DTYPES
+from timing import Buffers
 
 from hida import ops
-from hida.ops import library
+from hida.ops import available
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
-# C_in, C_out, side, deformable groups; the first two are HIDA's own layers
-CASES = ((512, 512, 2, 2), (1024, 512, 4, 2), (64, 64, 128, 1), (128, 128, 64, 1), (256, 256, 32, 1))
 ONE = (1, 1)
+TAPS = 9
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    methods = {"reference": lambda x, o, w, b, m: deform_conv2d_reference(x, o, w, b, ONE, ONE, ONE, m)}
+def reference(x, offset, weight, bias, mask) -> Tensor:
+    return deform_conv2d_reference(x, offset, weight, bias, ONE, ONE, ONE, mask)
+
+
+def native(x, offset, weight, bias, mask) -> Tensor:
+    return ops.deform_conv2d(x, offset, weight, bias, 1, 1, 1, mask)
+
+
+def convolution(x, weight, bias) -> Tensor:
+    return functional.conv2d(x, weight, bias, padding=1)
+
+
+def torchvision_of(case: Case):
+    """Return torchvision's op, as its users call it in this arithmetic; None where it is not installed."""
     try:
-        from torchvision.ops import deform_conv2d as torchvision_op
-
-        methods = {"torchvision": lambda x, o, w, b, m: torchvision_op(x, o, w, b, 1, 1, 1, m), **methods}
+        from torchvision.ops import deform_conv2d
     except ImportError:
-        print("torchvision is not installed: not measured")
-    if library.loaded:
-        methods["native"] = lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, 1, 1, 1, m)
-    report = Report(f"float32, batch {options.batch}, {torch.get_num_threads()} threads")
-    for c_in, c_out, side, groups in CASES:
-        torch.manual_seed(0)
-        n = options.batch
-        shapes = ((n, c_in, side, side), (n, 18 * groups, side, side), (c_out, c_in, 3, 3), (c_out,))
-        sets = []
-        for _ in range(3):
-            made = [torch.randn(s) for s in shapes] + [torch.rand(n, 9 * groups, side, side)]
-            sets.append([t.requires_grad_() for t in made])
-        upstream = torch.randn(n, c_out, side, side)
+        return None
 
-        def forward(round_, f, sets=sets):
-            with torch.no_grad():
-                return [f(*sets[round_ % 3])]
+    def function(x, offset, weight, bias, mask) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=case.dtype == "bfloat16", cache_enabled=False):
+            return deform_conv2d(x, offset, weight, bias, 1, 1, 1, mask)
 
-        def backward(round_, f, sets=sets, upstream=upstream):
-            y = f(*sets[round_ % 3])
-            return [y, *torch.autograd.grad(y, sets[round_ % 3], upstream)]
+    return function
 
-        with ops.backend("native" if library.loaded else "reference"):
-            plain = [t.detach().double().requires_grad_() for t in sets[0]]
-            y = methods["reference"](*plain)
-            exact = [y, *torch.autograd.grad(y, plain, upstream.double())]
-            convolution = measure(
-                {"": lambda r, sets=sets: torch.conv2d(sets[r % 3][0].detach(), sets[r % 3][2].detach(), padding=1)},
-                options.seconds,
-            )[""]
-            for run, title, compared in ((forward, "fwd", 1), (backward, "fwd+bwd", len(exact))):
-                errors = {name: relative_error(run(0, f)[:compared], exact[:compared]) for name, f in methods.items()}
-                calls = {name: (lambda r, f=f, run=run: run(r, f)) for name, f in methods.items()}
-                times = measure(calls, options.seconds * len(calls), least=4)
-                floor = statistics.median(convolution) if run is forward else None
-                report.add(f"{c_in}→{c_out}@{side}² {title}", times, errors, 1e-4, floor)
-    if options.json:
-        report.write(options.json)
+
+class Deformable:
+    """deform_conv2d, for the runner; planes of up to 4² are HIDA's own layers, with two deformable groups."""
+
+    name = "deform_conv2d"
+    kinds = ("deform_conv2d",)
+    planes = (
+        (512, 512, 2),
+        (1024, 512, 4),
+        (64, 64, 128),
+        (128, 128, 64),
+        (256, 256, 32),
+        (512, 512, 16),
+        (64, 64, 256),
+    )
+    dtypes = ("bfloat16", "float32", "float16", "tf32")
+    exact_elements = 1 << 21
+
+    def groups(self, case: Case) -> int:
+        return 2 if case.side <= 4 else 1
+
+    def inputs(self, case: Case, device: torch.device) -> list[Tensor]:
+        n, c, o, side, groups = case.batch, case.channels, case.out, case.side, self.groups(case)
+        shapes = (n, c, side, side), (n, 2 * TAPS * groups, side, side), (o, c, 3, 3), (o,)
+        mask = torch.rand(n, TAPS * groups, side, side, device=device)
+        return [*(torch.randn(s, device=device) for s in shapes), mask]
+
+    def batched(self, case: Case) -> set[int]:
+        return {0, 1, 4}
+
+    def reference(self, case: Case):
+        return reference
+
+    def others(self, case: Case, buffers: list[Buffers]) -> dict[str, Run]:
+        runs, batched = {}, self.batched(case)
+        theirs = torchvision_of(case)
+        if theirs is not None:
+            runs["torchvision"] = Run(theirs, buffers, reference, batched)
+        plain = [Buffers([b.inputs[0], *b.inputs[2:4]], b.upstream) for b in buffers]
+        if available()[buffers[0].upstream.device.type]:
+            runs["native"] = Run(native, buffers, reference, batched)
+            still = [self.zero_offsets(b) for b in buffers]
+            runs["native, zero offsets"] = Run(native, still, reference, batched)
+        return runs | {"convolution": Run(convolution, plain, convolution, {0})}
+
+    @staticmethod
+    def zero_offsets(given: Buffers) -> Buffers:
+        x, offset, weight, bias, mask = given.inputs
+        still = torch.zeros_like(offset, requires_grad=True), torch.ones_like(mask, requires_grad=True)
+        return Buffers([x, still[0], weight, bias, still[1]], given.upstream)
+
+    def floors(self, case: Case, ceilings: dict[str, float]) -> dict[str, dict[str, float]]:
+        groups, pixels = self.groups(case), case.batch * case.side**2
+        x, y = pixels * case.channels, pixels * case.out
+        points, weight = 3 * TAPS * groups * pixels, TAPS * case.channels * case.out
+        flop, size = 2 * weight * pixels, DTYPES[case.dtype].itemsize
+        moved = {"fwd": x + points + weight + y, "bwd": 2 * (x + points + weight) + y}
+        moved["fwd+bwd"] = sum(moved.values())
+        work = {"fwd": flop, "bwd": 2 * flop, "fwd+bwd": 3 * flop}
+        return {
+            d: {"ms": max(size * moved[d] / ceilings["copy"], work[d] / ceilings[case.dtype]), "bytes": size * moved[d]}
+            for d in moved
+        }
+
+    def extra(self, case: Case, given: Buffers) -> dict[str, float | bool]:
+        first = runner.once(native, given)
+        same = all(torch.equal(a, b) for _ in range(2) for a, b in zip(first, runner.once(native, given), strict=True))
+        del first
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        with torch.no_grad():
+            y = native(*given.inputs)
+        workspace = torch.cuda.max_memory_allocated() - before - y.numel() * y.element_size()
+        columns = TAPS * case.channels * case.batch * case.side**2 * given.inputs[0].element_size()
+        return {"same_bits": same, "workspace_share": workspace / columns}
 
 
 if __name__ == "__main__":
-    main()
+    runner.run(Deformable(), f"{__doc__}\n{runner.__doc__}")

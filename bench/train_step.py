@@ -17,11 +17,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,13 +27,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timing import _processor
+from machine import clocks, describe
+from workers import Worker, answer, breakdown
 
 from hida import losses
 from hida.config import load_preset
 from hida.data.augment import planned_batch
 from hida.data.dataset import PairTensors
-from hida.ops import available
 from hida.training.distributed import World
 from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
@@ -112,11 +109,10 @@ def work(method: str, preset: str, batch: int, device: torch.device) -> None:
         engine.step()
     values = engine.losses()  # waits for the device
     assert all(value == value for value in values.values()), values
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        if line.strip() == "profile":
-            print(json.dumps(breakdown(engine)), flush=True)
-            continue
+
+    def replies(line: str) -> dict:
+        if line == "profile":
+            return operators(engine)
         start = time.perf_counter()
         for _ in range(int(line)):
             engine.step()
@@ -127,62 +123,28 @@ def work(method: str, preset: str, batch: int, device: torch.device) -> None:
             if device.type == "cuda"
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-        graph = engine.graph is not None
-        print(json.dumps({"seconds": seconds, "memory_mib": peak / 2**20, "graph": graph}), flush=True)
+        return {"seconds": seconds, "memory_mib": peak / 2**20, "graph": engine.graph is not None}
+
+    answer(replies)
 
 
-def breakdown(engine: Engine) -> dict[str, float]:
+def operators(engine: Engine) -> dict[str, float]:
     """Return the ms an iteration spends in each kind of operator, launched one by one."""
     engine.graph, engine.countdown = None, -1
     gpu, count = engine.plan.is_cuda, 3
-    engine.step()
-    activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * gpu
-    with torch.profiler.profile(activities=activities) as profile:
+    found = breakdown(engine.step, KINDS, gpu, count)
+    if not gpu:
+        start = time.perf_counter()
         for _ in range(count):
-            engine.step()
-        engine.losses()
-    found = dict.fromkeys((*KINDS, "rest"), 0.0)
-    for event in profile.key_averages():
-        if gpu and event.device_type == torch.autograd.DeviceType.CUDA:
-            continue  # kernels, counted with the operators that launched them
-        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "rest")
-        found[kind] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3 / count
-    start = time.perf_counter()
-    for _ in range(count):
-        planned_batch(engine.pairs, engine._host_plan().to(engine.plan.device), engine.state.config.augment)
-        if gpu:
-            torch.cuda.synchronize()
-    found["data"] = max(found["data"], (time.perf_counter() - start) * 1e3 / count) if not gpu else found["data"]
+            planned_batch(engine.pairs, engine._host_plan().to(engine.plan.device), engine.state.config.augment)
+        found["data"] = max(found["data"], (time.perf_counter() - start) * 1e3 / count)
     return found
 
 
-class Worker:
-    """A method in a process of its own."""
-
-    def __init__(self, method: str, batch: int, options: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--work", method, "--batch", str(batch)]
-        command += ["--preset", options.preset, "--device", options.device]
-        reference = {} if method == "ours" else {"HIDA_OPS": "reference"}
-        self.method, self.rounds = method, []
-        self.process = subprocess.Popen(
-            command, env={**os.environ, **reference}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()
-
-    def ask(self, what: str | int) -> dict:
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.method} ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def worker_of(method: str, batch: int, options: argparse.Namespace) -> Worker:
+    arguments = [__file__, "--work", method, "--batch", str(batch)]
+    arguments += ["--preset", options.preset, "--device", options.device]
+    return Worker(method, arguments, {} if method == "ours" else {"HIDA_OPS": "reference"})
 
 
 def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list[dict]:
@@ -193,7 +155,7 @@ def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list
         workers = []
         for method in group:
             try:
-                workers.append(Worker(method, batch, options))
+                workers.append(worker_of(method, batch, options))
             except RuntimeError as error:
                 rows.append({"method": method, "batch": batch, "failed": str(error)})
         for _ in range(options.rounds):
@@ -204,14 +166,14 @@ def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list
             low, median, high = statistics.quantiles(seconds, n=4)
             rows.append(
                 {
-                    "method": worker.method,
+                    "method": worker.name,
                     "batch": batch,
                     "images_per_second": batch / median,
                     "ms": 1e3 * median,
                     "iqr_ms": 1e3 * (high - low),
                     "memory_mib": worker.rounds[-1]["memory_mib"],
                     "graph": worker.rounds[-1]["graph"],
-                    **({"breakdown_ms": worker.ask("profile")} if worker.method != "compile" else {}),
+                    **({"breakdown_ms": worker.ask("profile")} if worker.name != "compile" else {}),
                 }
             )
             worker.close()
@@ -241,7 +203,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, help="in a round; by default 20 on a GPU, 1 on a CPU")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no batch after them")
+    parser.add_argument(
+        "--json", type=Path, help="results; batches that are in the file already are not measured again"
+    )
     parser.add_argument("--work", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     gpu = options.device.startswith("cuda")
@@ -251,26 +216,27 @@ def main() -> None:
     if options.work:
         work(options.work, options.preset, options.batch[0], torch.device(options.device))
         return
-    machine = {
-        "device": torch.cuda.get_device_name() if gpu else _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "native_ops": available(),
-        "preset": options.preset,
-        "command": sys.argv,
-    }
+    start, machine = time.perf_counter(), describe(torch.device(options.device)) | {"preset": options.preset}
     print(f"{machine['device']}, {options.preset}, torch {torch.__version__}, native ops {machine['native_ops']}")
     print(
         f"{'batch':>5}  {'method':<10}{'images/s':>9}{'median ms':>10}{'IQR':>8}{'MiB':>9}{'speed-up':>9}", flush=True
     )
-    rows = []
-    for batch in options.batch:
+    head, rows = {"machines": []}, []
+    if options.json and options.json.exists():
+        head = json.loads(options.json.read_text())
+        rows = head.pop("rows")
+    head["machines"].append(machine)
+    todo = [batch for batch in options.batch if all(row["batch"] != batch for row in rows)]
+    for number, batch in enumerate(todo):
+        if time.perf_counter() - start > 60 * options.minutes:
+            print(f"{len(todo) - number} batches are not measured yet: the same command goes on with them")
+            break
         found = compare(options.methods, batch, options)
         show(found)
         rows += found
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        machine["nvidia_smi_at_the_end"] = clocks() if gpu else {}
+        if options.json:
+            options.json.write_text(json.dumps({**head, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

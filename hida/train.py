@@ -38,7 +38,7 @@ from hida.files import write_json
 from hida.training.distributed import World
 from hida.training.engine import Engine
 from hida.training.journal import Journal, require_tensorboard
-from hida.training.state import TrainingState
+from hida.training.state import TrainingState, require_generator
 from hida.training.tuning import tune
 
 HELD_OUT_BATCH = 8
@@ -114,6 +114,8 @@ def train(arguments: Arguments, world: World) -> None:
     if arguments.resume == "never" and checkpoint.checkpoint_paths(out):
         raise HidaError(f"'{out}' already holds checkpoints; choose another --out, or --resume auto to continue.")
     start = checkpoint.load_weights(weights.generator_path(arguments.start)) if arguments.start and not newest else None
+    if start:
+        require_generator(start, config)
     listed = prepared.split("train")
     kept, held_out = split_holdout(len(listed), config.train.holdout, config.train.seed)
     if len(kept) < 1:

@@ -147,6 +147,26 @@ def test_a_weights_file_is_drawn_with_and_scored(tmp_path):
     assert np.asarray(drawn).std() > 0
 
 
+def test_what_a_run_held_out_is_drawn_and_scored(tmp_path, drawer, monkeypatch):
+    from hida.config import Config, TrainConfig
+    from hida.data.dataset import split_holdout
+
+    names = {f"n{i}": ("train", i % 3) for i in range(9)} | {"t": ("test", 0)}
+    arguments = ["--weights", "1", "--target", str(prepared_set(tmp_path / "set", names)), *OFFLINE, "--split"]
+    monkeypatch.setattr(drawer, "config", Config(train=TrainConfig(holdout=4, seed=7)), raising=False)
+    result = run(tmp_path, *arguments, "held_out")
+    expected = {f"n{i}" for i in split_holdout(9, 4, 7)[1].tolist()}
+    assert {record["name"] for record in result["pairs"]} == expected
+    assert len(expected) == drawer.calls == 4
+    assert "held out from these weights' training" in result["remarks"][0]
+    # The test split, then two of them: what the folder has beside them is left aside.
+    assert [record["name"] for record in run(tmp_path / "b", *arguments, "test")["pairs"]] == ["t"]
+    assert len(run(tmp_path, *arguments, "held_out", "--limit", "2")["pairs"]) == 2
+    monkeypatch.setattr(drawer, "config", Config(train=TrainConfig(holdout=0)))
+    with pytest.raises(HidaError, match="none was held out"):
+        run(tmp_path / "c", *arguments, "held_out")
+
+
 def test_drawing_never_touches_a_folder_of_others(tmp_path, drawer):
     target = prepared_set(tmp_path / "set", {"a": ("test", 0), "b": ("test", 1)})
     write_images(tmp_path / "out/sketches", ["precious.png"])
@@ -165,6 +185,7 @@ def test_drawing_never_touches_a_folder_of_others(tmp_path, drawer):
         (["--pred", "absent"], "absent is not a folder"),
         (["--pred", "p", "--device", "abacus"], "no device"),
         (["--pred", "p", "--metrics"], "--metrics names none"),
+        (["--pred", "p", "--split", "held_out"], "--split chooses what --weights draws"),
     ],
 )
 def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, says):

@@ -152,12 +152,7 @@ class TrainingState:
         Raises:
             CheckpointError: if they are of another generator.
         """
-        theirs, ours = weights.config.generator, self.config.generator
-        if replace(theirs, dropout=ours.dropout) != ours:
-            raise CheckpointError(
-                f"'{weights.path}' holds another generator ({theirs}) than this run's ({ours}); give --preset and the "
-                "--generator options that it was trained with."
-            )
+        require_generator(weights, self.config)
         for network in (self.generator, self.average):
             fill_module(network, generator_tensors(weights), weights.path)
         judge = weights.part("discriminator")
@@ -205,6 +200,16 @@ class TrainingState:
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
+
+
+def require_generator(weights: Checkpoint, config: Config) -> None:
+    """Raise CheckpointError unless the weights are of this run's generator."""
+    theirs, ours = weights.config.generator, config.generator
+    if replace(theirs, dropout=ours.dropout) != ours:
+        raise CheckpointError(
+            f"'{weights.path}' holds another generator ({theirs}) than this run's ({ours}); give --preset and the "
+            "--generator options that it was trained with."
+        )
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:

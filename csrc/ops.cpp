@@ -21,6 +21,11 @@ STABLE_TORCH_LIBRARY(hida, m) {
   m.def(
       "instance_norm_modulate_backward(Tensor grad, Tensor x, Tensor gamma, Tensor mean, Tensor rstd, int wanted)"
       " -> (Tensor, Tensor)");
+  // Instance norm between two leaky ReLUs of slopes `before` and `after`, 1 for none: CPU, channels_last. Also returns
+  // mean and 1/√(var + eps), (N, C).
+  m.def("leaky_norm(Tensor x, float before, float after, float eps) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "leaky_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, float before, float after) -> Tensor");
   // Convolutions bound by reading their weights: few pixels, or one output channel. CPU, float32, no gradient.
   m.def("conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding) -> Tensor");
   m.def("conv_transpose2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");

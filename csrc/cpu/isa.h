@@ -19,6 +19,12 @@ void deform_backward(const Deform&, int64_t begin, int64_t end);
 void deform_gather(const Deform&, int64_t begin, int64_t end);
 void plain_columns(const Deform&, int64_t begin, int64_t end);
 void doubling(const Doubling&, int64_t begin, int64_t end);
+void acon_channels(const Acon&, int64_t begin, int64_t end);
+void acon_channels_backward(const Acon&, int64_t begin, int64_t end);
+void adapt_channels(const Adapt&, int64_t begin, int64_t end);
+void adapt_channels_backward(const Adapt&, int64_t begin, int64_t end);
+void leaky_norm(const LeakyNorm&, int64_t begin, int64_t end);
+void leaky_norm_backward(const LeakyNorm&, int64_t begin, int64_t end);
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -42,6 +42,12 @@ struct Acon {
 
 enum class Residual : int32_t { none, activated, tensor };
 
+// Channels that a unit of the kernels for channels_last tensors takes at most.
+constexpr int64_t kChannels = 64;
+inline int64_t channel_blocks(int64_t channels) {
+  return (channels + kChannels - 1) / kChannels;
+}
+
 // ida, and with `activate` off instance_norm_modulate.
 struct Adapt {
   Planes planes;
@@ -54,6 +60,16 @@ struct Adapt {
   Image grad, dx, dlogits, dgamma;
   bool grad_to_x = false;  // the residual is x itself: its gradient joins dx
   void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
+};
+
+// Instance norm between two leaky ReLUs, channels_last.
+struct LeakyNorm {
+  Extent extent;
+  bool wide = false;
+  double before = 1, after = 1, eps = 0;
+  Image x, y, grad, dx;
+  void *mean = nullptr, *rstd = nullptr;  // (N, C), written forward, read backward
+  int64_t units() const { return extent.n * channel_blocks(extent.c); }
 };
 
 struct Deform {
@@ -101,6 +117,13 @@ struct Kernels {
   void (*deform_gather)(const Deform&, int64_t, int64_t);     // units: (image, deformable group, tap)
   void (*plain_columns)(const Deform&, int64_t, int64_t);     // units: input channels; no offsets, no mask
   void (*doubling)(const Doubling&, int64_t, int64_t);
+  // Of channels_last tensors; units: (image, block of kChannels channels).
+  void (*acon_channels)(const Acon&, int64_t, int64_t);
+  void (*acon_channels_backward)(const Acon&, int64_t, int64_t);
+  void (*adapt_channels)(const Adapt&, int64_t, int64_t);
+  void (*adapt_channels_backward)(const Adapt&, int64_t, int64_t);
+  void (*leaky_norm)(const LeakyNorm&, int64_t, int64_t);
+  void (*leaky_norm_backward)(const LeakyNorm&, int64_t, int64_t);
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

@@ -20,7 +20,13 @@ const Kernels table = {HIDA_TEXT(HIDA_ISA),
                        deform_backward,
                        deform_gather,
                        plain_columns,
-                       doubling};
+                       doubling,
+                       acon_channels,
+                       acon_channels_backward,
+                       adapt_channels,
+                       adapt_channels_backward,
+                       leaky_norm,
+                       leaky_norm_backward};
 
 }  // namespace HIDA_ISA
 }  // namespace hida

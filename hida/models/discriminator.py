@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
+from hida.nn import InstanceNorm
 from hida.ops.checks import OpError
+
+
+SLOPE = 0.2
+"""of every leaky ReLU"""
 
 
 class Discriminator(nn.Module):
@@ -40,14 +45,15 @@ class Discriminator(nn.Module):
 
 def _layers(width: int) -> nn.Sequential:
     # The norm stands before its convolution, behind the previous activation, as in the released class.
-    layers: list[nn.Module] = [nn.Conv2d(2, width, 4, stride=2, padding=2), nn.LeakyReLU(0.2)]
+    # An Identity keeps the place of an activation that the norm behind or before it computes: weights are numbered.
+    layers: list[nn.Module] = [nn.Conv2d(2, width, 4, stride=2, padding=2), nn.Identity()]
     for factor, stride in ((1, 2), (2, 2), (4, 1)):
         layers += [
-            nn.InstanceNorm2d(factor * width),
+            InstanceNorm(before=SLOPE),
             nn.Conv2d(factor * width, 2 * factor * width, 4, stride=stride, padding=2),
-            nn.LeakyReLU(0.2),
+            nn.Identity(),
         ]
-    layers += [nn.InstanceNorm2d(8 * width), nn.LeakyReLU(0.2), nn.Conv2d(8 * width, 1, 4, padding=2)]
+    layers += [InstanceNorm(before=SLOPE, after=SLOPE), nn.Identity(), nn.Conv2d(8 * width, 1, 4, padding=2)]
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hida.config import GeneratorConfig
 from hida.models.conditions import depth_pyramid, style_at, style_weights
-from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, Upsample
+from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
 from hida.nn.ablation import activation
 from hida.ops.checks import OpError
 
@@ -24,7 +24,7 @@ class EncoderLevel(nn.Module):
         super().__init__()
         self.activation = activation(config.activation, in_channels, slope=0.2)
         self.conv = Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
-        self.norm = nn.InstanceNorm2d(out_channels) if normalise else nn.Identity()
+        self.norm = InstanceNorm() if normalise else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(self.activation(x)))
@@ -73,7 +73,7 @@ def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig)
         return DySPADE(channels, condition_channels, config.residual, config.activation)
     if config.activation == "info_acon":
         return InfoACON(channels, condition_channels)
-    return nn.InstanceNorm2d(channels)
+    return InstanceNorm()
 
 
 class Head(nn.Module):

@@ -25,6 +25,9 @@ void adapt_channels(const Adapt&, int64_t begin, int64_t end);
 void adapt_channels_backward(const Adapt&, int64_t begin, int64_t end);
 void leaky_norm(const LeakyNorm&, int64_t begin, int64_t end);
 void leaky_norm_backward(const LeakyNorm&, int64_t begin, int64_t end);
+void plane_sums(const PlaneSums&, int64_t begin, int64_t end);
+void to_one(const ToOne&, int64_t begin, int64_t end);
+void to_one_backward(const ToOne&, int64_t begin, int64_t end);
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -72,6 +72,27 @@ struct LeakyNorm {
   int64_t units() const { return extent.n * channel_blocks(extent.c); }
 };
 
+// A convolution to one channel, 4×4: transposed, of stride 2 and padding 1, or of stride 1 and padding 2. x and dx are
+// channels_last; units are (image, kRowsOfOne rows), of y forward and of x backward.
+constexpr int64_t kRowsOfOne = 8;
+struct ToOne {
+  Extent in, out;
+  bool transposed = false;
+  Image x, y, grad, dx;
+  const float* weight = nullptr;  // (C, 16)
+  float bias = 0;
+  float* dweight = nullptr;  // (units, C, 16)
+  int64_t blocks(int64_t rows) const { return (rows + kRowsOfOne - 1) / kRowsOfOne; }
+};
+
+// Sums over the planes of a channels_last tensor, to an (N, C) array of the computing type.
+struct PlaneSums {
+  Extent extent;
+  bool wide = false;
+  Image x;
+  void* sums = nullptr;
+};
+
 struct Deform {
   Extent in, out;  // out.c = C_out
   bool wide = false;
@@ -124,6 +145,9 @@ struct Kernels {
   void (*adapt_channels_backward)(const Adapt&, int64_t, int64_t);
   void (*leaky_norm)(const LeakyNorm&, int64_t, int64_t);
   void (*leaky_norm_backward)(const LeakyNorm&, int64_t, int64_t);
+  void (*plane_sums)(const PlaneSums&, int64_t, int64_t);
+  void (*to_one)(const ToOne&, int64_t, int64_t);
+  void (*to_one_backward)(const ToOne&, int64_t, int64_t);
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

@@ -26,7 +26,10 @@ const Kernels table = {HIDA_TEXT(HIDA_ISA),
                        adapt_channels,
                        adapt_channels_backward,
                        leaky_norm,
-                       leaky_norm_backward};
+                       leaky_norm_backward,
+                       plane_sums,
+                       to_one,
+                       to_one_backward};
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
-from hida.nn import InstanceNorm
+from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
 
 
@@ -53,7 +53,7 @@ def _layers(width: int) -> nn.Sequential:
             nn.Conv2d(factor * width, 2 * factor * width, 4, stride=stride, padding=2),
             nn.Identity(),
         ]
-    layers += [InstanceNorm(before=SLOPE, after=SLOPE), nn.Identity(), nn.Conv2d(8 * width, 1, 4, padding=2)]
+    layers += [InstanceNorm(before=SLOPE, after=SLOPE), nn.Identity(), Conv2d(8 * width, 1, 4, padding=2)]
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)

@@ -20,8 +20,7 @@ def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 
     x: (N, C, H, W) → (N, C, H, W). A slope of 1 is no activation at all. The native kernel takes channels_last
     tensors on a CPU and computes in float32 (float64 for float64 input); everything else is PyTorch's.
     """
-    last = x.stride(1) == 1 and x.stride(3) != 1 and x.shape[1] > 1
-    if x.device.type == "cpu" and last and dispatch.native(x):
+    if library.channels_last_on_cpu(x) and dispatch.native(x):
         return torch.ops.hida.leaky_norm(x, before, after, eps)[0]
     return leaky_norm_reference(x, before, after, eps)
 

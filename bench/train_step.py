@@ -83,7 +83,7 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
         config.train,
         batch=batch,
         precision="fp32" if method == "released" else "bf16",
-        channels_last=gpu and method in ("compile", "ours"),
+        channels_last=method == "ours" or (gpu and method == "compile"),
         compile=False,
     )
     state = (Released if method == "released" else TrainingState)(

@@ -9,7 +9,7 @@
 namespace hida {
 namespace HIDA_ISA {
 
-constexpr int64_t kTileNumbers = 768;  // at most; some dozen tiles stay in the first-level cache
+constexpr int64_t kTileNumbers = 384;  // at most; the two dozen tiles of a kernel stay in the first-level cache
 
 // Channels c … c + width − 1 of image n, in tiles of `pixels` pixels.
 struct Strip {

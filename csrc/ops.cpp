@@ -24,8 +24,7 @@ STABLE_TORCH_LIBRARY(hida, m) {
   // Instance norm between two leaky ReLUs of slopes `before` and `after`, 1 for none: CPU, channels_last. Also returns
   // mean and 1/√(var + eps), (N, C).
   m.def("leaky_norm(Tensor x, float before, float after, float eps) -> (Tensor, Tensor, Tensor)");
-  m.def(
-      "leaky_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, float before, float after) -> Tensor");
+  m.def("leaky_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, float before, float after) -> Tensor");
   // Sums of the planes of a channels_last tensor, (N, C) in the computing type; CPU.
   m.def("plane_sums(Tensor x) -> Tensor");
   // Convolution 4×4 to one channel, of stride 1 and padding 2 or transposed, of stride 2 and padding 1; weight (C, 16)

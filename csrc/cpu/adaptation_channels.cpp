@@ -177,12 +177,10 @@ void adapt_backward(const Adapt& a, int64_t begin, int64_t end) {
       strip.read(a.gamma, first, count, gamma.at);
     };
     // d is the gradient of the normalised value.
-    const auto unit_at = [&](int64_t i, auto f) HIDA_INLINED {
-      return normalise(f, load_like(f, mean + i), load_like(f, rstd + i));
-    };
-    const auto d_at = [&](int64_t i, auto like) HIDA_INLINED {
-      return load_like(like, grad + i) * (1 + load_like(like, gamma + i));
-    };
+    const auto unit_at = [&](int64_t i, auto f)
+                             HIDA_INLINED { return normalise(f, load_like(f, mean + i), load_like(f, rstd + i)); };
+    const auto d_at = [&](int64_t i, auto like)
+                          HIDA_INLINED { return load_like(like, grad + i) * (1 + load_like(like, gamma + i)); };
     sum_d.clear(), sum_dx.clear();
     strip.for_tiles([&](int64_t first, int64_t count) {
       read(first, count);

@@ -43,7 +43,7 @@ struct Acon {
 enum class Residual : int32_t { none, activated, tensor };
 
 // Channels that a unit of the kernels for channels_last tensors takes at most.
-constexpr int64_t kChannels = 64;
+constexpr int64_t kChannels = 128;
 inline int64_t channel_blocks(int64_t channels) {
   return (channels + kChannels - 1) / kChannels;
 }

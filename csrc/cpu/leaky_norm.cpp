@@ -81,8 +81,8 @@ void backward(const LeakyNorm& a, int64_t begin, int64_t end) {
     strip.repeat(mean_dx.at, [&](int64_t k) { return Real(strip.fold(sum_dx.at, k) / pixels); });
     strip.for_tiles([&](int64_t first, int64_t count) {
       for_tile(first, count, [&](int64_t i, auto x_i, auto unit_f, auto d) HIDA_INLINED {
-        const auto df = normalise_gradient(d, unit_f, load_like(d, mean_d + i), load_like(d, mean_dx + i),
-                                           load_like(d, rstd + i));
+        const auto df =
+            normalise_gradient(d, unit_f, load_like(d, mean_d + i), load_like(d, mean_dx + i), load_like(d, rstd + i));
         store(grad + i, leaky(x_i, df, before));
       });
       strip.write(a.dx, first, count, grad.at);

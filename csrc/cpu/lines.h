@@ -114,9 +114,8 @@ HIDA_INLINE __m256i narrowed(__m512 value) {
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even);
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16),
-                                                     _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q),
-                                                     _mm512_set1_epi32(0x7fc0)));
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(
+      _mm512_srli_epi32(rounded, 16), _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0)));
 }
 HIDA_INLINE void narrow_all(const float* from, int64_t count, Bf16* to) {
   int64_t i = 0;

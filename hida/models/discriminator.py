@@ -10,7 +10,6 @@ from hida.config import DiscriminatorConfig
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
 
-
 SLOPE = 0.2
 """of every leaky ReLU"""
 

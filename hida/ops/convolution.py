@@ -35,7 +35,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if to_one.fits(x, weight, transposed=True):
         return to_one.to_one(x, weight, bias, transposed=True)
-    if bias is not None and bias.requires_grad and library.channels_last_on_cpu(x) and dispatch.native(x):
+    trains = torch.is_grad_enabled() and bias is not None and bias.requires_grad
+    if trains and library.channels_last_on_cpu(x) and dispatch.native(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
             x, weight, bias = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
         with torch.autocast("cpu", enabled=False):
@@ -48,7 +49,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Doubling(torch.autograd.Function):
-    """torch's transposed convolution, but for the gradient of the bias, which costs it as much as that of the weight."""
+    """torch's transposed convolution, but for the bias's gradient, which costs it as much as the weight's."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hida.ops import dispatch, library
+from hida.ops import checks, dispatch, library
 
 
 def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 1e-5) -> Tensor:
@@ -29,8 +29,17 @@ def leaky_norm_reference(x: Tensor, before: float, after: float, eps: float) -> 
     """Compute :func:`leaky_norm` with plain PyTorch."""
     if before != 1:
         x = functional.leaky_relu(x, before)
-    x = functional.instance_norm(x, eps=eps)
+    x = _instance_norm(x, eps)
     return functional.leaky_relu(x, after) if after != 1 else x
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    if not (x.shape[0] == 1 and x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()):
+        return functional.instance_norm(x, eps=eps)
+    # For one image and an upstream gradient in channels_last PyTorch's gradient is wrong on a CPU (2.13, 2.14).
+    value = x.to(checks.accumulation_dtype(x))
+    centred = value - value.mean((2, 3), keepdim=True)
+    return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
 
 
 def _fake(x: Tensor, before: float, after: float, eps: float):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from hida.config import DiscriminatorConfig
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
+from hida.ops.library import channels_last_on_cpu
 
 SLOPE = 0.2
 """of every leaky ReLU"""
@@ -30,16 +31,27 @@ class Discriminator(nn.Module):
 
     def forward(self, depth: Tensor, sketch: Tensor) -> Tensor:
         """Return the logits of the full size."""
-        return self.layers(_joined(depth, sketch))
+        return self.layers(self._joined(depth, sketch))
 
     def judge(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
         """Return the logits of every scale, the full size first."""
-        image = _joined(depth, sketch)
+        image = self._joined(depth, sketch)
         logits = [self.layers(image)]
         for layers in self.coarser:
             image = functional.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
             logits.append(layers(image))
         return logits
+
+    def _joined(self, depth: Tensor, sketch: Tensor) -> Tensor:
+        if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
+            raise OpError(
+                f"depth and sketch must both have shape (N, 1, H, W); "
+                f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
+            )
+        depth = depth.to(sketch.dtype)
+        if channels_last_on_cpu(self.layers[0].weight):  # as the convolution wants it, forward and backward
+            return torch.stack((depth[:, 0], sketch[:, 0]), -1).permute(0, 3, 1, 2)
+        return torch.cat((depth, sketch), 1)
 
 
 def _layers(width: int) -> nn.Sequential:
@@ -58,12 +70,3 @@ def _layers(width: int) -> nn.Sequential:
             nn.init.normal_(layer.weight, 0.0, 0.02)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
-
-
-def _joined(depth: Tensor, sketch: Tensor) -> Tensor:
-    if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
-        raise OpError(
-            f"depth and sketch must both have shape (N, 1, H, W); "
-            f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
-        )
-    return torch.cat((depth.to(sketch.dtype), sketch), 1)

@@ -12,6 +12,7 @@ from hida.models.conditions import depth_pyramid, style_at, style_weights
 from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
 from hida.nn.ablation import activation
 from hida.ops.checks import OpError
+from hida.ops.library import channels_last_on_cpu
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""
@@ -63,7 +64,10 @@ class DecoderLevel(nn.Module):
             condition.append(style_at(style.to(h.dtype), h.shape[2:]))
         if skip is not None:
             condition.append(self.appearance(skip))
-        return self.dropout(self.adaptation(h, torch.cat(condition, 1)))
+        joined = torch.cat(condition, 1)
+        if channels_last_on_cpu(h):  # here once: a convolution would rearrange it forward and again backward
+            joined = joined.contiguous(memory_format=torch.channels_last)
+        return self.dropout(self.adaptation(h, joined))
 
 
 def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig) -> nn.Module:

@@ -5,8 +5,9 @@
 
     released        the released recipe: float32, two forwards of G, the op's PyTorch reference, NCHW
     bf16            hida train without what follows: reference ops, bf16 autocast
-    compile         the same with both networks through torch.compile; channels_last on a GPU
-    ours            hida train: native ops, one CUDA graph and channels_last on a GPU, kept memory on a CPU
+    reference       HIDA_OPS=reference hida train: as bf16, and freed memory kept on a CPU
+    compile         as bf16, with both networks through torch.compile; channels_last on a GPU
+    ours            hida train: native ops, channels_last, one CUDA graph on a GPU, kept memory on a CPU
 
 Each method has a process of its own. On a CPU they take turns, a few iterations each, so that a busy moment falls on
 everybody; on a GPU they run one after the other. The breakdown is of operators, from torch.profiler, without a graph.
@@ -39,7 +40,7 @@ from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
 from hida.training.tuning import tune
 
-METHODS = ("released", "bf16", "compile", "ours")
+METHODS = ("released", "bf16", "reference", "compile", "ours")
 PAIRS = 256
 KINDS = {
     "convolution": ("convolution", "conv_transpose", "conv2d"),
@@ -80,7 +81,7 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
         config.train,
         batch=batch,
         precision="fp32" if method == "released" else "bf16",
-        channels_last=gpu and method in ("compile", "ours"),
+        channels_last=method == "ours" or (gpu and method == "compile"),
         compile=False,
     )
     state = (Released if method == "released" else TrainingState)(
@@ -89,7 +90,7 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
     if method == "compile":
         state.generator.compile(dynamic=False)
         state.discriminator.compile(dynamic=False)
-    if method == "ours":
+    if method in ("reference", "ours"):
         tune(device)
     elif gpu:
         torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions

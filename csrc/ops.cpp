@@ -21,6 +21,16 @@ STABLE_TORCH_LIBRARY(hida, m) {
   m.def(
       "instance_norm_modulate_backward(Tensor grad, Tensor x, Tensor gamma, Tensor mean, Tensor rstd, int wanted)"
       " -> (Tensor, Tensor)");
+  // Instance norm between two leaky ReLUs of slopes `before` and `after`, 1 for none: CPU, channels_last. Also returns
+  // mean and 1/√(var + eps), (N, C).
+  m.def("leaky_norm(Tensor x, float before, float after, float eps) -> (Tensor, Tensor, Tensor)");
+  m.def("leaky_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, float before, float after) -> Tensor");
+  // Sums of the planes of a channels_last tensor, (N, C) in the computing type; CPU.
+  m.def("plane_sums(Tensor x) -> Tensor");
+  // Convolution 4×4 to one channel, of stride 1 and padding 2 or transposed, of stride 2 and padding 1; weight (C, 16)
+  // and bias float32, x channels_last; CPU. The weight's gradient comes in parts, (·, C, 16), to be added up.
+  m.def("to_one(Tensor x, Tensor weight, Tensor? bias, bool transposed) -> Tensor");
+  m.def("to_one_backward(Tensor grad, Tensor x, Tensor weight, bool transposed, int wanted) -> (Tensor, Tensor)");
   // Convolutions bound by reading their weights: few pixels, or one output channel. CPU, float32, no gradient.
   m.def("conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding) -> Tensor");
   m.def("conv_transpose2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");

@@ -194,6 +194,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """autocast precision; fp16 needs a GPU"""
     channels_last: bool = False
+    """the networks' memory layout; on a CPU it is heeded where the native ops run, which are what makes it pay"""
     compile: bool = False
     """compile the generator's large levels with torch.compile: faster steps after a minute or more of start-up"""
     cuda_graph: bool = True

@@ -6,14 +6,25 @@ namespace {
 
 struct Cpu {
   template <class Arguments>
-  static void spread(void (*kernel)(const Arguments&, int64_t, int64_t), const Arguments& a) {
-    for_units(a.planes.units(), a.planes.extent.pixels() * a.planes.abreast,
-              [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+  using Kernel = void (*)(const Arguments&, int64_t, int64_t);
+
+  // By planes, or, of a channels_last tensor, by blocks of channels.
+  template <class Arguments>
+  static void spread(Kernel<Arguments> planes, Kernel<Arguments> channels, const Arguments& a) {
+    const Extent& e = a.planes.extent;
+    if (a.planes.abreast == 1)
+      return for_units(a.planes.units(), e.pixels(), [&](int64_t begin, int64_t end) { planes(a, begin, end); });
+    for_units(e.n * channel_blocks(e.c), e.pixels() * (e.c < kChannels ? e.c : kChannels),
+              [&](int64_t begin, int64_t end) { channels(a, begin, end); });
   }
-  static void acon(const Acon& a, const Tensor&) { spread(kernels().acon, a); }
-  static void acon_backward(const Acon& a, const Tensor&) { spread(kernels().acon_backward, a); }
-  static void adapt(const Adapt& a, const Tensor&) { spread(kernels().adapt, a); }
-  static void adapt_backward(const Adapt& a, const Tensor&) { spread(kernels().adapt_backward, a); }
+  static void acon(const Acon& a, const Tensor&) { spread(kernels().acon, kernels().acon_channels, a); }
+  static void acon_backward(const Acon& a, const Tensor&) {
+    spread(kernels().acon_backward, kernels().acon_channels_backward, a);
+  }
+  static void adapt(const Adapt& a, const Tensor&) { spread(kernels().adapt, kernels().adapt_channels, a); }
+  static void adapt_backward(const Adapt& a, const Tensor&) {
+    spread(kernels().adapt_backward, kernels().adapt_channels_backward, a);
+  }
 };
 
 }  // namespace

@@ -21,6 +21,15 @@ void plain_columns(const Deform&, int64_t begin, int64_t end);
 void doubling(const Doubling&, int64_t begin, int64_t end);
 void winograd_input(const Winograd&, int64_t begin, int64_t end);
 void winograd_output(const Winograd&, int64_t begin, int64_t end);
+void acon_channels(const Acon&, int64_t begin, int64_t end);
+void acon_channels_backward(const Acon&, int64_t begin, int64_t end);
+void adapt_channels(const Adapt&, int64_t begin, int64_t end);
+void adapt_channels_backward(const Adapt&, int64_t begin, int64_t end);
+void leaky_norm(const LeakyNorm&, int64_t begin, int64_t end);
+void leaky_norm_backward(const LeakyNorm&, int64_t begin, int64_t end);
+void plane_sums(const PlaneSums&, int64_t begin, int64_t end);
+void to_one(const ToOne&, int64_t begin, int64_t end);
+void to_one_backward(const ToOne&, int64_t begin, int64_t end);
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -42,6 +42,12 @@ struct Acon {
 
 enum class Residual : int32_t { none, activated, tensor };
 
+// Channels that a unit of the kernels for channels_last tensors takes at most.
+constexpr int64_t kChannels = 128;
+inline int64_t channel_blocks(int64_t channels) {
+  return (channels + kChannels - 1) / kChannels;
+}
+
 // ida, and with `activate` off instance_norm_modulate.
 struct Adapt {
   Planes planes;
@@ -54,6 +60,37 @@ struct Adapt {
   Image grad, dx, dlogits, dgamma;
   bool grad_to_x = false;  // the residual is x itself: its gradient joins dx
   void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
+};
+
+// Instance norm between two leaky ReLUs, channels_last.
+struct LeakyNorm {
+  Extent extent;
+  bool wide = false;
+  double before = 1, after = 1, eps = 0;
+  Image x, y, grad, dx;
+  void *mean = nullptr, *rstd = nullptr;  // (N, C), written forward, read backward
+  int64_t units() const { return extent.n * channel_blocks(extent.c); }
+};
+
+// A convolution to one channel, 4×4: transposed, of stride 2 and padding 1, or of stride 1 and padding 2. x and dx are
+// channels_last; units are (image, kRowsOfOne rows), of y forward and of x backward.
+constexpr int64_t kRowsOfOne = 8;
+struct ToOne {
+  Extent in, out;
+  bool transposed = false;
+  Image x, y, grad, dx;
+  const float* weight = nullptr;  // (C, 16)
+  float bias = 0;
+  float* dweight = nullptr;  // (units, C, 16)
+  int64_t blocks(int64_t rows) const { return (rows + kRowsOfOne - 1) / kRowsOfOne; }
+};
+
+// Sums over the planes of a channels_last tensor, to an (N, C) array of the computing type.
+struct PlaneSums {
+  Extent extent;
+  bool wide = false;
+  Image x;
+  void* sums = nullptr;
 };
 
 struct Deform {
@@ -122,6 +159,16 @@ struct Kernels {
   void (*doubling)(const Doubling&, int64_t, int64_t);
   void (*winograd_input)(const Winograd&, int64_t, int64_t);   // units: (block, kBlock input channels)
   void (*winograd_output)(const Winograd&, int64_t, int64_t);  // units: `rows` rows
+  // Of channels_last tensors; units: (image, block of kChannels channels).
+  void (*acon_channels)(const Acon&, int64_t, int64_t);
+  void (*acon_channels_backward)(const Acon&, int64_t, int64_t);
+  void (*adapt_channels)(const Adapt&, int64_t, int64_t);
+  void (*adapt_channels_backward)(const Adapt&, int64_t, int64_t);
+  void (*leaky_norm)(const LeakyNorm&, int64_t, int64_t);
+  void (*leaky_norm_backward)(const LeakyNorm&, int64_t, int64_t);
+  void (*plane_sums)(const PlaneSums&, int64_t, int64_t);
+  void (*to_one)(const ToOne&, int64_t, int64_t);
+  void (*to_one_backward)(const ToOne&, int64_t, int64_t);
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

@@ -8,9 +8,30 @@ namespace hida {
 namespace HIDA_ISA {
 
 extern const Kernels table;
-const Kernels table = {HIDA_TEXT(HIDA_ISA), info_acon,     info_acon_backward, adapt,          adapt_backward,
-                       deform_rearrange,    deform_tiles,  deform_columns,     deform_product, deform_backward,
-                       deform_gather,       plain_columns, doubling,           winograd_input, winograd_output};
+const Kernels table = {HIDA_TEXT(HIDA_ISA),
+                       info_acon,
+                       info_acon_backward,
+                       adapt,
+                       adapt_backward,
+                       deform_rearrange,
+                       deform_tiles,
+                       deform_columns,
+                       deform_product,
+                       deform_backward,
+                       deform_gather,
+                       plain_columns,
+                       doubling,
+                       winograd_input,
+                       winograd_output,
+                       acon_channels,
+                       acon_channels_backward,
+                       adapt_channels,
+                       adapt_channels_backward,
+                       leaky_norm,
+                       leaky_norm_backward,
+                       plane_sums,
+                       to_one,
+                       to_one_backward};
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
+from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
+from hida.ops.library import channels_last_on_cpu
+
+SLOPE = 0.2
+"""of every leaky ReLU"""
 
 
 class Discriminator(nn.Module):
@@ -26,39 +31,42 @@ class Discriminator(nn.Module):
 
     def forward(self, depth: Tensor, sketch: Tensor) -> Tensor:
         """Return the logits of the full size."""
-        return self.layers(_joined(depth, sketch))
+        return self.layers(self._joined(depth, sketch))
 
     def judge(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
         """Return the logits of every scale, the full size first."""
-        image = _joined(depth, sketch)
+        image = self._joined(depth, sketch)
         logits = [self.layers(image)]
         for layers in self.coarser:
             image = functional.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
             logits.append(layers(image))
         return logits
 
+    def _joined(self, depth: Tensor, sketch: Tensor) -> Tensor:
+        if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
+            raise OpError(
+                f"depth and sketch must both have shape (N, 1, H, W); "
+                f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
+            )
+        depth = depth.to(sketch.dtype)
+        if channels_last_on_cpu(self.layers[0].weight):  # as the convolution wants it, forward and backward
+            return torch.stack((depth[:, 0], sketch[:, 0]), -1).permute(0, 3, 1, 2)
+        return torch.cat((depth, sketch), 1)
+
 
 def _layers(width: int) -> nn.Sequential:
     # The norm stands before its convolution, behind the previous activation, as in the released class.
-    layers: list[nn.Module] = [nn.Conv2d(2, width, 4, stride=2, padding=2), nn.LeakyReLU(0.2)]
+    # An Identity keeps the place of an activation that the norm behind or before it computes: weights are numbered.
+    layers: list[nn.Module] = [nn.Conv2d(2, width, 4, stride=2, padding=2), nn.Identity()]
     for factor, stride in ((1, 2), (2, 2), (4, 1)):
         layers += [
-            nn.InstanceNorm2d(factor * width),
+            InstanceNorm(before=SLOPE),
             nn.Conv2d(factor * width, 2 * factor * width, 4, stride=stride, padding=2),
-            nn.LeakyReLU(0.2),
+            nn.Identity(),
         ]
-    layers += [nn.InstanceNorm2d(8 * width), nn.LeakyReLU(0.2), nn.Conv2d(8 * width, 1, 4, padding=2)]
+    layers += [InstanceNorm(before=SLOPE, after=SLOPE), nn.Identity(), Conv2d(8 * width, 1, 4, padding=2)]
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
-
-
-def _joined(depth: Tensor, sketch: Tensor) -> Tensor:
-    if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
-        raise OpError(
-            f"depth and sketch must both have shape (N, 1, H, W); "
-            f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
-        )
-    return torch.cat((depth.to(sketch.dtype), sketch), 1)

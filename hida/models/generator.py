@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from hida.config import GeneratorConfig
 from hida.models.conditions import depth_pyramid, style_at, style_weights
-from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, Upsample
+from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
 from hida.nn.ablation import activation
 from hida.ops.checks import OpError
+from hida.ops.library import channels_last_on_cpu
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""
@@ -24,7 +25,7 @@ class EncoderLevel(nn.Module):
         super().__init__()
         self.activation = activation(config.activation, in_channels, slope=0.2)
         self.conv = Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
-        self.norm = nn.InstanceNorm2d(out_channels) if normalise else nn.Identity()
+        self.norm = InstanceNorm() if normalise else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(self.activation(x)))
@@ -63,7 +64,10 @@ class DecoderLevel(nn.Module):
             condition.append(style_at(style.to(h.dtype), h.shape[2:]))
         if skip is not None:
             condition.append(self.appearance(skip))
-        return self.dropout(self.adaptation(h, torch.cat(condition, 1)))
+        joined = torch.cat(condition, 1)
+        if channels_last_on_cpu(h):  # here once: a convolution would rearrange it forward and again backward
+            joined = joined.contiguous(memory_format=torch.channels_last)
+        return self.dropout(self.adaptation(h, joined))
 
 
 def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig) -> nn.Module:
@@ -73,7 +77,7 @@ def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig)
         return DySPADE(channels, condition_channels, config.residual, config.activation)
     if config.activation == "info_acon":
         return InfoACON(channels, condition_channels)
-    return nn.InstanceNorm2d(channels)
+    return InstanceNorm()
 
 
 class Head(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hida.nn.convolution import Conv2d
 from hida.nn.meta_acon import MetaACON
+from hida.nn.norm import InstanceNorm
 from hida.ops import info_acon, instance_norm_modulate
 from hida.ops.ida import Residual
 
@@ -52,7 +53,7 @@ class InfoACON(nn.Module):
         self.embed = Conv2d(condition_channels, channels, 3, padding=1)
         self.activation = MetaACON(channels)
         self.modulation = Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.InstanceNorm2d(channels)
+        self.norm = InstanceNorm()
         self.p1 = nn.Parameter(torch.randn(1, channels, 1, 1))
         self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.ops import deform_conv2d
+from hida.ops.library import channels_last_on_cpu
 
 
 class DOG(nn.Module):
@@ -34,4 +35,6 @@ class DOG(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             predicted = self.offset_mask(x.to(self.offset_mask.weight.dtype))
         offset, mask = predicted.split((2 * self.groups * self.taps, self.groups * self.taps), 1)
-        return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
+        h = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
+        # What follows keeps the layout that it gets.
+        return h.contiguous(memory_format=torch.channels_last) if channels_last_on_cpu(x) else h

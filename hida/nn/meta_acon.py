@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hida.ops import info_acon
+from hida.ops.plane_mean import plane_mean
 
 
 class MetaACON(nn.Module):
@@ -24,5 +25,5 @@ class MetaACON(nn.Module):
         self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)))
+        logits = self.expand(self.squeeze(plane_mean(x)))
         return info_acon(x, logits, self.p1, self.p2)

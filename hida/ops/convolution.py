@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hida.ops import dispatch, library
+from hida.ops import dispatch, library, to_one
 
 FEW = 256
 """pixels of the whole batch up to which the kernels for few pixels are the faster ones"""
@@ -22,10 +22,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
 
     x: (N, C_in, H, W); weight: (C_out, C_in, kh, kw) → (N, C_out, H_out, W_out).
     """
+    if (stride, padding) == ((1, 1), (2, 2)) and to_one.fits(x, weight, transposed=False):
+        return to_one.to_one(x, weight, bias, transposed=False)
     pixels = x.shape[0]
     for size, kernel, step, pad in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True):
         pixels = pixels * ((size + 2 * pad - kernel) // step + 1)
-    filtered = (*weight.shape[2:], *stride, *padding) == (3, 3, 1, 1, 1, 1) and weight.shape[1] >= LEAST
+    three = (*weight.shape[2:], *stride, *padding) == (3, 3, 1, 1, 1, 1)
+    filtered = three and weight.shape[1] >= LEAST and x.is_contiguous()
     if (pixels <= FEW or filtered) and _native(x, weight, bias):
         return torch.ops.hida.conv2d(x.contiguous(), weight.contiguous(), bias, stride, padding)
     return functional.conv2d(x, weight, bias, stride, padding)
@@ -36,9 +39,39 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     x: (N, C_in, H, W); weight: (C_in, C_out, 4, 4) → (N, C_out, 2H, 2W). By native kernels on a CPU in float32.
     """
-    if _native(x, weight, bias):
+    if to_one.fits(x, weight, transposed=True):
+        return to_one.to_one(x, weight, bias, transposed=True)
+    trains = torch.is_grad_enabled() and bias is not None and bias.requires_grad
+    if trains and library.channels_last_on_cpu(x) and dispatch.native(x, weight, bias):
+        if torch.is_autocast_enabled("cpu"):
+            x, weight, bias = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
+        with torch.autocast("cpu", enabled=False):
+            return _Doubling.apply(x, weight, bias)
+    few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW
+    if (few or x.is_contiguous()) and _native(x, weight, bias):
         return torch.ops.hida.conv_transpose2d(x.contiguous(), weight.contiguous(), bias)
     return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+
+
+class _Doubling(torch.autograd.Function):
+    """torch's transposed convolution, but for the bias's gradient, which costs it as much as the weight's."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        dx, dweight, _ = torch.ops.aten.convolution_backward(
+            grad, *ctx.saved_tensors, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 1, [needs_x, needs_weight, False]
+        )
+        return dx, dweight, torch.ops.hida.plane_sums(grad).sum(0).to(grad.dtype) if needs_bias else None
 
 
 def _native(*tensors: Tensor | None) -> bool:

@@ -16,6 +16,7 @@ from hida.checkpoint import Checkpoint, CheckpointError, fill_module, generator_
 from hida.config import Config, OptimizerConfig
 from hida.data.augment import Batch
 from hida.models import build_discriminator, build_generator
+from hida.ops.dispatch import selected
 from hida.training.distributed import World
 from hida.training.schedule import learning_rate, mixed_seed
 
@@ -31,7 +32,7 @@ class TrainingState:
         torch.manual_seed(mixed_seed(config.train.seed, 0, 2))
         self.generator = build_generator(config).to(world.device)
         self.discriminator = build_discriminator(config).to(world.device)
-        if config.train.channels_last:
+        if config.train.channels_last and (world.device.type != "cpu" or selected() == "native"):
             self.generator.to(memory_format=torch.channels_last)
             self.discriminator.to(memory_format=torch.channels_last)
         world.share(self.generator)

@@ -1,0 +1,74 @@
+"""Instance normalisation between two leaky ReLUs: what stands between two convolutions of a discriminator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hida.ops import checks, dispatch, library
+
+
+def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 1e-5) -> Tensor:
+    """Normalise each (n, c) plane of the leaky ReLU of ``x``, and take the leaky ReLU of that.
+
+    ::
+
+        l(x, slope) = x where x > 0, else slope·x
+        f = l(x, before);   y = l((f − μ)/√(var + eps), after),   μ and (biased) var of f per (n, c) over H×W
+
+    x: (N, C, H, W) → (N, C, H, W). A slope of 1 is no activation at all. The native kernel takes channels_last
+    tensors on a CPU and computes in float32 (float64 for float64 input); everything else is PyTorch's.
+    """
+    if library.channels_last_on_cpu(x) and dispatch.native(x):
+        return torch.ops.hida.leaky_norm(x, before, after, eps)[0]
+    return leaky_norm_reference(x, before, after, eps)
+
+
+def leaky_norm_reference(x: Tensor, before: float, after: float, eps: float) -> Tensor:
+    """Compute :func:`leaky_norm` with plain PyTorch."""
+    if before != 1:
+        x = functional.leaky_relu(x, before)
+    x = _instance_norm(x, eps)
+    return functional.leaky_relu(x, after) if after != 1 else x
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    if not (x.shape[0] == 1 and x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()):
+        return functional.instance_norm(x, eps=eps)
+    # For one image and an upstream gradient in channels_last PyTorch's gradient is wrong on a CPU (2.13, 2.14).
+    value = x.to(checks.accumulation_dtype(x))
+    centred = value - value.mean((2, 3), keepdim=True)
+    return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
+
+
+def _fake(x: Tensor, before: float, after: float, eps: float):
+    mean = library.partial_sums(x)
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
+def _fake_backward(grad, x, mean, rstd, before: float, after: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, ctx.before, ctx.after, ctx.eps = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, mean, rstd)
+
+
+def _backward(ctx, grad: Tensor, *_):
+    x, mean, rstd = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        found = library.differentiable_gradients(
+            lambda x: leaky_norm_reference(x, ctx.before, ctx.after, ctx.eps), (x,), (True,), grad
+        )
+        return found[0], None, None, None
+    return torch.ops.hida.leaky_norm_backward(grad, x, mean, rstd, ctx.before, ctx.after), None, None, None
+
+
+if library.loaded:
+    torch.library.register_fake("hida::leaky_norm", _fake)
+    torch.library.register_fake("hida::leaky_norm_backward", _fake_backward)
+    torch.library.register_autograd("hida::leaky_norm", _backward, setup_context=_setup)

@@ -1,0 +1,35 @@
+"""The mean of each plane: metaACON's global average pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hida.ops import dispatch, library
+
+
+def plane_mean(x: Tensor) -> Tensor:
+    """Average (N, C, H, W) over H×W: (N, C, 1, 1), in the dtype of ``x``."""
+    if library.channels_last_on_cpu(x) and dispatch.native(x):
+        mean = torch.ops.hida.plane_sums(x) / (x.shape[2] * x.shape[3])
+        return mean.to(x.dtype)[:, :, None, None]
+    return x.mean((2, 3), keepdim=True)
+
+
+def _fake(x: Tensor) -> Tensor:
+    return library.partial_sums(x)
+
+
+def _setup(ctx, inputs, output) -> None:
+    (x,) = inputs
+    ctx.shape, ctx.dtype = x.shape, x.dtype
+
+
+def _backward(ctx, grad: Tensor) -> Tensor:
+    # Expanded and never written out: what it is added to has the right memory layout.
+    return grad.to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
+
+
+if library.loaded:
+    torch.library.register_fake("hida::plane_sums", _fake)
+    torch.library.register_autograd("hida::plane_sums", _backward, setup_context=_setup)

@@ -85,6 +85,34 @@ HIDA_INLINE void both_ways(Load from, Apply apply, Store to) {
   }
 }
 
+using Index = int32_t __attribute__((vector_size(sizeof(V))));
+
+// Lane i of the result is lane first + i·step, or half + i/2 of either in turn, of (a, b).
+HIDA_INLINE V every_second(V a, V b, int first) {
+  Index from;
+  for (int i = 0; i < L; ++i) from[i] = first + 2 * i;
+  return __builtin_shuffle(a, b, from);
+}
+HIDA_INLINE V in_turn(V a, V b, int half) {
+  Index from;
+  for (int i = 0; i < L; ++i) from[i] = half + i / 2 + i % 2 * L;
+  return __builtin_shuffle(a, b, from);
+}
+
+// 4·L numbers in a row: those of each place in their four, and back.
+HIDA_INLINE void deal(const V row[4], V places[4]) {
+  const V even[2] = {every_second(row[0], row[1], 0), every_second(row[2], row[3], 0)};
+  const V odd[2] = {every_second(row[0], row[1], 1), every_second(row[2], row[3], 1)};
+  places[0] = every_second(even[0], even[1], 0), places[1] = every_second(odd[0], odd[1], 0);
+  places[2] = every_second(even[0], even[1], 1), places[3] = every_second(odd[0], odd[1], 1);
+}
+HIDA_INLINE void collect(const V places[4], V row[4]) {
+  const V low_even = in_turn(places[0], places[2], 0), low_odd = in_turn(places[1], places[3], 0);
+  const V high_even = in_turn(places[0], places[2], L / 2), high_odd = in_turn(places[1], places[3], L / 2);
+  row[0] = in_turn(low_even, low_odd, 0), row[1] = in_turn(low_even, low_odd, L / 2);
+  row[2] = in_turn(high_even, high_odd, 0), row[3] = in_turn(high_even, high_odd, L / 2);
+}
+
 struct Tile {
   int64_t n, y, x;  // image, row and column of its first output; of the first even one, where outputs are doubled
 };
@@ -93,6 +121,12 @@ struct Block {
   Tile tiles[kWinogradTiles];
   int64_t count;
   int64_t width() const { return (count + L - 1) / L * L; }
+  // Whether the tiles of the lanes from `first` on are four numbers wide and follow each other in a row.
+  bool in_a_row(int64_t first, int64_t step) const {
+    if (step != 4 || first + L > count) return false;
+    const Tile &a = tiles[first], &b = tiles[first + L - 1];
+    return a.n == b.n && a.y == b.y && b.x - a.x == 4 * (L - 1);
+  }
 };
 
 Block block_at(const Winograd& w, int64_t number) {
@@ -106,9 +140,43 @@ Block block_at(const Winograd& w, int64_t number) {
   return block;
 }
 
+// L tiles that follow each other in a row of the image.
+void gather_row(const Winograd& w, const Tile& tile, const float* plane, float* to) {
+  constexpr int kLength = 4 * L + 2;
+  alignas(64) float line[(kLength + L - 1) / L * L] = {};
+  for (int row = 0; row < kSide; ++row) {
+    const int64_t y = tile.y - 1 + row, left = tile.x == 0, first = tile.x - 1 + left;
+    if (y < 0 || y >= w.in.h) {
+      std::memset(line, 0, sizeof(line));
+    } else {
+      const int64_t inside = w.in.w - first, count = inside < kLength - left ? inside : kLength - left;
+      line[0] = 0;
+      std::memcpy(line + left, plane + y * w.in.w + first, size_t(count) * sizeof(float));
+      for (int64_t i = left + count; i < kLength; ++i) line[i] = 0;
+    }
+    V four[4], places[4];
+    for (int i = 0; i < 4; ++i) four[i] = load(line + i * L);
+    deal(four, places);
+    float* lanes = to + row * kSide * kWinogradTiles;
+    for (int i = 0; i < 4; ++i) store(lanes + i * kWinogradTiles, places[i]);
+    // The fifth and sixth are the first and second of the next tile.
+    for (int i = 0; i < 2; ++i) {
+      Index next;
+      for (int k = 0; k < L; ++k) next[k] = k + 1;
+      store(lanes + (4 + i) * kWinogradTiles, __builtin_shuffle(places[i], splat(line[4 * L + i]), next));
+    }
+  }
+}
+
 // The 6×6 inputs of a block's tiles in one channel, a tile in each lane; zeros outside the image.
 void gather(const Winograd& w, const Block& block, int64_t channel, float* to) {
   for (int64_t t = 0; t < block.count; ++t) {
+    if (t % L == 0 && block.in_a_row(t, w.step())) {
+      const Tile& first = block.tiles[t];
+      gather_row(w, first, w.x + (first.n * w.in.c + channel) * w.in.pixels(), to + t);
+      t += L - 1;
+      continue;
+    }
     const Tile& tile = block.tiles[t];
     const float* plane = w.x + (tile.n * w.in.c + channel) * w.in.pixels();
     float* lane = to + t;
@@ -181,6 +249,16 @@ void scatter(const Winograd& w, const Block& block, int64_t row, const float* fr
   for (int64_t t = 0; t < block.count; ++t) {
     const Tile& tile = block.tiles[t];
     float* plane = w.y + (tile.n * w.out.c + channel) * w.out.pixels();
+    if (kOutputs == 4 && t % L == 0 && tile.y + 4 <= w.out.h && tile.x + 4 * L <= w.out.w && block.in_a_row(t, 4)) {
+      for (int r = 0; r < 4; ++r) {
+        V places[4], row[4];
+        for (int i = 0; i < 4; ++i) places[i] = load(from + (r * 4 + i) * kWinogradTiles + t);
+        collect(places, row);
+        for (int i = 0; i < 4; ++i) store(plane + (tile.y + r) * w.out.w + tile.x + i * L, row[i]);
+      }
+      t += L - 1;
+      continue;
+    }
     const int64_t y0 = tile.y * kStep - odd_y, x0 = tile.x * kStep - odd_x, size = kStep * (kOutputs - 1);
     const float* lane = from + t;
     if (y0 >= 0 && x0 >= 0 && y0 + size < w.out.h && x0 + size < w.out.w) {

@@ -39,6 +39,8 @@ const Driver& driver() {
   return one;
 }
 
+__global__ void any_kernel() {}
+
 }  // namespace
 
 OnDevice::OnDevice(int device) : before_(nullptr) {
@@ -64,7 +66,11 @@ Launch chip_of(int device) {
     };
     chip.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
     chip.shared = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    chip.capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+    // Of older PTX the driver makes code that knows no newer instruction, whatever the chip.
+    cudaFuncAttributes code{};
+    check(cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(&any_kernel)), "the kernels, on this CUDA device");
+    const int capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+    chip.capability = capability < code.ptxVersion ? capability : code.ptxVersion;
   }
   return chip;
 }

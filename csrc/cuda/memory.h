@@ -110,8 +110,7 @@ struct Plane {
 
   HIDA_DEVICE Plane(const Image& image, const Extent& e, int64_t n, int64_t c)
       : dtype(image.dtype), row(image.row), step(image.step), width(image.row == e.w * image.step ? 0 : int(e.w)) {
-    const int64_t size = dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-    data = static_cast<char*>(image.data) + (n * image.n + c * image.c) * size;
+    data = static_cast<char*>(image.data) + (n * image.n + c * image.c) * size_of(dtype);
   }
   HIDA_DEVICE bool present() const { return data != nullptr; }
 
@@ -233,7 +232,7 @@ HIDA_DEVICE void write_pack(const Plane& plane, const Pixels<Real, false>& pixel
 inline bool lies_in_packs(const Image& image, const Extent& e) {
   if (image.data == nullptr) return true;
   if (image.dtype == Dtype::f64 || e.pixels() % kPack<float> != 0 || image.step != 1 || image.row != e.w) return false;
-  const int64_t size = image.dtype == Dtype::f32 ? 4 : 2;
+  const int64_t size = size_of(image.dtype);
   return reinterpret_cast<uintptr_t>(image.data) % 16 == 0 && image.n * size % 16 == 0 && image.c * size % 16 == 0;
 }
 

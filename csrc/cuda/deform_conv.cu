@@ -344,7 +344,7 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
   }
   const int64_t blocks = tiles * over(plan.images * plane, kTile64);
   const int64_t chunks = taps * (d.in.c / d.groups / plan.piece) * over(plan.padded, depth);
-  if (blocks < l.multiprocessors)
+  if (blocks < l.multiprocessors && plan.images == d.in.n)
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
   Arena arena(nullptr);
   take_forward(arena, d, plan);

@@ -11,7 +11,7 @@ OnDevice::~OnDevice() = default;
 
 Launch chip_of(int) {
   const emulation::Chip& chip = emulation::chip;
-  return {nullptr, chip.capability, chip.multiprocessors, chip.shared, true};
+  return {nullptr, chip.capability >= 90 ? 8 : 1, chip.multiprocessors, chip.shared};
 }
 
 void* current_stream(int) {

@@ -229,12 +229,14 @@ def test_numbers_that_are_not_finite_stay_where_they_belong(path):
         assert torch.equal(a.isfinite(), b.isfinite()), name
 
 
-def test_many_points_in_one_cell():
-    tensors, steps = arguments("more than a tile")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_many_points_in_one_cell(dtype, monkeypatch):
+    monkeypatch.setenv("HIDA_DEFORM_PATH", "large")
+    tensors, steps = arguments("more than a tile", dtype)
     places = torch.arange(9.0)
     tensors[1][:, 0::2] = 2.25 + 1 - places[None, None, :, None]
     tensors[1][:, 1::2] = 3.5 + 1 - torch.arange(11.0)
-    assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[torch.float32])
+    assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[dtype])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -274,6 +276,17 @@ def test_however_little_workspace(case, monkeypatch):
     for bytes_ in (1, 400_000):
         monkeypatch.setenv("HIDA_DEFORM_WORKSPACE", str(bytes_))
         assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [0, 2], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(("batch", "channels", "side"), [(16, 64, 128), (16, 128, 64), (64, 64, 128), (16, 64, 256)])
+def test_workspace_is_less_than_a_twentieth_of_the_columns(batch, channels, side, last, dtype, emulated):
+    emulated.chip("H100")
+    columns = 9 * batch * channels * side**2 * (4 if dtype == 0 else 2)
+    for bytes_, images in emulated.deform_plan(batch, channels, channels, side, dtype, last).values():
+        assert bytes_ < columns / 20
+        assert 1 <= images <= batch
 
 
 def test_an_empty_batch(path):

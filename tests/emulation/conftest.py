@@ -49,9 +49,11 @@ class Emulation:
         return Launches(*result)
 
     def deform_plan(self, n: int, c: int, c_out: int, side: int, dtype: int, last: bool) -> dict[str, tuple[int, int]]:
-        """Return the bytes of workspace and images at a time of a 3×3 deform_conv2d; ``dtype``: 0 float32, 2 bfloat16."""
+        """Return bytes of workspace and images at a time of a 3×3 deform_conv2d; ``dtype``: 0 float32, 2 bfloat16."""
         result = (ctypes.c_int64 * 4)()
-        self._library.hida_emulation_deform_plan(dtype, int(last), *map(ctypes.c_int64, (n, c, c_out, side, side)), result)
+        self._library.hida_emulation_deform_plan(
+            dtype, int(last), *map(ctypes.c_int64, (n, c, c_out, side, side)), result
+        )
         return {"forward": (result[0], result[1]), "backward": (result[2], result[3])}
 
 

@@ -6,29 +6,16 @@ import itertools
 
 import pytest
 import torch
+from operands import ADAPTATION_LIMITS as LIMITS
+from operands import adaptation as operands
+from operands import randoms, relative_error
 from torch import Tensor
 
 from hida.ops.library import fold
 
 NAMES = ("info_acon", "instance_norm_modulate", "with residual", "ida none", "ida activated", "ida input")
 RESIDUALS = {"ida none": 0, "ida activated": 1, "ida input": 2}
-# ‖Δ‖/‖exact‖; what rounding of the result costs.
-LIMITS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 EPS = 1e-5
-
-
-def randoms(*shapes, dtype=torch.float32, layout=torch.contiguous_format, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    made = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
-    return [t.to(memory_format=layout) for t in made]
-
-
-def operands(name, shape, logits=None, **kind) -> list[Tensor]:
-    c = shape[1]
-    if name in ("instance_norm_modulate", "with residual"):
-        return randoms(*[shape] * (3 + (name == "with residual")), **kind)
-    maps = () if name == "info_acon" else (shape, shape)
-    return randoms(shape, logits or shape, *maps, (1, c, 1, 1), (1, c, 1, 1), **kind)
 
 
 def upstream(shape, dtype, layout=torch.contiguous_format) -> Tensor:
@@ -109,10 +96,9 @@ def assert_near(outputs, exact, limit, eager=None):
         if a is None:
             continue
         assert a.shape == b.shape
-        size = b.norm().clamp_min(1e-30)
         limit_here = limit if a.shape == outputs[0].shape else 10 * limit
-        bound = limit_here if eager is None else max(limit_here, 3 * float((eager[i].double() - b).norm() / size))
-        error = float((a.double() - b).norm() / size)
+        bound = limit_here if eager is None else max(limit_here, 3 * relative_error(eager[i], b))
+        error = relative_error(a, b)
         assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
 
 

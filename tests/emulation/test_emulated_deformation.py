@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from operands import deformation, relative_error, upstream_of
 
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
@@ -37,33 +38,9 @@ def path(request, monkeypatch):
     return request.param
 
 
-def pair(value):
-    return (value, value) if isinstance(value, int) else value
-
-
 def arguments(case, dtype=torch.float32, masked=True, batch=None):
-    n, c_in, c_out, h, w, kernel, groups, deformable, *steps = CASES[case]
-    n = n if batch is None else batch
-    steps = tuple(pair(step) for step in steps)
-    out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, s, p, d, k in zip((h, w), *steps, kernel, strict=True)]
-    taps = kernel[0] * kernel[1]
-    shapes = [
-        (n, c_in, h, w),
-        (n, 2 * deformable * taps, *out),
-        (c_out, c_in // groups, *kernel),
-        (c_out,),
-        (n, deformable * taps, *out),
-    ]
-    generator = torch.Generator().manual_seed(3)
-    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
-    tensors[1] *= 0.3 if h == 1 else 1.5
-    if not masked:
-        tensors[4] = None
-    return tensors, steps
-
-
-def upstream_of(y):
-    return torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype)
+    geometry = CASES[case]
+    return deformation(geometry, dtype, masked, batch, spread=0.3 if geometry[3] == 1 else 1.5, seed=3)
 
 
 def found(tensors, steps, wanted=15, upstream=None):
@@ -86,7 +63,7 @@ def expected(tensors, steps, upstream=None):
 def assert_near(results, references, limit):
     for name, a, b in zip(("y", *NAMES), results, references, strict=False):
         assert a.shape == b.shape, name
-        error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
+        error = relative_error(a, b)
         assert error <= limit, f"{name}: relative error {error:.2e}"
 
 

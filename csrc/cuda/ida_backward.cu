@@ -2,9 +2,8 @@
 //   d = grad·(1 + γ), dγ = grad·x̂, df = rstd·(d − mean(d) − x̂·mean(d·x̂)) (+ grad), then InfoACON's own slopes.
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ; dβ is grad itself). dγ is written in the first sweep.
 //   resident  a pack a thread: the second sweep works on registers. As in ida.cu.
-//   staged    on chips with clusters: the operands stay in shared memory, as they came, up to that of eight blocks:
-//   four
-//             have 256×256 in bfloat16 (128 KB each), eight in float32, so that nothing is read twice.
+//   staged    on chips with clusters: the operands stay in shared memory, as they came, that of eight blocks for
+//             256×256: 64 KB each in bfloat16, 128 KB in float32. Nothing is read twice.
 //   streamed  the second sweep reads again, from the second-level cache if it holds a plane's four operands (a
 //             megabyte for 256×256 in float32). One kernel: a block a plane, or the blocks of a cluster; for few planes
 //             on chips without clusters the two sweeps over chunks are two kernels, and a tiny third adds up.

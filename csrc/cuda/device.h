@@ -66,16 +66,20 @@ inline void check(cudaError_t error, const char* what) {
 
 // Dynamic shared memory that any kernel may have: 48 KB, less its arrays of fixed size.
 constexpr size_t kPlainShared = 32 << 10;
+// Kernels with more than this want it more than a first-level cache: several of their blocks share a multiprocessor.
+constexpr size_t kMuchShared = 48 << 10;
 
-// Launches `kernel` in clusters of `cluster` blocks (1: none).
+// Launches `kernel` in clusters of `cluster` blocks (1: none; 8 at most).
 template <class... P, class... A>
 void launch_cluster(void (*kernel)(P...), unsigned cluster, dim3 grid, dim3 block, size_t shared, const Launch& l,
                     A... args) {
   const void* function = reinterpret_cast<const void*>(kernel);
   if (shared > kPlainShared)
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), "shared memory");
-  if (cluster > 8)
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster size");
+  if (shared > kMuchShared)
+    check(
+        cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -24,6 +24,8 @@ CASES = {
     "depthwise": (2, 6, 6, 5, 4, (3, 3), 6, 2, 1, 1, 1),
     "batch 33, steps": (33, 6, 4, 7, 6, (3, 2), 2, 1, (2, 1), (1, 2), (1, 2)),
     "batch 37": (37, 3, 5, 2, 3, (2, 2), 1, 1, 1, 1, 1),
+    "tall tiles": (3, 100, 70, 13, 14, (2, 2), 1, 1, 1, 1, 1),
+    "whole units": (2, 32, 24, 5, 6, (3, 3), 1, 2, 1, 1, 1),
     "one pixel": (2, 17, 5, 1, 1, (1, 1), 1, 1, 1, 0, 1),
 }
 SMALL = ("4² map", "groups across deformable groups")
@@ -124,7 +126,7 @@ def test_results_and_gradients_in_every_geometry(case, path):
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", [*SMALL, "tall tiles"])
 def test_dtypes(case, dtype, path):
     tensors, steps = arguments(case, dtype)
     results = found(tensors, steps)
@@ -133,8 +135,9 @@ def test_dtypes(case, dtype, path):
     assert_near(results, expected(tensors, steps), LIMITS[dtype])
 
 
-def test_tf32_is_for_those_who_ask(path, monkeypatch):
-    tensors, steps = arguments("4² map")
+@pytest.mark.parametrize("case", ["4² map", "tall tiles"])
+def test_tf32_is_for_those_who_ask(case, path, monkeypatch):
+    tensors, steps = arguments(case)
     plain = found(tensors, steps)
     monkeypatch.setenv("HIDA_TF32", "1")
     rounded = found(tensors, steps)
@@ -165,20 +168,23 @@ def test_mixed_dtypes(dtypes, limit, path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layouts_and_slices(dtype, path):
-    (x, offset, weight, bias, mask), steps = arguments("4² map", dtype)
-    upstream = upstream_of(torch.empty(x.shape[0], weight.shape[0], 4, 4, dtype=dtype))
+@pytest.mark.parametrize("case", ["4² map", "whole units"])
+def test_layouts_and_slices(case, dtype, path):
+    (x, offset, weight, bias, mask), steps = arguments(case, dtype)
+    n, c, h, w = x.shape
+    upstream = upstream_of(torch.empty(n, weight.shape[0], h, w, dtype=dtype))
     plain = found((x, offset, weight, bias, mask), steps, upstream=upstream)
     joint = torch.cat((offset, mask), 1).to(memory_format=torch.channels_last)
     parts = joint.split((offset.shape[1], mask.shape[1]), 1)
     last = {"memory_format": torch.channels_last}
-    rows = torch.zeros(2, 72, 4, 9, dtype=dtype)[..., 1::2]
-    part = torch.zeros(2, 4, 4, 90, dtype=dtype).permute(0, 3, 1, 2)[:, 5:77]
-    shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(2, 4, 4, 72).permute(0, 3, 1, 2)
-    for other in (x.contiguous(**last), rows.copy_(x), part.copy_(x), shifted.copy_(x)):
-        grad = upstream.contiguous(**last)
-        results = found((other, parts[0], weight.contiguous(**last), bias, parts[1]), steps, upstream=grad)
-        assert_same(results, plain)
+    rows = torch.zeros(n, c, h, 2 * w + 1, dtype=dtype)[..., 1::2]
+    part = torch.zeros(n, h, w, c + 24, dtype=dtype).permute(0, 3, 1, 2)
+    shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
+    for other in (x.contiguous(**last), rows, part[:, 5 : 5 + c], part[:, 8 : 8 + c], shifted):
+        grad = torch.zeros(n, h, w, weight.shape[0] + 16, dtype=dtype).permute(0, 3, 1, 2)[:, 8:-8].copy_(upstream)
+        given = (other.copy_(x), parts[0], weight.contiguous(**last), bias, parts[1])
+        assert_same(found(given, steps, upstream=grad), plain)
+        assert_same(found(given, steps, upstream=upstream.contiguous(**last)), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

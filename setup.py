@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent
 # What every torch from 2.11 on offers, and nothing besides.
 STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
-KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "convolution", "table"]
+KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "convolution", "winograd", "table"]
 HOST = ["ops", "cpu/adaptation", "cpu/deformation", "cpu/convolutions", "cpu/choose"]
 CUDA_KERNELS = [
     *("device", "info_acon", "ida", "ida_backward"),

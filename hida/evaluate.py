@@ -3,6 +3,7 @@
     hida evaluate --pred DIR --target DIR                    anybody's sketches against a folder of targets
     hida evaluate --pred DIR --target PREPARED               ... against the test split of a prepared data set
     hida evaluate --weights small --target PREPARED          draw the test split first, then score it
+    hida evaluate --weights RUN --target PREPARED --split held_out    ... the pairs that RUN held out, to tune by
 
 Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is kept by the content of its images, so a
 stopped run goes on where it was and a second run measures only what is new. Definitions: docs/metrics.md.
@@ -25,6 +26,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.data.images import write_png
+from hida.data.dataset import split_holdout
 from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.device import choose_device
@@ -60,8 +62,11 @@ class Command:
     """name of this evaluation in tables; by default the folder of sketches or the weights"""
     metrics: tuple[MetricName, ...] = _ALL
     """what to measure; scoot and fsim need no weights"""
+    split: Literal["test", "held_out"] = "test"
+    """with --weights: the test split, or the training pairs that were held out when these weights were trained, which
+    is what to choose between trainings by"""
     limit: int = 0
-    """with --weights: draw and score this many test pairs, evenly spread over the split (0: all)"""
+    """with --weights: draw and score this many pairs, evenly spread over the split (0: all)"""
     only_common: bool = False
     """score the names that both folders have instead of refusing unpaired ones"""
     resize: bool = False
@@ -81,21 +86,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if command.limit < 0 or (command.limit and command.weights is None):
         raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
+    if command.split != "test" and command.weights is None:
+        raise HidaError("--split chooses what --weights draws; it has no effect with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
     device, target = choose_device(command.device), command.target
     if target.suffix == ".zip":
         target = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
-    prediction = command.pred
+    prediction, names = command.pred, None
     if prediction is None:
         prediction = command.out / "sketches"
-        draw(command.weights, target, prediction, device, command.limit)
-    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common or command.limit > 0)
+        names = draw(command.weights, target, prediction, device, command.limit, command.split)
+    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common, names)
+    if command.split == "held_out":
+        remarks.append("the pairs are of the training split, held out from these weights' training")
     if command.limit:
-        names = {pair.name for pair in spread(PreparedSet.load(target).split("test"), command.limit)}
-        pairs = [pair for pair in pairs if pair.name in names]
-        remarks = [f"the {len(pairs):,} pairs are spread evenly over the test split (--limit {command.limit})"]
+        remarks.append(f"the {len(pairs):,} pairs are spread evenly over the split (--limit {command.limit})")
     store = Store(_cache_path(command.cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -124,21 +131,36 @@ def spread(pairs: Sequence[PreparedPair], limit: int) -> list[PreparedPair]:
     return [pairs[(2 * k + 1) * len(pairs) // (2 * limit)] for k in range(limit)]
 
 
-def draw(weights: str, target: Path, folder: Path, device: str = "cpu", limit: int = 0) -> None:
-    """Draw the test split of a prepared data set into ``folder``; sketches that these weights drew before are kept.
+def draw(
+    weights: str,
+    target: Path,
+    folder: Path,
+    device: str = "cpu",
+    limit: int = 0,
+    split: Literal["test", "held_out"] = "test",
+) -> list[str]:
+    """Draw a prepared data set into ``folder``, and return the names; what these weights drew before is kept.
 
-    ``limit`` draws only so many pairs, those of :func:`spread`.
+    ``split`` is "test" or "held_out", the training pairs set aside when these weights were trained; ``limit`` draws
+    only so many pairs, those of :func:`spread`.
 
     Raises:
-        HidaError: the target is no prepared data set, the weights cannot be loaded, or the folder holds other files.
+        HidaError: the target is no prepared data set, the weights cannot be loaded or held nothing out, or the folder
+            holds other files.
     """
     from hida.drawing.sketcher import Sketcher
 
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
-    pairs = spread(prepared.split("test"), limit)
     sketcher = Sketcher.from_pretrained(weights, device)
+    pairs = prepared.split("test")
+    if split == "held_out":
+        options, listed = sketcher.config.train, prepared.split("train")
+        pairs = [listed[k] for k in split_holdout(len(listed), options.holdout, options.seed)[1].tolist()]
+        if not pairs:
+            raise HidaError(f"the weights '{weights}' were trained on all training pairs: none was held out.")
+    pairs = spread(pairs, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
@@ -152,6 +174,7 @@ def draw(weights: str, target: Path, folder: Path, device: str = "cpu", limit: i
             for pair, sketch in zip(chunk, drawn[:, 0], strict=True):
                 write_png(folder / f"{pair.name}.png", sketch)
             bar.update(len(chunk))
+    return [pair.name for pair in pairs]
 
 
 _MARK = "drawn.json"

@@ -25,7 +25,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from hida import checkpoint
+from hida import checkpoint, weights
 from hida.config import Config, load_preset, presets
 from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
@@ -65,6 +65,9 @@ class Arguments:
     distil: Path | None = None
     """weights of a teacher (a file or a run's folder) whose sketches are a further target; how much they count says
     --loss.weight-distillation"""
+    start: str | None = None
+    """weights that a fresh run begins from, not random ones: a built-in name, a file or a run's folder; the
+    discriminator's too, where they hold them"""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -110,6 +113,7 @@ def train(arguments: Arguments, world: World) -> None:
     newest = checkpoint.newest(out) if arguments.resume == "auto" else None
     if arguments.resume == "never" and checkpoint.checkpoint_paths(out):
         raise HidaError(f"'{out}' already holds checkpoints; choose another --out, or --resume auto to continue.")
+    start = checkpoint.load_weights(weights.generator_path(arguments.start)) if arguments.start and not newest else None
     listed = prepared.split("train")
     kept, held_out = split_holdout(len(listed), config.train.holdout, config.train.seed)
     if len(kept) < 1:
@@ -130,14 +134,15 @@ def train(arguments: Arguments, world: World) -> None:
     state = TrainingState(config, world)
     if newest is not None:
         state.restore(newest)
+    elif start is not None:
+        state.adopt(start)
     if world.leads:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.to_dict())
         print(json.dumps(config.to_dict(), indent=2))
-        print(
-            f"{'resumed from ' + str(newest.path) if newest else 'fresh start'}, {len(training)} pairs, {world.device}"
-        )
-    del newest
+        origin = f"resumed from {newest.path}" if newest else f"begun from {arguments.start or 'random weights'}"
+        print(f"{origin}, {len(training)} pairs, {world.device}")
+    del newest, start
 
     # Phase 3: the loop
     # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.

@@ -1,5 +1,7 @@
 // Convolutions bound by reading their weights, on CPU tensors in float32: checks, memory, threads. They have no
 // gradient of their own; Python gives them that of torch's convolutions.
+#include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 #include "../tensors.h"
@@ -16,6 +18,8 @@ void require_float(const char* name, const Tensor& t) {
   if (!t.is_contiguous()) fail(std::string(name) + " must be contiguous.");
 }
 
+const int64_t kFewPixels = std::getenv("FEW") ? std::atoi(std::getenv("FEW")) : 256;
+
 int64_t padded(int64_t pixels) {
   return (pixels + kBlock - 1) / kBlock * kBlock;
 }
@@ -28,6 +32,26 @@ Tensor columns_of(Deform& d, const Tensor& x) {
   for_units(d.in.c, d.taps() * d.out.n * d.out.pixels(),
             [&](int64_t begin, int64_t end) { kernels().plain_columns(d, begin, end); });
   return columns;
+}
+
+// Spectra of a wave: below 4 MB, so that they stay in the last cache.
+Tensor by_winograd(Winograd& w, const Tensor& x, const Tensor& y) {
+  const int64_t tiles = w.in.n * ((w.in.h + 3) / 4) * ((w.in.w + 3) / 4);
+  const int64_t blocks = (tiles + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * w.in.c * kWinogradTiles;
+  const int64_t most = std::max<int64_t>(1, (1 << 20) / block_size), waves = (blocks + most - 1) / most;
+  w.channels = std::clamp<int64_t>(6144 / w.in.c / 12 * 12, 12, 48);
+  const Tensor spectra = new_empty(x, {(blocks + waves - 1) / waves * block_size});
+  w.spectra = static_cast<float*>(spectra.mutable_data_ptr());
+  for (int64_t wave = 0; wave < waves; ++wave) {
+    const int64_t begin = wave * blocks / waves;
+    w.first = begin * kWinogradTiles;
+    w.blocks = (wave + 1) * blocks / waves - begin;
+    for_units(w.blocks * ((w.in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
+              [&](int64_t from, int64_t to) { kernels().winograd_input(w, from, to); });
+    for_units((w.out.c + w.channels - 1) / w.channels, w.blocks * w.channels * w.in.c * kWinogradTiles,
+              [&](int64_t from, int64_t to) { kernels().winograd_output(w, from, to); });
+  }
+  return y;
 }
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
@@ -45,17 +69,30 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   d.stride_h = stride[0], d.stride_w = stride[1];
   d.pad_h = padding[0], d.pad_w = padding[1];
   d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - w.h) / d.stride_h + 1, (d.in.w + 2 * d.pad_w - w.w) / d.stride_w + 1};
-  if (d.out.n * d.out.pixels() > 4 * kTile) fail("conv2d is for at most 256 output pixels in the whole batch.");
+  const bool few = d.out.n * d.out.pixels() <= kFewPixels;
+  const bool three = w.h == 3 && w.w == 3 && d.stride_h == 1 && d.stride_w == 1 && d.pad_h == 1 && d.pad_w == 1;
+  if (!few && !three)
+    fail("conv2d is for at most 256 output pixels in the whole batch, or for 3×3 with stride 1 and padding 1.");
   Tensor y = new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w});
   if (y.numel() == 0) return y;
-  d.weight = weight.const_data_ptr();
-  d.y = image_of("y", y, d.out, true);
   if (bias) {
     require_float("bias", *bias);
     require_shape("bias", *bias, {{d.out.c}});
     d.bias.data = const_cast<void*>(bias->const_data_ptr());
     d.bias.c = 1;
   }
+  if (!few) {
+    Winograd wide;
+    wide.in = d.in;
+    wide.out = d.out;
+    wide.x = static_cast<const float*>(x.const_data_ptr());
+    wide.weight = static_cast<const float*>(weight.const_data_ptr());
+    wide.bias = static_cast<const float*>(d.bias.data);
+    wide.y = static_cast<float*>(y.mutable_data_ptr());
+    return by_winograd(wide, x, y);
+  }
+  d.weight = weight.const_data_ptr();
+  d.y = image_of("y", y, d.out, true);
   const Tensor columns = columns_of(d, x);
   for_units((d.out.c + kRowsAtATime - 1) / kRowsAtATime, d.in.c * d.taps() * kRowsAtATime,
             [&](int64_t begin, int64_t end) { kernels().deform_product(d, begin, end); });

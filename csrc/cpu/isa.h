@@ -19,6 +19,8 @@ void deform_backward(const Deform&, int64_t begin, int64_t end);
 void deform_gather(const Deform&, int64_t begin, int64_t end);
 void plain_columns(const Deform&, int64_t begin, int64_t end);
 void doubling(const Doubling&, int64_t begin, int64_t end);
+void winograd_input(const Winograd&, int64_t begin, int64_t end);
+void winograd_output(const Winograd&, int64_t begin, int64_t end);
 
 }  // namespace HIDA_ISA
 }  // namespace hida

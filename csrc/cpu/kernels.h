@@ -83,6 +83,18 @@ struct Doubling {
 };
 constexpr int64_t kRowsDoubled = 8;  // input rows of a unit
 
+// A convolution 3×3, stride 1, padding 1, in float, by minimal filtering. Tiles of 4×4 output pixels are counted through
+// the whole batch; a wave is some blocks of kWinogradTiles of them, from `first` on.
+struct Winograd {
+  Extent in, out;
+  const float *x = nullptr, *weight = nullptr, *bias = nullptr;  // contiguous; bias may be absent
+  float* y = nullptr;
+  float* spectra = nullptr;  // (blocks, 36, C_in, kWinogradTiles)
+  int64_t first = 0, blocks = 0;
+  int64_t channels = 12;  // output channels of a unit
+};
+constexpr int64_t kWinogradTiles = 32;
+
 constexpr int64_t kBlock = 16;        // channels; sixteen floats are a cache line
 constexpr int64_t kTile = 64;         // output pixels, counted through the whole batch
 constexpr int64_t kRowsAtATime = 48;  // output channels of a unit where there are few pixels
@@ -101,6 +113,8 @@ struct Kernels {
   void (*deform_gather)(const Deform&, int64_t, int64_t);     // units: (image, deformable group, tap)
   void (*plain_columns)(const Deform&, int64_t, int64_t);     // units: input channels; no offsets, no mask
   void (*doubling)(const Doubling&, int64_t, int64_t);
+  void (*winograd_input)(const Winograd&, int64_t, int64_t);   // units: (block, kBlock input channels)
+  void (*winograd_output)(const Winograd&, int64_t, int64_t);  // units: `channels` output channels
 };
 
 // The best table that this processor can run, or the one that the environment variable HIDA_CPU names.

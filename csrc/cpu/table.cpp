@@ -20,7 +20,9 @@ const Kernels table = {HIDA_TEXT(HIDA_ISA),
                        deform_backward,
                        deform_gather,
                        plain_columns,
-                       doubling};
+                       doubling,
+                       winograd_input,
+                       winograd_output};
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -61,15 +61,7 @@ class Sketcher:
         Raises:
             HidaError: if there are no such weights, or they are damaged.
         """
-        path = Path(name)
-        if not path.exists():
-            if path.suffix or path.name != str(name):
-                raise HidaError(f"there is no weights file '{name}'; check the path, or use 'small', the built-in one.")
-            if name not in weights.GENERATORS:
-                known = ", ".join(weights.GENERATORS)
-                raise HidaError(f"there are no weights named '{name}'; give a path or one of: {known}.")
-            path = weights.find(str(name))
-        return cls(*load_generator(path), device)
+        return cls(*load_generator(weights.generator_path(name)), device)
 
     @property
     def styles(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +32,21 @@ def is_prepared(folder: Path) -> bool:
 
 
 def find_pairs(
-    prediction: Path, target: Path, photos: Path | None = None, only_common: bool = False
+    prediction: Path,
+    target: Path,
+    photos: Path | None = None,
+    only_common: bool = False,
+    names: Collection[str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
-    """Pair a folder of predictions with a folder of targets or the test split of a prepared set.
+    """Pair a folder of predictions with a folder of targets or some of a prepared set.
 
     A picture's name is its path below the folder without suffix, "/" read as "_". Predictions of a prepared set's other
-    split are left aside.
+    pairs are left aside.
 
     Args:
         prediction, target, photos: folders; a prepared set brings its own photos.
         only_common: score the names that both sides have, instead of refusing unpaired ones.
+        names: of a prepared set, the pairs to score; by default its test split.
 
     Returns:
         The pairs by the order of the targets, and remarks on what was left aside.
@@ -56,13 +61,13 @@ def find_pairs(
 
         prepared = PreparedSet.load(target)
         wanted = {}
-        for pair in prepared.split("test"):
+        for pair in prepared.split("test") if names is None else (p for p in prepared.pairs if p.name in names):
             photo, sketch, _ = prepared.files(pair)
             wanted[pair.name] = (sketch, pair.style, photo)
         others = {pair.name for pair in prepared.pairs} - wanted.keys()
         aside = [name for name in found if name in others]
         if aside:
-            remarks.append(f"{len(aside):,} predictions of training pairs were left aside")
+            remarks.append(f"{len(aside):,} predictions of other pairs were left aside")
             found = {name: path for name, path in found.items() if name not in others}
         if not wanted:
             raise HidaError(f"'{target}' has no test pairs; prepare it with a test split.")

@@ -20,7 +20,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
     pixels = x.shape[0]
     for size, kernel, step, pad in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True):
         pixels = pixels * ((size + 2 * pad - kernel) // step + 1)
-    if pixels <= FEW and _native(x, weight, bias):
+    three = tuple(weight.shape[2:]) == (3, 3) and tuple(stride) == (1, 1) and tuple(padding) == (1, 1)
+    if (pixels <= FEW or three) and _native(x, weight, bias):
         return torch.ops.hida.conv2d(x.contiguous(), weight.contiguous(), bias, stride, padding)
     return functional.conv2d(x, weight, bias, stride, padding)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hida import losses
-from hida.checkpoint import Checkpoint, CheckpointError, fill_module
+from hida.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 from hida.config import Config, OptimizerConfig
 from hida.data.augment import Batch
 from hida.models import build_discriminator, build_generator
@@ -144,6 +145,24 @@ class TrainingState:
             "processes": self.world.size,
             "scaler": self.scaler.state_dict(),
         }
+
+    def adopt(self, weights: Checkpoint) -> None:
+        """Begin with trained networks: the averaged generator for both ours, the discriminator where it fits.
+
+        Raises:
+            CheckpointError: if they are of another generator.
+        """
+        theirs, ours = weights.config.generator, self.config.generator
+        if replace(theirs, dropout=ours.dropout) != ours:
+            raise CheckpointError(
+                f"'{weights.path}' holds another generator ({theirs}) than this run's ({ours}); give --preset and the "
+                "--generator options that it was trained with."
+            )
+        for network in (self.generator, self.average):
+            fill_module(network, generator_tensors(weights), weights.path)
+        judge = weights.part("discriminator")
+        if judge and weights.config.discriminator == self.config.discriminator:
+            fill_module(self.discriminator, judge, weights.path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's networks, optimisers and counters.

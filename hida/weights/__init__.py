@@ -31,6 +31,7 @@ __all__ = [
     "fetch",
     "fetch_command",
     "find",
+    "generator_path",
     "get",
     "is_available",
     "search_folders",
@@ -97,6 +98,22 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
     if rejected:
         what += f" ({'; '.join(rejected)})"
     raise HidaError(f"{what}; run `{fetch_command(asset)}`, or add a folder that holds it to HIDA_WEIGHTS.")
+
+
+def generator_path(name: str | os.PathLike[str]) -> Path:
+    """The path of a generator's weights: a file's or folder's, as it is, or those built in under a name.
+
+    Raises:
+        HidaError: there is neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if path.suffix or path.name != str(name):
+        raise HidaError(f"there is no weights file '{name}'; check the path, or use 'small', the built-in one.")
+    if name not in GENERATORS:
+        raise HidaError(f"there are no weights named '{name}'; give a path or one of: {', '.join(GENERATORS)}.")
+    return find(str(name))
 
 
 def is_available(*names: str) -> bool:

@@ -79,7 +79,7 @@ def test_a_prepared_set_brings_styles_and_photos_and_only_its_test_split(tmp_pat
     pairs, remarks = find_pairs(target / "photo", target)
     assert [(pair.name, pair.style) for pair in pairs] == [("b", 2), ("c", 0)]
     assert pairs[0].photo == target / "photo/b.png"
-    assert remarks == ["1 predictions of training pairs were left aside"]
+    assert remarks == ["1 predictions of other pairs were left aside"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ KERNELS = ["info_acon", "ida", "deform_conv", "deform_conv_backward", "convoluti
 HOST = ["ops", "cpu/adaptation", "cpu/deformation", "cpu/convolutions", "cpu/choose"]
 CUDA_KERNELS = [
     *("device", "info_acon", "ida", "ida_backward"),
-    *("deform_conv", "deform_conv_backward", "deform_conv_gather", "deform_conv_tiny", "deform_conv_weight"),
+    *("deform_conv", "deform_conv_backward", "deform_conv_gather", "deform_conv_layout", "deform_conv_tiny"),
+    "deform_conv_weight",
 ]
 CUDA_HOST = ["cuda/adaptation", "cuda/deformation", "cuda/stream"]
 ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"

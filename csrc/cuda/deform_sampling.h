@@ -167,7 +167,7 @@ HIDA_DEVICE Unit gather(const Lines& x, const Sample<typename M::Real>& s, int p
   }
 }
 
-// ---- launched by both directions; see deform_conv.cu ----
+// ---- launched by both directions; see deform_conv_layout.cu ----
 constexpr int64_t kAlign = kWorkspaceAlign;
 
 // Hands out parts of the workspace; without memory, it adds up what would be needed.

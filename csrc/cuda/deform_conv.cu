@@ -11,61 +11,6 @@ namespace hida {
 namespace cuda {
 namespace {
 
-// Unit (64 pixels × 128 bytes of channels) at a time: read across pixels or across channels, whichever is contiguous.
-template <class M>
-__global__ void __launch_bounds__(kThreads)
-    pack_kernel(Image from, Extent e, int64_t first, int64_t count, int piece, int padded, int positions, void* to) {
-  HIDA_DYNAMIC_SHARED(char, memory);
-  constexpr int V = kUnit<M>, D = kDepth<M>;
-  const int across = (positions + D - 1) / D;
-  const int64_t plane = e.h * e.w, block = int64_t(blockIdx.x) / across, pixel0 = block * kTile64;
-  const int position0 = int(int64_t(blockIdx.x) % across) * D;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int t = int(threadIdx.x) + i * kThreads;
-    const int line = from.c == 1 ? t / 8 : t % kTile64, u = from.c == 1 ? t % 8 : t / kTile64;
-    const int64_t p = pixel0 + line, n = p / plane;
-    const int pixel = int(p - n * plane), row = pixel / int(e.w), column = pixel - row * int(e.w);
-    const int position = position0 + u * V, c0 = position % padded;
-    typename M::Real x[V];
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const bool is = n < count && position < positions && c0 + j < piece;
-      const int64_t c = int64_t(position / padded) * piece + c0 + j;
-      x[j] = is ? read_as<typename M::Real>(from.data, from.dtype, index_in(from, first + n, c, row, column)) : 0;
-    }
-    store_unit(memory + line * kRowPitch + u * 16, pack<M>(x));
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int t = int(threadIdx.x) + i * kThreads, line = t / 8, position = position0 + t % 8 * V;
-    if (pixel0 + line >= count * plane || position >= positions) continue;
-    store_unit(static_cast<typename M::Bits*>(to) + (pixel0 + line) * positions + position,
-               load_unit(memory + line * kRowPitch + t % 8 * 16));
-  }
-}
-
-// A unit of (taps, C_out, line) a thread.
-template <class M>
-__global__ void __launch_bounds__(kThreads) pack_weight_kernel(Job job, void* to) {
-  constexpr int V = kUnit<M>;
-  const int units = job.line() / V;
-  const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, row = id / units;
-  if (row >= job.taps * job.d.out.c) return;
-  const int position = int(id - row * units) * V, c0 = position % job.padded;
-  const int64_t tap = row / job.d.out.c, o = row - tap * job.d.out.c, inputs = int64_t(job.per_group) * job.piece;
-  typename M::Real x[V];
-#pragma unroll
-  for (int j = 0; j < V; ++j) {
-    const int64_t c = int64_t(position / job.padded) * job.piece + c0 + j;
-    x[j] = c0 + j < job.piece
-               ? read_as<typename M::Real>(job.d.weight, job.d.weight_dtype, (o * inputs + c) * job.taps + tap)
-               : 0;
-  }
-  store_unit(static_cast<typename M::Bits*>(to) + id * V, pack<M>(x));
-}
-
 struct Forward : Job {
   void* partial;  // (splits, C_out, pixels); null: straight to y
   int splits, out_tiles;
@@ -125,7 +70,8 @@ struct Columns {
 };
 
 template <class M, int Rows>
-__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) forward_kernel(Forward job) {
+__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>)
+    forward_kernel(const __grid_constant__ Forward job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
@@ -167,7 +113,8 @@ __global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) forward_
 
 // The partial sums in order; a number of y a thread.
 template <class M>
-__global__ void __launch_bounds__(kThreads) finish_kernel(Job job, const void* partial, int splits) {
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const __grid_constant__ Job job, const void* partial, int splits) {
   using Real = typename M::Real;
   const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, o = id / job.pixels;
   if (o >= job.d.out.c) return;
@@ -179,64 +126,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Job job, const void* p
   write_as(job.d.y.data, job.d.y.dtype, index_in(job.d.y, job.first + place.n, o, place.row, place.column), value);
 }
 
-int64_t size_of(Dtype dtype) {
-  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-}
-
-int64_t common_divisor(int64_t a, int64_t b) {
-  return b == 0 ? a : common_divisor(b, a % b);
-}
-
-// Channels last, of the products' dtype, whole units, aligned: can be gathered from as it is.
-bool lies_ready(const Image& image, const Extent& e, Dtype math, int64_t piece) {
-  const int64_t unit = 16 / size_of(math);
-  const bool apart = image.step % unit == 0 && image.row % unit == 0 && image.n % unit == 0;
-  return image.data && image.dtype == math && (image.c == 1 || e.c == 1) && piece % unit == 0 && apart &&
-         reinterpret_cast<uintptr_t>(image.data) % 16 == 0;
-}
-
 }  // namespace
-
-void plan_layout(const Convolution& d, Plan& plan) {
-  if (d.in.pixels() * 2 >= INT32_MAX || d.out.pixels() * d.taps() >= INT32_MAX || d.in.c * 8 >= INT32_MAX ||
-      d.out.c * 8 >= INT32_MAX)
-    throw std::runtime_error("hida: deform_conv2d takes planes of fewer than 2^30 pixels and 2^31 sampling points.");
-  const int64_t unit = 16 / size_of(d.math);
-  plan.piece = int(common_divisor(d.in.c / d.groups, d.in.c / d.deformable));
-  plan.padded = int(padded_to(plan.piece, unit));
-  plan.grad_padded = int(padded_to(d.out.c / d.groups, unit));
-  plan.pack_x = !lies_ready(d.x, d.in, d.math, plan.piece);
-  plan.pack_grad = !lies_ready(d.grad, d.out, d.math, d.out.c / d.groups);
-}
-
-Job start_job(const Convolution& d, const Plan& plan) {
-  Job job{};
-  job.d = d;
-  job.piece = plan.piece;
-  job.padded = plan.padded;
-  job.per_group = int(d.in.c / d.groups / plan.piece);
-  job.per_deformable = int(d.in.c / d.deformable / plan.piece);
-  job.grad_padded = plan.grad_padded;
-  job.taps = int(d.taps());
-  job.outputs = int(d.out.c / d.groups);
-  job.pixels = d.out.n * d.out.pixels();
-  return job;
-}
-
-template <class M>
-void pack_lines(const Image& from, const Extent& e, int64_t first, int64_t count, int piece, int padded, void* to,
-                const Launch& l) {
-  const int64_t positions = e.c / piece * padded;
-  const int64_t blocks = over(count * e.pixels(), kTile64) * over(positions, kDepth<M>);
-  launch(pack_kernel<M>, grid_of(blocks), kThreads, kOperand, l, from, e, first, count, piece, padded, int(positions),
-         to);
-}
-
-template <class M>
-void pack_weight(const Job& job, void* to, const Launch& l) {
-  const int64_t units = job.taps * job.d.out.c * (job.line() / kUnit<M>);
-  launch(pack_weight_kernel<M>, grid_of(over(units, kThreads)), kThreads, 0, l, job, to);
-}
 
 template <class M>
 void finish_forward(const Job& job, const void* partial, int64_t splits, const Launch& l) {
@@ -244,10 +134,7 @@ void finish_forward(const Job& job, const void* partial, int64_t splits, const L
          int(splits));
 }
 
-#define HIDA_INSTANTIATE(M)                                                                                   \
-  template void pack_lines<M>(const Image&, const Extent&, int64_t, int64_t, int, int, void*, const Launch&); \
-  template void pack_weight<M>(const Job&, void*, const Launch&);                                             \
-  template void finish_forward<M>(const Job&, const void*, int64_t, const Launch&);
+#define HIDA_INSTANTIATE(M) template void finish_forward<M>(const Job&, const void*, int64_t, const Launch&);
 HIDA_INSTANTIATE(Bf16)
 HIDA_INSTANTIATE(Fp16)
 HIDA_INSTANTIATE(Fp32)
@@ -260,13 +147,25 @@ struct ForwardMemory {
   void *x, *weight, *partial;
 };
 ForwardMemory take_forward(Arena& arena, const Convolution& d, const Plan& plan) {
-  const int64_t size = size_of(d.math), pieces = d.in.c / plan.piece;
   ForwardMemory m{};
-  if (plan.pack_x) m.x = arena.take<char>(plan.images * d.in.pixels() * pieces * plan.padded * size);
-  m.weight = arena.take<char>(d.taps() * d.out.c * (pieces / d.groups) * plan.padded * size);
+  if (plan.pack_x) m.x = arena.take<char>(bytes_of_x(d, plan, plan.images));
+  m.weight = arena.take<char>(bytes_of_weight(d, plan));
   if (plan.splits > 1)
     m.partial = arena.take<char>(plan.splits * d.out.c * plan.images * d.out.pixels() * (d.wide ? 8 : 4));
   return m;
+}
+
+// Of at most `most` images at a time, as many as take the fewest waves of blocks; of equals, the most.
+int64_t images_at_a_time(const Convolution& d, int64_t most, int64_t blocks_of_tile, int64_t slots) {
+  const auto waves = [&](int64_t images) {
+    return over(blocks_of_tile * over(images * d.out.pixels(), kTile64), slots);
+  };
+  int64_t best = 1, fewest = INT64_MAX;
+  for (int64_t images = 1; images <= most; ++images) {
+    const int64_t rest = d.in.n % images, all = d.in.n / images * waves(images) + (rest ? waves(rest) : 0);
+    if (all <= fewest) best = images, fewest = all;
+  }
+  return best;
 }
 
 template <class M>
@@ -295,15 +194,18 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
     plan.bytes = tiny_bytes(d, plan, false);
     return plan;
   }
-  const int64_t line = d.in.c / plan.piece * plan.padded * size_of(d.math);
-  const int64_t each = plan.pack_x ? std::max<int64_t>(d.in.pixels() * line, 1) : 1;
-  plan.images = plan.pack_x ? std::max<int64_t>(1, std::min(d.in.n, choice.budget / each)) : d.in.n;
-  plan.images = over(d.in.n, over(d.in.n, plan.images));  // as many each time
   // Taller tiles gather less often, unless their last one would be half empty.
   if (d.math != Dtype::f64 && (outputs - 1) % 128 >= 64) plan.rows = 128;
-  const int64_t blocks = over(outputs, plan.rows) * d.groups * over(plan.images * plane, kTile64);
+  const int64_t tiles = over(outputs, plan.rows) * d.groups;
+  plan.images = d.in.n;
+  if (plan.pack_x) {
+    const int64_t room = aim_of(d, choice) - bytes_of_weight(d, plan);
+    const int64_t most = std::max<int64_t>(1, std::min(d.in.n, room / bytes_of_x(d, plan, 1)));
+    plan.images = images_at_a_time(d, most, tiles, l.multiprocessors * (plan.rows == 128 ? 2 : 3));
+  }
+  const int64_t blocks = tiles * over(plan.images * plane, kTile64);
   const int64_t chunks = taps * (d.in.c / d.groups / plan.piece) * over(plan.padded, depth);
-  if (blocks < l.multiprocessors)
+  if (blocks < l.multiprocessors && plan.images == d.in.n)
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
   Arena arena(nullptr);
   take_forward(arena, d, plan);
@@ -324,20 +226,12 @@ void deform_forward(const Convolution& d, const Plan& plan, void* workspace, con
     job.splits = int(plan.splits);
     job.out_tiles = int(over(job.outputs, plan.rows));
     pack_weight<Stored<M>>(job, m.weight, l);
-    const int64_t positions = d.in.c / plan.piece * plan.padded;
-    for (job.first = 0; job.first < d.in.n; job.first += plan.images) {
-      const int64_t count = std::min(plan.images, d.in.n - job.first);
-      job.pixels = count * d.out.pixels();
-      if (plan.pack_x) {
-        pack_lines<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
-        job.x = {m.x, d.in.pixels() * positions, d.in.w * positions, positions};
-      } else {
-        job.x = {static_cast<const typename M::Bits*>(d.x.data) + job.first * d.x.n, d.x.n, d.x.row, d.x.step};
-      }
+    for_lots(job, plan, [&](int64_t count) {
+      job.x = lines_of<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
       const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTile64);
       launch_forward<M>(job, blocks, plan.rows, l);
       if (job.partial) finish_forward<Stored<M>>(job, job.partial, plan.splits, l);
-    }
+    });
   });
 }
 

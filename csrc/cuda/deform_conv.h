@@ -22,7 +22,6 @@ struct Plan {
   int64_t images = 1;
   int64_t splits = 1;                    // of the sums over columns, forward; over pixels, for the weights' gradient
   int rows = 64;                         // output channels of a block's tile
-  int64_t width = 0;                     // channels of the columns' gradient at a time
   int64_t bytes = 0;                     // of workspace
   int piece = 1, padded = 1;             // channels that share a group and a deformable group; padded to whole units
   int grad_padded = 1;                   // output channels of a group, padded
@@ -33,7 +32,7 @@ constexpr int64_t kWorkspaceAlign = 256;
 
 struct Choice {
   enum Path : int { automatic, tiny, large } path = automatic;
-  int64_t budget = int64_t(32) << 20;  // bytes of workspace to aim at
+  int64_t budget = int64_t(32) << 20;  // bytes of workspace to aim at, at most; see aim_of
 };
 
 Plan plan_forward(const Convolution&, const Launch&, const Choice&);

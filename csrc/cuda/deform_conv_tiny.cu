@@ -29,7 +29,7 @@ struct Matrix {
 };
 
 template <class M, bool AByDepth, bool BByDepth>
-__global__ void __launch_bounds__(kThreads, 2) matmul_kernel(Matmul job) {
+__global__ void __launch_bounds__(kThreads, 2) matmul_kernel(const __grid_constant__ Matmul job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   int64_t block = int64_t(blockIdx.x);
@@ -79,7 +79,8 @@ HIDA_DEVICE void read_corners(const Job& job, const Cell<Real>& cell, int64_t n,
 }
 
 template <class M>
-__global__ void __launch_bounds__(kThreads) columns_kernel(Job job, void* columns, int64_t pitch) {
+__global__ void __launch_bounds__(kThreads)
+    columns_kernel(const __grid_constant__ Job job, void* columns, int64_t pitch) {
   using Real = typename M::Real;
   HIDA_SHARED(Cell<Real>, cells, [kTaps]);
   HIDA_DYNAMIC_SHARED(Real, line);  // (channel, tap), as in memory
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(Job job, void* column
 
 // dx of an image. gradient: G, Real (pixels, C_in·taps).
 template <class Real>
-__global__ void __launch_bounds__(kThreads) tiny_input_kernel(Job job, const void* gradient) {
+__global__ void __launch_bounds__(kThreads) tiny_input_kernel(const __grid_constant__ Job job, const void* gradient) {
   HIDA_SHARED(Cell<Real>, cells, [kTaps]);
   HIDA_DYNAMIC_SHARED(Real, memory);
   const Share share = share_of(job, false);
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) tiny_input_kernel(Job job, const voi
 
 // Gradients of offsets and mask at a pixel; a warp for each tap, lanes across channels.
 template <class Real>
-__global__ void __launch_bounds__(kThreads) tiny_samples_kernel(Job job, const void* gradient) {
+__global__ void __launch_bounds__(kThreads) tiny_samples_kernel(const __grid_constant__ Job job, const void* gradient) {
   const Share share = share_of(job, true);
   const int lane = int(threadIdx.x) % kWarp;
   const Place place = place_of(job, share.what);

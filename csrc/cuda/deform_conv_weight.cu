@@ -42,7 +42,8 @@ struct PixelUpstream {
 };
 
 template <class M, int Rows>
-__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) weight_gradient_kernel(WeightGradient job) {
+__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>)
+    weight_gradient_kernel(const __grid_constant__ WeightGradient job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M, Rows>);
@@ -87,7 +88,8 @@ __global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>) weight_g
 
 // The blocks' sums in order, and from positions to channels: a number of dW a thread.
 template <class Real>
-__global__ void __launch_bounds__(kThreads) finish_weight_kernel(Job job, const void* sums, int splits) {
+__global__ void __launch_bounds__(kThreads)
+    finish_weight_kernel(const __grid_constant__ Job job, const void* sums, int splits) {
   const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, inputs = int64_t(job.per_group) * job.piece;
   const int64_t row = id / job.taps, tap = id - row * job.taps, o = row / inputs;
   if (o >= job.d.out.c) return;

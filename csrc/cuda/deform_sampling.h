@@ -7,7 +7,7 @@
 #pragma once
 
 #include "deform_conv.h"
-#include "mma.h"
+#include "tile.h"
 
 namespace hida {
 namespace cuda {
@@ -71,21 +71,33 @@ struct Cell {
   Real down, right, mask;
 };
 
+// Where a tap of an output pixel samples, in pixels of the input.
+template <class Real>
+struct Spot {
+  Real row, column, mask;
+};
+
+template <class Real>
+HIDA_DEVICE Spot<Real> find_spot(const Job& job, int deformable, int tap, const Place& place) {
+  const Deform& d = job.d;
+  const int64_t n = job.first + place.n, k = int64_t(deformable) * job.taps + tap;
+  const int i = tap / int(d.kernel_w), j = tap - i * int(d.kernel_w);
+  const auto read = [&](const Image& image, int64_t c) {
+    return read_as<Real>(image.data, image.dtype, index_in(image, n, c, place.row, place.column));
+  };
+  return {Real(place.row * d.stride_h - d.pad_h + i * d.dilation_h) + read(d.offset, 2 * k),
+          Real(place.column * d.stride_w - d.pad_w + j * d.dilation_w) + read(d.offset, 2 * k + 1),
+          d.mask.data ? read(d.mask, k) : Real(1)};
+}
+
 template <class Real>
 HIDA_DEVICE Cell<Real> find_cell(const Job& job, int deformable, int tap, const Place& place) {
   Cell<Real> cell{-1, -1, 0, 0, 0, 0};
   if (!place.exists) return cell;
   const Deform& d = job.d;
-  const int64_t n = job.first + place.n, k = int64_t(deformable) * job.taps + tap;
-  const int i = tap / int(d.kernel_w), j = tap - i * int(d.kernel_w);
-  const Real row = Real(place.row * d.stride_h - d.pad_h + i * d.dilation_h) +
-                   read_as<Real>(d.offset.data, d.offset.dtype, index_in(d.offset, n, 2 * k, place.row, place.column));
-  const Real column =
-      Real(place.column * d.stride_w - d.pad_w + j * d.dilation_w) +
-      read_as<Real>(d.offset.data, d.offset.dtype, index_in(d.offset, n, 2 * k + 1, place.row, place.column));
-  cell.mask =
-      d.mask.data ? read_as<Real>(d.mask.data, d.mask.dtype, index_in(d.mask, n, k, place.row, place.column)) : Real(1);
-  const Point<Real> point = locate(row, column, d.in.h, d.in.w, int64_t(-1));
+  const Spot<Real> spot = find_spot<Real>(job, deformable, tap, place);
+  cell.mask = spot.mask;
+  const Point<Real> point = locate(spot.row, spot.column, d.in.h, d.in.w, int64_t(-1));
   cell.down = point.down;
   cell.right = point.right;
 #pragma unroll
@@ -155,7 +167,7 @@ HIDA_DEVICE Unit gather(const Lines& x, const Sample<typename M::Real>& s, int p
   }
 }
 
-// ---- launched by both directions; see deform_conv.cu ----
+// ---- launched by both directions; see deform_conv_layout.cu ----
 constexpr int64_t kAlign = kWorkspaceAlign;
 
 // Hands out parts of the workspace; without memory, it adds up what would be needed.
@@ -206,6 +218,25 @@ template <class M>
 void pack_weight(const Job&, void* to, const Launch&);
 // What pieces, padding and layouts come to: fills these fields of a plan.
 void plan_layout(const Convolution&, Plan&);
+// Bytes of workspace to aim at.
+int64_t aim_of(const Convolution&, const Choice&);
+// Memory that packed x, dy, weights take.
+int64_t bytes_of_x(const Convolution&, const Plan&, int64_t images);
+int64_t bytes_of_grad(const Convolution&, const Plan&, int64_t images);
+int64_t bytes_of_weight(const Convolution&, const Plan&);
+// Images [first, first + count) of x or dy, channels last: packed into `memory`, or where they lie.
+template <class M>
+Lines lines_of(const Image&, const Extent&, int64_t first, int64_t count, int piece, int padded, void* memory,
+               const Launch&);
+// f(images at work) for one lot after the other: sets job.first and job.pixels.
+template <class J, class F>
+void for_lots(J& job, const Plan& plan, F f) {
+  for (job.first = 0; job.first < job.d.in.n; job.first += plan.images) {
+    const int64_t count = std::min(plan.images, job.d.in.n - job.first);
+    job.pixels = count * job.d.out.pixels();
+    f(count);
+  }
+}
 
 // out = A·B for each group, `splits` parts of the depth apart; for few pixels (deform_conv_tiny.cu).
 struct Operand {
@@ -236,25 +267,15 @@ void add_weight_gradient(const Job&, const Plan&, void* sums, const Launch&);
 template <class M>
 void finish_weight_gradient(const Job&, const Plan&, const void* sums, const Launch&);
 
-// Entries of dx: for each cell of the input, the sampling points in it, in order.
-template <class Real>
-struct Entry {
-  uint32_t row;  // of the columns' gradient: (tap, pixel)
-  Real down, right;
-};
+// dx (deform_conv_gather.cu). The lists: for each cell of the input, the sampling points of a deformable group in it,
+// in order; of the images at work.
 struct Lists {
-  int *cell, *rank, *count, *start, *cursor;
-  uint32_t* list;
-  void* sorted;  // Entry<Real>
+  int *count, *start, *cursor;
+  uint32_t *list, *sorted;  // tap · pixels of an image + pixel
 };
-int64_t cells_of(const Convolution&);
 Lists take_lists(Arena&, const Convolution&, int64_t images);
 template <class M>
-void sort_points(const Job&, int deformable, const Lists&, const Launch&);
-// dx of channels [position, position + width) of a piece, from the columns' gradient (taps, pixels, width).
-template <class M>
-void gather_input_gradient(const Job&, const Lists&, const void* dcolumns, int piece, int position, int width,
-                           const Launch&);
+void add_input_gradient(const Job&, const Lists&, const Launch&);
 
 }  // namespace cuda
 }  // namespace hida

@@ -2,7 +2,7 @@
 //   HIDA_TF32=1            float products may use the tensor cores' TF32 (ten bits of fraction); torch's own switch
 //                          cannot be read through the stable ABI
 //   HIDA_DEFORM_PATH       tiny or large: that path, where it can take the shape (for tests)
-//   HIDA_DEFORM_WORKSPACE  bytes of workspace to aim at
+//   HIDA_DEFORM_WORKSPACE  bytes of workspace to aim at, at most
 #include "../deformation.h"
 
 #include <cstdlib>

@@ -39,6 +39,23 @@ const Driver& driver() {
   return one;
 }
 
+__global__ void any_kernel() {}
+
+// Of eight blocks at most, which every chip with clusters has. None where the kernels are made of older PTX, which
+// knows nothing of them.
+int largest_cluster(bool supported) {
+  const void* kernel = reinterpret_cast<const void*>(&any_kernel);
+  cudaFuncAttributes code{};
+  check(cudaFuncGetAttributes(&code, kernel), "the kernels, on this CUDA device");
+  if (!supported || code.ptxVersion < 90) return 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(8);
+  config.blockDim = dim3(256);
+  int size = 1;
+  check(cudaOccupancyMaxPotentialClusterSize(&size, kernel, &config), "clusters of the CUDA device");
+  return size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+}
+
 }  // namespace
 
 OnDevice::OnDevice(int device) : before_(nullptr) {
@@ -56,7 +73,7 @@ Launch chip_of(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (int(known.size()) <= device) known.resize(size_t(device) + 1);
   Launch& chip = known[size_t(device)];
-  if (chip.capability == 0) {
+  if (chip.cluster == 0) {
     const auto ask = [device](cudaDeviceAttr attribute) {
       int value = 0;
       check(cudaDeviceGetAttribute(&value, attribute, device), "a property of the CUDA device");
@@ -64,7 +81,7 @@ Launch chip_of(int device) {
     };
     chip.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
     chip.shared = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    chip.capability = 10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor);
+    chip.cluster = largest_cluster(ask(cudaDevAttrClusterLaunch) != 0);
   }
   return chip;
 }

@@ -26,6 +26,10 @@ namespace cuda {
 
 #define HIDA_DEVICE __device__ __forceinline__
 
+HIDA_MATH int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 
@@ -60,15 +64,22 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("hida: ") + what + ": " + cudaGetErrorString(error) + ".");
 }
 
-// Launches `kernel` in clusters of `cluster` blocks (1: none).
+// Dynamic shared memory that any kernel may have: 48 KB, less its arrays of fixed size.
+constexpr size_t kPlainShared = 32 << 10;
+// Kernels with more than this want it more than a first-level cache: several of their blocks share a multiprocessor.
+constexpr size_t kMuchShared = 48 << 10;
+
+// Launches `kernel` in clusters of `cluster` blocks (1: none; 8 at most).
 template <class... P, class... A>
 void launch_cluster(void (*kernel)(P...), unsigned cluster, dim3 grid, dim3 block, size_t shared, const Launch& l,
                     A... args) {
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (shared > (48u << 10))
+  if (shared > kPlainShared)
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), "shared memory");
-  if (cluster > 8)
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cluster size");
+  if (shared > kMuchShared)
+    check(
+        cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "shared memory");
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -4,12 +4,12 @@
 //   resident  a pack a thread, in registers; up to 32 pixels' packs a warp with several planes in a block, up to 4096
 //             pixels a block. γ and β are on their way during the sums. Channels innermost: tiles of channels.
 //   staged    up to the chip's shared memory (16384 pixels take 64 KB); where it has clusters, and planes are larger
-//             or few, the blocks of a cluster share a plane and exchange their sums.
+//             or few, the blocks of a cluster share a plane and exchange their sums: four of them have 256×256.
 //   streamed  everything else: x and logits are read twice, the second time from the second-level cache if it holds
 //             them; in one kernel, or, for few planes, statistics of chunks first and y from them second.
 // Statistics are corrected for what rounding left in the mean, so that a large mean costs no digits; chunks are
 // merged in order. Always the same order, no atomics. Share of the floor: not measured.
-#include "activation.h"
+#include "adapt.h"
 
 namespace hida {
 namespace cuda {
@@ -17,27 +17,25 @@ namespace {
 
 // What a thread needs to make f, and then y.
 template <class Real, bool Vector>
-struct Operands {
-  const Adapt& a;
-  const Switch<Real, Vector> plane;
-  const Plane x, gamma, beta, added, y;
-  const bool activate, adds;
+struct Operands : Adapted<Real, Vector> {
+  using Adapted<Real, Vector>::a;
+  using Adapted<Real, Vector>::x;
+  using Adapted<Real, Vector>::gamma;
+  using Adapted<Real, Vector>::plane;
+  const Plane beta, added, y;
+  const bool adds;
 
   HIDA_DEVICE Operands(const Adapt& a_, const Seat& s)
-      : a(a_),
-        plane(a_.logits, a_.p1, a_.p2, a_.planes.extent, s, a_.activate),
-        x(a_.x, a_.planes.extent, s.n, s.c),
-        gamma(a_.gamma, a_.planes.extent, s.n, s.c),
+      : Adapted<Real, Vector>(a_, s),
         beta(a_.beta, a_.planes.extent, s.n, s.c),
         added(a_.added, a_.planes.extent, s.n, s.c),
         y(a_.y, a_.planes.extent, s.n, s.c),
-        activate(a_.activate),
         adds(a_.residual == Residual::tensor) {}
 
   HIDA_DEVICE void activated(const Pixels<Real, Vector>& pixels, Real (&f)[kPack<Real>]) const {
-    const Pack<Real, Vector> x_pack(x, pixels), logits = activate ? plane.load(pixels) : Pack<Real, Vector>();
+    const Pack<Real, Vector> x_pack(x, pixels), logits = this->load_logits(pixels);
     x_pack.unpack(x.dtype, f);
-    if (!activate) return;
+    if (!this->activate) return;
     Real theta[kPack<Real>];
     plane.theta(logits, theta);
 #pragma unroll
@@ -112,8 +110,6 @@ __global__ void __launch_bounds__(kThreads, Vector ? 2 : 1)
   found.write(a, s);
   o.finish(pixels, late, found.mean, found.rest, found.rstd, f);
 }
-
-constexpr int kStagedThreads = 256;
 
 // f stays in shared memory, each thread's where only that thread goes. Blocks of a cluster have a chunk each.
 template <bool Vector>
@@ -246,13 +242,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
 bool in_packs(const Adapt& a) {
-  const Extent& e = a.planes.extent;
-  for (const Image* image : {&a.x, &a.y, &a.gamma, &a.beta, &a.added})
-    if (!lies_in_packs(*image, e)) return false;
-  return (a.logits.row == 0 && a.logits.step == 0) || lies_in_packs(a.logits, e);
+  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.y, &a.gamma, &a.beta, &a.added});
 }
-
-constexpr int64_t kReserved = 8 << 10;  // of shared memory, for sums
 
 struct Plan {
   enum Kind { resident, staged, streamed } kind;
@@ -266,18 +257,11 @@ Plan plan_of(const Adapt& a, const Launch& l) {
   const Map whole = resident_map(a.planes, inner);
   if (whole.fits(a.planes)) return {Plan::resident, whole};
   if (!inner && !a.planes.wide) {
-    const int64_t step = int64_t(kStagedThreads) * kPack<float>, steps = (e.h * e.w + step - 1) / step;
-    const int64_t most = (l.shared - kReserved) / (step * int64_t(sizeof(float)));
-    // Clusters where a block's memory is too small, or planes are too few for the chip.
-    int cluster = 1;
-    while (l.capability >= 90 && cluster < 8 && steps > cluster &&
-           (steps > most * cluster || e.n * e.c * cluster < l.multiprocessors))
-      cluster *= 2;
-    if (steps <= most * cluster) {
-      Map m = map_of(a.planes, false, kStagedThreads, (steps + cluster - 1) / cluster, cluster);
-      // Every block of a cluster runs, if only for the barriers.
-      m.blocks = m.blocks / m.chunks * cluster;
-      m.chunks = cluster;
+    // Three blocks a multiprocessor have enough loads on their way.
+    const int64_t step = int64_t(kStagedThreads) * kPack<float>, steps = (e.pixels() + step - 1) / step;
+    const int cluster = staging_cluster(e, steps, step * int64_t(sizeof(float)), 3, in_packs(a), l);
+    if (cluster > 0) {
+      const Map m = cluster_map(a.planes, steps, cluster);
       return {Plan::staged, m, m.chunk * int64_t(sizeof(float))};
     }
   }

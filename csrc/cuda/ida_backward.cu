@@ -2,36 +2,52 @@
 //   d = grad·(1 + γ), dγ = grad·x̂, df = rstd·(d − mean(d) − x̂·mean(d·x̂)) (+ grad), then InfoACON's own slopes.
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ; dβ is grad itself). dγ is written in the first sweep.
 //   resident  a pack a thread: the second sweep works on registers. As in ida.cu.
+//   staged    on chips with clusters: the operands stay in shared memory, as they came, that of eight blocks for
+//             256×256: 64 KB each in bfloat16, 128 KB in float32. Nothing is read twice.
 //   streamed  the second sweep reads again, from the second-level cache if it holds a plane's four operands (a
 //             megabyte for 256×256 in float32). One kernel: a block a plane, or the blocks of a cluster; for few planes
 //             on chips without clusters the two sweeps over chunks are two kernels, and a tiny third adds up.
 // Always the same order, no atomics. Share of the floor: not measured.
-#include "activation.h"
+#include "adapt.h"
 
 namespace hida {
 namespace cuda {
 namespace {
 
 template <class Real, bool Vector>
-struct Operands {
-  const Adapt& a;
-  const Switch<Real, Vector> plane;
-  const Plane grad, x, gamma, dx, dlogits, dgamma;
-  const bool activate;
+struct Operands : Adapted<Real, Vector> {
+  const Plane grad, dx, dlogits, dgamma;
   const Real mean, rstd;
 
   HIDA_DEVICE Operands(const Adapt& a_, const Seat& s)
-      : a(a_),
-        plane(a_.logits, a_.p1, a_.p2, a_.planes.extent, s, a_.activate),
+      : Adapted<Real, Vector>(a_, s),
         grad(a_.grad, a_.planes.extent, s.n, s.c),
-        x(a_.x, a_.planes.extent, s.n, s.c),
-        gamma(a_.gamma, a_.planes.extent, s.n, s.c),
         dx(a_.dx, a_.planes.extent, s.n, s.c),
         dlogits(a_.dlogits, a_.planes.extent, s.n, s.c),
         dgamma(a_.dgamma, a_.planes.extent, s.n, s.c),
-        activate(a_.activate),
         mean(static_cast<const Real*>(a_.mean)[s.sum]),
         rstd(static_cast<const Real*>(a_.rstd)[s.sum]) {}
+};
+
+// The operands of a pack, from memory or kept in shared memory.
+template <class Real, bool Vector>
+struct Packs {
+  Pack<Real, Vector> x, grad, gamma, logits;
+
+  HIDA_DEVICE Packs(const Operands<Real, Vector>& o, const Pixels<Real, Vector>& pixels)
+      : x(o.x, pixels), grad(o.grad, pixels), gamma(o.gamma, pixels), logits(o.load_logits(pixels)) {}
+  HIDA_DEVICE Packs(const Operands<Real, Vector>& o, const uint4* from, int apart) {
+    from = x.fetch(o.x.dtype, from, apart);
+    from = grad.fetch(o.grad.dtype, from, apart);
+    from = gamma.fetch(o.gamma.dtype, from, apart);
+    if (o.activate && !o.plane.uniform) logits.fetch(o.plane.logits.dtype, from, apart);
+  }
+  HIDA_DEVICE void keep(const Operands<Real, Vector>& o, uint4* to, int apart) const {
+    to = x.keep(o.x.dtype, to, apart);
+    to = grad.keep(o.grad.dtype, to, apart);
+    to = gamma.keep(o.gamma.dtype, to, apart);
+    if (o.activate && !o.plane.uniform) logits.keep(o.plane.logits.dtype, to, apart);
+  }
 };
 
 // A pack of both sweeps.
@@ -39,15 +55,13 @@ template <class Real, bool Vector>
 struct Elements {
   Real x[kPack<Real>], g[kPack<Real>], normalised[kPack<Real>], d[kPack<Real>], q[kPack<Real>], tilt[kPack<Real>];
 
-  HIDA_DEVICE Elements(const Operands<Real, Vector>& o, const Pixels<Real, Vector>& pixels) {
-    const Pack<Real, Vector> x_pack(o.x, pixels), g_pack(o.grad, pixels), gamma_pack(o.gamma, pixels);
-    const Pack<Real, Vector> logits = o.activate ? o.plane.load(pixels) : Pack<Real, Vector>();
-    x_pack.unpack(o.x.dtype, x);
-    g_pack.unpack(o.grad.dtype, g);
-    gamma_pack.unpack(o.gamma.dtype, d);
+  HIDA_DEVICE Elements(const Operands<Real, Vector>& o, const Packs<Real, Vector>& packs) {
+    packs.x.unpack(o.x.dtype, x);
+    packs.grad.unpack(o.grad.dtype, g);
+    packs.gamma.unpack(o.gamma.dtype, d);
     if (o.activate) {
       Real theta[kPack<Real>];
-      o.plane.theta(logits, theta);
+      o.plane.theta(packs.logits, theta);
 #pragma unroll
       for (int k = 0; k < kPack<Real>; ++k) {
         const AconSlopes<Real> slopes = acon_slopes<Elementary>(x[k], theta[k], o.plane.slope, o.plane.base);
@@ -128,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Operands<Real, Vector> o(a, s);
   const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
   const Real count = Real(a.planes.extent.h * a.planes.extent.w);
-  Elements<Real, Vector> elements(o, pixels);
+  Elements<Real, Vector> elements(o, Packs<Real, Vector>(o, pixels));
   Real means[2] = {0, 0}, sums[3] = {0, 0, 0};
   elements.first(o, pixels, means);
   add_up<2, Vector>(means, m);
@@ -138,13 +152,42 @@ __global__ void __launch_bounds__(kThreads, 1)
   write_sums<Real>(a, m, s, sums, nullptr);
 }
 
-constexpr int kStreamThreads = 256;  // so that the second sweep has registers enough
+// The operands stay in shared memory as they came, each thread's where only that thread goes. Blocks of a cluster have
+// a chunk each.
+template <bool Vector>
+__global__ void __launch_bounds__(kStagedThreads, 2)
+    staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int units) {
+  HIDA_DYNAMIC_SHARED(uint4, kept);
+  const int threads = m.threads();
+  const Seat s(a.planes.extent, m);
+  const Operands<float, Vector> o(a, s);
+  const int64_t step = int64_t(s.lanes) * kPack<float>;
+  const float count = float(a.planes.extent.h * a.planes.extent.w);
+  float means[2] = {0, 0}, sums[3] = {0, 0, 0};
+  uint4* mine = kept + threadIdx.x;
+  for (int64_t first = s.begin; first < s.end; first += step, mine += units * threads) {
+    const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
+    const Packs<float, Vector> packs(o, pixels);
+    packs.keep(o, mine, threads);
+    Elements<float, Vector>(o, packs).first(o, pixels, means);
+  }
+  add_up_cluster<2, Vector>(means, m);
+  mine = kept + threadIdx.x;
+  for (int64_t first = s.begin; first < s.end; first += step, mine += units * threads) {
+    const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
+    Elements<float, Vector> elements(o, Packs<float, Vector>(o, mine, threads));
+    elements.second(o, pixels, means[0] / count, means[1] / count, sums);
+  }
+  if (!wants_sums(a)) return;
+  add_up_cluster<3, Vector>(sums, m);
+  write_sums<float>(a, m, s, sums, nullptr);
+}
 
 enum Stage { kFirst = 1, kSecond = 2, kBoth = 3 };
 
 // partial: (5, N, C, chunks), the sums of the first sweep and those of the second; null for one kernel.
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
+__global__ void __launch_bounds__(kStagedThreads, Vector ? 2 : 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
   const Extent& e = a.planes.extent;
   const Seat s(e, m);
@@ -155,7 +198,7 @@ __global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
   if (stage & kFirst) {
     for (int64_t first = s.begin; first < s.end; first += step) {
       const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
-      const Elements<Real, Vector> elements(o, pixels);
+      const Elements<Real, Vector> elements(o, Packs<Real, Vector>(o, pixels));
       elements.first(o, pixels, means);
     }
     add_up_cluster<2, Vector>(means, m);
@@ -171,7 +214,7 @@ __global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
   }
   for (int64_t first = s.begin; first < s.end; first += step) {
     const Pixels<Real, Vector> pixels(first, s.end, s.lane, s.lanes);
-    Elements<Real, Vector> elements(o, pixels);
+    Elements<Real, Vector> elements(o, Packs<Real, Vector>(o, pixels));
     elements.second(o, pixels, means[0] / count, means[1] / count, sums);
   }
   if (!wants_sums(a)) return;
@@ -182,32 +225,42 @@ __global__ void __launch_bounds__(kStreamThreads, Vector ? 2 : 1)
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
 bool in_packs(const Adapt& a) {
-  const Extent& e = a.planes.extent;
-  for (const Image* image : {&a.x, &a.grad, &a.gamma, &a.dx, &a.dlogits, &a.dgamma})
-    if (!lies_in_packs(*image, e)) return false;
-  return (a.logits.row == 0 && a.logits.step == 0) || lies_in_packs(a.logits, e);
+  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.grad, &a.gamma, &a.dx, &a.dlogits, &a.dgamma});
 }
 
 struct Plan {
-  enum Kind { resident, together, apart } kind;  // the two sweeps: on registers, in one kernel, in two
+  enum Kind { resident, staged, together, apart } kind;  // sweeps: of registers, shared memory, one kernel, two
   Map map;
+  int units = 0;  // of 16 bytes that a thread keeps of a pack
 };
+
+// 16 bytes for a pack of a 16-bit dtype.
+int units_of(const Adapt& a, bool vector) {
+  int units = 0;
+  for (const Image* image : {&a.x, &a.grad, &a.gamma, &a.logits}) {
+    if (image == &a.logits && (!a.activate || (a.logits.row == 0 && a.logits.step == 0))) continue;
+    units += vector && image->dtype != Dtype::f32 ? 1 : 2;
+  }
+  return units;
+}
 
 Plan plan_of(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
   const bool inner = channels_innermost(a.x, e);
   const Map whole = resident_map(a.planes, inner);
   if (whole.fits(a.planes)) return {Plan::resident, whole};
-  if (!inner && l.capability >= 90) {
-    const int64_t step = int64_t(kStreamThreads) * pack_of(a.planes), steps = (e.pixels() + step - 1) / step;
-    int cluster = 1;
-    while (cluster < 8 && steps > cluster && e.n * e.c * cluster < l.multiprocessors) cluster *= 2;
-    Map m = map_of(a.planes, false, kStreamThreads, (steps + cluster - 1) / cluster, cluster);
-    m.blocks = m.blocks / m.chunks * cluster;  // also those without pixels: the cluster's barriers count them
-    m.chunks = cluster;
-    return {Plan::together, m};
+  if (!inner && l.cluster > 1) {
+    const int64_t step = int64_t(kStagedThreads) * pack_of(a.planes), steps = (e.pixels() + step - 1) / step;
+    if (!a.planes.wide) {
+      const bool vector = in_packs(a);
+      const int units = units_of(a, vector);
+      const int cluster = staging_cluster(e, steps, int64_t(units) * kStagedThreads * 16, 2, vector, l);
+      if (cluster > 0) return {Plan::staged, cluster_map(a.planes, steps, cluster), units};
+    }
+    // The larger the clusters, the fewer planes are at work, and the better the second-level cache holds them.
+    return {Plan::together, cluster_map(a.planes, steps, cluster_for(e, steps, l.cluster, l))};
   }
-  const Map m = map_of(a.planes, inner, kStreamThreads, 2, chunks_for(e, inner, l, 1));
+  const Map m = map_of(a.planes, inner, kStagedThreads, 2, chunks_for(e, inner, l, 1));
   return {m.chunks == 1 ? Plan::together : Plan::apart, m};
 }
 
@@ -229,6 +282,11 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
                          : resident<float, false>,
            grid, block, 0, l, a, m);
     return;
+  }
+  if (plan.kind == Plan::staged) {
+    const size_t shared = size_t(m.chunk / kPack<float>) * size_t(plan.units) * sizeof(uint4);
+    return launch_cluster(vector ? staged<true> : staged<false>, unsigned(m.chunks), grid, block, shared, l, a, m,
+                          plan.units);
   }
   const auto run = [&](int stage, unsigned cluster) {
     if (a.planes.wide)

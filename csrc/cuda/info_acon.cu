@@ -94,10 +94,7 @@ __global__ void __launch_bounds__(kAconThreads) fold_kernel(const __grid_constan
 }
 
 bool in_packs(const Acon& a) {
-  const Extent& e = a.planes.extent;
-  for (const Image* image : {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits})
-    if (!lies_in_packs(*image, e)) return false;
-  return (a.logits.row == 0 && a.logits.step == 0) || lies_in_packs(a.logits, e);
+  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits});
 }
 
 Map map_acon(const Acon& a, const Launch& l) {

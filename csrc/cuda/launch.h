@@ -12,10 +12,9 @@ namespace cuda {
 // Where to launch, and what the chip offers.
 struct Launch {
   void* stream = nullptr;  // cudaStream_t
-  int capability = 0;      // 10·major + minor
+  int cluster = 0;         // most blocks of a cluster; 1: the chip has none
   int multiprocessors = 0;
-  int shared = 0;             // most bytes of shared memory that a block may ask for
-  bool deterministic = true;  // same bits every time, wherever there is a choice
+  int shared = 0;  // most bytes of shared memory that a block may ask for
 };
 
 // Makes a device current for this library's launches, and restores what was current before at the end. (device.cu)

@@ -1,6 +1,8 @@
 // Reading and writing tensors: a pack of elements a thread at a time, converted to and from the computing type.
 #pragma once
 
+#include <initializer_list>
+
 #include "device.h"
 
 namespace hida {
@@ -110,8 +112,7 @@ struct Plane {
 
   HIDA_DEVICE Plane(const Image& image, const Extent& e, int64_t n, int64_t c)
       : dtype(image.dtype), row(image.row), step(image.step), width(image.row == e.w * image.step ? 0 : int(e.w)) {
-    const int64_t size = dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-    data = static_cast<char*>(image.data) + (n * image.n + c * image.c) * size;
+    data = static_cast<char*>(image.data) + (n * image.n + c * image.c) * size_of(dtype);
   }
   HIDA_DEVICE bool present() const { return data != nullptr; }
 
@@ -173,6 +174,19 @@ struct Pack<float, true> {
       low = *reinterpret_cast<const uint4*>(plane.data + pixels.first * 2);
     }
   }
+  // In shared memory, in one unit of 16 bytes or two, `apart` units apart; says where the next may go.
+  HIDA_DEVICE uint4* keep(Dtype dtype, uint4* to, int apart) const {
+    *to = low;
+    if (dtype != Dtype::f32) return to + apart;
+    to[apart] = high;
+    return to + 2 * apart;
+  }
+  HIDA_DEVICE const uint4* fetch(Dtype dtype, const uint4* from, int apart) {
+    low = *from;
+    if (dtype != Dtype::f32) return from + apart;
+    high = from[apart];
+    return from + 2 * apart;
+  }
   HIDA_DEVICE void unpack(Dtype dtype, float (&v)[kPack<float>]) const {
     const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     if (dtype == Dtype::f32) {
@@ -199,6 +213,22 @@ struct Pack<Real, false> {
 #pragma unroll
     for (int k = 0; k < kPack<Real>; ++k)
       if (pixels.has(k)) values[k] = read_element<Real>(plane.data, plane.dtype, plane.offset(pixels.at(k)));
+  }
+  HIDA_DEVICE uint4* keep(Dtype, uint4* to, int apart) const {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4)
+      to[i / 4 * apart] = make_uint4(__float_as_uint(values[i]), __float_as_uint(values[i + 1]),
+                                     __float_as_uint(values[i + 2]), __float_as_uint(values[i + 3]));
+    return to + 2 * apart;
+  }
+  HIDA_DEVICE const uint4* fetch(Dtype, const uint4* from, int apart) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint4 words = from[i * apart];
+      values[4 * i] = __uint_as_float(words.x), values[4 * i + 1] = __uint_as_float(words.y);
+      values[4 * i + 2] = __uint_as_float(words.z), values[4 * i + 3] = __uint_as_float(words.w);
+    }
+    return from + 2 * apart;
   }
   HIDA_DEVICE void unpack(Dtype, Real (&v)[kPack<Real>]) const {
 #pragma unroll
@@ -233,8 +263,13 @@ HIDA_DEVICE void write_pack(const Plane& plane, const Pixels<Real, false>& pixel
 inline bool lies_in_packs(const Image& image, const Extent& e) {
   if (image.data == nullptr) return true;
   if (image.dtype == Dtype::f64 || e.pixels() % kPack<float> != 0 || image.step != 1 || image.row != e.w) return false;
-  const int64_t size = image.dtype == Dtype::f32 ? 4 : 2;
+  const int64_t size = size_of(image.dtype);
   return reinterpret_cast<uintptr_t>(image.data) % 16 == 0 && image.n * size % 16 == 0 && image.c * size % 16 == 0;
+}
+inline bool all_in_packs(const Extent& e, const Image& logits, std::initializer_list<const Image*> others) {
+  for (const Image* image : others)
+    if (!lies_in_packs(*image, e)) return false;
+  return (logits.row == 0 && logits.step == 0) || lies_in_packs(logits, e);
 }
 
 }  // namespace cuda

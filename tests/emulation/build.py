@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
 INCLUDE = Path(torch.__file__).parent / "include"
+# What runs the kernels.
+EMULATION = [HERE / "cuda.cpp", HERE / "fibers.cpp"]
 # What stands for the real device and its streams is here.
 REPLACED = ("device.cu", "stream.cpp")
 FLAGS = [
@@ -34,7 +36,7 @@ SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-
 def sources() -> list[Path]:
     """Return every source of the emulated library."""
     cuda = [p for p in (*CSRC.glob("cuda/*.cu"), *CSRC.glob("cuda/*.cpp")) if p.name not in REPLACED]
-    return [CSRC / "ops.cpp", *sorted(cuda), HERE / "cuda.cpp", HERE / "device.cpp"]
+    return [CSRC / "ops.cpp", *sorted(cuda), *EMULATION, HERE / "device.cpp"]
 
 
 def compiler() -> list[str]:

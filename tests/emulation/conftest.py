@@ -20,6 +20,7 @@ CHIPS = {
     "hopper": (90, 16, 232448),
     "small": (75, 1, 49152),
     "small hopper": (90, 2, 49152),
+    "H100": (90, 132, 232448),
 }
 
 
@@ -46,6 +47,14 @@ class Emulation:
         result = (ctypes.c_int * 3)()
         self._library.hida_emulation_launches(result)
         return Launches(*result)
+
+    def deform_plan(self, n: int, c: int, c_out: int, side: int, dtype: int, last: bool) -> dict[str, tuple[int, int]]:
+        """Return bytes of workspace and images at a time of a 3×3 deform_conv2d; ``dtype``: 0 float32, 2 bfloat16."""
+        result = (ctypes.c_int64 * 4)()
+        self._library.hida_emulation_deform_plan(
+            dtype, int(last), *map(ctypes.c_int64, (n, c, c_out, side, side)), result
+        )
+        return {"forward": (result[0], result[1]), "backward": (result[2], result[3])}
 
 
 @pytest.fixture(scope="session")

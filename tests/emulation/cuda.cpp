@@ -1,7 +1,5 @@
-// The fibers, barriers and shared memory behind cuda.h.
+// The barriers and the shared memory behind cuda.h.
 #include "cuda.h"
-
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdarg>
@@ -12,73 +10,12 @@
 #include <numeric>
 #include <random>
 #include <vector>
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#define HIDA_ASAN(call) call
-#else
-#define HIDA_ASAN(call)
-#endif
+#include "fibers.h"
 
 namespace emulation {
 
-constexpr size_t kStack = 256 << 10, kGuard = 4096, kFixed = 128 << 10, kCluster = 16, kGap = 32;
-
-// ---- changing the stack -----------------------------------------------------------------------------------------
-
-#if defined(__x86_64__)
-extern "C" void hida_emulation_switch(void** save, void* load);
-asm(R"(
-.text
-.type hida_emulation_switch, @function
-.globl hida_emulation_switch
-.hidden hida_emulation_switch
-hida_emulation_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size hida_emulation_switch, .-hida_emulation_switch
-)");
-using Context = void*;
-void change(Context& save, Context& load) {
-  hida_emulation_switch(&save, load);
-}
-void prepare(Context& context, char* stack, void (*entry)()) {
-  void** top = reinterpret_cast<void**>(stack + kStack);
-  *--top = nullptr;  // where entry would return to; also aligns the stack as a call would
-  *--top = reinterpret_cast<void*>(entry);
-  for (int i = 0; i < 6; ++i) *--top = nullptr;
-  context = top;
-}
-#else
-using Context = ucontext_t;
-void change(Context& save, Context& load) {
-  swapcontext(&save, &load);
-}
-void prepare(Context& context, char* stack, void (*entry)()) {
-  getcontext(&context);
-  context.uc_stack.ss_sp = stack;
-  context.uc_stack.ss_size = kStack;
-  context.uc_link = nullptr;
-  makecontext(&context, entry, 0);
-}
-#endif
+constexpr size_t kFixed = 128 << 10, kCluster = 16, kGap = 32;
 
 // ---- state ------------------------------------------------------------------------------------------------------
 
@@ -105,13 +42,6 @@ struct Block {
   char* dynamic;
 };
 
-struct Fiber {
-  Context context{};
-  char* stack = nullptr;
-  Thread* thread = nullptr;
-  void* fake = nullptr;
-};
-
 Thread* current = nullptr;
 Chip chip;
 
@@ -131,12 +61,6 @@ struct Launches {
   int count, cluster, shared;
 } launches;
 std::mutex one_at_a_time;
-std::vector<std::unique_ptr<Fiber>> fibers;
-std::vector<Fiber*> idle;
-Context scheduler;
-[[maybe_unused]] void* scheduler_fake = nullptr;
-[[maybe_unused]] const void* scheduler_stack = nullptr;
-[[maybe_unused]] size_t scheduler_size = 0;
 std::mt19937 generator{1};
 
 // Fixed shared memory: the same offsets in the block of every rank, gaps between the arrays.
@@ -152,54 +76,10 @@ Fixed& arena() {
   return fixed;
 }
 
-void to_scheduler() {
-  Fiber& fiber = *current->fiber;
-  HIDA_ASAN(__sanitizer_start_switch_fiber(&fiber.fake, scheduler_stack, scheduler_size));
-  change(fiber.context, scheduler);
-  HIDA_ASAN(__sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr));
-}
-
 void wait(Thread::State state, int line) {
   current->state = state;
   current->line = line;
-  to_scheduler();
-}
-
-void fiber_main() {
-  HIDA_ASAN(__sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size));
-  for (;;) {
-    running.body(running.argument);
-    Warp& warp = *current->warp;
-    warp.gone |= 1u << current->lane;
-    current->state = Thread::gone;
-    to_scheduler();
-  }
-}
-
-void resume(Thread& thread) {
-  if (thread.fiber == nullptr) {
-    if (idle.empty()) {
-      auto fiber = std::make_unique<Fiber>();
-      void* memory =
-          mmap(nullptr, kStack + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (memory == MAP_FAILED) fail("no memory for a thread's stack");
-      mprotect(memory, kGuard, PROT_NONE);
-      fiber->stack = static_cast<char*>(memory) + kGuard;
-      prepare(fiber->context, fiber->stack, &fiber_main);
-      idle.push_back(fiber.get());
-      fibers.push_back(std::move(fiber));
-    }
-    thread.fiber = idle.back();
-    idle.pop_back();
-  }
-  current = &thread;
-  HIDA_ASAN(__sanitizer_start_switch_fiber(&scheduler_fake, thread.fiber->stack, kStack));
-  change(scheduler, thread.fiber->context);
-  HIDA_ASAN(__sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr));
-  if (thread.state == Thread::gone) {
-    idle.push_back(thread.fiber);
-    thread.fiber = nullptr;
-  }
+  pause();
 }
 
 std::vector<unsigned> order_of(unsigned count) {
@@ -235,6 +115,12 @@ bool run_warp(Warp& warp, const std::vector<unsigned>& lanes) {
 }
 
 }  // namespace
+
+void run_current() {
+  running.body(running.argument);
+  current->warp->gone |= 1u << current->lane;
+  current->state = Thread::gone;
+}
 
 // ---- what kernels call ------------------------------------------------------------------------------------------
 

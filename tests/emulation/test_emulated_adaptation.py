@@ -6,29 +6,16 @@ import itertools
 
 import pytest
 import torch
+from operands import ADAPTATION_LIMITS as LIMITS
+from operands import adaptation as operands
+from operands import randoms, relative_error
 from torch import Tensor
 
 from hida.ops.library import fold
 
 NAMES = ("info_acon", "instance_norm_modulate", "with residual", "ida none", "ida activated", "ida input")
 RESIDUALS = {"ida none": 0, "ida activated": 1, "ida input": 2}
-# ‖Δ‖/‖exact‖; what rounding of the result costs.
-LIMITS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 EPS = 1e-5
-
-
-def randoms(*shapes, dtype=torch.float32, layout=torch.contiguous_format, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    made = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
-    return [t.to(memory_format=layout) for t in made]
-
-
-def operands(name, shape, logits=None, **kind) -> list[Tensor]:
-    c = shape[1]
-    if name in ("instance_norm_modulate", "with residual"):
-        return randoms(*[shape] * (3 + (name == "with residual")), **kind)
-    maps = () if name == "info_acon" else (shape, shape)
-    return randoms(shape, logits or shape, *maps, (1, c, 1, 1), (1, c, 1, 1), **kind)
 
 
 def upstream(shape, dtype, layout=torch.contiguous_format) -> Tensor:
@@ -59,36 +46,45 @@ def expected(name, tensors, grad, dtype=torch.float64) -> list[Tensor]:
     return [y.detach(), *(t.grad for t in given)]
 
 
-def found(emulated, name, tensors, grad, needed=None) -> list[Tensor | None]:
-    """The result, and the gradients of all operands (those of β and the residual are the upstream one itself)."""
-    e = emulated.ops
-    needed = [True] * len(tensors) if needed is None else needed
-
-    def back(gradients, which):
-        pairs = zip(gradients, which, strict=True)
-        assert all(g.shape == (0,) for g, i in zip(gradients, which, strict=True) if not needed[i])
-        return {i: fold(g, tensors[i]) for g, i in pairs if needed[i]}
-
-    def wanted(which):
-        return sum(1 << bit for bit, i in enumerate(which) if needed[i])
-
+def statistics(emulated, name, tensors) -> tuple[Tensor, ...]:
+    """The result, and what else the forward operator returns."""
     if name == "info_acon":
-        which = range(4)
-        y = e.info_acon(*tensors)
-        gradients = back(e.info_acon_backward(grad, *tensors, wanted(which)), which)
+        return (emulated.ops.info_acon(*tensors),)
+    if name in RESIDUALS:
+        return emulated.ops.ida(*tensors, RESIDUALS[name], EPS)
+    x, gamma, beta, *residual = tensors
+    return emulated.ops.instance_norm_modulate(x, gamma, beta, residual[0] if residual else None, EPS)
+
+
+def gradients(emulated, name, tensors, grad, *kept, needed=None) -> dict[int, Tensor]:
+    """The gradients that the backward operator returns, by the number of the operand."""
+    e, needed = emulated.ops, [True] * len(tensors) if needed is None else needed
+    which = {"info_acon": (0, 1, 2, 3), **dict.fromkeys(RESIDUALS, (0, 1, 2, 4, 5))}.get(name, (0, 1))
+    wanted = sum(1 << bit for bit, i in enumerate(which) if needed[i])
+    if name == "info_acon":
+        made = e.info_acon_backward(grad, *tensors, wanted)
     elif name in RESIDUALS:
         x, logits, gamma, _, p1, p2 = tensors
-        residual, which = RESIDUALS[name], (0, 1, 2, 4, 5)
-        y, mean, rstd = e.ida(*tensors, residual, EPS)
-        made = e.ida_backward(grad, x, logits, gamma, p1, p2, mean, rstd, residual, wanted(which))
-        gradients = back(made, which)
+        made = e.ida_backward(grad, x, logits, gamma, p1, p2, *kept, RESIDUALS[name], wanted)
     else:
-        x, gamma, beta, *residual = tensors
-        which = (0, 1)
-        y, mean, rstd = e.instance_norm_modulate(x, gamma, beta, residual[0] if residual else None, EPS)
-        gradients = back(e.instance_norm_modulate_backward(grad, x, gamma, mean, rstd, wanted(which)), which)
+        made = e.instance_norm_modulate_backward(grad, *tensors[:2], *kept, wanted)
+    pairs = list(zip(made, which, strict=True))
+    assert all(g.shape == (0,) for g, i in pairs if not needed[i])
+    return {i: fold(g, tensors[i]) for g, i in pairs if needed[i]}
+
+
+def launched(emulated) -> tuple[int, int, bool]:
+    launches = emulated.launches()
+    return launches.count, launches.cluster, launches.shared > 0
+
+
+def found(emulated, name, tensors, grad, needed=None) -> list[Tensor | None]:
+    """The result, and the gradients of all operands (those of β and the residual are the upstream one itself)."""
+    needed = [True] * len(tensors) if needed is None else needed
+    y, *kept = statistics(emulated, name, tensors)
+    made = gradients(emulated, name, tensors, grad, *kept, needed=needed)
     through = {} if name == "info_acon" else {3: grad} if name in RESIDUALS else {2: grad, 3: grad}
-    return [y, *(gradients.get(i, through.get(i)) if needed[i] else None for i in range(len(tensors)))]
+    return [y, *(made.get(i, through.get(i)) if needed[i] else None for i in range(len(tensors)))]
 
 
 def assert_near(outputs, exact, limit, eager=None):
@@ -100,10 +96,9 @@ def assert_near(outputs, exact, limit, eager=None):
         if a is None:
             continue
         assert a.shape == b.shape
-        size = b.norm().clamp_min(1e-30)
         limit_here = limit if a.shape == outputs[0].shape else 10 * limit
-        bound = limit_here if eager is None else max(limit_here, 3 * float((eager[i].double() - b).norm() / size))
-        error = float((a.double() - b).norm() / size)
+        bound = limit_here if eager is None else max(limit_here, 3 * relative_error(eager[i], b))
+        error = relative_error(a, b)
         assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
 
 
@@ -140,34 +135,50 @@ def test_planes_that_stay_in_registers(emulated, name, shape):
         assert emulated.launches() == (2, 1, 0)
 
 
-# chip, shape, launches forward and backward together, largest cluster, whether shared memory was asked for
+# chip, shape, then forward and backward: launches, blocks of a cluster, whether shared memory was asked for
 PATHS = {
-    "staged": ("ampere", (3, 3, 65, 64), 2, 1, True),
-    "staged, four packs": ("ampere", (1, 8, 128, 128), 2, 1, True),
-    "staged, odd": ("small", (1, 2, 65, 67), 2, 1, True),
-    "staged, sweeps apart": ("turing", (1, 3, 96, 96), 4, 1, True),
-    "cluster": ("hopper", (1, 2, 128, 128), 2, 8, True),
-    "cluster, odd": ("hopper", (2, 3, 81, 79), 2, 4, True),
-    "cluster, one block without pixels": ("hopper", (1, 3, 144, 144), 2, 8, True),
-    "cluster of small blocks": ("small hopper", (2, 1, 160, 160), 2, 4, True),
-    "larger than a cluster": ("small hopper", (1, 1, 296, 296), 3, 2, False),
-    "streamed": ("small", (1, 2, 128, 128), 2, 1, False),
-    "streamed, odd": ("small", (1, 3, 117, 113), 2, 1, False),
-    "chunks": ("turing", (1, 1, 128, 128), 5, 1, False),
-    "chunks, odd": ("turing", (1, 2, 129, 127), 5, 1, False),
+    "staged": ("ampere", (3, 3, 65, 64), (1, 1, True), (1, 1, False)),
+    "staged, four packs": ("ampere", (1, 8, 128, 128), (1, 1, True), (1, 1, False)),
+    "staged, odd": ("small", (1, 2, 65, 67), (1, 1, True), (1, 1, False)),
+    "staged, sweeps apart": ("turing", (1, 3, 96, 96), (1, 1, True), (3, 1, False)),
+    "cluster": ("hopper", (1, 2, 128, 128), (1, 8, True), (1, 8, True)),
+    "cluster, odd": ("hopper", (2, 3, 81, 79), (1, 4, True), (1, 4, True)),
+    "cluster, one block without pixels": ("hopper", (1, 3, 144, 144), (1, 8, True), (1, 8, True)),
+    "cluster for its shared memory": ("hopper", (8, 2, 144, 144), (1, 2, True), (1, 4, True)),
+    "cluster of small blocks": ("small hopper", (2, 1, 120, 120), (1, 8, True), (1, 8, True)),
+    "cluster with and without memory": ("small hopper", (2, 1, 160, 160), (1, 8, True), (1, 8, False)),
+    "larger than a cluster": ("small hopper", (1, 1, 304, 304), (2, 1, False), (1, 8, False)),
+    "streamed": ("small", (1, 2, 128, 128), (1, 1, False), (1, 1, False)),
+    "streamed, odd": ("small", (1, 3, 117, 113), (1, 1, False), (1, 1, False)),
+    "chunks": ("turing", (1, 1, 128, 128), (2, 1, False), (3, 1, False)),
+    "chunks, odd": ("turing", (1, 2, 129, 127), (2, 1, False), (3, 1, False)),
 }
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", ["ida activated", "with residual"])
 def test_larger_planes_on_every_path(emulated, name, path):
-    chip, shape, count, cluster, shared = PATHS[path]
+    chip, shape, forward, backward = PATHS[path]
     emulated.chip(chip, order=2)
-    check(emulated, name, operands(name, shape))
-    if name == "with residual" and count > 3:
-        count -= 1  # there are no sums of chunks to add up
-    launches = emulated.launches()
-    assert (launches.count, launches.cluster, launches.shared > 0) == (count, cluster, shared)
+    given = operands(name, shape)
+    check(emulated, name, given)
+    emulated.launches()
+    outputs = statistics(emulated, name, given)
+    assert launched(emulated) == forward
+    gradients(emulated, name, given, upstream(shape, torch.float32), *outputs[1:])
+    if name == "with residual" and backward[0] > 1:
+        backward = (backward[0] - 1, *backward[1:])  # there are no sums of chunks to add up
+    assert launched(emulated) == backward
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16",), ("float16", "float32", "bfloat16")])
+@pytest.mark.parametrize("shape", [(2, 2, 96, 88), (1, 2, 91, 73)])
+@pytest.mark.parametrize("name", NAMES)
+def test_dtypes_kept_in_a_cluster(emulated, name, shape, dtypes):
+    emulated.chip("hopper", order=1)
+    kinds = itertools.cycle(getattr(torch, d) for d in dtypes)
+    given = [t.to(kind) for t, kind in zip(operands(name, shape), kinds, strict=False)]
+    check(emulated, name, given, limit=4e-3)
 
 
 @pytest.mark.parametrize("chip", ["turing", "small", "hopper"])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from operands import deformation, relative_error, upstream_of
 
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
@@ -23,6 +24,8 @@ CASES = {
     "depthwise": (2, 6, 6, 5, 4, (3, 3), 6, 2, 1, 1, 1),
     "batch 33, steps": (33, 6, 4, 7, 6, (3, 2), 2, 1, (2, 1), (1, 2), (1, 2)),
     "batch 37": (37, 3, 5, 2, 3, (2, 2), 1, 1, 1, 1, 1),
+    "tall tiles": (3, 100, 70, 13, 14, (2, 2), 1, 1, 1, 1, 1),
+    "whole units": (2, 32, 24, 5, 6, (3, 3), 1, 2, 1, 1, 1),
     "one pixel": (2, 17, 5, 1, 1, (1, 1), 1, 1, 1, 0, 1),
 }
 SMALL = ("4² map", "groups across deformable groups")
@@ -37,33 +40,9 @@ def path(request, monkeypatch):
     return request.param
 
 
-def pair(value):
-    return (value, value) if isinstance(value, int) else value
-
-
 def arguments(case, dtype=torch.float32, masked=True, batch=None):
-    n, c_in, c_out, h, w, kernel, groups, deformable, *steps = CASES[case]
-    n = n if batch is None else batch
-    steps = tuple(pair(step) for step in steps)
-    out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, s, p, d, k in zip((h, w), *steps, kernel, strict=True)]
-    taps = kernel[0] * kernel[1]
-    shapes = [
-        (n, c_in, h, w),
-        (n, 2 * deformable * taps, *out),
-        (c_out, c_in // groups, *kernel),
-        (c_out,),
-        (n, deformable * taps, *out),
-    ]
-    generator = torch.Generator().manual_seed(3)
-    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
-    tensors[1] *= 0.3 if h == 1 else 1.5
-    if not masked:
-        tensors[4] = None
-    return tensors, steps
-
-
-def upstream_of(y):
-    return torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype)
+    geometry = CASES[case]
+    return deformation(geometry, dtype, masked, batch, spread=0.3 if geometry[3] == 1 else 1.5, seed=3)
 
 
 def found(tensors, steps, wanted=15, upstream=None):
@@ -86,7 +65,7 @@ def expected(tensors, steps, upstream=None):
 def assert_near(results, references, limit):
     for name, a, b in zip(("y", *NAMES), results, references, strict=False):
         assert a.shape == b.shape, name
-        error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
+        error = relative_error(a, b)
         assert error <= limit, f"{name}: relative error {error:.2e}"
 
 
@@ -147,7 +126,7 @@ def test_results_and_gradients_in_every_geometry(case, path):
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", [*SMALL, "tall tiles"])
 def test_dtypes(case, dtype, path):
     tensors, steps = arguments(case, dtype)
     results = found(tensors, steps)
@@ -156,8 +135,9 @@ def test_dtypes(case, dtype, path):
     assert_near(results, expected(tensors, steps), LIMITS[dtype])
 
 
-def test_tf32_is_for_those_who_ask(path, monkeypatch):
-    tensors, steps = arguments("4² map")
+@pytest.mark.parametrize("case", ["4² map", "tall tiles"])
+def test_tf32_is_for_those_who_ask(case, path, monkeypatch):
+    tensors, steps = arguments(case)
     plain = found(tensors, steps)
     monkeypatch.setenv("HIDA_TF32", "1")
     rounded = found(tensors, steps)
@@ -188,20 +168,23 @@ def test_mixed_dtypes(dtypes, limit, path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layouts_and_slices(dtype, path):
-    (x, offset, weight, bias, mask), steps = arguments("4² map", dtype)
-    upstream = upstream_of(torch.empty(x.shape[0], weight.shape[0], 4, 4, dtype=dtype))
+@pytest.mark.parametrize("case", ["4² map", "whole units"])
+def test_layouts_and_slices(case, dtype, path):
+    (x, offset, weight, bias, mask), steps = arguments(case, dtype)
+    n, c, h, w = x.shape
+    upstream = upstream_of(torch.empty(n, weight.shape[0], h, w, dtype=dtype))
     plain = found((x, offset, weight, bias, mask), steps, upstream=upstream)
     joint = torch.cat((offset, mask), 1).to(memory_format=torch.channels_last)
     parts = joint.split((offset.shape[1], mask.shape[1]), 1)
     last = {"memory_format": torch.channels_last}
-    rows = torch.zeros(2, 72, 4, 9, dtype=dtype)[..., 1::2]
-    part = torch.zeros(2, 4, 4, 90, dtype=dtype).permute(0, 3, 1, 2)[:, 5:77]
-    shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(2, 4, 4, 72).permute(0, 3, 1, 2)
-    for other in (x.contiguous(**last), rows.copy_(x), part.copy_(x), shifted.copy_(x)):
-        grad = upstream.contiguous(**last)
-        results = found((other, parts[0], weight.contiguous(**last), bias, parts[1]), steps, upstream=grad)
-        assert_same(results, plain)
+    rows = torch.zeros(n, c, h, 2 * w + 1, dtype=dtype)[..., 1::2]
+    part = torch.zeros(n, h, w, c + 24, dtype=dtype).permute(0, 3, 1, 2)
+    shifted = torch.zeros(x.numel() + 1, dtype=dtype)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
+    for other in (x.contiguous(**last), rows, part[:, 5 : 5 + c], part[:, 8 : 8 + c], shifted):
+        grad = torch.zeros(n, h, w, weight.shape[0] + 16, dtype=dtype).permute(0, 3, 1, 2)[:, 8:-8].copy_(upstream)
+        given = (other.copy_(x), parts[0], weight.contiguous(**last), bias, parts[1])
+        assert_same(found(given, steps, upstream=grad), plain)
+        assert_same(found(given, steps, upstream=upstream.contiguous(**last)), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -229,12 +212,14 @@ def test_numbers_that_are_not_finite_stay_where_they_belong(path):
         assert torch.equal(a.isfinite(), b.isfinite()), name
 
 
-def test_many_points_in_one_cell():
-    tensors, steps = arguments("more than a tile")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_many_points_in_one_cell(dtype, monkeypatch):
+    monkeypatch.setenv("HIDA_DEFORM_PATH", "large")
+    tensors, steps = arguments("more than a tile", dtype)
     places = torch.arange(9.0)
     tensors[1][:, 0::2] = 2.25 + 1 - places[None, None, :, None]
     tensors[1][:, 1::2] = 3.5 + 1 - torch.arange(11.0)
-    assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[torch.float32])
+    assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[dtype])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -274,6 +259,17 @@ def test_however_little_workspace(case, monkeypatch):
     for bytes_ in (1, 400_000):
         monkeypatch.setenv("HIDA_DEFORM_WORKSPACE", str(bytes_))
         assert_near(found(tensors, steps), expected(tensors, steps), LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [0, 2], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(("batch", "channels", "side"), [(16, 64, 128), (16, 128, 64), (64, 64, 128), (16, 64, 256)])
+def test_workspace_is_less_than_a_twentieth_of_the_columns(batch, channels, side, last, dtype, emulated):
+    emulated.chip("H100")
+    columns = 9 * batch * channels * side**2 * (4 if dtype == 0 else 2)
+    for bytes_, images in emulated.deform_plan(batch, channels, channels, side, dtype, last).values():
+        assert bytes_ < columns / 20
+        assert 1 <= images <= batch
 
 
 def test_an_empty_batch(path):

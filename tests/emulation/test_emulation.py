@@ -11,20 +11,32 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="session")
-def misuse(builder, tmp_path_factory):
-    """Run a case of misuse.cu, in an order of threads, built with or without sanitizers."""
-    folder = tmp_path_factory.mktemp("misuse")
+def program(builder, tmp_path_factory):
+    """Run a program of this folder with arguments, built with or without sanitizers."""
+    folder = tmp_path_factory.mktemp("programs")
 
-    def run(case: int, order: int = 0, sanitize: bool = False) -> subprocess.CompletedProcess[str]:
-        program = folder / f"misuse_{sanitize}"
-        if not program.exists():
+    def run(name: str, *arguments: int, sanitize: bool = False) -> subprocess.CompletedProcess[str]:
+        built = folder / f"{name}_{sanitize}"
+        if not built.exists():
             variant = builder.SANITIZE if sanitize else ["-O1"]
-            command = [*builder.compiler(), "-std=c++17", "-DHIDA_EMULATE_CUDA", *variant]
-            command += [f"-I{HERE}", f"-I{builder.CSRC}", "-x", "c++", str(HERE / "misuse.cu"), str(HERE / "cuda.cpp")]
-            subprocess.run([*command, "-o", str(program)], check=True)
-        return subprocess.run([str(program), str(case), str(order)], capture_output=True, text=True, check=False)
+            command = [*builder.compiler(), "-std=c++17", "-DHIDA_EMULATE_CUDA", *variant, f"-I{HERE}"]
+            command += [f"-I{builder.CSRC}", "-Wno-unknown-pragmas", "-x", "c++", str(HERE / f"{name}.cu")]
+            subprocess.run([*command, *map(str, builder.EMULATION), "-o", str(built)], check=True)
+        command = [str(built), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture
+def misuse(program):
+    """Run a case of misuse.cu, in an order of threads."""
+    return lambda case, order=0, **build: program("misuse", case, order, **build)
+
+
+def test_fragments_are_those_of_the_tables_of_ptx(program):
+    run = program("fragments")
+    assert (run.returncode, run.stdout) == (0, "0 wrong\n"), run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

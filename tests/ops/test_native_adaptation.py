@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from operands import ADAPTATION_LIMITS as LIMITS
+from operands import adaptation, randoms, relative_error, upstream_of
 from torch.library import opcheck
 
 from hida import ops
@@ -26,8 +28,6 @@ SHAPES = {  # odd widths, planes longer than a line, of one pixel, and fewer pix
     "many channels": (2, 37, 4, 4),
 }
 LOGITS = ("whole", "pixel", "channel", "shared")
-# ‖Δ‖/‖reference in float64‖: rounding of inputs is not counted, of the result it is.
-LIMITS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 def logits_shape(shape, kind):
@@ -35,22 +35,13 @@ def logits_shape(shape, kind):
     return {"whole": shape, "pixel": (n, 1, h, w), "channel": (n, c, 1, 1), "shared": (1, c, 1, 1)}[kind]
 
 
-def randoms(*shapes, dtype=torch.float32, seed=1, layout=torch.contiguous_format):
-    generator = torch.Generator().manual_seed(seed)
-    made = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
-    return [t.to(memory_format=layout) for t in made]
-
-
 def call(name, shape, dtype=torch.float32, logits="whole", layout=torch.contiguous_format):
     """Return a function of an op's tensors, and those tensors."""
-    c = shape[1]
-    slopes = (1, c, 1, 1), (1, c, 1, 1)
-    if name == "info_acon":
-        return ops.info_acon, randoms(shape, logits_shape(shape, logits), *slopes, dtype=dtype, layout=layout)
-    if name == "instance_norm_modulate":
-        return ops.instance_norm_modulate, randoms(shape, shape, shape, shape, dtype=dtype, layout=layout)
-    inputs = randoms(shape, logits_shape(shape, logits), shape, shape, *slopes, dtype=dtype, layout=layout)
-    return lambda *given: ops.ida(*given, name.removeprefix("ida ")), inputs
+    builder = "with residual" if name == "instance_norm_modulate" else name
+    inputs = adaptation(builder, shape, logits_shape(shape, logits), dtype=dtype, layout=layout)
+    if name.startswith("ida"):
+        return lambda *given: ops.ida(*given, name.removeprefix("ida ")), inputs
+    return getattr(ops, name), inputs
 
 
 CALLS = ("info_acon", "instance_norm_modulate", "ida activated", "ida input", "ida none")
@@ -60,9 +51,8 @@ def outcome(function, inputs, needed=None):
     """The result and the gradients of ``function``, for an upstream gradient that is not constant."""
     given = [t.detach().clone().requires_grad_(needed is None or needed[i]) for i, t in enumerate(inputs)]
     y = function(*given)
-    upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype)
     if y.requires_grad:
-        y.backward(upstream)
+        y.backward(upstream_of(y))
     return [y.detach(), *(t.grad for t in given)]
 
 
@@ -74,10 +64,8 @@ def assert_near(found, expected, limit, plain=None):
             continue
         assert a.shape == b.shape
         assert b.norm() > 0 or (a == 0).all(), f"output {i} is not 0"
-        error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
-        bound = limit
-        if plain is not None:
-            bound = max(limit, 3 * float((plain[i].double() - b).norm() / b.norm().clamp_min(1e-30)))
+        error = relative_error(a, b)
+        bound = limit if plain is None else max(limit, 3 * relative_error(plain[i], b))
         assert error <= bound, f"output {i}: relative error {error:.2e} > {bound:.2e}"
 
 

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from operands import deformation, relative_error, upstream_of
 from torch.library import opcheck
 
 from hida import ops
@@ -30,31 +31,8 @@ CASES = {
 }
 
 
-def pair(value):
-    return (value, value) if isinstance(value, int) else value
-
-
 def arguments(case, dtype=torch.float32, masked=True):
-    n, c_in, c_out, h, w, kernel, groups, deformable, *steps = CASES[case]
-    stride, padding, dilation = (pair(step) for step in steps)
-    taps = kernel[0] * kernel[1]
-    out = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, p, d, k, s in zip((h, w), padding, dilation, kernel, stride, strict=True)
-    ]
-    generator = torch.Generator().manual_seed(2)
-    shapes = [
-        (n, c_in, h, w),
-        (n, 2 * deformable * taps, *out),
-        (c_out, c_in // groups, *kernel),
-        (c_out,),
-        (n, deformable * taps, *out),
-    ]
-    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
-    tensors[1] *= 2
-    if not masked:
-        tensors[4] = None
-    return tensors, (stride, padding, dilation)
+    return deformation(CASES[case], dtype, masked)
 
 
 def call(tensors, steps):
@@ -67,9 +45,8 @@ def outcome(tensors, steps, needed=(True,) * 5):
         None if t is None else t.detach().clone().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
     ]
     y = call(given, steps)
-    upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype)
     if y.requires_grad:
-        y.backward(upstream)
+        y.backward(upstream_of(y))
     return [y.detach(), *(None if t is None else t.grad for t in given)]
 
 
@@ -78,7 +55,7 @@ def assert_near(found, expected, limit):
         assert (a is None) == (b is None), name
         if a is not None:
             assert a.shape == b.shape
-            error = (a.double() - b).norm() / b.norm().clamp_min(1e-30)
+            error = relative_error(a, b)
             assert error <= limit, f"{name}: relative error {error:.2e}"
 
 

@@ -46,7 +46,7 @@ from hida.models import build_generator
 from hida.models.generator import Generator
 from hida.nn import ablation, adaptation, dog, meta_acon
 from hida.ops import available
-from hida.training.tuning import tune
+from hida.tuning import tune
 
 METHODS = ("reference", "compile", "native", "compile+graph", "native+graph")
 KINDS = {  # the first that fits: deform_conv2d is no conv2d

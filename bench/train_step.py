@@ -38,7 +38,7 @@ from hida.data.dataset import PairTensors
 from hida.training.distributed import World
 from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
-from hida.training.tuning import tune
+from hida.tuning import tune
 
 METHODS = ("released", "bf16", "reference", "compile", "ours")
 PAIRS = 256

@@ -37,6 +37,7 @@ from hida.metrics.protocol import METRICS
 from hida.metrics.scoring import score, summarise
 from hida.metrics.store import Store
 from hida.report import html_report, markdown
+from hida.tuning import tune
 from hida.weights import cache_folder
 
 MetricName = Literal["fid", "kid", "lpips", "scoot", "fsim"]
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
     device, target = choose_device(command.device), command.target
+    tune(device)
     if target.suffix == ".zip":
         target = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in command.metrics]

@@ -27,6 +27,7 @@ from hida.drawing.sketcher import Frame, NoFaceError, Sketcher
 from hida.drawing.styles import Style, names, parse_style, style_heading, style_map_from_file, sweep
 from hida.errors import HidaError, run_command
 from hida.pictures import sheet
+from hida.tuning import tune
 
 __all__ = ["NoFaceError", "Sketcher", "main"]
 
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--style-map gives every region its style: leave out --style, --sheet and --sweep.")
     if options.steps is not None and options.sweep is None:
         raise HidaError("--steps has no effect without --sweep.")
-    sketcher = Sketcher.from_pretrained(options.weights, choose_device(options.device))
+    device = choose_device(options.device)
+    tune(device)
+    sketcher = Sketcher.from_pretrained(options.weights, device)
     chosen = [parse_style(text) for text in dict.fromkeys(options.style)]
     if not chosen and options.sweep is None:
         chosen = list(range(1, sketcher.styles + 1))

@@ -39,7 +39,7 @@ from hida.training.distributed import World
 from hida.training.engine import Engine
 from hida.training.journal import Journal, require_tensorboard
 from hida.training.state import TrainingState, require_generator
-from hida.training.tuning import tune
+from hida.tuning import tune
 
 HELD_OUT_BATCH = 8
 

@@ -1,4 +1,4 @@
-"""Settings of the process that make training faster and change no result."""
+"""Settings of the process that make it faster and change no result."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def tune(device: torch.device) -> None:
-    """Keep freed memory for the next iteration (CPU, glibc); time the convolution algorithms once (GPU)."""
-    if device.type == "cuda":
+def tune(device: str | torch.device) -> None:
+    """Keep freed memory for the next use (CPU, glibc); time the convolution algorithms once (GPU)."""
+    if torch.device(device).type == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     elif sys.platform == "linux":
         # Feature maps are larger than what malloc keeps: each would be mapped, zeroed page by page, and unmapped.

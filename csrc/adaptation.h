@@ -58,7 +58,7 @@ Tensor info_acon(const Tensor& x, const Tensor& logits, const Tensor& p1, const 
   Tensor y = in_large_pages(empty_like(x));
   if (x.numel() == 0) return y;
   Acon a;
-  a.planes = {e, is_wide({&x, &logits, &p1, &p2}), abreast(x, e)};
+  a.planes = {e, is_wide({&x, &logits, &p1, &p2}), is_channels_last(x, e)};
   a.x = image_of("x", x, e);
   a.logits = image_of("logits", logits, e);
   a.p1 = image_of("p1", p1, e);
@@ -76,7 +76,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
   require_device_of("x", x, {{"grad", &grad}, {"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
   Acon a;
-  a.planes = {e, is_wide({&x, &logits, &p1, &p2}), abreast(x, e)};
+  a.planes = {e, is_wide({&x, &logits, &p1, &p2}), is_channels_last(x, e)};
   Tensor dx = wants(wanted, 0) ? in_large_pages(empty_like(x)) : absent(x);
   LogitsGradient dlogits(x, logits, e, a.planes.wide, wants(wanted, 1));
   Tensor dp1 = wants(wanted, 2) ? sums(x, e, a.planes.wide) : absent(x);
@@ -102,7 +102,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
 template <class Backend>
 Three run_adapt(Adapt& a, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
   const Extent& e = a.planes.extent;
-  a.planes.abreast = abreast(x, e);
+  a.planes.channels_last = is_channels_last(x, e);
   Tensor y = in_large_pages(empty_like(x)), mean = sums(x, e, a.planes.wide), rstd = sums(x, e, a.planes.wide);
   if (x.numel() == 0) return {y, torch::stable::zero_(mean), torch::stable::zero_(rstd)};
   a.x = image_of("x", x, e);
@@ -177,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& gr
   Tensor dp2 = wants(wanted, 4) ? sums(h, e, wide) : absent(h);
   if (h.numel() > 0) {
     Adapt a;
-    a.planes = {e, wide, abreast(h, e)};
+    a.planes = {e, wide, is_channels_last(h, e)};
     a.activate = true;
     a.residual = residual_of(residual);
     a.grad_to_x = a.residual == Residual::tensor;
@@ -231,7 +231,7 @@ std::tuple<Tensor, Tensor> instance_norm_modulate_backward(const Tensor& grad, c
   Tensor dgamma = wants(wanted, 1) ? gradient_like(gamma, x) : absent(x);
   if (x.numel() > 0) {
     Adapt a;
-    a.planes = {e, wide, abreast(x, e)};
+    a.planes = {e, wide, is_channels_last(x, e)};
     a.x = image_of("x", x, e);
     a.gamma = image_of("gamma", gamma, e);
     a.grad = image_of("grad", grad, e);

@@ -156,11 +156,8 @@ inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {
       last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
 }
 
-// Planes to walk abreast so that every cache line of a channels_last tensor is used whole.
-inline int64_t abreast(const Tensor& t, const Extent& e) {
-  if (e.pixels() <= 1 || t.stride(1) != 1 || t.stride(3) == 1 || e.c <= 1) return 1;
-  const int64_t line = 64 / int64_t(t.element_size());
-  return line < e.c ? line : e.c;
+inline bool is_channels_last(const Tensor& t, const Extent& e) {
+  return e.pixels() > 1 && e.c > 1 && t.stride(1) == 1 && t.stride(3) != 1;
 }
 
 // Spread `units` over torch's threads, each range worth at least some ten thousand elements.

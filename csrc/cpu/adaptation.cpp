@@ -12,8 +12,8 @@ struct Cpu {
   template <class Arguments>
   static void spread(Kernel<Arguments> planes, Kernel<Arguments> channels, const Arguments& a) {
     const Extent& e = a.planes.extent;
-    if (a.planes.abreast == 1)
-      return for_units(a.planes.units(), e.pixels(), [&](int64_t begin, int64_t end) { planes(a, begin, end); });
+    if (!a.planes.channels_last)
+      return for_units(e.n * e.c, e.pixels(), [&](int64_t begin, int64_t end) { planes(a, begin, end); });
     for_units(e.n * channel_blocks(e.c), e.pixels() * (e.c < kChannels ? e.c : kChannels),
               [&](int64_t begin, int64_t end) { channels(a, begin, end); });
   }

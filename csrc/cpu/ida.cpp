@@ -52,75 +52,65 @@ template <class Real>
 void forward(const Adapt& a, int64_t begin, int64_t end) {
   using V = Vec<Real>;
   const Extent& e = a.planes.extent;
-  const int64_t pixels = e.pixels(), groups = a.planes.groups(), size = padded<Real>(pixels);
+  const int64_t pixels = e.pixels(), size = padded<Real>(pixels);
   alignas(64) Real x_line[kLine], theta_line[kLine], gamma_line[kLine], beta_line[kLine], y_line[kLine];
-  Scratch<Real> activated(size * a.planes.abreast);
-  Scratch<Statistics> statistics(a.planes.abreast);
+  Scratch<Real> activated(size);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / groups, c0 = unit % groups * a.planes.abreast;
-    const int64_t c1 = c0 + a.planes.abreast < e.c ? c0 + a.planes.abreast : e.c;
-    for (int64_t c = c0; c < c1; ++c) statistics[c - c0] = Statistics();
+    const int64_t n = unit / e.c, c = unit % e.c;
+    Statistics s;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        Real* f = activated.get() + (c - c0) * size + first;
-        const Ahead gamma(a.gamma, e, n, c, first), beta(a.beta, e, n, c, first);
-        V sum_f{};
-        if (a.activate) {
-          const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
-          const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-          plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
-            gamma.touch(i, theta), beta.touch(i, theta);
-            const auto value = plane.value(load_like(theta, x + i), theta);  // 0 behind the end, where x is
-            store(f + i, value);
-            sum_f += total(value);
-          });
-        } else {
-          copy_line(a.x, e, n, c, first, count, f);
-          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
-            gamma.touch(i, like), beta.touch(i, like);
-            sum_f += total(load_like(like, f + i));
-          });
-        }
-        statistics[c - c0].add(f, count, sum_f);
+      Real* f = activated.get() + first;
+      const Ahead gamma(a.gamma, e, n, c, first), beta(a.beta, e, n, c, first);
+      V sum_f{};
+      if (a.activate) {
+        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+        const Real* x = read_line(a.x, e, n, c, first, count, x_line);
+        plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+          gamma.touch(i, theta), beta.touch(i, theta);
+          const auto value = plane.value(load_like(theta, x + i), theta);  // 0 behind the end, where x is
+          store(f + i, value);
+          sum_f += total(value);
+        });
+      } else {
+        copy_line(a.x, e, n, c, first, count, f);
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+          gamma.touch(i, like), beta.touch(i, like);
+          sum_f += total(load_like(like, f + i));
+        });
       }
+      s.add(f, count, sum_f);
     }
-    for (int64_t c = c0; c < c1; ++c) {
-      const Statistics& s = statistics[c - c0];
-      static_cast<Real*>(a.mean)[n * e.c + c] = Real(s.mean);
-      static_cast<Real*>(a.rstd)[n * e.c + c] = Real(1 / std::sqrt(s.squares / s.count + a.eps));
-    }
+    static_cast<Real*>(a.mean)[n * e.c + c] = Real(s.mean);
+    static_cast<Real*>(a.rstd)[n * e.c + c] = Real(1 / std::sqrt(s.squares / s.count + a.eps));
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        const Real mean = static_cast<Real*>(a.mean)[n * e.c + c], rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
-        const Real* f = activated.get() + (c - c0) * size + first;
-        const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
-        const Real* beta = read_line(a.beta, e, n, c, first, count, beta_line);
-        Real* y = target_line(a.y, e, n, c, first, count, y_line);
-        const bool last = unit + 1 == end;
-        const int64_t next_n = last ? n : (unit + 1) / groups,
-                      next_c = last ? c : (unit + 1) % groups * a.planes.abreast;
-        const Ahead next_x(a.x, e, next_n, next_c, first), next_logits(a.logits, e, next_n, next_c, first);
-        const auto write = [&](auto residual) HIDA_INLINED {
-          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
-            next_x.touch(i, like), next_logits.touch(i, like);
-            const auto f_i = load_like(like, f + i);
-            store(y + i,
-                  residual(modulate(normalise(f_i, mean, rstd), load_like(like, gamma + i), load_like(like, beta + i)),
-                           f_i, i));
-          });
-        };
-        if (a.residual == Residual::activated) {
-          write([](auto value, auto f_i, int64_t) HIDA_INLINED { return value + f_i; });
-        } else if (a.residual == Residual::tensor) {
-          const Real* added = read_line(a.added, e, n, c, first, count, x_line);
-          write([&](auto value, auto, int64_t i) HIDA_INLINED { return value + load_like(value, added + i); });
-        } else {
-          write([](auto value, auto, int64_t) HIDA_INLINED { return value; });
-        }
-        write_line(a.y, e, n, c, first, count, y, y_line);
+      const Real mean = static_cast<Real*>(a.mean)[n * e.c + c], rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
+      const Real* f = activated.get() + first;
+      const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
+      const Real* beta = read_line(a.beta, e, n, c, first, count, beta_line);
+      Real* y = target_line(a.y, e, n, c, first, count, y_line);
+      const bool last = unit + 1 == end;
+      const int64_t next_n = last ? n : (unit + 1) / e.c, next_c = last ? c : (unit + 1) % e.c;
+      const Ahead next_x(a.x, e, next_n, next_c, first), next_logits(a.logits, e, next_n, next_c, first);
+      const auto write = [&](auto residual) HIDA_INLINED {
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+          next_x.touch(i, like), next_logits.touch(i, like);
+          const auto f_i = load_like(like, f + i);
+          store(y + i,
+                residual(modulate(normalise(f_i, mean, rstd), load_like(like, gamma + i), load_like(like, beta + i)),
+                         f_i, i));
+        });
+      };
+      if (a.residual == Residual::activated) {
+        write([](auto value, auto f_i, int64_t) HIDA_INLINED { return value + f_i; });
+      } else if (a.residual == Residual::tensor) {
+        const Real* added = read_line(a.added, e, n, c, first, count, x_line);
+        write([&](auto value, auto, int64_t i) HIDA_INLINED { return value + load_like(value, added + i); });
+      } else {
+        write([](auto value, auto, int64_t) HIDA_INLINED { return value; });
       }
+      write_line(a.y, e, n, c, first, count, y, y_line);
     }
   }
 }
@@ -129,91 +119,81 @@ template <class Real>
 void backward(const Adapt& a, int64_t begin, int64_t end) {
   using V = Vec<Real>;
   const Extent& e = a.planes.extent;
-  const int64_t pixels = e.pixels(), groups = a.planes.groups(), size = padded<Real>(pixels);
+  const int64_t pixels = e.pixels(), size = padded<Real>(pixels);
   alignas(64) Real x_line[kLine], theta_line[kLine], gamma_line[kLine], grad_line[kLine], out_line[kLine],
       out_line_2[kLine];
   // Scratch planes: the normalised value, its gradient, and the two slopes of the activation.
-  Scratch<Real> normalised(size * a.planes.abreast), slope_of(size * a.planes.abreast),
-      q(a.activate ? size * a.planes.abreast : 0), tilt(a.activate ? size * a.planes.abreast : 0);
+  Scratch<Real> normalised(size), slope_of(size), q(a.activate ? size : 0), tilt(a.activate ? size : 0);
   struct Sums {
     double d = 0, dx = 0;
     AconSums acon;
   };
-  Scratch<Sums> sums(a.planes.abreast);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / groups, c0 = unit % groups * a.planes.abreast;
-    const int64_t c1 = c0 + a.planes.abreast < e.c ? c0 + a.planes.abreast : e.c;
-    for (int64_t c = c0; c < c1; ++c) sums[c - c0] = Sums();
+    const int64_t n = unit / e.c, c = unit % e.c;
+    Sums sums;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        const Real mean = static_cast<Real*>(a.mean)[n * e.c + c], rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
-        const int64_t at = (c - c0) * size + first;
+      const Real mean = static_cast<Real*>(a.mean)[n * e.c + c], rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
+      const Real* x = read_line(a.x, e, n, c, first, count, x_line);
+      const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
+      const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
+      Real* dgamma = a.dgamma.data ? target_line(a.dgamma, e, n, c, first, count, out_line) : out_line;
+      V sum_d{}, sum_dx{};
+      const auto finish = [&](int64_t i, auto f) HIDA_INLINED {
+        const auto g = load_like(f, grad + i), unit_f = normalise(f, mean, rstd);
+        const auto d = g * (1 + load_like(f, gamma + i));
+        store(normalised.get() + first + i, unit_f);
+        store(slope_of.get() + first + i, d);
+        store(dgamma + i, g * unit_f);
+        sum_d += total(d);  // grad is zero behind the end: nothing is added there
+        sum_dx += total(d * unit_f);
+      };
+      if (a.activate) {
+        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+        plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+          const auto s = plane.slopes(load_like(theta, x + i), theta);
+          store(q.get() + first + i, s.q);
+          store(tilt.get() + first + i, s.tilt);
+          finish(i, s.value);
+        });
+      } else {
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { finish(i, load_like(like, x + i)); });
+      }
+      sums.d += sum(sum_d);
+      sums.dx += sum(sum_dx);
+      write_line(a.dgamma, e, n, c, first, count, dgamma, out_line);
+    }
+    for (int64_t first = 0; first < pixels; first += kLine) {
+      const int64_t count = pixels - first < kLine ? pixels - first : kLine;
+      const Real rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
+      const Real mean_d = Real(sums.d / double(pixels)), mean_dx = Real(sums.dx / double(pixels));
+      const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
+      Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, out_line) : out_line;
+      const auto upstream = [&](int64_t i, auto like) HIDA_INLINED {
+        return normalise_gradient(load_like(like, slope_of.get() + first + i),
+                                  load_like(like, normalised.get() + first + i), mean_d, mean_dx, rstd);
+      };
+      if (a.activate) {
+        const Real base = read_one<Real>(a.p2, n, c), slope = read_one<Real>(a.p1, n, c) - base;
         const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-        const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
-        const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
-        Real* dgamma = a.dgamma.data ? target_line(a.dgamma, e, n, c, first, count, out_line) : out_line;
-        V sum_d{}, sum_dx{};
-        const auto finish = [&](int64_t i, auto f) HIDA_INLINED {
-          const auto g = load_like(f, grad + i), unit_f = normalise(f, mean, rstd);
-          const auto d = g * (1 + load_like(f, gamma + i));
-          store(normalised.get() + at + i, unit_f);
-          store(slope_of.get() + at + i, d);
-          store(dgamma + i, g * unit_f);
-          sum_d += total(d);  // grad is zero behind the end: nothing is added there
-          sum_dx += total(d * unit_f);
-        };
-        if (a.activate) {
-          const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
-          plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
-            const auto s = plane.slopes(load_like(theta, x + i), theta);
-            store(q.get() + at + i, s.q);
-            store(tilt.get() + at + i, s.tilt);
-            finish(i, s.value);
-          });
-        } else {
-          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { finish(i, load_like(like, x + i)); });
-        }
-        sums[c - c0].d += sum(sum_d);
-        sums[c - c0].dx += sum(sum_dx);
-        write_line(a.dgamma, e, n, c, first, count, dgamma, out_line);
+        Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, out_line_2) : out_line_2;
+        // What of the upstream gradient goes past the norm: to f, or straight to x.
+        const Real to_f = a.residual == Residual::activated ? 1 : 0, to_x = a.grad_to_x ? 1 : 0;
+        AconLineSums<Real> line;
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
+          const auto g = load_like(like, grad + i), q_i = load_like(like, q.get() + first + i);
+          const auto df = upstream(i, like) + to_f * g;
+          store(dx + i, df * (slope * q_i + base) + to_x * g);
+          store(dlogits + i, line.add(df, load_like(like, x + i), q_i, load_like(like, tilt.get() + first + i)));
+        });
+        line.add_to(sums.acon);
+        write_line(a.dlogits, e, n, c, first, count, dlogits, out_line_2);
+      } else {
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { store(dx + i, upstream(i, like)); });
       }
+      write_line(a.dx, e, n, c, first, count, dx, out_line);
     }
-    for (int64_t first = 0; first < pixels; first += kLine) {
-      const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        Sums& plane_sums = sums[c - c0];
-        const Real rstd = static_cast<Real*>(a.rstd)[n * e.c + c];
-        const Real mean_d = Real(plane_sums.d / double(pixels)), mean_dx = Real(plane_sums.dx / double(pixels));
-        const int64_t at = (c - c0) * size + first;
-        const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
-        Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, out_line) : out_line;
-        const auto upstream = [&](int64_t i, auto like) HIDA_INLINED {
-          return normalise_gradient(load_like(like, slope_of.get() + at + i),
-                                    load_like(like, normalised.get() + at + i), mean_d, mean_dx, rstd);
-        };
-        if (a.activate) {
-          const Real base = read_one<Real>(a.p2, n, c), slope = read_one<Real>(a.p1, n, c) - base;
-          const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-          Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, out_line_2) : out_line_2;
-          // What of the upstream gradient goes past the norm: to f, or straight to x.
-          const Real to_f = a.residual == Residual::activated ? 1 : 0, to_x = a.grad_to_x ? 1 : 0;
-          AconLineSums<Real> line;
-          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
-            const auto g = load_like(like, grad + i), q_i = load_like(like, q.get() + at + i);
-            const auto df = upstream(i, like) + to_f * g;
-            store(dx + i, df * (slope * q_i + base) + to_x * g);
-            store(dlogits + i, line.add(df, load_like(like, x + i), q_i, load_like(like, tilt.get() + at + i)));
-          });
-          line.add_to(plane_sums.acon);
-          write_line(a.dlogits, e, n, c, first, count, dlogits, out_line_2);
-        } else {
-          for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { store(dx + i, upstream(i, like)); });
-        }
-        write_line(a.dx, e, n, c, first, count, dx, out_line);
-      }
-    }
-    for (int64_t c = c0; c < c1; ++c) sums[c - c0].acon.template write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
+    sums.acon.template write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
   }
 }
 

@@ -10,22 +10,19 @@ namespace {
 template <class Real>
 void forward(const Acon& a, int64_t begin, int64_t end) {
   const Extent& e = a.planes.extent;
-  const int64_t pixels = e.pixels(), groups = a.planes.groups();
+  const int64_t pixels = e.pixels();
   alignas(64) Real x_line[kLine], theta_line[kLine], y_line[kLine];
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / groups, c0 = unit % groups * a.planes.abreast;
-    const int64_t c1 = c0 + a.planes.abreast < e.c ? c0 + a.planes.abreast : e.c;
+    const int64_t n = unit / e.c, c = unit % e.c;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
-        const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-        Real* y = target_line(a.y, e, n, c, first, count, y_line);
-        plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
-          store(y + i, plane.value(load_like(theta, x + i), theta));
-        });
-        write_line(a.y, e, n, c, first, count, y, y_line);
-      }
+      const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+      const Real* x = read_line(a.x, e, n, c, first, count, x_line);
+      Real* y = target_line(a.y, e, n, c, first, count, y_line);
+      plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+        store(y + i, plane.value(load_like(theta, x + i), theta));
+      });
+      write_line(a.y, e, n, c, first, count, y, y_line);
     }
   }
 }
@@ -33,34 +30,30 @@ void forward(const Acon& a, int64_t begin, int64_t end) {
 template <class Real>
 void backward(const Acon& a, int64_t begin, int64_t end) {
   const Extent& e = a.planes.extent;
-  const int64_t pixels = e.pixels(), groups = a.planes.groups();
+  const int64_t pixels = e.pixels();
   alignas(64) Real x_line[kLine], theta_line[kLine], grad_line[kLine], dx_line[kLine], dlogits_line[kLine];
-  Scratch<AconSums> sums(a.planes.abreast);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / groups, c0 = unit % groups * a.planes.abreast;
-    const int64_t c1 = c0 + a.planes.abreast < e.c ? c0 + a.planes.abreast : e.c;
-    for (int64_t c = c0; c < c1; ++c) sums[c - c0] = AconSums();
+    const int64_t n = unit / e.c, c = unit % e.c;
+    AconSums sums;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
-      for (int64_t c = c0; c < c1; ++c) {
-        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
-        const Real* x = read_line(a.x, e, n, c, first, count, x_line);
-        const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
-        Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, dx_line) : dx_line;
-        Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, dlogits_line) : dlogits_line;
-        AconLineSums<Real> line;
-        plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
-          const auto x_i = load_like(theta, x + i), g = load_like(theta, grad + i);
-          const auto s = plane.slopes(x_i, theta);
-          store(dx + i, g * (plane.slope * s.q + plane.base));
-          store(dlogits + i, line.add(g, x_i, s.q, s.tilt));
-        });
-        line.add_to(sums[c - c0]);
-        write_line(a.dx, e, n, c, first, count, dx, dx_line);
-        write_line(a.dlogits, e, n, c, first, count, dlogits, dlogits_line);
-      }
+      const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+      const Real* x = read_line(a.x, e, n, c, first, count, x_line);
+      const Real* grad = read_line(a.grad, e, n, c, first, count, grad_line);
+      Real* dx = a.dx.data ? target_line(a.dx, e, n, c, first, count, dx_line) : dx_line;
+      Real* dlogits = a.dlogits.data ? target_line(a.dlogits, e, n, c, first, count, dlogits_line) : dlogits_line;
+      AconLineSums<Real> line;
+      plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
+        const auto x_i = load_like(theta, x + i), g = load_like(theta, grad + i);
+        const auto s = plane.slopes(x_i, theta);
+        store(dx + i, g * (plane.slope * s.q + plane.base));
+        store(dlogits + i, line.add(g, x_i, s.q, s.tilt));
+      });
+      line.add_to(sums);
+      write_line(a.dx, e, n, c, first, count, dx, dx_line);
+      write_line(a.dlogits, e, n, c, first, count, dlogits, dlogits_line);
     }
-    for (int64_t c = c0; c < c1; ++c) sums[c - c0].write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
+    sums.write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
   }
 }
 

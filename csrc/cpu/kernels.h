@@ -21,14 +21,10 @@ struct Extent {
   int64_t pixels() const { return h * w; }
 };
 
-// `wide`: compute in double. `abreast`: planes of one image that a unit walks together, so that a channels_last
-// tensor's cache lines are fetched once; a unit is `abreast` planes.
+// `wide`: compute in double.
 struct Planes {
   Extent extent;
-  bool wide = false;
-  int64_t abreast = 1;
-  int64_t groups() const { return (extent.c + abreast - 1) / abreast; }
-  int64_t units() const { return extent.n * groups(); }
+  bool wide = false, channels_last = false;
 };
 
 // Sums over planes go to (N, C) arrays of the computing type: float, or double where `wide`.

@@ -222,7 +222,10 @@ def test_a_run_begins_from_given_weights(data, straight, tmp_path):
 
 
 REFUSALS = {
-    "weights of another generator": (["--start", "small"], "give --preset and the --generator options"),
+    "weights of another generator": (
+        ["--start", "small"],
+        "base_width is 24, not 2); give --preset and the",
+    ),
     "weights that are not there": (["--start", "{tmp}/a.safetensors"], "there is no weights file"),
     "a teacher without weight": (["--distil", "small"], "have an effect only together"),
     "a weight without teacher": (["--loss.weight-distillation", "1"], "have an effect only together"),

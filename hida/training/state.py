@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ class TrainingState:
             theirs, ours = getattr(checkpoint.config, part), getattr(self.config, part)
             if theirs != ours:
                 raise CheckpointError(
-                    f"'{checkpoint.path}' holds another {part} ({theirs}) than this run's ({ours}); "
+                    f"'{checkpoint.path}' holds another {part} than this run's ({_differences(theirs, ours)}); "
                     "resume with the same options or choose another --out."
                 )
         processes = checkpoint.state.get("processes")
@@ -208,9 +208,14 @@ def require_generator(weights: Checkpoint, config: Config) -> None:
     theirs, ours = weights.config.generator, config.generator
     if replace(theirs, dropout=ours.dropout) != ours:
         raise CheckpointError(
-            f"'{weights.path}' holds another generator ({theirs}) than this run's ({ours}); give --preset and the "
-            "--generator options that it was trained with."
+            f"'{weights.path}' holds another generator than this run's ({_differences(theirs, ours)}); give --preset "
+            "and the --generator options that it was trained with."
         )
+
+
+def _differences(theirs: object, ours: object) -> str:
+    names = [field.name for field in fields(theirs) if getattr(theirs, field.name) != getattr(ours, field.name)]
+    return ", ".join(f"{name} is {getattr(theirs, name)}, not {getattr(ours, name)}" for name in names)
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 // Convolutions that are faster here than in general libraries, on CPU tensors in float32: those bound by reading their
-// weights, and by minimal filtering those of many pixels. Checks, memory, threads. They have no
-// gradient of their own; Python gives them that of torch's convolutions.
+// weights, and by minimal filtering those of many pixels. Checks, memory, threads. They have no gradient of their own;
+// Python gives them that of torch's convolutions.
 #include <algorithm>
 #include <optional>
 
@@ -43,9 +43,10 @@ Tensor by_winograd(bool twice, const Tensor& x, const Tensor& weight, const std:
   w.weight = static_cast<const float*>(weight.const_data_ptr());
   if (bias) w.bias = static_cast<const float*>(bias->const_data_ptr());
   w.y = static_cast<float*>(y.mutable_data_ptr());
-  const int64_t blocks = (w.tiles() + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * in.c * kWinogradTiles;
+  const int64_t inputs = std::max<int64_t>(1, in.c);  // sizes: where there are none, the bias is still drawn
+  const int64_t blocks = (w.tiles() + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * inputs * kWinogradTiles;
   const int64_t most = std::max<int64_t>(1, (1 << 22) / block_size), waves = (blocks + most - 1) / most;
-  w.rows = std::clamp<int64_t>(6144 / in.c / 12 * 12, 12, 48);
+  w.rows = std::clamp<int64_t>(6144 / inputs / 12 * 12, 12, 48);
   const Tensor spectra = in_large_pages(new_empty(x, {(blocks + waves - 1) / waves * block_size}));
   w.spectra = static_cast<float*>(spectra.mutable_data_ptr());
   for (int64_t wave = 0; wave < waves; ++wave) {
@@ -53,7 +54,7 @@ Tensor by_winograd(bool twice, const Tensor& x, const Tensor& weight, const std:
     w.blocks = (wave + 1) * blocks / waves - w.first;
     for_units(w.blocks * ((in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_input(w, from, to); });
-    for_units((out.c * w.phases() + w.rows - 1) / w.rows, w.blocks * w.rows * in.c * kWinogradTiles,
+    for_units((out.c * w.phases() + w.rows - 1) / w.rows, w.blocks * w.rows * inputs * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_output(w, from, to); });
   }
   return y;

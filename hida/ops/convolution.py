@@ -90,13 +90,7 @@ def _fake_transpose(x, weight, bias) -> Tensor:
 
 
 def _setup(ctx, inputs, output) -> None:
-    x, weight, bias, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(x, weight)
-    ctx.biased = bias is not None
-
-
-def _setup_transpose(ctx, inputs, output) -> None:
-    x, weight, bias = inputs
+    x, weight, bias, *ctx.shape = inputs  # stride and padding, where they may differ
     ctx.save_for_backward(x, weight)
     ctx.biased = bias is not None
 
@@ -113,7 +107,7 @@ def _gradients(ctx, grad: Tensor, stride: list[int], padding: list[int], transpo
 
 
 def _backward(ctx, grad: Tensor):
-    return (*_gradients(ctx, grad, list(ctx.stride), list(ctx.padding), False), None, None)
+    return (*_gradients(ctx, grad, *map(list, ctx.shape), False), None, None)
 
 
 def _backward_transpose(ctx, grad: Tensor):
@@ -124,4 +118,4 @@ if library.loaded:
     torch.library.register_fake("hida::conv2d", _fake)
     torch.library.register_fake("hida::conv_transpose2d", _fake_transpose)
     torch.library.register_autograd("hida::conv2d", _backward, setup_context=_setup)
-    torch.library.register_autograd("hida::conv_transpose2d", _backward_transpose, setup_context=_setup_transpose)
+    torch.library.register_autograd("hida::conv_transpose2d", _backward_transpose, setup_context=_setup)

@@ -154,8 +154,9 @@ class TrainingState:
             CheckpointError: if they are of another generator.
         """
         require_generator(weights, self.config)
+        drawer = generator_tensors(weights)
         for network in (self.generator, self.average):
-            fill_module(network, generator_tensors(weights), weights.path)
+            fill_module(network, drawer, weights.path)
         judge = weights.part("discriminator")
         if judge and weights.config.discriminator == self.config.discriminator:
             fill_module(self.discriminator, judge, weights.path)

@@ -146,6 +146,14 @@ def test_what_is_not_finite_stays_near():
 
 
 @native
+@pytest.mark.parametrize("side", [4, 20, 32])
+def test_no_input_channels_leave_the_bias(side):
+    bias = torch.randn(3)
+    y = torch.ops.hida.conv_transpose2d(torch.randn(2, 0, side, side), torch.randn(0, 3, 4, 4), bias)
+    assert torch.equal(y, bias.view(1, 3, 1, 1).expand(2, 3, 2 * side, 2 * side))
+
+
+@native
 def test_misuse_names_the_argument():
     x = torch.randn(1, 4, 4, 4)
     with pytest.raises(RuntimeError, match="weight must have shape"):

@@ -83,7 +83,7 @@ def empty(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="compiles")
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="needs Linux and g++")
 def test_pips_wheel_has_the_native_ops(tree, tmp_path):
     """As a user builds it, in pip's own environment; used from another folder, it runs them."""
     environment = {
@@ -210,7 +210,7 @@ class TestWithoutNativeOps:
         assert "hida: there is no torch here yet" in said
         assert note(tmp_path, wheel).startswith("there was no torch yet, and pip could not fetch torch>=2.11")
 
-    @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="compiles")
+    @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="needs Linux and g++")
     def test_a_compiler_that_fails(self, tree, tmp_path):
         pytest.importorskip("pybind11")
         pytest.importorskip("ninja")
@@ -224,7 +224,7 @@ class TestWithoutNativeOps:
         )
         assert "the CPU kernels do not compile" in said
 
-    @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="compiles")
+    @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="needs Linux and g++")
     def test_headers_are_fetched_where_there_is_no_torch(self, tree, empty, tmp_path):
         """The torch that is fetched does not compile, which shows that it was used."""
         pytest.importorskip("pybind11")

@@ -36,7 +36,7 @@ int main() {
   std::vector<float> h = numbers(size, 1), logits = numbers(size, 2), gamma = numbers(size, 3), beta = numbers(size, 4),
                      p1 = numbers(e.c, 5), p2 = numbers(e.c, 6), y(size, NAN), mean(e.n * e.c), rstd(e.n * e.c);
   hida::Adapt a;
-  a.planes = {e, false, 1};
+  a.planes.extent = e;
   a.activate = true;
   a.residual = hida::Residual::activated;
   a.eps = 1e-5;
@@ -50,7 +50,7 @@ int main() {
     std::printf("skipped: %s\n", error.what());
     return 77;
   }
-  hida::kernels().adapt(a, 0, a.planes.units());
+  hida::kernels().adapt(a, 0, e.n * e.c);
   double worst = 0;
   for (int64_t p = 0; p < e.n * e.c; ++p) {
     std::vector<double> f(plane);

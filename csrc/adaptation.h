@@ -137,7 +137,7 @@ Three ida(const Tensor& h, const Tensor& logits, const Tensor& gamma, const Tens
   require_shape("beta", beta, {{e.n, e.c, e.h, e.w}});
   require_device_of("h", h, {{"logits", &logits}, {"gamma", &gamma}, {"beta", &beta}, {"p1", &p1}, {"p2", &p2}});
   Adapt a;
-  a.planes = {e, is_wide({&h, &logits, &gamma, &beta, &p1, &p2}), 1};
+  a.planes = {e, is_wide({&h, &logits, &gamma, &beta, &p1, &p2})};
   a.activate = true;
   a.residual = residual_of(residual);
   a.eps = eps;
@@ -211,7 +211,7 @@ Three instance_norm_modulate(const Tensor& x, const Tensor& gamma, const Tensor&
   if (residual) require_shape("residual", *residual, {{e.n, e.c, e.h, e.w}});
   require_device_of("x", x, {{"gamma", &gamma}, {"beta", &beta}, {"residual", residual ? &*residual : nullptr}});
   Adapt a;
-  a.planes = {e, is_wide({&x, &gamma, &beta, residual ? &*residual : nullptr}), 1};
+  a.planes = {e, is_wide({&x, &gamma, &beta, residual ? &*residual : nullptr})};
   a.residual = residual ? Residual::tensor : Residual::none;
   a.eps = eps;
   if (residual && x.numel() > 0) a.added = image_of("residual", *residual, e);

@@ -130,6 +130,7 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
   };
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / e.c, c = unit % e.c;
+    const Out<Real> out_dx(a.dx, e, n, c), out_dlogits(a.dlogits, e, n, c), out_dgamma(a.dgamma, e, n, c);
     Sums sums;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
@@ -144,7 +145,7 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
         const auto d = g * (1 + load_like(f, gamma + i));
         store(normalised.get() + first + i, unit_f);
         store(slope_of.get() + first + i, d);
-        store(dgamma + i, g * unit_f);
+        out_dgamma.put(dgamma + i, g * unit_f);
         sum_d += total(d);  // grad is zero behind the end: nothing is added there
         sum_dx += total(d * unit_f);
       };
@@ -183,18 +184,20 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
         for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
           const auto g = load_like(like, grad + i), q_i = load_like(like, q.get() + first + i);
           const auto df = upstream(i, like) + to_f * g;
-          store(dx + i, df * (slope * q_i + base) + to_x * g);
-          store(dlogits + i, line.add(df, load_like(like, x + i), q_i, load_like(like, tilt.get() + first + i)));
+          out_dx.put(dx + i, df * (slope * q_i + base) + to_x * g);
+          out_dlogits.put(dlogits + i,
+                          line.add(df, load_like(like, x + i), q_i, load_like(like, tilt.get() + first + i)));
         });
         line.add_to(sums.acon);
         write_line(a.dlogits, e, n, c, first, count, dlogits, out_line_2);
       } else {
-        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { store(dx + i, upstream(i, like)); });
+        for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED { out_dx.put(dx + i, upstream(i, like)); });
       }
       write_line(a.dx, e, n, c, first, count, dx, out_line);
     }
     sums.acon.template write<Real>(a.dp1, a.dp2, a.dlogits_sum, n * e.c + c);
   }
+  fence();
 }
 
 }  // namespace

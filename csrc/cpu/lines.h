@@ -244,6 +244,28 @@ inline void write_line(const Image& image, const Extent& e, int64_t n, int64_t c
   });
 }
 
+// Stores to a plane's lines: past the caches where the plane is an array of Real in a tensor that they would not hold
+// anyway. Then no line is read in order to be overwritten, and what is still needed stays.
+template <class Real>
+class Out {
+ public:
+  HIDA_INLINE Out(const Image& image, const Extent& e, int64_t n, int64_t c) {
+    constexpr int64_t kLarge = int64_t(1) << 20;  // bytes of a tensor
+    past_ =
+        image.data != nullptr && lies_ready<Real>(image, e, e.pixels()) &&
+        e.n * e.c * e.pixels() * int64_t(sizeof(Real)) >= kLarge &&
+        reinterpret_cast<uintptr_t>(static_cast<Real*>(image.data) + n * image.n + c * image.c) % HIDA_VECTOR_BYTES ==
+            0;
+  }
+  template <class V>
+  HIDA_INLINE void put(Real* to, const V& v) const {
+    past_ ? stream(to, v) : store(to, v);
+  }
+
+ private:
+  bool past_;
+};
+
 // Ask for memory before it is needed: touch(i) fetches pixel i of a line into the second-level cache. Does nothing for
 // a plane that does not lie in one piece.
 class Ahead {

@@ -54,6 +54,30 @@ template <class Real>
 HIDA_INLINE void store(Real* to, Vec<Real> v) {
   std::memcpy(to, &v, sizeof v);
 }
+// Past the caches, to an aligned address. Other threads see it after fence().
+HIDA_INLINE void stream(float* to, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(to, (__m256)v);
+#else
+  store(to, v);
+#endif
+}
+HIDA_INLINE void stream(double* to, Vec<double> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_pd(to, (__m512d)v);
+#elif defined(__AVX2__)
+  _mm256_stream_pd(to, (__m256d)v);
+#else
+  store(to, v);
+#endif
+}
+HIDA_INLINE void fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 template <class Real>
 HIDA_INLINE Vec<Real> splat(Real value) {
   return value - Vec<Real>{};  // −0 keeps its sign
@@ -119,6 +143,11 @@ template <class Real, int K>
 HIDA_INLINE void store(Real* to, const Several<Real, K>& v) {
 #pragma GCC unroll 8
   for (int k = 0; k < K; ++k) store(to + k * kLanes<Real>, v.part[k]);
+}
+template <class Real, int K>
+HIDA_INLINE void stream(Real* to, const Several<Real, K>& v) {
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) stream(to + k * kLanes<Real>, v.part[k]);
 }
 HIDA_INLINE Vec<float> repeat_like(Vec<float>, Vec<float> v) {
   return v;

@@ -245,6 +245,21 @@ def test_empty_tensors(name, shape):
     assert all((f == 0).all() for f in found[1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["instance_norm_modulate", "ida activated", "ida input"])
+def test_gradients_that_pass_the_caches_have_the_bits_of_those_that_do_not(name, dtype):
+    function, inputs = call(name, (1, 64, 64, 64), dtype)  # a tensor of 1 MB or 2, and of an eighth of that
+    upstream = upstream_of(inputs[0])
+
+    def gradients(channels):
+        given = [t[:, channels].clone().requires_grad_() for t in inputs]
+        return torch.autograd.grad(function(*given), given, upstream[:, channels].clone())
+
+    whole, parts = gradients(slice(64)), [gradients(slice(c, c + 8)) for c in range(0, 64, 8)]
+    for gradient, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(gradient, torch.cat(pieces, 1))
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_the_same_bits_whatever_the_threads(name):
     function, inputs = call(name, (3, 40, 24, 24))

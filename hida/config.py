@@ -129,7 +129,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser and learning-rate schedule, the same for both networks."""
+    """Optimiser and learning-rate schedule of both networks."""
 
     name: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = 2e-4
@@ -143,6 +143,8 @@ class OptimizerConfig:
     """epochs in which the rate grows linearly from 0"""
     base_batch: int = 0
     """batch that learning_rate is meant for: it is multiplied by train.batch / base_batch (0: taken as it is)"""
+    discriminator_rate: float = 1.0
+    """the discriminator's learning rate, as a multiple of the generator's (two time-scales; released: 1)"""
 
     def __post_init__(self) -> None:
         _require(
@@ -153,6 +155,7 @@ class OptimizerConfig:
         _require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
         _require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
         _require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
+        _require(0 < self.discriminator_rate < math.inf, "discriminator_rate must be > 0", self)
         _require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
         _require(0 <= self.warmup_epochs <= self.constant_epochs, "warmup_epochs must lie in 0..constant_epochs", self)
 

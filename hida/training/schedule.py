@@ -38,7 +38,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def learning_rate(config: Config, epoch: float) -> float:
-    """Return the rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
+    """Return the generator's rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
 
     With a ``base_batch`` it is scaled linearly by the batch: Goyal et al., https://arxiv.org/abs/1706.02677.
     """

@@ -38,12 +38,10 @@ class TrainingState:
         world.share(self.generator)
         world.share(self.discriminator)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        # A tensor, and on the device: a captured step reads the rate of its iteration from it.
-        self.rate = torch.zeros((), device=world.device)
-        self.optimizers = {
-            "generator": _optimizer(self.generator, config.optimizer, self.rate),
-            "discriminator": _optimizer(self.discriminator, config.optimizer, self.rate),
-        }
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        # Tensors, and on the device: a captured step reads the rates of its iteration from them.
+        self.rates = {name: torch.zeros((), device=world.device) for name in networks}
+        self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.losses = (*LOSSES, "distillation") if config.loss.weight_distillation else LOSSES
         self.iteration = 0
@@ -60,7 +58,9 @@ class TrainingState:
 
     def begin(self, epoch: float) -> None:
         """Set what follows from the images seen: the learning rate, and the random numbers of dropout."""
-        self.rate.fill_(learning_rate(self.config, epoch))
+        rate = learning_rate(self.config, epoch)
+        self.rates["generator"].fill_(rate)
+        self.rates["discriminator"].fill_(rate * self.config.optimizer.discriminator_rate)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
@@ -198,7 +198,7 @@ class TrainingState:
                         values[key] = torch.empty_like(parameter, device="cpu").copy_(value).detach()
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
             for group in optimizer.param_groups:
-                group["lr"] = self.rate  # loading has put a copy in its place
+                group["lr"] = self.rates[part]  # loading has put a copy in its place
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]

@@ -128,17 +128,18 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
         assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
 
-def test_both_networks_learn_at_the_scheduled_rate():
-    state = TrainingState(CONFIG, ALONE)
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_both_networks_learn_at_their_scheduled_rate(factor):
+    optimizer = dataclasses.replace(CONFIG.optimizer, discriminator_rate=factor)
+    state = TrainingState(dataclasses.replace(CONFIG, optimizer=optimizer), ALONE)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     state.step(batch(), 2.5)
-    rates = [group["lr"].item() for o in state.optimizers.values() for group in o.param_groups]
-    assert rates == [pytest.approx(1e-4)] * 2
-    for part in ("generator", "discriminator"):
+    for part, rate in (("generator", 1e-4), ("discriminator", factor * 1e-4)):
+        assert [group["lr"].item() for group in state.optimizers[part].param_groups] == [pytest.approx(rate)]
         moved = {n: (t - before[n]).abs().max() for n, t in state.tensors().items() if n.startswith(f"{part}.")}
         # Adam's first step has the size of the rate; decay adds a hundredth of the weight to it.
-        assert max(moved.values()) <= 1e-4 * 1.1
-        assert sum(value > 0.5e-4 for value in moved.values()) > len(moved) / 2
+        assert max(moved.values()) <= rate * 1.1
+        assert sum(value > 0.5 * rate for value in moved.values()) > len(moved) / 2
 
 
 def test_the_average_follows_and_is_warmed_up():

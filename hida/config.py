@@ -94,10 +94,13 @@ class DiscriminatorConfig:
     """channels of its first convolution (released: 64)"""
     scales: int = 1
     """judges of the same make: of the whole size, of half of it, of a quarter … (released: 1)"""
+    noise: float = 0.0
+    """standard deviation of the noise on the sketches that it judges, black being −1 and white 1 (released: 0)"""
 
     def __post_init__(self) -> None:
         _require(self.base_width >= 1, "base_width must be ≥ 1", self)
         _require(1 <= self.scales <= 4, "scales must lie in 1..4", self)
+        _require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,13 @@ class Discriminator(nn.Module):
         return self.layers(self._joined(depth, sketch))
 
     def judge(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
-        """Return the logits of every scale, the full size first."""
+        """Return the logits of every scale, the full size first.
+
+        In training with the configuration's noise on the sketch: what is too small to be seen through it cannot decide.
+        Source: Sønderby et al., "Amortised MAP inference for image super-resolution", ICLR 2017 (instance noise).
+        """
+        if self.training and self.config.noise:
+            sketch = sketch + self.config.noise * torch.randn_like(sketch)
         image = self._joined(depth, sketch)
         logits = [self.layers(image)]
         for layers in self.coarser:

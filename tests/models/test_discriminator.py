@@ -64,3 +64,18 @@ def test_further_scales_are_judges_of_the_picture_made_smaller():
         torch.testing.assert_close(found, layers(image))
     single = build_discriminator(DiscriminatorConfig(base_width=2))
     assert sum(p.numel() for p in module.parameters()) == 3 * sum(p.numel() for p in single.parameters())
+
+
+def test_noise_on_the_sketch_in_training_alone():
+    plain, noisy = (build_discriminator(DiscriminatorConfig(base_width=2, scales=2, noise=n)) for n in (0.0, 0.1))
+    noisy.load_state_dict(plain.state_dict())
+    depth, sketch = torch.rand(2, 1, 1, 64, 64)
+    torch.manual_seed(3)
+    found = noisy.judge(depth, sketch)
+    torch.manual_seed(3)
+    expected = plain.judge(depth, sketch + 0.1 * torch.randn(1, 1, 64, 64))
+    for a, b, c in zip(found, expected, plain.judge(depth, sketch), strict=True):
+        torch.testing.assert_close(a, b)
+        assert not torch.equal(a, c)
+    for a, b in zip(noisy.eval().judge(depth, sketch), plain.judge(depth, sketch), strict=True):
+        assert torch.equal(a, b)

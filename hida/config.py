@@ -148,6 +148,8 @@ class OptimizerConfig:
     """batch that learning_rate is meant for: it is multiplied by train.batch / base_batch (0: taken as it is)"""
     discriminator_rate: float = 1.0
     """the discriminator's learning rate, as a multiple of the generator's (two time-scales; released: 1)"""
+    head_start: float = 0.0
+    """epochs in which the discriminator learns alone: where trained weights meet a fresh one, it would mislead them"""
 
     def __post_init__(self) -> None:
         _require(
@@ -158,6 +160,7 @@ class OptimizerConfig:
         _require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
         _require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
         _require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
+        _require(0 <= self.head_start < math.inf, "head_start must be ≥ 0", self)
         _require(0 < self.discriminator_rate < math.inf, "discriminator_rate must be > 0", self)
         _require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
         _require(0 <= self.warmup_epochs <= self.constant_epochs, "warmup_epochs must lie in 0..constant_epochs", self)

@@ -134,15 +134,17 @@ def train(arguments: Arguments, world: World) -> None:
 
     # Phase 2: the state, fresh or resumed
     state = TrainingState(config, world)
+    origin = "begun from random weights"
     if newest is not None:
         state.restore(newest)
+        origin = f"resumed from {newest.path}"
     elif start is not None:
-        state.adopt(start)
+        judge = "its discriminator" if state.adopt(start) else "a fresh discriminator"
+        origin = f"begun from {arguments.start} with {judge}"
     if world.leads:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.to_dict())
         print(json.dumps(config.to_dict(), indent=2))
-        origin = f"resumed from {newest.path}" if newest else f"begun from {arguments.start or 'random weights'}"
         print(f"{origin}, {len(training)} pairs, {world.device}")
     del newest, start
 

@@ -205,11 +205,12 @@ def test_a_teachers_sketches_are_a_further_target(data, straight, tmp_path):
     assert_same_checkpoints(*(tmp_path / name / "weights.safetensors" for name in ("whole", "parts")))
 
 
-def test_a_run_begins_from_given_weights(data, straight, tmp_path):
+def test_a_run_begins_from_given_weights(data, straight, tmp_path, capsys):
     """The averaged generator becomes both generators; a checkpoint's discriminator comes along, and no optimiser."""
     given = checkpoint_paths(straight)[0]
-    still = ("--optimizer.learning-rate", "1e-20", "--train.ema", "0")
+    still = ("--optimizer.learning-rate", "1e-20", "--train.ema", "0", "--discriminator.noise", "0.1")
     assert hida_train(data, tmp_path, "--start", str(straight), *still, "--stop-after", "1") == 0
+    assert f"begun from {straight} with its discriminator" in capsys.readouterr().out
     first, given = load(checkpoint_path(tmp_path, 1)), load(given)
     for ours, theirs in (("generator", "ema"), ("ema", "ema"), ("discriminator", "discriminator")):
         a, b = first.part(ours), given.part(theirs)
@@ -219,6 +220,9 @@ def test_a_run_begins_from_given_weights(data, straight, tmp_path):
     # Going on, they are the checkpoint's that count.
     assert hida_train(data, tmp_path, "--start", "small", *still, "--stop-after", "1") == 0
     assert load(checkpoint_path(tmp_path, 2)).state["images"] == 4
+    scales = ("--start", str(straight), "--discriminator.scales", "2", "--stop-after", "1")
+    assert hida_train(data, tmp_path / "other", *scales) == 0
+    assert f"begun from {straight} with a fresh discriminator" in capsys.readouterr().out
 
 
 REFUSALS = {

@@ -37,8 +37,17 @@ def mixed_seed(*numbers: int) -> int:
     return state >> 1
 
 
+def learning_rates(config: Config, epoch: float) -> dict[str, float]:
+    """Return both networks' rates at ``epoch``; during a head start of the discriminator the generator's is 0."""
+    options, rate = config.optimizer, learning_rate(config, epoch)
+    return {
+        "generator": rate if epoch >= options.head_start else 0.0,
+        "discriminator": rate * options.discriminator_rate,
+    }
+
+
 def learning_rate(config: Config, epoch: float) -> float:
-    """Return the generator's rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
+    """Return the common rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
 
     With a ``base_batch`` it is scaled linearly by the batch: Goyal et al., https://arxiv.org/abs/1706.02677.
     """

@@ -18,7 +18,7 @@ from hida.data.augment import Batch
 from hida.models import build_discriminator, build_generator
 from hida.ops.dispatch import selected
 from hida.training.distributed import World
-from hida.training.schedule import learning_rate, mixed_seed
+from hida.training.schedule import learning_rates, mixed_seed
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
@@ -57,10 +57,9 @@ class TrainingState:
         return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
-        """Set what follows from the images seen: the learning rate, and the random numbers of dropout."""
-        rate = learning_rate(self.config, epoch)
-        self.rates["generator"].fill_(rate)
-        self.rates["discriminator"].fill_(rate * self.config.optimizer.discriminator_rate)
+        """Set what follows from the images seen: the learning rates, and the random numbers of dropout."""
+        for name, rate in learning_rates(self.config, epoch).items():
+            self.rates[name].fill_(rate)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
@@ -147,8 +146,11 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
         }
 
-    def adopt(self, weights: Checkpoint) -> None:
+    def adopt(self, weights: Checkpoint) -> bool:
         """Begin with trained networks: the averaged generator for both ours, the discriminator where it fits.
+
+        Returns:
+            Whether it did.
 
         Raises:
             CheckpointError: if they are of another generator.
@@ -157,9 +159,11 @@ class TrainingState:
         drawer = generator_tensors(weights)
         for network in (self.generator, self.average):
             fill_module(network, drawer, weights.path)
-        judge = weights.part("discriminator")
-        if judge and weights.config.discriminator == self.config.discriminator:
+        judge, theirs = weights.part("discriminator"), weights.config.discriminator
+        fits = bool(judge) and replace(theirs, noise=self.config.discriminator.noise) == self.config.discriminator
+        if fits:
             fill_module(self.discriminator, judge, weights.path)
+        return fits
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's networks, optimisers and counters.

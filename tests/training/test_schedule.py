@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from hida.config import Config, OptimizerConfig, TrainConfig
-from hida.training.schedule import batch_indices, learning_rate, mixed_seed
+from hida.training.schedule import batch_indices, learning_rate, learning_rates, mixed_seed
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 12])
@@ -59,3 +59,10 @@ def test_a_larger_batch_scales_the_rate_after_a_warm_up(epoch, rate):
     assert learning_rate(config, epoch) == pytest.approx(rate, abs=3e-7)
     if epoch == 0:
         assert learning_rate(config, epoch) > 0
+
+
+@pytest.mark.parametrize(("epoch", "generator"), [(0, 0), (1.9, 0), (2, 1e-4), (5, 1e-4)])
+def test_the_discriminator_may_be_ahead_and_faster(epoch, generator):
+    optimizer = OptimizerConfig(learning_rate=1e-4, constant_epochs=5, discriminator_rate=4, head_start=2)
+    config = Config(optimizer=optimizer, train=TrainConfig(epochs=10))
+    assert learning_rates(config, epoch) == {"generator": generator, "discriminator": pytest.approx(4e-4)}

@@ -142,6 +142,17 @@ def test_both_networks_learn_at_their_scheduled_rate(factor):
         assert sum(value > 0.5 * rate for value in moved.values()) > len(moved) / 2
 
 
+def test_in_a_head_start_the_discriminator_alone_learns():
+    optimizer = dataclasses.replace(CONFIG.optimizer, head_start=1)
+    state = TrainingState(dataclasses.replace(CONFIG, optimizer=optimizer), ALONE)
+    for epoch, learning in ((0.0, {"discriminator"}), (0.5, {"discriminator"}), (1.0, {"discriminator", "generator"})):
+        before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+        state.step(batch(), epoch)
+        moved = {name.split(".")[0] for name, t in state.tensors().items() if not torch.equal(t, before.get(name, t))}
+        assert moved & {"discriminator", "generator"} == learning
+        assert ("ema" in moved) == ("generator" in learning)
+
+
 def test_the_average_follows_and_is_warmed_up():
     state = TrainingState(CONFIG, ALONE)
     expected = {name: p.clone() for name, p in state.average.named_parameters()}

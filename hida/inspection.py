@@ -225,7 +225,8 @@ def _draw_offsets(axis: Any, offsets: Tensor) -> None:
     axis.imshow(length, cmap="magma", vmin=0)
     step = max(1, length.shape[0] // 16)
     y, x = np.mgrid[: length.shape[0] : step, : length.shape[1] : step]
-    axis.quiver(x, y, columns[::step, ::step], rows[::step, ::step], color="white", angles="xy", width=0.008)
+    if length.any():  # a fresh DOG moves nothing, and arrows without length cannot be scaled
+        axis.quiver(x, y, columns[::step, ::step], rows[::step, ::step], color="white", angles="xy", width=0.008)
     axis.set_xlabel(f"up to {length.max():.2g} px", fontsize=7)
 
 

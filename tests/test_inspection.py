@@ -101,6 +101,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("weights", ["full", "model_b"])
 def test_two_pictures_are_written(folder, weights):
     pytest.importorskip("matplotlib")

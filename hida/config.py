@@ -121,12 +121,16 @@ class LossConfig:
     weight_pixel: float = 4.0
     weight_texture: float = 1.0
     weight_geometry: float = 4.0
+    weight_feature_matching: float = 0.0
+    """weight of the distance of D's features of the drawn and of the target sketch (pix2pixHD; released: 0)"""
+    weight_perceptual: float = 0.0
+    """weight of the LPIPS distance (AlexNet) from the target sketch, whose network must be at hand (released: 0)"""
     weight_distillation: float = 0.0
     """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 
     def __post_init__(self) -> None:
-        weights = ("adversarial", "pixel", "texture", "geometry", "distillation")
-        for name in ("mean_difference", *(f"weight_{part}" for part in weights)):
+        numbers = [field.name for field in dataclasses.fields(self) if isinstance(field.default, float)]
+        for name in numbers:
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
 
 

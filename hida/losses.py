@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.config import LossConfig
@@ -33,6 +34,34 @@ def adversarial_generator(fake: Tensor, config: LossConfig) -> Tensor:
 def pixel(sketch: Tensor, target: Tensor) -> Tensor:
     """Return the mean absolute difference (paper, Eq. 7)."""
     return (sketch.float() - target.float()).abs().mean()
+
+
+def feature_matching(drawn: list[list[Tensor]], target: list[list[Tensor]]) -> Tensor:
+    """Return the mean absolute difference of the discriminator's features, every layer and scale having the same say.
+
+    Source: Wang et al., "pix2pixHD", CVPR 2018, Eq. 4.
+
+    Args:
+        drawn, target: what ``Discriminator.features`` gives; of each scale the last entry, the logits, is left out.
+    """
+    pairs = [pair for a, b in zip(drawn, target, strict=True) for pair in zip(a[:-1], b[:-1], strict=True)]
+    return torch.stack([pixel(a, b) for a, b in pairs]).mean()
+
+
+def perceptual(network: nn.Module, sketch: Tensor, target: Tensor) -> Tensor:
+    """Return the mean distance of sketches under a network of three-channel pictures in [−1, 1], such as LPIPS.
+
+    Both lose up to three rows and columns at their edges, at random: AlexNet looks at every fourth pixel, and a
+    generator that knew which would draw in that grid.
+
+    Args:
+        sketch, target: (N, 1, H, W) in [−1, 1].
+    """
+    for axis in (2, 3):
+        start = torch.randint(4, (1,), device=sketch.device)
+        index = start + torch.arange(sketch.shape[axis] - 3, device=sketch.device)
+        sketch, target = sketch.index_select(axis, index), target.index_select(axis, index)
+    return network(sketch.expand(-1, 3, -1, -1), target.to(sketch.dtype).expand(-1, 3, -1, -1)).float().mean()
 
 
 def geometric(depth_hat: Tensor, depth: Tensor, config: LossConfig) -> Tensor:

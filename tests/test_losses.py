@@ -9,6 +9,7 @@ from scipy.ndimage import correlate
 
 from hida import losses
 from hida.config import LossConfig
+from hida.metrics.lpips import LPIPS
 
 REAL, FAKE = np.array([[2.0, -0.5], [0.25, 1.0]]), np.array([[-2.0, 0.5], [-0.25, 3.0]])
 
@@ -162,6 +163,34 @@ def test_flat_pictures_have_a_finite_loss_and_gradient(name):
     loss.backward()
     assert loss.item() == 1
     assert sketch.grad.isfinite().all()
+
+
+def test_features_are_matched_layer_by_layer_without_the_logits():
+    shapes = [[(2, 3, 5, 5), (2, 8, 2, 2), (2, 1, 2, 2)], [(2, 3, 3, 3), (2, 8, 1, 1), (2, 1, 1, 1)]]
+    random = np.random.default_rng(0)
+    drawn, target = ([[random.normal(size=shape) for shape in scale] for scale in shapes] for _ in range(2))
+    means = [
+        np.abs(a - b).mean() for s, t in zip(drawn, target, strict=True) for a, b in zip(s[:-1], t[:-1], strict=True)
+    ]
+    ours = losses.feature_matching(*([[tensor(a) for a in scale] for scale in side] for side in (drawn, target)))
+    assert ours.item() == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_the_perceptual_loss_is_the_networks_distance_at_a_random_shift():
+    torch.manual_seed(0)
+    network = LPIPS("alex")
+    sketch, target = (tensor(images(1, seed, h=68, w=70)) for seed in (13, 14))
+    grey = [plane.repeat(1, 3, 1, 1) for plane in (sketch, target)]
+    possible = {
+        round(network(*(p[:, :, y : y + 65, x : x + 67] for p in grey)).mean().item(), 6): (y, x)
+        for y in range(4)
+        for x in range(4)
+    }
+    found = [possible[round(losses.perceptual(network, sketch, target).item(), 6)] for _ in range(40)]
+    assert len(possible) == 16
+    assert {y for y, _ in found} == {x for _, x in found} == {0, 1, 2, 3}
+    assert len(set(found)) > 8  # the shifts of the two axes are drawn apart
+    assert losses.perceptual(network, sketch, sketch).item() == 0
 
 
 def test_half_precision_input_is_computed_in_float32():

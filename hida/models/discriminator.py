@@ -34,7 +34,11 @@ class Discriminator(nn.Module):
         return self.layers(self._joined(depth, sketch))
 
     def judge(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
-        """Return the logits of every scale, the full size first.
+        """Return the logits of every scale, the full size first."""
+        return [features[-1] for features in self.features(depth, sketch)]
+
+    def features(self, depth: Tensor, sketch: Tensor) -> list[list[Tensor]]:
+        """Return the outputs of the norms and, last, the logits: a list a scale, the full size first.
 
         In training with the configuration's noise on the sketch: what is too small to be seen through it cannot decide.
         Source: Sønderby et al., "Amortised MAP inference for image super-resolution", ICLR 2017 (instance noise).
@@ -42,11 +46,11 @@ class Discriminator(nn.Module):
         if self.training and self.config.noise:
             sketch = sketch + self.config.noise * torch.randn_like(sketch)
         image = self._joined(depth, sketch)
-        logits = [self.layers(image)]
+        found = [_features(self.layers, image)]
         for layers in self.coarser:
             image = functional.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
-            logits.append(layers(image))
-        return logits
+            found.append(_features(layers, image))
+        return found
 
     def _joined(self, depth: Tensor, sketch: Tensor) -> Tensor:
         if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
@@ -58,6 +62,15 @@ class Discriminator(nn.Module):
         if channels_last_on_cpu(self.layers[0].weight):  # as the convolution wants it, forward and backward
             return torch.stack((depth[:, 0], sketch[:, 0]), -1).permute(0, 3, 1, 2)
         return torch.cat((depth, sketch), 1)
+
+
+def _features(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
+    found = []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, InstanceNorm):
+            found.append(x)
+    return [*found, x]
 
 
 def _layers(width: int) -> nn.Sequential:

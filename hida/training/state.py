@@ -15,6 +15,7 @@ from hida import losses
 from hida.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 from hida.config import Config, OptimizerConfig
 from hida.data.augment import Batch
+from hida.metrics.lpips import load_lpips
 from hida.models import build_discriminator, build_generator
 from hida.ops.dispatch import selected
 from hida.training.distributed import World
@@ -22,6 +23,8 @@ from hida.training.schedule import learning_rates, mixed_seed
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
+FURTHER = ("feature_matching", "perceptual", "distillation")
+"""losses that are reckoned only where they have a weight"""
 
 
 class TrainingState:
@@ -43,7 +46,8 @@ class TrainingState:
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
         self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
-        self.losses = (*LOSSES, "distillation") if config.loss.weight_distillation else LOSSES
+        self.losses = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
+        self.perceiver = load_lpips("alex", world.device) if "perceptual" in self.losses else None
         self.iteration = 0
         self.images = 0
         if config.train.compile:
@@ -81,14 +85,22 @@ class TrainingState:
 
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            judged = self.discriminator.judge(seen_depth, sketch)
+            drawn = self.discriminator.features(seen_depth, sketch)
+            if "feature_matching" in self.losses:
+                with torch.no_grad():
+                    target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype))
         self.discriminator.requires_grad_(True)
         parts = {
-            "adversarial": _mean(losses.adversarial_generator(logits, config.loss) for logits in judged),
+            "adversarial": _mean(losses.adversarial_generator(features[-1], config.loss) for features in drawn),
             "pixel": losses.pixel(sketch, batch.sketch),
             "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
             "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
         }
+        if "feature_matching" in self.losses:
+            parts["feature_matching"] = losses.feature_matching(drawn, target)
+        if self.perceiver is not None:
+            with self.autocast():
+                parts["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
         if "distillation" in self.losses:
             parts["distillation"] = losses.pixel(sketch, batch.teacher)
         self._update(

@@ -66,6 +66,24 @@ def test_further_scales_are_judges_of_the_picture_made_smaller():
     assert sum(p.numel() for p in module.parameters()) == 3 * sum(p.numel() for p in single.parameters())
 
 
+def test_features_are_what_the_norms_give_and_the_logits():
+    module = build_discriminator(DiscriminatorConfig(base_width=2, scales=2))
+    depth, sketch = torch.rand(2, 2, 1, 64, 64)
+    seen = []
+    hooks = [
+        m.register_forward_hook(lambda *given: seen.append(given[2]))
+        for m in module.modules()
+        if "Norm" in str(type(m))
+    ]
+    found = module.features(depth, sketch)
+    for hook in hooks:
+        hook.remove()
+    assert [len(scale) for scale in found] == [5, 5]
+    assert all(torch.equal(a, b) for a, b in zip([*found[0][:-1], *found[1][:-1]], seen, strict=True))
+    assert [f.shape[1] for f in found[0]] == [2, 4, 8, 16, 1]
+    assert all(torch.equal(scale[-1], logits) for scale, logits in zip(found, module.judge(depth, sketch), strict=True))
+
+
 def test_noise_on_the_sketch_in_training_alone():
     plain, noisy = (build_discriminator(DiscriminatorConfig(base_width=2, scales=2, noise=n)) for n in (0.0, 0.1))
     noisy.load_state_dict(plain.state_dict())

@@ -20,8 +20,10 @@ from hida.config import (
     from_dict,
 )
 from hida.data.augment import Batch
+from hida.errors import HidaError
+from hida.metrics.lpips import load_lpips
 from hida.training.distributed import World
-from hida.training.state import TrainingState
+from hida.training.state import LOSSES, TrainingState
 
 ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = Config(
@@ -119,6 +121,35 @@ def test_the_generators_loss_weighs_its_parts(monkeypatch):
     expected = parts["adversarial"] + 4 * parts["pixel"] + parts["texture"] + 4 * parts["geometry"]
     assert totals["generator"] == pytest.approx(expected.item(), rel=1e-5)
     assert totals["discriminator"] == pytest.approx(parts["d"].item(), rel=1e-6)
+
+
+def test_further_losses_join_where_they_have_a_weight(monkeypatch):
+    monkeypatch.setattr(
+        "hida.training.state.load_lpips", lambda net, device: lambda a, b: (a - b).square().mean((1, 2, 3))
+    )
+    config = dataclasses.replace(CONFIG, loss=LossConfig(weight_feature_matching=10, weight_perceptual=3))
+    config = dataclasses.replace(config, generator=GeneratorConfig(2, dropout=0.0))
+    state, given, totals = TrainingState(config, ALONE), batch(), {}
+    monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))
+    parts = state.step(given, 0.0)
+    with torch.no_grad():
+        sketch, _ = state.generator(given.photo, given.depth, given.style)
+        drawn, target = (state.discriminator.features(given.depth, s)[0][:-1] for s in (sketch, given.sketch))
+        means = [(a - b).abs().mean().item() for a, b in zip(drawn, target, strict=True)]
+        square = (sketch - given.sketch).square().mean().item()
+    assert list(parts) == [*LOSSES, "feature_matching", "perceptual"]
+    assert parts["feature_matching"].item() == pytest.approx(sum(means) / len(means), rel=1e-4)
+    assert parts["perceptual"].item() == pytest.approx(square, rel=2e-2)  # three of 256 rows and columns are left out
+    expected = sum(parts[name] * weight for name, weight in zip(list(parts)[1:], (1, 4, 1, 4, 10, 3), strict=True))
+    assert totals["generator"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_perceptual_loss_without_its_network_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HIDA_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    load_lpips.cache_clear()
+    with pytest.raises(HidaError, match="alexnet-features"):
+        TrainingState(dataclasses.replace(CONFIG, loss=LossConfig(weight_perceptual=1.0)), ALONE)
 
 
 def test_the_generators_step_leaves_no_gradient_in_the_discriminator():

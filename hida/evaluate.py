@@ -34,7 +34,7 @@ from hida.errors import HidaError, run_command
 from hida.files import write_bytes, write_json
 from hida.metrics.pairing import find_pairs, is_prepared
 from hida.metrics.protocol import METRICS
-from hida.metrics.scoring import score, summarise
+from hida.metrics.scoring import load_networks, score, summarise
 from hida.metrics.store import Store
 from hida.report import html_report, markdown
 from hida.tuning import tune
@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
     prediction, names = command.pred, None
     if prediction is None:
+        load_networks(wanted, device)
         prediction = command.out / "sketches"
         names = draw(command.weights, target, prediction, device, command.limit, command.split)
     pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common, names)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hida import evaluate
 from hida.errors import HidaError, run_command
+from hida.metrics.lpips import load_lpips
 
 OFFLINE = ["--metrics", "scoot", "fsim"]
 
@@ -105,7 +106,6 @@ def test_scoot_and_fsim_need_no_weights(tmp_path, monkeypatch):
     result = run(tmp_path, *arguments, *OFFLINE)
     assert result["metrics"] == ["scoot", "fsim"]
     from hida.metrics.inception import load_inception
-    from hida.metrics.lpips import load_lpips
 
     load_inception.cache_clear()
     load_lpips.cache_clear()
@@ -128,6 +128,17 @@ def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):
     run(tmp_path, "--weights", "2", *arguments)
     assert drawer.calls == 19
     assert np.asarray(Image.open(tmp_path / "out/sketches/n2.png"))[0, 0] == 200
+
+
+def test_a_missing_network_is_said_before_anything_is_drawn(tmp_path, drawer, monkeypatch):
+    monkeypatch.setenv("HIDA_WEIGHTS", "")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    load_lpips.cache_clear()
+    target = prepared_set(tmp_path / "set", {"n": ("test", 0)})
+    with pytest.raises(HidaError, match="hida weights fetch"):
+        run(tmp_path, "--weights", "1", "--target", str(target), "--metrics", "lpips")
+    assert drawer.calls == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_weights_file_is_drawn_with_and_scored(tmp_path):

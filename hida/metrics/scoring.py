@@ -44,6 +44,18 @@ class Scores:
     resized: int
 
 
+def load_networks(metrics: Sequence[str], device: str = "cpu") -> None:
+    """Load what the metrics need, so that what is missing is said before any work is done.
+
+    Raises:
+        HidaError: a network's weights are not at hand.
+    """
+    if "lpips" in metrics:
+        load_lpips("alex", device=torch.device(device))
+    if "fid" in metrics or "kid" in metrics:
+        load_inception(device=torch.device(device))
+
+
 def score(
     pairs: Sequence[Pair],
     metrics: Sequence[str],
@@ -63,11 +75,7 @@ def score(
     """
     pairwise = [key for key in metrics if key in _PAIRWISE]
     with_features = "fid" in metrics or "kid" in metrics
-    # What is missing is said before any work is done.
-    if "lpips" in pairwise:
-        load_lpips("alex", device=torch.device(device))
-    if with_features:
-        load_inception(device=torch.device(device))
+    load_networks(metrics, device)
     values: dict[str, list[float]] = {key: [] for key in pairwise}
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     hashes: list[str] = []

@@ -146,6 +146,7 @@ def test_further_losses_join_where_they_have_a_weight(monkeypatch):
 
 def test_a_perceptual_loss_without_its_network_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HIDA_CACHE", str(tmp_path))
+    monkeypatch.setenv("HIDA_WEIGHTS", "")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     load_lpips.cache_clear()
     with pytest.raises(HidaError, match="alexnet-features"):

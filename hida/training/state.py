@@ -86,21 +86,21 @@ class TrainingState:
         self.discriminator.requires_grad_(False)
         with self.autocast():
             drawn = self.discriminator.features(seen_depth, sketch)
+            further = {}
             if "feature_matching" in self.losses:
                 with torch.no_grad():
                     target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype))
+                further["feature_matching"] = losses.feature_matching(drawn, target)
+            if self.perceiver is not None:
+                further["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
         self.discriminator.requires_grad_(True)
         parts = {
             "adversarial": _mean(losses.adversarial_generator(features[-1], config.loss) for features in drawn),
             "pixel": losses.pixel(sketch, batch.sketch),
             "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
             "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
+            **further,
         }
-        if "feature_matching" in self.losses:
-            parts["feature_matching"] = losses.feature_matching(drawn, target)
-        if self.perceiver is not None:
-            with self.autocast():
-                parts["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
         if "distillation" in self.losses:
             parts["distillation"] = losses.pixel(sketch, batch.teacher)
         self._update(

@@ -8,6 +8,7 @@
     reference       HIDA_OPS=reference hida train: as bf16, and freed memory kept on a CPU
     compile         as bf16, with both networks through torch.compile; channels_last on a GPU
     ours            hida train: native ops, channels_last, one CUDA graph on a GPU, kept memory on a CPU
+    planes          ours in NCHW
 
 Each method has a process of its own. On a CPU they take turns, a few iterations each, so that a busy moment falls on
 everybody; on a GPU they run one after the other. The breakdown is of operators, from torch.profiler, without a graph.
@@ -40,7 +41,8 @@ from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
 from hida.tuning import tune
 
-METHODS = ("released", "bf16", "reference", "compile", "ours")
+METHODS = ("released", "bf16", "reference", "compile", "ours", "planes")
+NATIVE = ("ours", "planes")
 PAIRS = 256
 KINDS = {
     "convolution": ("convolution", "conv_transpose", "conv2d"),
@@ -90,7 +92,7 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
     if method == "compile":
         state.generator.compile(dynamic=False)
         state.discriminator.compile(dynamic=False)
-    if method in ("reference", "ours"):
+    if method in ("reference", *NATIVE):
         tune(device)
     elif gpu:
         torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions
@@ -100,7 +102,7 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
         for channels in (3, 1, 1)
     )
     pairs = PairTensors(*pictures, torch.arange(PAIRS) % 3, tuple(map(str, range(PAIRS)))).to(device)
-    return Engine(state, pairs, graphs=gpu and method == "ours")
+    return Engine(state, pairs, graphs=gpu and method in NATIVE)
 
 
 def work(method: str, preset: str, batch: int, device: torch.device) -> None:
@@ -145,7 +147,7 @@ def operators(engine: Engine) -> dict[str, float]:
 def worker_of(method: str, batch: int, options: argparse.Namespace) -> Worker:
     arguments = [__file__, "--work", method, "--batch", str(batch)]
     arguments += ["--preset", options.preset, "--device", options.device]
-    return Worker(method, arguments, {} if method == "ours" else {"HIDA_OPS": "reference"})
+    return Worker(method, arguments, {} if method in NATIVE else {"HIDA_OPS": "reference"})
 
 
 def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list[dict]:
@@ -158,27 +160,38 @@ def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list
             try:
                 workers.append(worker_of(method, batch, options))
             except RuntimeError as error:
-                rows.append({"method": method, "batch": batch, "failed": str(error)})
+                rows.append({**row_of(method, batch, options), "failed": str(error)})
         for _ in range(options.rounds):
-            for worker in workers:
-                worker.rounds.append(worker.ask(options.iterations))
+            for worker in list(workers):
+                try:
+                    worker.rounds.append(worker.ask(options.iterations))
+                except RuntimeError as error:
+                    rows.append({**row_of(worker.name, batch, options), "failed": str(error)})
+                    workers.remove(worker)
         for worker in workers:
             seconds = [r["seconds"] for r in worker.rounds]
             low, median, high = statistics.quantiles(seconds, n=4)
             rows.append(
                 {
-                    "method": worker.name,
-                    "batch": batch,
+                    **row_of(worker.name, batch, options),
                     "images_per_second": batch / median,
                     "ms": 1e3 * median,
                     "iqr_ms": 1e3 * (high - low),
                     "memory_mib": worker.rounds[-1]["memory_mib"],
                     "graph": worker.rounds[-1]["graph"],
-                    **({"breakdown_ms": worker.ask("profile")} if worker.name != "compile" else {}),
+                    **({"breakdown_ms": worker.ask("profile")} if profiled(worker.name, options) else {}),
                 }
             )
             worker.close()
     return rows
+
+
+def row_of(method: str, batch: int, options: argparse.Namespace) -> dict:
+    return {"preset": options.preset, "method": method, "batch": batch}
+
+
+def profiled(method: str, options: argparse.Namespace) -> bool:
+    return method != "compile" and not options.no_profile
 
 
 def show(rows: list[dict]) -> None:
@@ -205,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, help="in a round; by default 20 on a GPU, 1 on a CPU")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no batch after them")
+    parser.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
     parser.add_argument(
         "--json", type=Path, help="results; batches that are in the file already are not measured again"
     )
@@ -227,7 +241,8 @@ def main() -> None:
         head = json.loads(options.json.read_text())
         rows = head.pop("rows")
     head["machines"].append(machine)
-    todo = [batch for batch in options.batch if all(row["batch"] != batch for row in rows)]
+    known = {(row["preset"], row["batch"]) for row in rows}
+    todo = [batch for batch in options.batch if (options.preset, batch) not in known]
     for number, batch in enumerate(todo):
         if time.perf_counter() - start > 60 * options.minutes:
             print(f"{len(todo) - number} batches are not measured yet: the same command goes on with them")

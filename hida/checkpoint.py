@@ -140,6 +140,29 @@ def load_weights(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None 
     return checkpoint
 
 
+def write_snapshot(run: Path, out: Path) -> Checkpoint:
+    """Write the averaged generator of a run's newest whole checkpoint alone, in half precision, as weights.
+
+    Args:
+        run: the run's folder, or a checkpoint.
+        out: the file to write; its configuration and counters are the checkpoint's.
+
+    Returns:
+        What was read.
+
+    Raises:
+        CheckpointError: if there is no checkpoint.
+    """
+    found = newest(run, ("ema.",)) if run.is_dir() else load(run, ("ema.",))
+    if found is None or found.kind != CHECKPOINT:
+        raise CheckpointError(
+            f"'{run}' {'has no whole checkpoint yet' if found is None else 'holds weights, not a checkpoint'}; "
+            "give the folder of a run that has saved one."
+        )
+    save(out, WEIGHTS, found.config, found.state, {name: value.half() for name, value in found.tensors.items()})
+    return found
+
+
 def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy ``tensors`` into ``module``; every name and shape must fit."""
     own = module.state_dict()

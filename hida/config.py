@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import typing
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from hida.errors import HidaError
+from hida.fields import ConfigError, build, plain, require
 from hida.nn.ablation import Activation
 from hida.ops.ida import Residual
 
@@ -21,10 +20,6 @@ else:
     import tomli as tomllib
 
 Fill = Literal["black", "white", "replicate"]
-
-
-class ConfigError(HidaError):
-    """A configuration names an unknown field, or a value that the field does not take."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +49,32 @@ class GeneratorConfig:
     """dropout after the three innermost decoder levels"""
 
     def __post_init__(self) -> None:
-        _require(self.base_width >= 2 and self.base_width % 2 == 0, "base_width must be an even number ≥ 2", self)
-        _require(self.styles >= 1, "styles must be ≥ 1", self)
-        _require(set(self.dog_levels) <= set(range(7)), "dog_levels must lie in 0..6", self)
-        _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self)
+        require(self.base_width >= 2 and self.base_width % 2 == 0, "base_width must be an even number ≥ 2", self)
+        require(self.styles >= 1, "styles must be ≥ 1", self)
+        require(set(self.dog_levels) <= set(range(7)), "dog_levels must lie in 0..6", self)
+        require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self)
         conditioned = self.activation == "info_acon" or self.modulation == "spade"
-        _require(
+        require(
             conditioned or not self.style_map,
             "style_map has no effect without InfoACON or DySPADE; set it to false",
             self,
         )
-        _require(
+        require(
             self.depth or self.style_map or not conditioned,
             "depth and style_map cannot both be false with InfoACON or DySPADE, which they steer",
             self,
         )
-        _require(
+        require(
             self.depth or self.depth_per_level == "nearest",
             "depth_per_level has no effect without depth; leave it at nearest",
             self,
         )
-        _require(
+        require(
             self.modulation == "spade" or self.residual == "none",
             "residual belongs to DySPADE: without it, set it to none",
             self,
         )
-        _require(
+        require(
             self.activation == "info_acon" or self.residual != "activated",
             "residual has no activated map to add without InfoACON; set it to input or none",
             self,
@@ -98,9 +93,9 @@ class DiscriminatorConfig:
     """standard deviation of the noise on the sketches that it judges, black being −1 and white 1 (released: 0)"""
 
     def __post_init__(self) -> None:
-        _require(self.base_width >= 1, "base_width must be ≥ 1", self)
-        _require(1 <= self.scales <= 4, "scales must lie in 1..4", self)
-        _require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
+        require(self.base_width >= 1, "base_width must be ≥ 1", self)
+        require(1 <= self.scales <= 4, "scales must lie in 1..4", self)
+        require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         numbers = [field.name for field in dataclasses.fields(self) if isinstance(field.default, float)]
         for name in numbers:
-            _require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be ≥ 0", self)
 
 
 @dataclass(frozen=True)
@@ -144,8 +139,12 @@ class OptimizerConfig:
     beta2: float = 0.999
     weight_decay: float = 0.01
     """decoupled weight decay; only with adamw"""
+    schedule: Literal["epochs", "elapsed"] = "epochs"
+    """what the rate follows and the run ends by: train.epochs, or train.minutes"""
     constant_epochs: float = 400
-    """epochs at the full rate; then it falls linearly to 0 at the last epoch"""
+    """schedule epochs: epochs at the full rate; then it falls linearly to 0 at the last epoch"""
+    decay_share: float = 0.4
+    """schedule elapsed: share of the minutes, at their end, in which the rate falls linearly to 0"""
     warmup_epochs: float = 0.0
     """epochs in which the rate grows linearly from 0"""
     base_batch: int = 0
@@ -156,18 +155,24 @@ class OptimizerConfig:
     """epochs in which the discriminator learns alone: where trained weights meet a fresh one, it would mislead them"""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.name == "adamw" or self.weight_decay == 0, "weight_decay has no effect with adam; set it to 0", self
         )
-        _require(0 < self.learning_rate < math.inf, "learning_rate must be > 0", self)
-        _require(0 <= self.beta1 < 1, "beta1 must lie in [0, 1)", self)
-        _require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
-        _require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
-        _require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
-        _require(0 <= self.head_start < math.inf, "head_start must be ≥ 0", self)
-        _require(0 < self.discriminator_rate < math.inf, "discriminator_rate must be > 0", self)
-        _require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
-        _require(0 <= self.warmup_epochs <= self.constant_epochs, "warmup_epochs must lie in 0..constant_epochs", self)
+        require(0 < self.learning_rate < math.inf, "learning_rate must be > 0", self)
+        require(0 <= self.beta1 < 1, "beta1 must lie in [0, 1)", self)
+        require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
+        require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
+        require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
+        require(0 <= self.head_start < math.inf, "head_start must be ≥ 0", self)
+        require(0 < self.discriminator_rate < math.inf, "discriminator_rate must be > 0", self)
+        require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
+        require(0 <= self.decay_share <= 1, "decay_share must lie in 0..1", self)
+        require(0 <= self.warmup_epochs < math.inf, "warmup_epochs must be ≥ 0", self)
+        require(
+            self.schedule == "elapsed" or self.warmup_epochs <= self.constant_epochs,
+            "warmup_epochs must lie in 0..constant_epochs",
+            self,
+        )
 
 
 @dataclass(frozen=True)
@@ -188,10 +193,10 @@ class AugmentConfig:
     fill_sketch: Fill = "black"
 
     def __post_init__(self) -> None:
-        _require(self.pad >= 3, "pad must be ≥ 3, so that a 256 crop fits into a 250 image", self)
-        _require(0 <= self.jitter <= 1, "jitter must lie in 0..1", self)
-        _require(0 <= self.scale < 1, "scale must lie in [0, 1)", self)
-        _require(0 <= self.rotate <= 180, "rotate must lie in 0..180", self)
+        require(self.pad >= 3, "pad must be ≥ 3, so that a 256 crop fits into a 250 image", self)
+        require(0 <= self.jitter <= 1, "jitter must lie in 0..1", self)
+        require(0 <= self.scale < 1, "scale must lie in [0, 1)", self)
+        require(0 <= self.rotate <= 180, "rotate must lie in 0..180", self)
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,8 @@ class TrainConfig:
     batch: int = 4
     """pairs an iteration, over all processes"""
     epochs: float = 800
+    minutes: float = 0.0
+    """train for so many minutes instead; only with optimizer.schedule elapsed"""
     seed: int = 0
     holdout: int = 58
     """training pairs set aside to watch the held-out error (0: train on all)"""
@@ -212,6 +219,8 @@ class TrainConfig:
     """compile the generator's large levels with torch.compile: faster steps after a minute or more of start-up"""
     cuda_graph: bool = True
     """on a GPU, replay the iteration as one CUDA graph"""
+    cudnn_benchmark: int = 10
+    """algorithms that cuDNN tries for each convolution at the start (0: none, it takes the one it expects most of)"""
     ema: float = 0.998
     """decay of the averaged generator an iteration (0: no averaging)"""
     clip: float = 0.0
@@ -232,15 +241,17 @@ class TrainConfig:
     """also write TensorBoard events (extra: tensorboard)"""
 
     def __post_init__(self) -> None:
-        _require(self.batch >= 1, "batch must be ≥ 1", self)
-        _require(0 < self.epochs < math.inf, "epochs must be > 0 and finite", self)
-        _require(0 <= self.seed < 2**63, "seed must lie in 0..2⁶³−1", self)
-        _require(0 <= self.ema < 1, "ema must lie in [0, 1)", self)
-        _require(self.keep >= 1, "keep must be ≥ 1", self)
-        _require(self.log_every >= 1, "log_every must be ≥ 1", self)
-        _require(self.checkpoint_minutes > 0, "checkpoint_minutes must be > 0", self)
+        require(self.batch >= 1, "batch must be ≥ 1", self)
+        require(0 < self.epochs < math.inf, "epochs must be > 0 and finite", self)
+        require(0 <= self.seed < 2**63, "seed must lie in 0..2⁶³−1", self)
+        require(0 <= self.ema < 1, "ema must lie in [0, 1)", self)
+        require(self.keep >= 1, "keep must be ≥ 1", self)
+        require(self.log_every >= 1, "log_every must be ≥ 1", self)
+        require(self.checkpoint_minutes > 0, "checkpoint_minutes must be > 0", self)
+        require(0 <= self.minutes < math.inf, "minutes must be ≥ 0 and finite", self)
+        require(self.cudnn_benchmark >= 0, "cudnn_benchmark must be ≥ 0", self)
         for name in ("holdout", "clip", "threads", "sample_epochs", "evaluate_epochs", "checkpoint_epochs"):
-            _require(getattr(self, name) >= 0, f"{name} must be ≥ 0", self)
+            require(getattr(self, name) >= 0, f"{name} must be ≥ 0", self)
 
 
 @dataclass(frozen=True)
@@ -257,26 +268,36 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        _require(
-            self.optimizer.constant_epochs <= self.train.epochs,
+        timed = self.optimizer.schedule == "elapsed"
+        if timed and not self.train.minutes:
+            raise ConfigError(
+                "optimizer.schedule is elapsed but train.minutes is 0; give --train.minutes, or leave the schedule at "
+                "epochs."
+            )
+        if self.train.minutes and not timed:
+            raise ConfigError(
+                f"train.minutes is {self.train.minutes:g} but optimizer.schedule is epochs; add --optimizer.schedule "
+                "elapsed, or use --time-limit, which only interrupts a run."
+            )
+        require(
+            timed or self.optimizer.constant_epochs <= self.train.epochs,
             f"optimizer.constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
             self.optimizer,
         )
         if not self.generator.depth:
             no_effect = "{} has no effect on a generator without depth; set it to {}"
-            _require(self.loss.weight_geometry == 0, no_effect.format("weight_geometry", 0), self.loss)
-            _require(self.loss.geometry == "rmse", no_effect.format("geometry", "rmse"), self.loss)
-            _require(self.loss.fake_depth == "given", no_effect.format("fake_depth", "given"), self.loss)
+            require(self.loss.weight_geometry == 0, no_effect.format("weight_geometry", 0), self.loss)
+            require(self.loss.geometry == "rmse", no_effect.format("geometry", "rmse"), self.loss)
+            require(self.loss.fake_depth == "given", no_effect.format("fake_depth", "given"), self.loss)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run trains; infinite where its epochs end it."""
+        return 60 * self.train.minutes or math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts and lists, as JSON and TOML hold them."""
-        return _plain(dataclasses.asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        return plain(dataclasses.asdict(self))
 
 
 def presets() -> list[str]:
@@ -311,46 +332,4 @@ def from_dict(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: for an unknown field or a value of the wrong type.
     """
-    return _build(Config, values, "")
-
-
-def _build(cls: type, values: Any, path: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"configuration entry {path[:-1] or 'root'} must be a table of fields; it is {values!r}.")
-    hints = typing.get_type_hints(cls)
-    fields = {item.name for item in dataclasses.fields(cls)}
-    arguments = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"unknown configuration field {path}{key}; known there: {', '.join(sorted(fields))}.")
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            arguments[key] = _build(hint, value, f"{path}{key}.")
-        else:
-            arguments[key] = _value(hint, value, f"{path}{key}")
-    return cls(**arguments)
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    if typing.get_origin(hint) is Literal:
-        fits = value in typing.get_args(hint)
-        wanted = "one of " + ", ".join(map(str, typing.get_args(hint)))
-    elif typing.get_origin(hint) is tuple:
-        value = tuple(value) if isinstance(value, list | tuple) else value
-        fits = isinstance(value, tuple) and all(type(item) is int for item in value)
-        wanted = "a list of integers"
-    elif hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        wanted = "a number"
-    else:
-        fits = type(value) is hint
-        wanted = {"int": "an integer", "bool": "true or false", "str": "a text"}[hint.__name__]
-    if not fits:
-        raise ConfigError(f"configuration field {path} must be {wanted}; it is {value!r}.")
-    return float(value) if hint is float else value
-
-
-def _require(condition: bool, message: str, owner: Any) -> None:
-    if not condition:
-        name = message.split(" ")[0].split(".")[-1]
-        raise ConfigError(f"{type(owner).__name__}: {message}; it is {getattr(owner, name)!r}.")
+    return build(Config, values, "")

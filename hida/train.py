@@ -3,6 +3,7 @@
     hida prepare fs2k FS2K data/fs2k
     hida train --data data/fs2k --preset small --out runs/small
     hida train --data data/fs2k --preset small --out runs/small --train.batch 8 --optimizer.learning-rate 1e-4
+    hida train --data data/fs2k --preset small --out runs/quick --optimizer.schedule elapsed --train.minutes 30
     torchrun --nproc_per_node=2 -m hida.train --data data/fs2k --preset released --out runs/released
 
 The folder of the run receives config.json, log.jsonl, samples/, checkpoints/ and at the end weights.safetensors.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,6 @@ from tqdm import tqdm
 
 from hida import checkpoint, weights
 from hida.config import Config, load_preset, presets
-from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
 from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
@@ -35,13 +35,15 @@ from hida.device import choose_device
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, run_command
 from hida.files import write_json
+from hida.training import loop, restart
+from hida.training.clock import StopFlag
 from hida.training.distributed import World
-from hida.training.engine import Engine
-from hida.training.journal import Journal, require_tensorboard
+from hida.training.engine import FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
+from hida.training.journal import require_tensorboard
 from hida.training.state import TrainingState, require_generator
 from hida.tuning import tune
 
-HELD_OUT_BATCH = 8
+TEACHER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class Arguments:
     resume: Literal["auto", "never"] = "auto"
     """auto continues from the newest whole checkpoint in --out; never refuses a folder that has one"""
     stop_after: int = 0
-    """stop, with a checkpoint, after this many more iterations (0: at the last epoch)"""
+    """stop, with a checkpoint, after this many more iterations (0: at the end)"""
     time_limit: float = 0.0
-    """stop, with a checkpoint, after about this many minutes (0: at the last epoch)"""
+    """stop, with a checkpoint, after about this many minutes (0: at the end)"""
     device: str = "auto"
     """cpu, cuda, or auto"""
     distil: Path | None = None
@@ -73,10 +75,21 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida train``."""
-    arguments = parse(sys.argv[1:] if argv is None else list(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments, began = parse(words), time.monotonic()
     world = World.join(choose_device(arguments.device))
     try:
         train(arguments, world)
+    except CaptureFailed as failure:
+        # Processes that have met cannot meet again one by one: there torchrun's user has to do it.
+        if world.size > 1 or not restart.is_own_command(words):
+            raise
+        print(
+            f"warning: the iteration could not be captured as a CUDA graph ({failure.reason}); the run starts again "
+            "without graphs, from the same state.",
+            file=sys.stderr,
+        )
+        restart.begin_again(_rest_of(arguments, time.monotonic() - began))
     finally:
         world.leave()
 
@@ -94,14 +107,28 @@ def parse(argv: list[str]) -> Arguments:
     return tyro.cli(Arguments, args=argv, default=default, prog="hida train", description=description)
 
 
+def _rest_of(arguments: Arguments, seconds: float) -> list[str]:
+    """Return the words that have the command do without graphs what it has not done up to the capture."""
+    words = ["--train.no-cuda-graph", "--resume", "auto"]
+    if arguments.time_limit:
+        words += ["--time-limit", f"{max(arguments.time_limit - seconds / 60, 1e-9):.9f}"]
+    if arguments.stop_after:
+        words += ["--stop-after", str(arguments.stop_after - WARM_UP)]
+    return words
+
+
 def train(arguments: Arguments, world: World) -> None:
-    """Train until the last epoch, ``stop_after`` iterations, or a signal; always leave a checkpoint."""
+    """Train until the last epoch or minute, ``stop_after`` iterations, or a signal; always leave a checkpoint.
+
+    Raises:
+        CaptureFailed: if the run has to go on in another process, without graphs; a checkpoint is there.
+    """
     config, out = arguments.config, arguments.out
     deadline = time.monotonic() + 60 * arguments.time_limit if arguments.time_limit else math.inf
     _require_runnable(arguments, world)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    tune(world.device)
+    tune(world.device, config.train.cudnn_benchmark)
 
     # Phase 1: the data, in memory
     prepared = PreparedSet.load(prepared_folder(arguments.data))
@@ -150,84 +177,37 @@ def train(arguments: Arguments, world: World) -> None:
 
     # Phase 3: the loop
     # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.
-    graphs = config.train.cuda_graph and world.device.type == "cuda" and config.train.precision != "fp16"
-    engine = Engine(state, training, graphs)
-    with _StopFlag(deadline) as stop:
-        _loop(arguments, engine, watched, stop)
+    able = world.device.type == "cuda" and config.train.precision != "fp16"
+    engine = Engine(state, training, config.train.cuda_graph and (able or FAIL_CAPTURE in os.environ))
+    with StopFlag(deadline) as stop:
+        try:
+            loop.run(engine, watched, out, stop, arguments.stop_after)
+        except CaptureFailed:
+            if not stop.raised:  # asked to stop meanwhile, the run has nothing to go on with
+                raise
 
     # Phase 4: what remains
-    if world.leads and state.images >= config.train.epochs * len(training):
-        save_weights(out / "weights.safetensors", state)
-        print(f"finished: {out / 'weights.safetensors'}")
-    elif world.leads:
-        print(f"stopped at iteration {state.iteration}; the same command continues from there.")
+    if world.leads:
+        _finish(out, state, len(training))
     world.wait()
 
 
-def _loop(arguments: Arguments, engine: Engine, watched: PairTensors, stop: _StopFlag) -> None:
-    state, training, config = engine.state, engine.pairs, arguments.config
-    world, size, options = state.world, len(engine.pairs), arguments.config.train
-    # Counted from the images, since an earlier part of the run may have had another batch.
-    last = state.iteration + max(0, math.ceil((options.epochs * size - state.images) / options.batch))
-    if arguments.stop_after:
-        last = min(last, state.iteration + arguments.stop_after)
-    # At the last iterations of an epoch's fraction the counters cross a multiple of the interval.
-    sample, evaluate, save = (
-        _Every(epochs * size, state.images)
-        for epochs in (options.sample_epochs, options.evaluate_epochs, options.checkpoint_epochs)
-    )
-    saved = marked = time.monotonic()
-    journal = Journal(arguments.out, state.iteration, options.tensorboard) if world.leads else None
-    # None: only on a terminal, since a log needs no thousand lines of it.
-    shown = {"disable": None if world.leads else True, "dynamic_ncols": True}
-    bar = tqdm(total=last, initial=state.iteration, desc="train", unit="it", **shown)
-    stopping = False
-    while state.iteration < last and not stopping:
-        engine.step()
-        bar.update()
-        epoch = state.images / size
-        logging = state.iteration % options.log_every == 0
-        # Processes agree on a stop where they wait for each other anyway.
-        stopping = world.any(stop.raised) if logging or world.size == 1 else False
-        due = save.due(state.images) or time.monotonic() - saved > 60 * options.checkpoint_minutes
-        saving = world.leads and (due or stopping or state.iteration >= last)
-        if logging:
-            summed, values, now = engine.summed, engine.losses(), time.monotonic()
-            speed = summed * options.batch / (now - marked)
-            marked = now
-            _require_finite(values, state.iteration)
-            if journal:
-                journal.write(state.iteration, epoch, {**values, "images_per_second": speed})
-            bar.set_postfix({**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}, refresh=False)
-        if evaluate.due(state.images) and len(watched) and journal:
-            journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, watched)})
-        if sample.due(state.images) and journal:
-            journal.draw_samples(state, _sample_batch(watched if len(watched) else training, config))
-        if saving:
-            _require_finite(engine.losses_here(), state.iteration)
-            save_checkpoint(arguments.out, state)
-            saved = time.monotonic()
-    bar.close()
-    if journal:
-        journal.close()
-
-
-def _require_finite(values: dict[str, float], iteration: int) -> None:
-    if not all(map(math.isfinite, values.values())):
-        raise HidaError(
-            f"the losses are no longer finite at iteration {iteration} ({values}); lower "
-            "--optimizer.learning-rate and run the command again: it continues from the last checkpoint."
+def _finish(out: Path, state: TrainingState, size: int) -> None:
+    """Write the weights at the end, and where a timed run stops; say how to go on."""
+    options, timed = state.config.train, bool(state.config.train.minutes)
+    ended = state.elapsed >= state.config.seconds if timed else state.images >= options.epochs * size
+    path = out / "weights.safetensors"
+    if ended or timed:
+        checkpoint.write_snapshot(out, path)
+    if ended:
+        print(f"finished: {path}")
+    elif timed:
+        print(
+            f"stopped at iteration {state.iteration}, after {state.elapsed / 60:.1f} of {options.minutes:g} minutes: "
+            f"{path}; the same command continues from there."
         )
-
-
-def held_out_error(state: TrainingState, watched: PairTensors) -> float:
-    """Return the mean absolute error of the averaged generator's sketches, in grey levels of [0, 1]."""
-    total = 0.0
-    for start in range(0, len(watched), HELD_OUT_BATCH):
-        index = torch.arange(start, min(start + HELD_OUT_BATCH, len(watched)))
-        batch = centred_batch(watched.take(index), state.config.augment)
-        total += float((state.draw(batch)[0] - batch.sketch).abs().mean((1, 2, 3)).sum()) / 2
-    return total / len(watched)
+    else:
+        print(f"stopped at iteration {state.iteration}; the same command continues from there.")
 
 
 def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors:
@@ -235,34 +215,12 @@ def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors
 
     Framed like the target afterwards, it costs an iteration no forward of the teacher.
     """
-    starts = range(0, len(pairs), HELD_OUT_BATCH)
+    starts = range(0, len(pairs), TEACHER_BATCH)
     drawn = [
-        teacher.draw_aligned(*(t[k : k + HELD_OUT_BATCH] for t in (pairs.photo, pairs.depth, pairs.style)))
+        teacher.draw_aligned(*(t[k : k + TEACHER_BATCH] for t in (pairs.photo, pairs.depth, pairs.style)))
         for k in tqdm(starts, desc="teacher", unit="batch", disable=None if progress else True)
     ]
     return replace(pairs, teacher=torch.cat(drawn).clone())
-
-
-def save_checkpoint(out: Path, state: TrainingState) -> None:
-    """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
-    path = checkpoint.checkpoint_path(out, state.iteration)
-    checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
-    # A later one can only be torn, since the run began before it: it must not push out whole ones.
-    written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
-    for old in written[state.config.train.keep :]:
-        old.unlink(missing_ok=True)
-
-
-def save_weights(path: Path, state: TrainingState, dtype: torch.dtype = torch.float16) -> None:
-    """Write the averaged generator alone, as ``hida sketch --weights`` takes it."""
-    tensors = {f"ema.{name}": tensor.to(dtype) for name, tensor in state.average.state_dict().items()}
-    checkpoint.save(path, checkpoint.WEIGHTS, state.config, state.counters(), tensors)
-
-
-def _sample_batch(pairs: PairTensors, config: Config) -> Batch:
-    """Return two pairs of each style, as far as there are any."""
-    picked = [torch.nonzero(pairs.style == style)[:2, 0] for style in range(config.generator.styles)]
-    return centred_batch(pairs.take(torch.cat(picked).cpu()), config.augment)
 
 
 def _require_runnable(arguments: Arguments, world: World) -> None:
@@ -279,48 +237,6 @@ def _require_runnable(arguments: Arguments, world: World) -> None:
         raise HidaError("--distil and a --loss.weight-distillation above 0 have an effect only together; give both.")
     if not 0 <= arguments.time_limit < math.inf:
         raise HidaError(f"--time-limit is {arguments.time_limit:g}; give minutes > 0, or 0 for no limit.")
-
-
-class _Every:
-    """Tells when a count of images has crossed another multiple of an interval (0: never)."""
-
-    def __init__(self, interval: float, start: int) -> None:
-        self.interval, self.last = interval, start
-
-    def due(self, images: int) -> bool:
-        before, self.last = self.last, images
-        return bool(self.interval) and int(images / self.interval) > int(before / self.interval)
-
-
-class _StopFlag:
-    """Raised by the deadline (of time.monotonic), and by SIGINT and SIGTERM, of which nothing dies then.
-
-    A second SIGINT does interrupt.
-
-    Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
-    """
-
-    def __init__(self, deadline: float = math.inf) -> None:
-        self.deadline = deadline
-
-    @property
-    def raised(self) -> bool:
-        return self.signalled or time.monotonic() >= self.deadline
-
-    def __enter__(self) -> _StopFlag:
-        self.signalled, self.since = False, 0.0
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number: int, frame: object) -> None:
-        now = time.monotonic()
-        if self.signalled and number == signal.SIGINT and now - self.since > 2:
-            raise KeyboardInterrupt
-        self.signalled, self.since = True, self.since or now
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,17 @@ import torch
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def tune(device: str | torch.device) -> None:
-    """Keep freed memory for the next use (CPU, glibc); time the convolution algorithms once (GPU)."""
+def tune(device: str | torch.device, benchmark: int = 10) -> None:
+    """Keep freed memory for the next use (CPU, glibc); time convolution algorithms once (GPU).
+
+    Args:
+        device: what the process computes on.
+        benchmark: how many algorithms cuDNN tries for each convolution; 0: none, it takes the most promising one.
+    """
     if torch.device(device).type == "cuda":
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        torch.backends.cudnn.benchmark = benchmark > 0 and not torch.are_deterministic_algorithms_enabled()
+        if benchmark:  # torch's own 0 means all of them
+            torch.backends.cudnn.benchmark_limit = benchmark
     elif sys.platform == "linux":
         # Feature maps are larger than what malloc keeps: each would be mapped, zeroed page by page, and unmapped.
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -135,11 +135,28 @@ def test_integers_are_taken_for_numbers_and_become_floats():
         ({"train": {"threads": -1}}, "threads"),
         ({"train": {"clip": -1}}, "clip"),
         ({"train": {"precision": "half"}}, r"train\.precision"),
+        ({"train": {"cudnn_benchmark": -1}}, "cudnn_benchmark"),
+        ({"train": {"minutes": -1}}, "minutes"),
+        ({"train": {"minutes": float("inf")}}, "minutes"),
+        ({"train": {"minutes": 5}}, r"train\.minutes is 5 but .* add --optimizer\.schedule elapsed"),
+        ({"optimizer": {"schedule": "elapsed"}}, r"train\.minutes is 0; give --train\.minutes"),
+        ({"optimizer": {"schedule": "steps"}}, r"optimizer\.schedule must be one of epochs, elapsed"),
+        ({"optimizer": {"decay_share": 1.1}}, "decay_share must lie in"),
+        ({"optimizer": {"warmup_epochs": 500}}, "warmup_epochs must lie in"),
     ],
 )
 def test_a_wrong_entry_is_named(values, named):
     with pytest.raises(ConfigError, match=named):
         from_dict(values)
+
+
+def test_epochs_set_no_bounds_where_the_time_does():
+    values = {
+        "optimizer": {"schedule": "elapsed", "constant_epochs": 3, "warmup_epochs": 4},
+        "train": {"epochs": 2, "minutes": 5},
+    }
+    assert from_dict(values).seconds == 300
+    assert Config().seconds == float("inf")
 
 
 def test_a_file_of_ones_own(tmp_path):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from PIL import Image
 from hida import train
 from hida.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
 from hida.data.alignment import IDENTITY, TEMPLATE
+from hida.data.augment import centred_batch
 from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.drawing.sketcher import Sketcher
 from hida.errors import run_command
+from hida.training.clock import StopFlag
 from hida.training.state import TrainingState
 
 TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.batch", "2", "--train.holdout", "1"]
@@ -196,7 +199,7 @@ def test_a_teachers_sketches_are_a_further_target(data, straight, tmp_path):
     pairs = train.load_pairs(PreparedSet.load(data), PreparedSet.load(data).split("train"), progress=False)
     taught = train.taught(pairs, Sketcher.from_pretrained(weights), progress=False)
     teacher, config = load_generator(weights)
-    batch = train.centred_batch(pairs, config.augment)
+    batch = centred_batch(pairs, config.augment)
     with torch.no_grad():
         drawn = teacher(batch.photo, batch.depth, batch.style)[0][:, :, 3:253, 3:253]
     assert ((taught.teacher.float() / 127.5 - 1) - drawn).abs().max() < 1.01 / 127.5
@@ -329,8 +332,8 @@ def test_a_preset_is_the_default_under_the_command_line(tmp_path):
 
 def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
     before, clock = signal.getsignal(signal.SIGINT), [100.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
-    with train._StopFlag() as stop:
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with StopFlag() as stop:
         assert not stop.raised
         signal.raise_signal(signal.SIGINT)
         assert stop.raised

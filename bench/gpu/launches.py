@@ -83,6 +83,8 @@ def main() -> None:
                 for result in (y, *gradients):
                     assert result.isfinite().all(), name
                 count += 1
+                if count % 20 == 0:  # under a sanitizer it may be cut short: how far it came
+                    print(f"{count} calls, up to {name}", flush=True)
     if options.device.startswith("cuda"):
         torch.cuda.synchronize()
     print(f"{count} calls, forward and backward, all finite")

@@ -59,8 +59,14 @@ int largest_cluster(bool supported) {
 }  // namespace
 
 OnDevice::OnDevice(int device) : before_(nullptr) {
+  static Once begun;  // the runtime starts, and may load the kernels, when it first sets a device
   if (driver().get(&before_) != 0) before_ = nullptr;
-  check(cudaSetDevice(device), "the CUDA device of the tensors");
+  const auto set = [device] { check(cudaSetDevice(device), "the CUDA device of the tensors"); };
+  begun(uint64_t(device) + 1, [&] {
+    const WhileCapturing mode;
+    set();
+  });
+  set();
 }
 
 OnDevice::~OnDevice() {
@@ -74,11 +80,13 @@ Launch chip_of(int device) {
   if (int(known.size()) <= device) known.resize(size_t(device) + 1);
   Launch& chip = known[size_t(device)];
   if (chip.cluster == 0) {
+    const WhileCapturing mode;
     const auto ask = [device](cudaDeviceAttr attribute) {
       int value = 0;
       check(cudaDeviceGetAttribute(&value, attribute, device), "a property of the CUDA device");
       return value;
     };
+    chip.device = device;
     chip.multiprocessors = ask(cudaDevAttrMultiProcessorCount);
     chip.shared = ask(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     chip.cluster = largest_cluster(ask(cudaDevAttrClusterLaunch) != 0);

@@ -15,6 +15,7 @@ struct Launch {
   int cluster = 0;         // most blocks of a cluster; 1: the chip has none
   int multiprocessors = 0;
   int shared = 0;  // most bytes of shared memory that a block may ask for
+  int device = 0;
 };
 
 // Makes a device current for this library's launches, and restores what was current before at the end. (device.cu)

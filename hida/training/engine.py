@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import sys
+import os
+from collections import deque
 
 import torch
 from torch import Tensor
 
 from hida.data.augment import draw_plan, planned_batch
 from hida.data.dataset import PairTensors
+from hida.errors import HidaError
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState
 
 WARM_UP = 3
 """Iterations that run one by one before the capture: they choose algorithms and allocate the optimisers' states."""
+AHEAD = 4
+"""Iterations that may be queued on a GPU: enough to keep it busy, few enough that the host's clock tells its time."""
+FAIL_CAPTURE = "HIDA_FAIL_CAPTURE"
+"""A hook for tests, an environment variable: the capture fails, also on a CPU, where there is none to begin with."""
+
+
+class CaptureFailed(HidaError):
+    """The iteration could not be captured; the process is of no further use for training.
+
+    torch has no way back from a capture that failed: the CUDA generator takes part in it for good, and the next thing
+    that draws a random number fails. The networks are what they were, since captured work does not run.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        while error.__context__ is not None:  # ending the capture fails as well, and does not say why
+            error = error.__context__
+        self.reason = (str(error).splitlines() or [type(error).__name__])[0]
+        super().__init__(
+            f"the iteration could not be captured as a CUDA graph ({self.reason}); run the command again with "
+            "--train.no-cuda-graph: it continues from the iteration before."
+        )
 
 
 class Engine:
@@ -23,6 +46,8 @@ class Engine:
     stays where it is. From there on everything is on the device: gathering, framing, both updates, the losses' sums.
     That part is captured once and then replayed where ``graphs`` is true, else called: the same code either way. The
     iterations before the capture are ordinary ones of the run, so that no state has to be put back.
+
+    On a GPU the host runs ahead of the device, by ``AHEAD`` iterations at most.
     """
 
     def __init__(self, state: TrainingState, pairs: PairTensors, graphs: bool) -> None:
@@ -34,16 +59,32 @@ class Engine:
         self.summed = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.countdown = WARM_UP if graphs else -1
-        self.stream = torch.cuda.Stream() if graphs else None
+        gpu = world.device.type == "cuda"
+        self.stream = torch.cuda.Stream() if graphs and gpu else None
+        self.queued: deque[torch.cuda.Event] | None = deque() if gpu else None
+
+    @property
+    def captures_next(self) -> bool:
+        """Whether the next iteration will be captured first."""
+        return self.graph is None and self.countdown == 0
 
     def step(self) -> None:
-        """Run one iteration; nothing waits for it."""
+        """Run one iteration; nothing waits for it.
+
+        Raises:
+            CaptureFailed: instead, where the capture did; nothing has been changed then.
+        """
         state = self.state
         self.plan.copy_(self._host_plan(), non_blocking=True)
         state.begin(state.images / len(self.pairs))
         self._run()
         state.finish()
         self.summed += 1
+        if self.queued is not None:
+            self.queued.append(torch.cuda.Event(blocking=True))
+            self.queued[-1].record()
+            if len(self.queued) > AHEAD:
+                self.queued.popleft().synchronize()
 
     def losses(self) -> dict[str, float]:
         """Return the mean losses since the last call, over all processes; this waits for the device."""
@@ -71,33 +112,38 @@ class Engine:
         self.sums += self.state.update(batch)
 
     def _run(self) -> None:
-        if self.graph is None and self.countdown == 0:
+        if self.captures_next:
             self._capture()
         if self.graph is not None:
             self.graph.replay()
         elif self.countdown > 0:
             self.countdown -= 1
-            # Warm-up belongs on a side stream: what autograd remembers of streams must not be the default one.
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                self._device_part()
-            torch.cuda.current_stream().wait_stream(self.stream)
+            self._warm_up()
         else:
             self._device_part()
 
+    def _warm_up(self) -> None:
+        if self.stream is None:
+            self._device_part()
+            return
+        # Warm-up belongs on a side stream: what autograd remembers of streams must not be the default one.
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self._device_part()
+        torch.cuda.current_stream().wait_stream(self.stream)
+
     def _capture(self) -> None:
-        """Record the device's part; where that is impossible say so, and go on without."""
-        graph = torch.cuda.CUDAGraph()
+        """Record the device's part."""
+        fails = bool(os.environ.get(FAIL_CAPTURE))
         try:
+            if self.stream is None:
+                raise RuntimeError(f"{FAIL_CAPTURE} is set")
+            graph = torch.cuda.CUDAGraph()
             # Other threads (a progress bar, NCCL's watchdog) may use CUDA meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self._device_part()
+                if fails:
+                    self.sums.tolist()  # waiting for the device is what a capture cannot hold
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"warning: no CUDA graph, every iteration is launched one by one ({reason})", file=sys.stderr)
-            self.countdown = -1
-            for optimizer in self.state.optimizers.values():
-                optimizer.zero_grad()
-            self.state.discriminator.requires_grad_(True)
-        else:
-            self.graph = graph
+            raise CaptureFailed(error) from error
+        self.graph = graph

@@ -1,4 +1,4 @@
-"""What follows from the number of images seen alone: the data order, the seeds, the learning rate.
+"""What follows from the number of images seen: the data order, the seeds, the learning rate (or from the time).
 
 Nothing here has a state, so that a resumed run continues exactly.
 """
@@ -37,25 +37,34 @@ def mixed_seed(*numbers: int) -> int:
     return state >> 1
 
 
-def learning_rates(config: Config, epoch: float) -> dict[str, float]:
-    """Return both networks' rates at ``epoch``; during a head start of the discriminator the generator's is 0."""
-    options, rate = config.optimizer, learning_rate(config, epoch)
+def learning_rates(config: Config, epoch: float, elapsed: float = 0.0) -> dict[str, float]:
+    """Return both networks' rates; during a head start of the discriminator the generator's is 0."""
+    options, rate = config.optimizer, learning_rate(config, epoch, elapsed)
     return {
         "generator": rate if epoch >= options.head_start else 0.0,
         "discriminator": rate * options.discriminator_rate,
     }
 
 
-def learning_rate(config: Config, epoch: float) -> float:
-    """Return the common rate at ``epoch``: growing through the warm-up, constant, then linear to 0 at the last one.
+def learning_rate(config: Config, epoch: float, elapsed: float = 0.0) -> float:
+    """Return the common rate at ``epoch`` and after ``elapsed`` seconds: it grows, stays constant, and falls to 0.
 
-    With a ``base_batch`` it is scaled linearly by the batch: Goyal et al., https://arxiv.org/abs/1706.02677.
+    Growing follows the epochs, falling the schedule's measure. With a ``base_batch`` the rate is scaled linearly by the
+    batch: Goyal et al., https://arxiv.org/abs/1706.02677.
     """
-    options, last = config.optimizer, config.train.epochs
+    options = config.optimizer
     rate = options.learning_rate * (config.train.batch / options.base_batch if options.base_batch else 1.0)
-    if epoch < options.warmup_epochs:
-        # The first images are those of an iteration that has begun: none runs at a rate of 0.
-        return rate * min(1.0, (epoch + 1e-3) / options.warmup_epochs)
-    if epoch <= options.constant_epochs or last <= options.constant_epochs:
-        return rate
-    return rate * max(0.0, (last - epoch) / (last - options.constant_epochs))
+    if options.schedule == "elapsed":
+        left = _left(elapsed, (1 - options.decay_share) * config.seconds, config.seconds)
+    else:
+        left = _left(epoch, options.constant_epochs, config.train.epochs)
+    # The first images are those of an iteration that has begun: none runs at a rate of 0.
+    grown = (epoch + 1e-3) / options.warmup_epochs if epoch < options.warmup_epochs else 1.0
+    return rate * min(grown, left)
+
+
+def _left(now: float, begin: float, end: float) -> float:
+    """Return 1 up to ``begin``, then what a linear fall to 0 at ``end`` has left."""
+    if now <= begin or end <= begin:
+        return 1.0
+    return max(0.0, (end - now) / (end - begin))

@@ -50,6 +50,8 @@ class TrainingState:
         self.perceiver = load_lpips("alex", world.device) if "perceptual" in self.losses else None
         self.iteration = 0
         self.images = 0
+        self.elapsed = 0.0
+        """seconds trained, over all parts of a run that ends by them; nothing counts them in another"""
         if config.train.compile:
             _compile_regions(self.generator)
 
@@ -61,8 +63,8 @@ class TrainingState:
         return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
-        """Set what follows from the images seen: the learning rates, and the random numbers of dropout."""
-        for name, rate in learning_rates(self.config, epoch).items():
+        """Set what follows from the images seen and the time: the learning rates, dropout's random numbers."""
+        for name, rate in learning_rates(self.config, epoch, self.elapsed).items():
             self.rates[name].fill_(rate)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
@@ -154,6 +156,7 @@ class TrainingState:
         return {
             "iteration": self.iteration,
             "images": self.images,
+            "elapsed": self.elapsed,
             "processes": self.world.size,
             "scaler": self.scaler.state_dict(),
         }
@@ -218,6 +221,7 @@ class TrainingState:
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
+        self.elapsed = checkpoint.state.get("elapsed", 0.0)  # older checkpoints have none
 
 
 def require_generator(weights: Checkpoint, config: Config) -> None:

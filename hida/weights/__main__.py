@@ -1,10 +1,11 @@
-"""``hida weights list`` and ``hida weights fetch NAME…``."""
+"""``hida weights list``, ``hida weights fetch NAME…`` and ``hida weights snapshot RUN OUT``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -28,9 +29,20 @@ class Fetch:
     """Accept the licence of restricted weights (the Basel Face Model: non-commercial, no redistribution)."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Write the averaged weights of a run's newest checkpoint, as the run itself does at its end."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, which may be going on, or one of its checkpoints."""
+    out: tyro.conf.Positional[Path]
+    """The .safetensors file to write."""
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     | Annotated[Fetch, tyro.conf.subcommand("fetch", prefix_name=False)]
+    | Annotated[Snapshot, tyro.conf.subcommand("snapshot", prefix_name=False)]
 )
 
 
@@ -38,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = tyro.cli(Command, args=argv, prog="hida weights", description="The weights that HIDA uses.")
     if isinstance(command, List):
         _list()
-    else:
+    elif isinstance(command, Fetch):
         _fetch(command)
+    else:
+        _snapshot(command)
 
 
 def _list() -> None:
@@ -62,6 +76,19 @@ def _fetch(command: Fetch) -> None:
         weights.get(name)
     for name in names:
         print(f"{name}: {weights.fetch(name, accept_licence=command.accept_licence)}")
+
+
+def _snapshot(command: Snapshot) -> None:
+    from hida import checkpoint  # loads torch, which the other commands do without
+
+    if command.out.suffix != ".safetensors":
+        raise HidaError(f"'{command.out}' would be a safetensors file; give it a name that ends in .safetensors.")
+    if not command.run.exists():
+        raise HidaError(f"there is no run '{command.run}'; give the folder that hida train --out has written.")
+    if command.out.resolve() in {path.resolve() for path in (command.run, *checkpoint.checkpoint_paths(command.run))}:
+        raise HidaError(f"'{command.out}' is a checkpoint, which the weights would replace; choose another name.")
+    found = checkpoint.write_snapshot(command.run, command.out)
+    print(f"{command.out}: the weights of {found.path}, iteration {found.state['iteration']}")
 
 
 if __name__ == "__main__":

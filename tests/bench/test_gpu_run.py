@@ -9,15 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_set import prepared
 
 from hida import pack
 from hida.checkpoint import load_generator
-from hida.data.alignment import IDENTITY, TEMPLATE
-from hida.data.images import write_png
-from hida.data.prepared import PreparedPair, PreparedSet
 from hida.errors import run_command
 from hida.ops import library
 
@@ -26,22 +22,6 @@ TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--tra
 TINY += ["--optimizer.constant-epochs", "8", "--train.threads", "1", "--device", "cpu", "--train.batch", "2"]
 TINY += ["--train.log-every", "1", "--train.sample-epochs", "2"]
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-
-
-def prepared(folder):
-    random, pairs = np.random.default_rng(0), []
-    for k in range(8):
-        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
-        coarse = Image.fromarray(random.integers(0, 256, (10, 10, 3), np.uint8))
-        photo = np.asarray(coarse.resize((250, 250), Image.Resampling.BICUBIC))
-        for kind, picture in zip(names, (photo, 255 - photo[:, :, 0], photo[:, :, 2]), strict=True):
-            write_png(folder / names[kind], picture)
-        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
-        split = "test" if k > 4 else "train"
-        pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
-    template = tuple(map(tuple, TEMPLATE.tolist()))
-    fill = {"photo": "replicate", "sketch": "paper"}
-    PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
 INCLUDE = Path(torch.__file__).parent / "include"
 # What runs the kernels.
-EMULATION = [HERE / "cuda.cpp", HERE / "fibers.cpp"]
+EMULATION = [HERE / "cuda.cpp", HERE / "fibers.cpp", HERE / "runtime.cpp"]
 # What stands for the real device and its streams is here.
 REPLACED = ("device.cu", "stream.cpp")
 FLAGS = [

@@ -276,13 +276,17 @@ void run_cluster(unsigned first) {
 
 }  // namespace
 
-void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(void*), void* argument) {
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(void*),
+         void* argument) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > 1024 || block.z > 64) fail("a block of %u threads", threads);
   if (grid.x == 0 || grid.x > 0x7fffffffu || grid.y == 0 || grid.y > 65535 || grid.z == 0 || grid.z > 65535)
     fail("a grid of %u x %u x %u blocks", grid.x, grid.y, grid.z);
   if (shared > size_t(chip.shared)) fail("%zu bytes of shared memory; the chip has %d", shared, chip.shared);
+  const Asked asked = asked_of(kernel);
+  if (asked.times == 0) fail("a kernel that was not loaded before its launch");
+  if (shared > size_t(asked.most)) fail("%zu bytes of shared memory; the kernel may have %d", shared, asked.most);
   if (cluster == 0 || cluster > kCluster || grid.x % cluster != 0) fail("a cluster of %u blocks", cluster);
   if (cluster > 1 && chip.capability < 90) fail("clusters need compute capability 9.0");
   ++launches.count;

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "runtime.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -85,11 +87,13 @@ char* fixed(size_t offset);
 char* dynamic();
 char* in_cluster(void* own, unsigned rank);
 
-void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(void*), void* context);
+// `kernel`: its address, by which the runtime knows it.
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, unsigned cluster, void (*body)(void*),
+         void* context);
 
 template <class F>
-void run(dim3 grid, dim3 block, size_t shared, unsigned cluster, F body) {
-  run(grid, block, shared, cluster, [](void* context) { (*static_cast<F*>(context))(); }, &body);
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, unsigned cluster, F body) {
+  run(kernel, grid, block, shared, cluster, [](void* context) { (*static_cast<F*>(context))(); }, &body);
 }
 
 // Set by the tests; what the launching code sees of the "chip". order: of the threads of a block, of its warps and of

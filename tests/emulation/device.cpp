@@ -11,7 +11,7 @@ OnDevice::~OnDevice() = default;
 
 Launch chip_of(int) {
   const emulation::Chip& chip = emulation::chip;
-  return {nullptr, chip.capability >= 90 ? 8 : 1, chip.multiprocessors, chip.shared};
+  return {nullptr, chip.capability >= 90 ? 8 : 1, chip.multiprocessors, chip.shared, emulation::device()};
 }
 
 void* current_stream(int) {

@@ -20,7 +20,7 @@ def program(builder, tmp_path_factory):
         if not built.exists():
             variant = builder.SANITIZE if sanitize else ["-O1"]
             command = [*builder.compiler(), "-std=c++17", "-DHIDA_EMULATE_CUDA", *variant, f"-I{HERE}"]
-            command += [f"-I{builder.CSRC}", "-Wno-unknown-pragmas", "-x", "c++", str(HERE / f"{name}.cu")]
+            command += [f"-I{builder.CSRC}", "-Wno-unknown-pragmas", "-pthread", "-x", "c++", str(HERE / f"{name}.cu")]
             subprocess.run([*command, *map(str, builder.EMULATION), "-o", str(built)], check=True)
         command = [str(built), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -37,6 +37,15 @@ def misuse(program):
 def test_fragments_are_those_of_the_tables_of_ptx(program):
     run = program("fragments")
     assert (run.returncode, run.stdout) == (0, "0 wrong\n"), run.stdout + run.stderr
+
+
+def test_no_launch_takes_shared_memory_from_another(program):
+    run = program("launching")
+    assert run.returncode == 0, run.stderr
+    *kernels, runs = run.stdout.splitlines()
+    # More than 48 KB, more than 32, little; set once each on either device, to all that there is.
+    assert kernels == ["1 1 1", "1 0 1", "0 0 0"] * 2
+    assert runs == "6000"
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

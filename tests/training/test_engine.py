@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from hida.config import (
 from hida.data.augment import random_batch
 from hida.data.dataset import PairTensors
 from hida.training.distributed import World
-from hida.training.engine import Engine
+from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import LOSSES, TrainingState
 
@@ -141,6 +142,57 @@ def test_no_tensor_of_the_step_is_read_back(clip, monkeypatch):
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     engine._device_part()
+
+
+def test_a_failed_capture_is_raised_before_anything_has_changed(monkeypatch):
+    monkeypatch.setenv(FAIL_CAPTURE, "1")
+    engine, plain = (Engine(build(CONFIG), pairs("cpu"), graphs=graphs) for graphs in (True, False))
+    for _ in range(WARM_UP):
+        assert not engine.captures_next
+        engine.step()
+        plain.step()
+    assert engine.captures_next
+    with pytest.raises(CaptureFailed, match=r"HIDA_FAIL_CAPTURE is set\); .*--train\.no-cuda-graph"):
+        engine.step()
+    assert differing(engine.state, plain.state) == []
+    assert engine.state.counters() == plain.state.counters()
+    assert engine.losses_here() == plain.losses_here()
+
+
+def test_the_reason_is_the_first_of_several_errors():
+    def fail():
+        try:
+            raise RuntimeError("the cause\nand its trace")
+        finally:
+            raise RuntimeError("the end failed as well")
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    assert CaptureFailed(caught.value).reason == "the cause"
+
+
+def test_the_host_is_a_few_iterations_ahead_at_most(monkeypatch):
+    happened = []
+
+    class Event:
+        def __init__(self, blocking):
+            self.number = None
+
+        def record(self):
+            self.number = sum(word == "queued" for word, _ in happened)
+            happened.append(("queued", self.number))
+
+        def synchronize(self):
+            happened.append(("done", self.number))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    engine = Engine(build(CONFIG), pairs("cpu"), graphs=False)
+    monkeypatch.setattr(engine, "_run", lambda: None)
+    engine.queued = deque()
+    for _ in range(7):
+        engine.step()
+    queued = [("queued", k) for k in range(7)]
+    assert happened == [*queued[: AHEAD + 1], ("done", 0), queued[5], ("done", 1), queued[6], ("done", 2)]
 
 
 @pytest.mark.gpu

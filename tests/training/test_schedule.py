@@ -1,4 +1,4 @@
-"""Order, seeds and rate follow from the number of images alone."""
+"""Order, seeds and rate follow from the number of images, or the rate from the time."""
 
 from __future__ import annotations
 
@@ -66,3 +66,35 @@ def test_the_discriminator_may_be_ahead_and_faster(epoch, generator):
     optimizer = OptimizerConfig(learning_rate=1e-4, constant_epochs=5, discriminator_rate=4, head_start=2)
     config = Config(optimizer=optimizer, train=TrainConfig(epochs=10))
     assert learning_rates(config, epoch) == {"generator": generator, "discriminator": pytest.approx(4e-4)}
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "share"),
+    [(0, 1), (100, 1), (180, 1), (210, 0.75), (240, 0.5), (270, 0.25), (299, 1 / 120), (300, 0), (301, 0)],
+)
+def test_the_rate_is_constant_and_falls_over_the_last_part_of_the_minutes(elapsed, share):
+    config = timed(decay_share=0.4)
+    assert learning_rate(config, 1000, elapsed) == pytest.approx(2e-4 * share)  # epochs do not matter
+    assert learning_rates(config, 1000, elapsed)["discriminator"] == pytest.approx(2e-4 * share)
+
+
+def timed(**options):
+    optimizer = OptimizerConfig(learning_rate=2e-4, schedule="elapsed", **options)
+    return Config(optimizer=optimizer, train=TrainConfig(epochs=1, minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("share", "elapsed", "left"), [(0, 299, 1), (0, 301, 1), (1, 0, 1), (1, 75, 0.75), (1, 300, 0)]
+)
+def test_the_falling_part_may_be_nothing_or_all(share, elapsed, left):
+    assert learning_rate(timed(decay_share=share), 0, elapsed) == pytest.approx(2e-4 * left)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "elapsed", "share"),
+    [(1, 0, 0.5), (1, 240, 0.5), (1, 270, 0.25), (1.5, 0, 0.75), (2, 0, 1), (2, 240, 0.5)],
+)
+def test_a_warm_up_counts_in_epochs_all_the_same(epoch, elapsed, share):
+    config = timed(warmup_epochs=2, constant_epochs=0, head_start=1.2)
+    assert learning_rate(config, epoch, elapsed) == pytest.approx(2e-4 * share, rel=2e-3)
+    assert (learning_rates(config, epoch, elapsed)["generator"] == 0) == (epoch < 1.2)

@@ -1,0 +1,282 @@
+"""The first call on a GPU machine: correct? how fast? then training begins, in the faster layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from packing import LIBRARIES, ROOT
+from parts import Programme, Task
+
+LIMITS = {
+    "machine": 20,
+    "wheels": 20,
+    "libraries": 30,
+    "build": 180,
+    "smoke": 45,
+    "tests": 100,
+    "memcheck": 100,
+    "racecheck": 100,
+    "compile": 100,
+    "ops": 70,
+    "deform": 60,
+    "step": 75,
+    "released": 60,
+    "trace": 60,
+    "train": 45,
+}
+"""seconds of each part at most; "train" is what its first iterations may take to show"""
+STARTUP, BRINGING = 25.0, 30.0
+"""seconds from the start of training to its first iteration; from its end to the end of all"""
+# Planes of more than 2³¹ elements take a while, and a GPU to themselves.
+TESTS = ["-m", "gpu", "-k", "not more_elements", "tests/gpu", "tests/training/test_engine.py", "tests/test_train_graphs.py"]
+FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.sample-epochs", "40"]
+TINY = ["--train.log-every", "1", "--train.precision", "fp32"]
+TINY += ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.threads", "1"]
+LOADS = """
+import sys, torch
+from hida import ops
+from hida.ops import library
+print(ops.available(), library.why_not, library.why_not_cuda)
+sys.exit(not ops.available()[sys.argv[1]])
+"""
+LOOK = """
+import os, sys, torch
+print(sys.version, torch.__version__, torch.version.cuda, torch.backends.cudnn.version(), os.cpu_count())
+if torch.cuda.is_available():
+    print(torch.cuda.get_device_properties(0))
+"""
+
+
+class First:
+    """The parts in their order; ``native`` turns false where what follows must run with the reference ops."""
+
+    def __init__(self, options) -> None:
+        self.options = options
+        self.gpu = options.device != "cpu"
+        self.work: Path = options.work
+        self.results = self.work / "results"
+        self.limits = LIMITS | {n: float(s) for n, s in options.limit}
+        self.programme = Programme("first", options.out, self.work, 60 * options.minutes, dict(options.command))
+        self.native = True
+        self.python = sys.executable
+        weights = [str((options.pack / "weights").resolve()), os.environ.get("HIDA_WEIGHTS", "")]
+        self.programme.environment |= {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str((self.work / "site").resolve())]),
+            "PYTHONUNBUFFERED": "1",
+            "HIDA_WEIGHTS": os.pathsep.join(filter(None, weights)),
+            "TORCHINDUCTOR_CACHE_DIR": str((self.work / "inductor").resolve()),
+        }
+
+    def run(self) -> int:
+        """Run everything; the exit status says only whether training runs, where it was wanted."""
+        for step in (self.machine, self.libraries, self.smoke, self.tests, self.ratios, self.step):
+            step()
+        trains = self.train() if self.wanted("train") else True
+        self.programme.bring()
+        return 0 if trains else 1
+
+    def wanted(self, name: str) -> bool:
+        return name not in self.options.skip
+
+    def task(self, name: str, *command: str, **environment: str) -> Task:
+        return Task(name, command, self.limits[name], environment)
+
+    def part(self, *tasks: Task, reserve: float | None = None):
+        """Run the tasks that are not skipped; by default the start of training stays possible."""
+        chosen = [task for task in tasks if self.wanted(task.name)]
+        if reserve is None:
+            reserve = self.limits["train"] if self.wanted("train") else 5.0
+        return self.programme.run(*chosen, reserve=reserve) if chosen else []
+
+    def machine(self) -> None:
+        look = f"nvidia-smi; nvcc --version; {self.python} -c '{LOOK}'; df -h .; free -g; true"
+        self.part(self.task("machine", "bash", "-c", look))
+        self.programme.say(self.programme.log("machine").read_text(errors="replace")[-900:])
+
+    def libraries(self) -> None:
+        """Take the libraries that came along; build them only if they do not load."""
+        wheels = sorted((self.options.pack / "wheels").glob("*.whl"))
+        if wheels:
+            install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target"]
+            site = str((self.work / "site").resolve())
+            self.part(self.task("wheels", self.python, *install, site, "--upgrade", *map(str, wheels)))
+        for name in LIBRARIES:
+            source = self.options.pack / "libraries" / name
+            if source.is_file():
+                # Renamed into its place: writing into a library that a process has loaded would end that process.
+                shutil.copy2(source, ROOT / "hida" / f".{name}.new")
+                (ROOT / "hida" / f".{name}.new").replace(ROOT / "hida" / name)
+        kind = "cuda" if self.gpu else "cpu"
+        loads = self.part(self.task("libraries", self.python, "-c", LOADS, kind))
+        if loads and loads[0].ok:
+            return
+        build = self.part(self.task("build", self.python, "setup.py", "build_ext", "--inplace", **self.build_options()))
+        again = self.part(self.task("libraries", self.python, "-c", LOADS, kind)) if build and build[0].ok else []
+        if not again or not again[0].ok:
+            self.give_up("the native libraries neither load nor build")
+
+    def build_options(self) -> dict[str, str]:
+        if not self.gpu:
+            return {"HIDA_BUILD_CUDA": "0"}
+        return {"HIDA_BUILD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": self.options.arch}
+
+    def give_up(self, why: str) -> None:
+        """Let all that follows run with the reference ops."""
+        self.native = False
+        self.programme.environment["HIDA_OPS"] = "reference"
+        self.programme.record["reference"] = why
+        self.programme.say(f"warning: {why}: all that follows runs with the reference ops")
+
+    def smoke(self) -> None:
+        if not self.native or not self.wanted("smoke"):
+            return
+        words = ["--device", self.options.device, "--seconds", "35", "--json", str(self.results / "smoke.json")]
+        words += [] if self.gpu else ["--few"]
+        found = self.part(self.task("smoke", self.python, "bench/gpu/smoke.py", *words))
+        if not found or not found[0].ok:
+            self.programme.say(tail(self.programme.log("smoke"), 25))
+            self.give_up("the smoke test of the native ops did not pass")
+
+    def tests(self) -> None:
+        """Tests and sanitizers side by side, while torch.compile's work for the ratios is done ahead."""
+        tests = ["-m", "pytest", "-q", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider"]
+        tests += ["--junitxml", str(self.results / "test-gpu.xml")]
+        tests += ["-n", str(self.options.workers), "-v"] if self.gpu and self.options.workers else []
+        tests += TESTS if self.gpu else ["tests/gpu/test_gpu_network.py", "tests/test_errors.py"]
+        tasks = [self.task("tests", self.python, *tests, HIDA_OPS="auto")]
+        sanitizer = ["--error-exitcode", "9", "--print-limit", "20", "--kernel-name", "kns=hida"]
+        launches = [self.python, "bench/gpu/launches.py", "--device", self.options.device]
+        for tool in ("memcheck", "racecheck"):
+            # torch hands out parts of large blocks: with its cache off, every tensor has bounds that the tool knows.
+            environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
+            tasks.append(
+                self.task(
+                    tool, "compute-sanitizer", "--tool", tool, *sanitizer, *launches, **environment, HIDA_OPS="auto"
+                )
+            )
+        if self.gpu and self.native:
+            ahead = " & ".join(f"{self.python} {' '.join(self.ops_words())} --ahead {k} 4" for k in range(4))
+            tasks.append(self.task("compile", "bash", "-c", f"{ahead} & wait"))
+        for outcome in self.part(*tasks):
+            self.programme.say(f"{outcome.name}: {tail(self.programme.log(outcome.name), 6)}")
+
+    def ops_words(self) -> list[str]:
+        words = ["bench/ops.py", "--device", self.options.device, "--op", "ida"]
+        if not self.gpu:
+            return [*words, "--side", "16", "--seconds", "0.02", "--without", "compile", "--memory", "kept"]
+        words += ["--dtype", "bfloat16", "--batch", "16", "--side", "128", "64", "--without", "max-autotune"]
+        return words
+
+    def ratios(self) -> None:
+        """ida and deform_conv2d beside their rivals."""
+        if not self.native:
+            for name in ("ops", "deform"):
+                self.programme.skip(name, "there is nothing native to compare")
+            return
+        rest = ["--json", str(self.results / "ops.json"), "--jobs", "1", "--minutes", f"{self.limits['ops'] / 60:.2f}"]
+        self.part(self.task("ops", self.python, *self.ops_words(), *rest))
+        self.programme.say(tail(self.programme.log("ops"), 30))
+        deform = ["bench/deform.py", "--device", self.options.device, "--json", str(self.results / "deform.json")]
+        if self.gpu:
+            deform += ["--dtype", "bfloat16", "--side", "128", "2", "4", "--batch", "16", "--jobs", "1"]
+            deform += ["--without", "reference", "compile", "max-autotune"]
+        else:
+            deform += ["--side", "2", "--seconds", "0.02", "--without", "compile", "--memory", "kept"]
+        self.part(self.task("deform", self.python, *deform, "--minutes", f"{self.limits['deform'] / 60:.2f}"))
+        self.programme.say(tail(self.programme.log("deform"), 30))
+
+    def step(self) -> None:
+        """The training step of the preset in both layouts, and of the released recipe's network."""
+        for name, preset in (("step", self.preset()), ("released", self.preset("released"))):
+            words = ["bench/train_step.py", "--device", self.options.device, "--preset", preset, "--no-profile"]
+            batches = self.options.step_batch if name == "step" and self.options.step_batch else [self.options.batch]
+            words += ["--batch", *map(str, batches), "--json", str(self.results / "train_step.json")]
+            words += ["--methods", *(["ours", "planes"] if self.native else ["reference"])]
+            words += ["--rounds", "5"] if self.gpu else ["--rounds", "2"]
+            self.part(self.task(name, self.python, *words))
+            self.programme.say(tail(self.programme.log(name), 8))
+        if self.gpu and self.native:
+            words = ["--preset", self.options.preset, "--batch", str(self.options.batch)]
+            words += ["--json", str(self.results / "trace.json")]
+            self.part(self.task("trace", self.python, "bench/gpu/trace.py", *words))
+            self.programme.say(tail(self.programme.log("trace"), 62))
+
+    def preset(self, name: str | None = None) -> str:
+        """Return a preset's name, or on a CPU a tiny one's file."""
+        if self.gpu:
+            return name or self.options.preset
+        path = self.work / "tiny.toml"
+        path.write_text("[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n")
+        return str(path)
+
+    def layout(self) -> str:
+        """Return the option of the layout that the step was faster in; NHWC where nobody knows."""
+        try:
+            rows = json.loads((self.results / "train_step.json").read_text())["rows"]
+            own = [row for row in rows if "images_per_second" in row and row["preset"] == self.preset()]
+            speed = {row["method"]: row["images_per_second"] for row in own}
+        except (OSError, ValueError, KeyError):
+            speed = {}
+        planes = speed.get("planes", 0.0) > speed.get("ours", 0.0)
+        return "--train.no-channels-last" if planes else "--train.channels-last"
+
+    def train(self) -> bool:
+        """Start the training in a process group of its own, and see it through its first iterations."""
+        options, run = self.options, (self.work / "run").resolve()
+        data = options.data or options.pack / "train.zip"
+        command = [self.python, "-m", "hida.train", "--data", str(Path(data).resolve()), "--out", str(run)]
+        command += ["--preset", options.preset, "--device", options.device, "--train.batch", str(options.batch)]
+        command += ["--optimizer.schedule", "elapsed", self.layout(), "--train.log-every", "50", "--train.keep", "1"]
+        command += ["--train.checkpoint-minutes", "0.75", "--train.checkpoint-epochs", "0"]
+        command += FAST if self.gpu else TINY
+        state = (self.work / "train-state.json").resolve()
+        startup, bringing = (STARTUP, BRINGING) if self.gpu else (6.0, 5.0)
+        deadline = time.time() + 60 * options.until - (time.monotonic() - self.programme.start) - bringing
+        job = {"command": [*command, *options.options], "run": str(run), "state": str(state), "deadline": deadline}
+        job["startup"] = startup
+        state.unlink(missing_ok=True)
+        (self.work / "job.json").write_text(json.dumps(job, indent=1))
+        with self.programme.log("train").open("wb") as log:
+            supervisor = subprocess.Popen(
+                ["bash", "-c", self.programme.replaced["train"]]
+                if "train" in self.programme.replaced
+                else [self.python, str(ROOT / "bench/gpu/supervise.py"), str((self.work / "job.json").resolve())],
+                cwd=ROOT,
+                env=self.programme.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.programme.record["train"] = {"supervisor": supervisor.pid, **job}
+        end = time.monotonic() + min(self.limits["train"], max(5.0, self.programme.left() - 3))
+        lines = 0
+        while time.monotonic() < end and supervisor.poll() is None and lines < 2:
+            time.sleep(0.25)
+            lines = len(log_lines(run))
+        self.programme.say(f"training: {lines} log lines so far\n{tail(self.programme.log('train'), 8)}")
+        self.programme.bring()
+        return supervisor.poll() in (None, 0)
+
+
+def log_lines(run: Path) -> list[str]:
+    try:
+        return (run / "log.jsonl").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def tail(path: Path, lines: int) -> str:
+    """Return the last lines of a log; what a progress bar wrote over is gone."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    found = [line.rsplit("\r", 1)[-1] for line in text.rstrip().splitlines() if line.strip()]
+    return "\n".join(line[:200] for line in found[-lines:])

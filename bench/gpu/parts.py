@@ -1,0 +1,188 @@
+"""Parts of a programme that must bring back something whatever fails: each in processes of its own, cut at its time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+GRACE = (6.0, 3.0)
+"""seconds that a part which is cut has after SIGINT to write what it knows, and after SIGTERM"""
+LONGEST_LOG = 1 << 20
+
+
+@dataclass
+class Outcome:
+    """What became of a part: "ok", "failed" (with its exit status), "cut" at its limit, or "skipped" (and why)."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    code: int | None = None
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    def __str__(self) -> str:
+        code = f" (exit status {self.code})" if self.status == "failed" else ""
+        return f"{self.name:<10} {self.status}{code}, {self.seconds:.0f} s" + (f": {self.note}" if self.note else "")
+
+
+@dataclass
+class Task:
+    """A part to run: a command, more environment, and seconds at most."""
+
+    name: str
+    command: Sequence[str]
+    seconds: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Programme:
+    """The clock of one call, the folder that its results go to, and what each part did.
+
+    Args:
+        name: of the record, ``NAME.json`` in ``out``.
+        out: what is brought back: the record and ``NAME.tar.gz``, made anew after every part.
+        work: where results and logs lie meanwhile; ``second`` finds there what ``first`` left.
+        seconds: of the whole call.
+        replaced: shell commands that take the place of parts' own.
+    """
+
+    def __init__(
+        self, name: str, out: Path, work: Path, seconds: float, replaced: Mapping[str, str] | None = None
+    ) -> None:
+        self.name, self.out, self.work = name, out, work
+        self.start, self.seconds = time.monotonic(), seconds
+        self.replaced = dict(replaced or {})
+        self.environment = dict(os.environ)
+        self.outcomes: list[Outcome] = []
+        self.record: dict[str, object] = {}
+        for folder in (out, work / "logs", work / "results"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def left(self) -> float:
+        """Return the seconds that this call still has."""
+        return self.seconds - (time.monotonic() - self.start)
+
+    def log(self, name: str) -> Path:
+        return self.work / "logs" / f"{name}.log"
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.start:5.0f} s] {text}", flush=True)
+
+    def run(self, *tasks: Task, reserve: float = 0.0) -> list[Outcome]:
+        """Run tasks side by side, each for its seconds at most, and less where ``reserve`` would not be left."""
+        most = self.left() - reserve
+        if most < 3:
+            return [self.skip(task.name, "no time is left for it") for task in tasks]
+        running = [_Running(self._replace(task), self, min(task.seconds, most)) for task in tasks]
+        while any(one.outcome is None for one in running):
+            for one in running:
+                one.look()
+            time.sleep(0.05)
+        found = [one.outcome for one in running if one.outcome is not None]
+        for outcome in found:
+            self._note(outcome)
+        return found
+
+    def skip(self, name: str, why: str) -> Outcome:
+        outcome = Outcome(name, "skipped", note=why)
+        self._note(outcome)
+        return outcome
+
+    def bring(self, more: Iterable[Path] = ()) -> None:
+        """Lay down the record, and results and logs as one archive; each replaces its predecessor in one step."""
+        self.record |= {"parts": [asdict(o) for o in self.outcomes], "seconds": time.monotonic() - self.start}
+        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+        _replace(self.out / f"{self.name}.json", lambda path: path.write_text(text))
+        files = [p for p in sorted((self.work / "results").rglob("*")) if p.is_file()] + list(more)
+        _replace(self.out / f"{self.name}.tar.gz", lambda path: self._archive(path, files))
+
+    def _archive(self, path: Path, files: list[Path]) -> None:
+        with tarfile.open(path, "w:gz", compresslevel=4) as archive:
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    archive.add(file, file.name)
+            for log in sorted((self.work / "logs").glob("*.log")):
+                with log.open("rb") as stream:
+                    size = log.stat().st_size
+                    stream.seek(max(0, size - LONGEST_LOG))
+                    member = tarfile.TarInfo(f"logs/{log.name}")
+                    member.size = min(size, LONGEST_LOG)
+                    archive.addfile(member, stream)
+
+    def _replace(self, task: Task) -> Task:
+        if task.name not in self.replaced:
+            return task
+        return Task(task.name, ["bash", "-c", self.replaced[task.name]], task.seconds, task.environment)
+
+    def _note(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.say(str(outcome))
+        self.bring()
+
+
+class _Running:
+    """A task's process in a group of its own, so that all that it starts can be ended with it."""
+
+    def __init__(self, task: Task, programme: Programme, seconds: float) -> None:
+        self.task, self.outcome = task, None
+        self.begun = time.monotonic()
+        self.ends = [self.begun + seconds, *(self.begun + seconds + g for g in (GRACE[0], sum(GRACE)))]
+        self.was_cut = False
+        self.process: subprocess.Popen | None = None
+        try:
+            with programme.log(task.name).open("wb") as log:
+                self.process = subprocess.Popen(
+                    list(task.command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**programme.environment, **task.environment},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self.outcome = Outcome(task.name, "skipped", note=f"it could not be started ({error.strerror})")
+
+    def look(self) -> None:
+        """See whether it has ended, and press it to where its time is over."""
+        if self.outcome is not None or self.process is None:
+            return
+        code, now = self.process.poll(), time.monotonic()
+        if code is not None:
+            end_group(self.process.pid)  # what it has left running
+            status = "cut" if self.was_cut else "ok" if code == 0 else "failed"
+            self.outcome = Outcome(self.task.name, status, now - self.begun, code)
+        elif self.ends and now >= self.ends[0]:
+            step = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[3 - len(self.ends)]
+            self.ends.pop(0)
+            self.was_cut = True
+            if step == signal.SIGINT:
+                self.process.send_signal(step)  # it alone: a benchmark's workers end with it, and then it can report
+            else:
+                signal_group(self.process.pid, step)
+
+
+def signal_group(leader: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
+def end_group(leader: int) -> None:
+    signal_group(leader, signal.SIGKILL)
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    write(temporary)
+    temporary.replace(path)

@@ -1,0 +1,142 @@
+"""The second call: wait for the training until its minutes are over, then bring out its weights and its logs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from first import log_lines, tail
+from packing import MIB, ROOT
+from parts import Programme, signal_group
+
+STOPPING = 25.0
+"""seconds that a training which is told to stop has to write its weights"""
+
+
+def second(options) -> int:
+    """Wait, stop what still runs, make weights of the newest checkpoint where there are none; 1 without weights."""
+    programme = Programme("second", options.out, options.work, 60 * options.minutes)
+    programme.environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str((options.work / "site").resolve())])
+    run, weights = options.work / "run", options.work / "run" / "weights.safetensors"
+    state = read(options.work / "train-state.json")
+    job = read(options.work / "job.json")
+    if not job:
+        programme.say(f"no training was begun in '{options.work}'; run the part first")
+        programme.bring()
+        return 2
+    wait(programme, options.work, job)
+    if not weights.is_file():
+        programme.say("the training has left no weights: they are made of its newest checkpoint")
+        snapshot(programme, run, weights)
+    logs = [p for p in (run / "log.jsonl", run / "config.json", *sorted(run.glob("samples/*.png"))[-1:]) if p.is_file()]
+    state = read(options.work / "train-state.json")
+    programme.record |= {"train": state, "lines": len(log_lines(run))}
+    for line in log_lines(run)[-4:]:
+        programme.say(line[:300])
+    if not weights.is_file():
+        programme.say(f"there are no weights and no checkpoint: {tail(programme.log('train'), 12)}")
+        programme.bring(logs)
+        return 1
+    programme.bring(logs)  # before the pieces: it says how much room is left
+    programme.record["weights"] = bring_pieces(options, weights, 0, taken(options.out))
+    programme.bring(logs)
+    programme.say(json.dumps(programme.record["weights"]))
+    return 0
+
+
+def fetch(options) -> int:
+    """Bring the pieces from ``--from`` on."""
+    weights = options.work / "run" / "weights.safetensors"
+    if not weights.is_file():
+        print(f"short: there is no '{weights}': run the part second first", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(bring_pieces(options, weights, options.first_piece, [])))
+    return 0
+
+
+def wait(programme: Programme, work: Path, job: dict) -> None:
+    """Wait until the training has ended, its deadline is over, or this call must end; then stop it."""
+    grace = 2 * STOPPING  # of this call's own time: stopping and bringing out
+    said = 0.0
+    while True:
+        state = read(work / "train-state.json")
+        if state.get("status", "running") != "running" or not alive(state):
+            break
+        if time.time() > job["deadline"] + 5 or programme.left() < grace:
+            break
+        if time.monotonic() - said > 30:
+            said = time.monotonic()
+            lines = log_lines(work / "run")
+            programme.say(f"training: {lines[-1][:160] if lines else 'no line in its log yet'}")
+        time.sleep(0.25)
+    if alive(state):
+        programme.say("the training is told to stop")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state["supervisor"], signal.SIGTERM)  # which tells the training
+        end = time.monotonic() + min(STOPPING, max(2.0, programme.left() - 10))
+        while alive(state) and time.monotonic() < end:
+            time.sleep(0.1)
+        if alive(state):
+            programme.say("it does not stop: it is killed")
+            signal_group(state["supervisor"], signal.SIGKILL)
+
+
+def snapshot(programme: Programme, run: Path, weights: Path) -> None:
+    command = [sys.executable, "-m", "hida", "weights", "snapshot", str(run), str(weights)]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        seconds = max(5.0, programme.left() - 5)
+        done = subprocess.run(
+            command, cwd=ROOT, env=programme.environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        if done.returncode != 0:
+            programme.say(done.stderr.strip()[-300:])
+
+
+def alive(state: dict) -> bool:
+    """Whether the supervisor that a state names runs; a zombie does not."""
+    with contextlib.suppress(OSError, KeyError, IndexError):
+        return Path(f"/proc/{state['supervisor']}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def taken(out: Path) -> list[int]:
+    return [p.stat().st_size for p in out.iterdir() if p.is_file()] if out.is_dir() else []
+
+
+def bring_pieces(options, weights: Path, first: int, there: list[int]) -> dict:
+    """Cut the weights into pieces and lay down those from ``first`` on, as many as the limits of a return allow."""
+    data, size = weights.read_bytes(), int(options.piece_mib * MIB)
+    pieces = [data[k : k + size] for k in range(0, len(data), size)]
+    room, files = options.return_mib * MIB - sum(there), options.files - len(there)
+    brought = []
+    for number in range(first, len(pieces)):
+        if files < 1 or len(pieces[number]) > room:
+            break
+        path = options.out / f"weights.part-{number:02d}"
+        path.write_bytes(pieces[number])
+        brought.append(path.name)
+        room, files = room - len(pieces[number]), files - 1
+    next_piece = first + len(brought)
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "pieces": len(pieces),
+        "brought": brought,
+        "to put together": "cat weights.part-* > weights.safetensors",
+        "left": f"bash bench/gpu/short.sh fetch --from {next_piece}" if next_piece < len(pieces) else "",
+    }
+
+
+def read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,65 @@
+"""What ends a run before its last epoch: its time, a limit, a signal."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+
+import torch
+from torch import distributed
+
+from hida.training.distributed import World
+
+
+class Clock:
+    """The seconds that a run has trained, over all of its parts, the same in every process: the leader's.
+
+    It runs from the moment at which it is made.
+    """
+
+    def __init__(self, world: World, before: float) -> None:
+        self.world = world
+        # Of the host's own: a message between GPUs would have every iteration wait for the device.
+        self.group = distributed.new_group(backend="gloo") if world.size > 1 else None
+        self.zero = time.monotonic() - before
+
+    def read(self) -> float:
+        """Return the seconds; every process has to ask equally often."""
+        seconds = time.monotonic() - self.zero
+        if self.group is None:
+            return seconds
+        told = torch.tensor([seconds], dtype=torch.float64)
+        distributed.broadcast(told, 0, self.group)
+        return told.item()
+
+
+class StopFlag:
+    """Raised by the deadline (of time.monotonic), and by SIGINT and SIGTERM, of which nothing dies then.
+
+    A second SIGINT does interrupt.
+
+    Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
+    """
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
+
+    @property
+    def raised(self) -> bool:
+        return self.signalled or time.monotonic() >= self.deadline
+
+    def __enter__(self) -> StopFlag:
+        self.signalled, self.since = False, 0.0
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        now = time.monotonic()
+        if self.signalled and number == signal.SIGINT and now - self.since > 2:
+            raise KeyboardInterrupt
+        self.signalled, self.since = True, self.since or now
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

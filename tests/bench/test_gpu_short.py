@@ -1,0 +1,323 @@
+"""bench/gpu/short.sh whole at a tiny size on a CPU, plain and with what can fail failing: in time, with weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from small_set import prepared
+
+from hida import pack, weights
+from hida.checkpoint import load_generator
+from hida.errors import run_command
+from hida.ops import library
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = "bench/gpu/short.sh"
+UNTIL = 0.45  # minutes from the start of "first" to the end of training
+FEW = ["ops", "deform", "step", "released"]  # what a rehearsal of a failure can do without
+native = pytest.mark.skipif(not library.loaded, reason=library.why_not)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A pack with eight pairs and the libraries that are built here."""
+    folder = tmp_path_factory.mktemp("packed")
+    prepared(folder / "set")
+    into = folder / "pack"
+    (into / "libraries").mkdir(parents=True)
+    assert run_command(pack.main, [str(folder / "set"), str(into / "train.zip"), "--split", "train"]) == 0
+    for name in ("_ops.so", "_ops_cuda.so"):
+        if (ROOT / "hida" / name).is_file():
+            shutil.copy2(ROOT / "hida" / name, into / "libraries" / name)
+    return into
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout without libraries and built-in weights, as it lies on the GPU machine."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("hida", "bench", "tests", "csrc"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "small.safetensors")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+class Machine:
+    """Calls parts of the programme in the checkout, and looks at what came back."""
+
+    def __init__(self, checkout, packed, folder):
+        self.checkout, self.packed, self.folder = checkout, packed, folder
+        self.work = folder / "work"
+        self.training = ["--train.holdout", "1", "--train.checkpoint-minutes", "0.05"]
+        for path in (checkout / "hida").glob("*.so"):
+            path.unlink()
+
+    def start(self, part, *words, out="out", **environment):
+        command = ["bash", SCRIPT, part, "--out", str(self.folder / out), "--work", str(self.work), *words]
+        variables = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
+        variables.pop("PYTHONPATH", None)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.checkout, env=variables, **pipes)
+
+    def call(self, part, *words, **more):
+        """Return the record, and what was printed."""
+        process = self.start(part, *words, **more)
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, text
+        return json.loads((self.folder / more.get("out", "out") / f"{part}.json").read_text()), text
+
+    def first(self, *words, skip=FEW, **more):
+        given = ["--pack", str(self.packed), "--device", "cpu", "--batch", "2", "--minutes", "2"]
+        if "--until" not in words:
+            given += ["--until", f"{UNTIL}"]
+        return self.call("first", *given, "--skip", *skip, *words, "--", *self.training, **more)
+
+    def status(self, record):
+        return {part["name"]: part["status"] for part in record["parts"]}
+
+    def brought_weights(self, record):
+        """Put the pieces together and load them."""
+        told = record["weights"]
+        data = b"".join(path.read_bytes() for path in sorted((self.folder / "out2").glob("weights.part-*")))
+        assert hashlib.sha256(data).hexdigest() == told["sha256"]
+        path = self.folder / "weights.safetensors"
+        path.write_bytes(data)
+        return load_generator(path)[1]
+
+    def attempts(self):
+        return json.loads((self.work / "train-state.json").read_text())["attempts"]
+
+
+@pytest.fixture
+def machine(checkout, packed, tmp_path):
+    return Machine(checkout, packed, tmp_path)
+
+
+@pytest.mark.slow
+@native
+def test_all_parts_in_their_order_and_weights_in_pieces(machine):
+    record, text = machine.first("--until", "1.6", skip=["racecheck"])
+    found = machine.status(record)
+    absent = [] if shutil.which("compute-sanitizer") else ["memcheck"]
+    assert [name for name, status in found.items() if status != "ok"] == absent, text
+    assert list(found) == [
+        *("machine", "libraries", "smoke", "tests", "memcheck", "ops", "deform", "step", "released"),
+    ]
+    assert "reference" not in record
+    with tarfile.open(machine.folder / "out/first.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert {"smoke.json", "test-gpu.xml", "ops.json", "deform.json", "train_step.json", "logs/smoke.log"} <= names
+    record, text = machine.call("second", out="out2")
+    assert machine.brought_weights(record).generator.base_width == 2
+    lines = [json.loads(line) for line in (machine.work / "run/log.jsonl").read_text().splitlines()]
+    rates = [line["rate"] for line in lines if "rate" in line]
+    assert rates[-1] < 0.1 * rates[0]
+    assert rates == sorted(rates, reverse=True)
+    # Pieces of 100 kB, of which one goes at a time.
+    few = ["--piece-mib", "0.1", "--files", "1"]
+    second, text = machine.call("second", *few, "--files", "3", out="out3")
+    assert len(second["weights"]["brought"]) == 1
+    assert second["weights"]["left"].endswith("--from 1")
+    whole = (machine.folder / "out3/weights.part-00").read_bytes()
+    for k in range(1, second["weights"]["pieces"]):
+        process = machine.start("fetch", *few, "--from", str(k), out=f"more{k}")
+        assert process.wait(60) == 0
+        whole += (machine.folder / f"more{k}/weights.part-{k:02d}").read_bytes()
+    assert hashlib.sha256(whole).hexdigest() == second["weights"]["sha256"]
+
+
+@pytest.mark.slow
+@native
+def test_libraries_that_do_not_load_are_built(machine, tmp_path):
+    spoilt = tmp_path / "pack"
+    shutil.copytree(machine.packed, spoilt)
+    for path in (spoilt / "libraries").iterdir():
+        path.write_bytes(b"no library")
+    good = f"cp {machine.packed}/libraries/*.so hida/"
+    machine.packed = spoilt
+    record, text = machine.first("--command", f"build={good}", skip=[*FEW, "tests", "train"])
+    statuses = [(part["name"], part["status"]) for part in record["parts"] if part["name"] != "machine"]
+    assert statuses[:4] == [("libraries", "failed"), ("build", "ok"), ("libraries", "ok"), ("smoke", "ok")], text
+    assert "reference" not in record
+
+
+@pytest.mark.slow
+@native
+def test_libraries_that_neither_load_nor_build(machine, tmp_path):
+    machine.packed = tmp_path / "pack"
+    (machine.packed / "libraries").mkdir(parents=True)
+    (machine.packed / "libraries/_ops.so").write_bytes(b"no library")
+    data = [str(machine.packed.parent / "train.zip")]
+    prepared(tmp_path / "set")
+    assert run_command(pack.main, [str(tmp_path / "set"), *data, "--split", "train"]) == 0
+    begun = time.monotonic()
+    record, text = machine.first("--data", *data, "--command", "build=false", skip=["tests", "step", "released"])
+    assert "neither load nor build" in record["reference"]
+    assert "all that follows runs with the reference ops" in text
+    assert machine.status(record)["ops"] == "skipped"
+    record, _ = machine.call("second", out="out2")
+    assert machine.brought_weights(record).generator.base_width == 2
+    assert time.monotonic() - begun < 60 * UNTIL + 15
+
+
+@pytest.mark.slow
+@native
+def test_a_smoke_test_that_fails(machine):
+    record, _ = machine.first(HIDA_SMOKE_BREAK="ida", skip=["deform", "released", "tests"])
+    assert machine.status(record)["smoke"] == "failed"
+    assert record["reference"]
+    assert machine.status(record)["ops"] == "skipped"
+    with tarfile.open(machine.folder / "out/first.tar.gz") as archive:
+        rows = json.load(archive.extractfile("train_step.json"))["rows"]
+    assert [row["method"] for row in rows] == ["reference"]
+    record, _ = machine.call("second", out="out2")
+    assert machine.brought_weights(record).generator.base_width == 2
+
+
+@pytest.mark.slow
+@native
+def test_a_capture_that_fails(machine):
+    machine.first(HIDA_FAIL_CAPTURE="1", skip=[*FEW, "tests", "smoke"])
+    record, _ = machine.call("second", out="out2")
+    assert machine.brought_weights(record).generator.base_width == 2
+    assert "without" in (machine.work / "logs/train.log").read_text()
+    assert [attempt["code"] for attempt in machine.attempts()] == [0]  # it started again by itself
+
+
+@pytest.mark.slow
+@native
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_training_killed_in_the_middle_goes_on(machine, number):
+    machine.first(skip=[*FEW, "tests", "smoke"])
+    time.sleep(2)
+    os.kill(machine.attempts()[-1]["pid"], number)
+    record, text = machine.call("second", out="out2")
+    assert machine.brought_weights(record).generator.base_width == 2
+    codes = [attempt["code"] for attempt in machine.attempts()]
+    assert codes == ([-number, 0] if number != signal.SIGTERM else [0]), text
+
+
+@pytest.mark.slow
+@native
+def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
+    machine.first("--until", "3", skip=[*FEW, "tests", "smoke"])
+    for _ in range(200):  # one checkpoint, then nothing is orderly any more
+        if list((machine.work / "run/checkpoints").glob("*.safetensors")):
+            break
+        time.sleep(0.2)
+    state = json.loads((machine.work / "train-state.json").read_text())
+    os.killpg(state["supervisor"], signal.SIGKILL)
+    begun = time.monotonic()
+    record, text = machine.call("second", out="out2")
+    assert time.monotonic() - begun < 20
+    assert "newest checkpoint" in text
+    assert machine.brought_weights(record).generator.base_width == 2
+
+
+@pytest.mark.slow
+@native
+def test_a_part_that_hangs_is_cut(machine):
+    words = ["--command", "tests=trap '' INT TERM; sleep 1000", "--limit", "tests=2"]
+    begun = time.monotonic()
+    record, text = machine.first(*words, skip=[*FEW, "smoke", "train"])
+    assert machine.status(record)["tests"] == "cut", text
+    assert time.monotonic() - begun < 30
+    assert b"sleep\x001000" not in b"".join(
+        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)
+    )
+
+
+@pytest.mark.slow
+@native
+def test_a_training_that_hangs_is_ended(machine):
+    words = ["--command", "train=trap '' INT TERM; sleep 1000", "--limit", "train=2", "--until", "0.6"]
+    machine.first(*words, skip=[*FEW, "tests", "smoke"])
+    process = machine.start("second", "--minutes", "1", out="out2")
+    text, _ = process.communicate(timeout=70)
+    assert process.returncode == 1, text  # nothing was trained: there is nothing to bring
+    assert "no weights and no checkpoint" in text
+    assert (machine.folder / "out2/second.json").is_file()
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A file of the size of the perceptual loss's network, which is all that pack looks at."""
+    asset = weights.get("alexnet-features")
+    with (tmp_path / asset.filename).open("wb") as file:
+        file.truncate(asset.size)
+    monkeypatch.setenv("HIDA_WEIGHTS", str(tmp_path))
+
+
+def pack_command(*words):
+    command = ["bash", SCRIPT, "pack", *map(str, words), "--no-wheels"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_travels_is_counted(tmp_path, network):
+    prepared(tmp_path / "set")
+    libraries = tmp_path / "built"
+    libraries.mkdir()
+    for name in ("_ops.so", "_ops_cuda.so"):
+        (libraries / name).write_bytes(b"stands for a library")
+    words = ("--data", tmp_path / "set", "--libraries", libraries, "--pack", tmp_path / "pack")
+    done = pack_command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "leave behind: hida/assets/small.safetensors" in done.stdout
+    assert "bash bench/gpu/short.sh second" in done.stdout
+    manifest = json.loads((tmp_path / "pack/manifest.json").read_text())["files"]
+    assert set(manifest) == {
+        *(
+            "libraries/_ops.so",
+            "libraries/_ops_cuda.so",
+            "train.zip",
+            "weights/" + weights.get("alexnet-features").filename,
+        )
+    }
+    for name, entry in manifest.items():
+        assert hashlib.sha256((tmp_path / "pack" / name).read_bytes()).hexdigest() == entry["sha256"]
+    done = pack_command(*words, "--travel-mib", "3")
+    assert done.returncode == 2
+    assert "would travel and 3 may" in done.stderr
+    (libraries / "_ops_cuda.so").unlink()
+    done = pack_command(*words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "has no _ops_cuda.so" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pack", "--data", "nowhere"), "there is no 'nowhere'"),
+        (("first", "--limit", "bake=3"), "give NAME=VALUE with a name of machine"),
+        (("first", "--limit", "ops=soon"), "the limit of ops is 'soon'"),
+        (("bake",), "invalid choice: 'bake'"),
+    ],
+)
+def test_mistakes_are_told(tmp_path, words, said):
+    command = ["bash", SCRIPT, *words, *(["--pack", str(tmp_path)] if words[0] == "pack" else [])]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_without_a_first_says_so(tmp_path):
+    command = ["bash", SCRIPT, "second", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "run the part first" in done.stdout

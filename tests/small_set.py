@@ -1,0 +1,29 @@
+"""A prepared data set of a few made-up pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hida.data.alignment import IDENTITY, TEMPLATE
+from hida.data.images import write_png
+from hida.data.prepared import PreparedPair, PreparedSet
+
+
+def prepared(folder: Path) -> None:
+    """Write eight pairs in three styles, five of them for training."""
+    random, pairs = np.random.default_rng(0), []
+    for k in range(8):
+        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
+        coarse = Image.fromarray(random.integers(0, 256, (10, 10, 3), np.uint8))
+        photo = np.asarray(coarse.resize((250, 250), Image.Resampling.BICUBIC))
+        for kind, picture in zip(names, (photo, 255 - photo[:, :, 0], photo[:, :, 2]), strict=True):
+            write_png(folder / names[kind], picture)
+        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
+        split = "test" if k > 4 else "train"
+        pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
+    template = tuple(map(tuple, TEMPLATE.tolist()))
+    fill = {"photo": "replicate", "sketch": "paper"}
+    PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()

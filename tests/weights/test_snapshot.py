@@ -1,0 +1,74 @@
+"""hida weights snapshot: the weights that a run would write, at any time."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from test_train import assert_same_checkpoints, data, hida_train  # noqa: F401
+
+from hida.checkpoint import checkpoint_path, checkpoint_paths, load
+from hida.errors import run_command
+from hida.weights import __main__ as command
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):  # noqa: F811
+    """A finished run with checkpoints of iterations 4, 6 and 8."""
+    out = tmp_path_factory.mktemp("run")
+    assert hida_train(data, out, "--train.checkpoint-epochs", "1") == 0
+    return out
+
+
+def snapshot(*words):
+    return run_command(command.main, ["snapshot", *map(str, words)])
+
+
+def test_it_is_what_the_run_wrote(run, tmp_path, capsys):
+    assert snapshot(run, tmp_path / "new" / "w.safetensors") == 0
+    assert_same_checkpoints(tmp_path / "new" / "w.safetensors", run / "weights.safetensors")
+    found, written = load(tmp_path / "new" / "w.safetensors"), load(run / "weights.safetensors")
+    assert (found.kind, found.config) == (written.kind, written.config)
+    assert {value.dtype for value in found.tensors.values()} == {torch.float16}
+    assert f"the weights of {checkpoint_path(run, 8)}, iteration 8" in capsys.readouterr().out
+
+
+def test_an_older_checkpoint_can_be_named(run, tmp_path):
+    assert snapshot(checkpoint_path(run, 6), tmp_path / "w.safetensors") == 0
+    found, average = load(tmp_path / "w.safetensors"), load(checkpoint_path(run, 6)).part("ema")
+    assert found.state["iteration"] == 6
+    assert found.part("ema").keys() == average.keys()
+    assert all(torch.equal(value, average[name].half()) for name, value in found.part("ema").items())
+
+
+def test_of_a_run_that_goes_on_it_is_the_newest_whole_one(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    checkpoint_path(tmp_path / "run", 9).write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="passing over"):
+        assert snapshot(tmp_path / "run", tmp_path / "w.safetensors") == 0
+    assert load(tmp_path / "w.safetensors").state["iteration"] == 8
+
+
+REFUSALS = {
+    "no run": (("{tmp}/nothing", "{tmp}/w.safetensors"), "there is no run '{tmp}/nothing'; give the folder"),
+    "no checkpoint": (("{tmp}", "{tmp}/w.safetensors"), "'{tmp}' has no whole checkpoint yet; give the folder"),
+    "weights": (("{run}/weights.safetensors", "{tmp}/w.safetensors"), "holds weights, not a checkpoint; give the"),
+    "another kind of file": (("{run}/config.json", "{tmp}/w.safetensors"), "is not a readable weights file"),
+    "a name of another kind": (("{run}", "{tmp}/w.pt"), "give it a name that ends in .safetensors"),
+    "the checkpoint itself": (("{run}", "{newest}"), "is a checkpoint, which the weights would replace"),
+    "that checkpoint itself": (("{newest}", "{newest}"), "is a checkpoint, which the weights would replace"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_bad_input_is_one_sentence_and_nothing_is_written(run, tmp_path, capsys, words, said):
+    names = {"run": run, "tmp": tmp_path, "newest": checkpoint_paths(run)[0]}
+    before = checkpoint_paths(run)[0].read_bytes()
+    assert snapshot(*(word.format(**names) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert said.format(**names) in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert checkpoint_paths(run)[0].read_bytes() == before

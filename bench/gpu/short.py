@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     first.add_argument("--limit", type=seconds, nargs="+", default=[], metavar="PART=SECONDS")
     first.add_argument("--skip", nargs="+", default=[], choices=list(LIMITS), help="parts to leave out")
     first.add_argument("--command", type=pair, nargs="+", default=[], metavar="PART=SHELL", help="instead of its own")
+    first.add_argument("--insist", action="store_true", help="native ops although their smoke test fails: to find out")
     first.add_argument("--device", default="cuda", help="cpu: a rehearsal at a tiny size")
     first.add_argument("--workers", type=int, default=8, help="processes of pytest (needs pytest-xdist; 0: one)")
     first.add_argument("--data", type=Path, help="training pairs; by default those in the pack")

@@ -231,7 +231,9 @@ class First:
     def train(self) -> bool:
         """Start the training in a process group of its own, and see it through its first iterations."""
         options, run = self.options, (self.work / "run").resolve()
-        data = options.data or options.pack / "train.zip"
+        data = options.data or self.work / "train.zip"
+        if not options.data:  # it is unpacked beside itself, and the pack must stay as small as it is
+            shutil.copy2(options.pack / "train.zip", data)
         command = [self.python, "-m", "hida.train", "--data", str(Path(data).resolve()), "--out", str(run)]
         command += ["--preset", options.preset, "--device", options.device, "--train.batch", str(options.batch)]
         command += ["--optimizer.schedule", "elapsed", self.layout(), "--train.log-every", "50", "--train.keep", "1"]

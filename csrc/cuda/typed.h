@@ -1,0 +1,57 @@
+// Eight elements of a dtype that the compiler knows: what the kernels for the usual case read and write at a time, one
+// or two loads of 16 bytes. No branches and no address arithmetic besides; memory.h has the packs of any dtype.
+#pragma once
+
+#include "memory.h"
+
+namespace hida {
+namespace cuda {
+
+template <Dtype D>
+struct Eight {  // of 16 bits each
+  static constexpr int kBytes = 2;
+  uint4 words;
+
+  HIDA_DEVICE Eight() : words(make_uint4(0, 0, 0, 0)) {}
+  // At an element whose address is a multiple of 16 bytes.
+  HIDA_DEVICE Eight(const void* data, int64_t at)
+      : words(*reinterpret_cast<const uint4*>(static_cast<const char*>(data) + at * kBytes)) {}
+  HIDA_DEVICE void unpack(float (&v)[8]) const {
+    widen_two(words.x, D == Dtype::bf16, v[0], v[1]);
+    widen_two(words.y, D == Dtype::bf16, v[2], v[3]);
+    widen_two(words.z, D == Dtype::bf16, v[4], v[5]);
+    widen_two(words.w, D == Dtype::bf16, v[6], v[7]);
+  }
+  HIDA_DEVICE static void write(void* data, int64_t at, const float (&v)[8]) {
+    constexpr bool bf16 = D == Dtype::bf16;
+    *reinterpret_cast<uint4*>(static_cast<char*>(data) + at * kBytes) =
+        make_uint4(narrow_two(v[0], v[1], bf16), narrow_two(v[2], v[3], bf16), narrow_two(v[4], v[5], bf16),
+                   narrow_two(v[6], v[7], bf16));
+  }
+};
+
+template <>
+struct Eight<Dtype::f32> {
+  static constexpr int kBytes = 4;
+  uint4 low, high;
+
+  HIDA_DEVICE Eight() : low(make_uint4(0, 0, 0, 0)), high(make_uint4(0, 0, 0, 0)) {}
+  HIDA_DEVICE Eight(const void* data, int64_t at) {
+    const uint4* from = reinterpret_cast<const uint4*>(static_cast<const char*>(data) + at * kBytes);
+    low = from[0];
+    high = from[1];
+  }
+  HIDA_DEVICE void unpack(float (&v)[8]) const {
+    v[0] = __uint_as_float(low.x), v[1] = __uint_as_float(low.y), v[2] = __uint_as_float(low.z);
+    v[3] = __uint_as_float(low.w), v[4] = __uint_as_float(high.x), v[5] = __uint_as_float(high.y);
+    v[6] = __uint_as_float(high.z), v[7] = __uint_as_float(high.w);
+  }
+  HIDA_DEVICE static void write(void* data, int64_t at, const float (&v)[8]) {
+    uint4* to = reinterpret_cast<uint4*>(static_cast<char*>(data) + at * kBytes);
+    to[0] = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
+    to[1] = make_uint4(__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]), __float_as_uint(v[7]));
+  }
+};
+
+}  // namespace cuda
+}  // namespace hida

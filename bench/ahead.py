@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,18 +46,18 @@ def start_ahead(arguments: list[str], jobs: int, seconds: float) -> None:
     tqdm.write(f"compiled ahead in {jobs} processes: {time.perf_counter() - start:.0f} s")
 
 
-def compile_ahead(bench: Bench, cases: list[Case], device: torch.device) -> None:
+def compile_ahead(bench: Bench, cases: list[Case], device: torch.device, without: Sequence[str]) -> None:
     """Compile the cases and run each once; one that fails will say so where it is measured."""
     for case in cases:
         with arithmetic(case.dtype):
-            compile_case(bench, case, device)
+            compile_case(bench, case, device, without)
         release()
 
 
-def compile_case(bench: Bench, case: Case, device: torch.device) -> None:
+def compile_case(bench: Bench, case: Case, device: torch.device, without: Sequence[str]) -> None:
     try:
         given = buffers_of(bench, case, device, 1)
-        for name, run in all_runs(bench, case, given, ()).items():
+        for name, run in all_runs(bench, case, given, without).items():
             if name in COMPILED:
                 forward(run.function, given)
                 backward([run.function(*given[0].inputs)], given)

@@ -55,7 +55,7 @@ def run(bench: Bench, doc: str) -> None:
     if options.ahead:
         known = rows_of(options.json)
         cases = [case for case in cases if not is_done(known, case, "gpu")]
-        compile_ahead(bench, cases[options.ahead[0] :: options.ahead[1]], device)
+        compile_ahead(bench, cases[options.ahead[0] :: options.ahead[1]], device, options.without)
         return
     machine, limits = describe(device), ceilings(device, list(dict.fromkeys(case.dtype for case in cases)))
     rates = ", ".join(f"{k} {v / 1e9:.2f} TFLOP/s" for k, v in limits.items() if k != "copy")

@@ -1,6 +1,6 @@
 """Time the decoder and the whole generator, forward, and forward with backward; say where the time goes.
 
-    python bench/sketch.py --json sketch.json        on a GPU: batches 1, 4, 16, float32 and bfloat16
+    python bench/sketch.py --json sketch.json        on a GPU: batches 1, 4, 16, float32 and bfloat16, both layouts
     python bench/sketch.py --device cpu              float32, batch 1, the generator forward
 
     reference       the ops' PyTorch reference, operator by operator
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--preset", default="released", help="or a file")
     parser.add_argument("--batch", type=int, nargs="+", help="by default 1 4 16 on a GPU, 1 on a CPU")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES)[:3], help="float32 bfloat16 on a GPU")
-    parser.add_argument("--layout", choices=["nchw", "nhwc"], help="by default nhwc on a GPU, nchw on a CPU")
+    parser.add_argument("--layout", nargs="+", choices=["nchw", "nhwc"], help="by default both on a GPU, nchw on a CPU")
     parser.add_argument("--piece", nargs="+", choices=PIECES)
     parser.add_argument("--direction", nargs="+", choices=["fwd", "fwd+bwd"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -280,7 +280,7 @@ def main() -> None:
     gpu = options.device.startswith("cuda")
     options.batch = options.batch or ([1, 4, 16] if gpu else [1])
     options.dtype = options.dtype or (["bfloat16", "float32"] if gpu else ["float32"])
-    options.layout = options.layout or ("nhwc" if gpu else "nchw")
+    options.layout = options.layout or (["nhwc", "nchw"] if gpu else ["nchw"])
     options.piece = options.piece or list(PIECES if gpu else PIECES[:1])
     options.direction = options.direction or (["fwd", "fwd+bwd"] if gpu else ["fwd"])
     options.iterations = options.iterations or (20 if gpu else 1)
@@ -298,9 +298,10 @@ def main() -> None:
         rows = head.pop("rows")
     head["machines"].append(machine)
     cases = [
-        {"piece": p, "direction": d, "batch": b, "dtype": t, "layout": options.layout}
+        {"piece": p, "direction": d, "batch": b, "dtype": t, "layout": l}
         for b in options.batch
         for t in options.dtype
+        for l in options.layout
         for p in options.piece
         for d in options.direction
     ]

@@ -10,8 +10,10 @@
     ours            hida train: native ops, channels_last, one CUDA graph on a GPU, kept memory on a CPU
     planes          ours in NCHW
 
-Each method has a process of its own. On a CPU they take turns, a few iterations each, so that a busy moment falls on
-everybody; on a GPU they run one after the other. The breakdown is of operators, from torch.profiler, without a graph.
+Each method has a process of its own; but on a GPU ours and planes share one, since a process takes many seconds to
+start there. On a CPU the methods take turns, a few iterations each, so that a busy moment falls on everybody; on a GPU
+they run one after the other, and a row is in the file as soon as it is measured. The breakdown is of operators, from
+torch.profiler, without a graph.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from machine import clocks, describe
+from timing import release
 from workers import Worker, answer, breakdown
 
 from hida import losses
@@ -44,6 +48,8 @@ from hida.tuning import tune
 METHODS = ("released", "bf16", "reference", "compile", "ours", "planes")
 NATIVE = ("ours", "planes")
 PAIRS = 256
+LEAST_ROUNDS = 3
+"""of a method whose time is bound: with fewer there is no spread"""
 KINDS = {
     "convolution": ("convolution", "conv_transpose", "conv2d"),
     "deform": ("deform",),
@@ -76,8 +82,8 @@ class Released(TrainingState):
         return torch.stack([d, *parts]).detach()
 
 
-def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
-    """Return the engine of a method, on random pairs."""
+def build(method: str, preset: str, batch: int, device: torch.device, benchmark: int = 10) -> Engine:
+    """Return the engine of a method, on random pairs; cuDNN tries ``benchmark`` algorithms for each convolution."""
     config, gpu = load_preset(preset), device.type == "cuda"
     train = dataclasses.replace(
         config.train,
@@ -92,10 +98,8 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
     if method == "compile":
         state.generator.compile(dynamic=False)
         state.discriminator.compile(dynamic=False)
-    if method in ("reference", *NATIVE):
-        tune(device)
-    elif gpu:
-        torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions
+    if gpu or method in ("reference", *NATIVE):  # on a GPU everybody gets the best convolutions
+        tune(device, benchmark)
     random = torch.Generator().manual_seed(0)
     pictures = (
         torch.randint(0, 256, (PAIRS, channels, 250, 250), dtype=torch.uint8, generator=random)
@@ -105,17 +109,29 @@ def build(method: str, preset: str, batch: int, device: torch.device) -> Engine:
     return Engine(state, pairs, graphs=gpu and method in NATIVE)
 
 
-def work(method: str, preset: str, batch: int, device: torch.device) -> None:
-    """Answer each line of stdin, a number of iterations or "profile", with a line of JSON."""
-    engine = build(method, preset, batch, device)
-    for _ in range(WARM_UP + 2):
-        engine.step()
-    values = engine.losses()  # waits for the device
-    assert all(value == value for value in values.values()), values
+def work(options: argparse.Namespace) -> None:
+    """Answer lines: {"method", "batch"}, to be got ready; a number of iterations to time; "profile"; "end"."""
+    device, engine = torch.device(options.device), None
 
     def replies(line: str) -> dict:
+        nonlocal engine
+        if line == "end":
+            engine = None
+            release()
+            return {}
         if line == "profile":
             return operators(engine)
+        if line.startswith("{"):
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            case = json.loads(line)
+            engine = build(case["method"], options.preset, case["batch"], device, options.cudnn_benchmark)
+            for _ in range(WARM_UP + 2):
+                engine.step()
+            values = engine.losses()  # waits for the device
+            if any(value != value for value in values.values()):
+                raise RuntimeError(f"the losses are {values}")
+            return {}
         start = time.perf_counter()
         for _ in range(int(line)):
             engine.step()
@@ -128,7 +144,13 @@ def work(method: str, preset: str, batch: int, device: torch.device) -> None:
         )
         return {"seconds": seconds, "memory_mib": peak / 2**20, "graph": engine.graph is not None}
 
-    answer(replies)
+    def guarded(line: str) -> dict:
+        try:
+            return replies(line)
+        except Exception as error:  # out of memory, a capture that fails: the reason stands in the row
+            return {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
+
+    answer(guarded)
 
 
 def operators(engine: Engine) -> dict[str, float]:
@@ -144,46 +166,102 @@ def operators(engine: Engine) -> dict[str, float]:
     return found
 
 
-def worker_of(method: str, batch: int, options: argparse.Namespace) -> Worker:
-    arguments = [__file__, "--work", method, "--batch", str(batch)]
-    arguments += ["--preset", options.preset, "--device", options.device]
-    return Worker(method, arguments, {} if method in NATIVE else {"HIDA_OPS": "reference"})
+class Processes:
+    """The methods' processes, each begun when it is asked for."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.gpu = options, options.device.startswith("cuda")
+        self.running: dict[str, Worker] = {}
+
+    def _key(self, method: str) -> str:
+        return "native" if self.gpu and method in NATIVE else method
+
+    def of(self, method: str) -> Worker:
+        """Return the process of a method; RuntimeError where it does not start."""
+        key, options = self._key(method), self.options
+        if key not in self.running:
+            arguments = [__file__, "--work", "--preset", options.preset, "--device", options.device]
+            arguments += ["--cudnn-benchmark", str(options.cudnn_benchmark)]
+            self.running[key] = Worker(key, arguments, {} if method in NATIVE else {"HIDA_OPS": "reference"})
+        return self.running[key]
+
+    def done(self, method: str) -> None:
+        """Have a method give back its memory. On a CPU its peak is the process's, which therefore ends."""
+        if self.gpu and self._key(method) == "native":
+            ask(self.running["native"], "end")
+        else:
+            self.running.pop(self._key(method)).close()
+
+    def drop(self, method: str) -> None:
+        """End the process of a method that failed: nobody knows its state."""
+        worker = self.running.pop(self._key(method), None)
+        if worker is not None:
+            worker.process.kill()
+            worker.process.wait()
+
+    def end(self) -> None:
+        for method in list(self.running):
+            self.drop(method)
 
 
-def compare(methods: list[str], batch: int, options: argparse.Namespace) -> list[dict]:
-    """Return a row for each method at one batch size; a method that fails (memory) gives its reason."""
-    rows, workers, gpu = [], [], options.device.startswith("cuda")
-    groups = [[method] for method in methods] if gpu else [methods]
-    for group in groups:
-        workers = []
+def ask(worker: Worker, what: str | int) -> dict:
+    """Return a process's reply; RuntimeError, with its reason, where it failed."""
+    reply = worker.ask(what)
+    if "failed" in reply:
+        raise RuntimeError(reply["failed"])
+    return reply
+
+
+def compare(methods: list[str], batch: int, processes: Processes, options: argparse.Namespace) -> Iterator[dict]:
+    """Yield a row for each method at one batch size as soon as it is measured; one that fails gives its reason."""
+
+    def failed(method: str, error: RuntimeError) -> dict:
+        processes.drop(method)
+        return {**row_of(method, batch, options), "failed": str(error)}
+
+    for group in [[method] for method in methods] if processes.gpu else [methods]:
+        rounds: dict[str, list[dict]] = {}
         for method in group:
             try:
-                workers.append(worker_of(method, batch, options))
+                ask(processes.of(method), json.dumps({"method": method, "batch": batch}))
+                rounds[method] = []
             except RuntimeError as error:
-                rows.append({**row_of(method, batch, options), "failed": str(error)})
-        for _ in range(options.rounds):
-            for worker in list(workers):
+                yield failed(method, error)
+        number, begun = 0, time.perf_counter()
+        while rounds and goes_on(number, (time.perf_counter() - begun) / len(rounds), options):
+            for method in list(rounds):
                 try:
-                    worker.rounds.append(worker.ask(options.iterations))
+                    rounds[method].append(ask(processes.of(method), options.iterations))
                 except RuntimeError as error:
-                    rows.append({**row_of(worker.name, batch, options), "failed": str(error)})
-                    workers.remove(worker)
-        for worker in workers:
-            seconds = [r["seconds"] for r in worker.rounds]
-            low, median, high = statistics.quantiles(seconds, n=4)
-            rows.append(
-                {
-                    **row_of(worker.name, batch, options),
-                    "images_per_second": batch / median,
-                    "ms": 1e3 * median,
-                    "iqr_ms": 1e3 * (high - low),
-                    "memory_mib": worker.rounds[-1]["memory_mib"],
-                    "graph": worker.rounds[-1]["graph"],
-                    **({"breakdown_ms": worker.ask("profile")} if profiled(worker.name, options) else {}),
-                }
-            )
-            worker.close()
-    return rows
+                    del rounds[method]
+                    yield failed(method, error)
+            number += 1
+        for method, found in rounds.items():
+            low, median, high = statistics.quantiles((one["seconds"] for one in found), n=4)
+            row = {
+                **row_of(method, batch, options),
+                "images_per_second": batch / median,
+                "ms": 1e3 * median,
+                "iqr_ms": 1e3 * (high - low),
+                "rounds": len(found),
+                "memory_mib": found[-1]["memory_mib"],
+                "graph": found[-1]["graph"],
+            }
+            try:
+                if profiled(method, options):
+                    row["breakdown_ms"] = ask(processes.of(method), "profile")
+                processes.done(method)
+            except RuntimeError as error:  # the times stand all the same
+                print(f"{method} after its measurement: {error}", file=sys.stderr)
+                processes.drop(method)
+            yield row
+
+
+def goes_on(rounds: int, seconds: float, options: argparse.Namespace) -> bool:
+    """Whether another round is to be measured after so many, and so many seconds for each method."""
+    if options.seconds is None:
+        return rounds < options.rounds
+    return rounds < LEAST_ROUNDS or seconds < options.seconds
 
 
 def row_of(method: str, batch: int, options: argparse.Namespace) -> dict:
@@ -194,19 +272,23 @@ def profiled(method: str, options: argparse.Namespace) -> bool:
     return method != "compile" and not options.no_profile
 
 
-def show(rows: list[dict]) -> None:
-    base = next((row["ms"] for row in rows if "ms" in row), None)
-    for row in rows:
-        name = f"{row['batch']:>5}  {row['method']:<10}"
-        if "failed" in row:
-            print(f"{name}not measured: {row['failed']}")
-            continue
-        numbers = f"{row['images_per_second']:>9.1f}{row['ms']:>10.1f}{row['iqr_ms']:>8.1f}{row['memory_mib']:>9.0f}"
-        print(f"{name}{numbers}{base / row['ms']:>8.2f}×{'  graph' if row['graph'] else ''}")
-        if "breakdown_ms" in row:
-            parts = "  ".join(f"{kind} {value:.1f}" for kind, value in row["breakdown_ms"].items())
-            print(f"{'':>7}ms: {parts}")
-    sys.stdout.flush()
+def show(row: dict, base: float | None) -> None:
+    """Print a row; its speed-up is over ``base``, in ms."""
+    name = f"{row['batch']:>5}  {row['method']:<10}"
+    if "failed" in row:
+        print(f"{name}not measured: {row['failed']}", flush=True)
+        return
+    numbers = f"{row['images_per_second']:>9.1f}{row['ms']:>10.1f}{row['iqr_ms']:>8.1f}{row['memory_mib']:>9.0f}"
+    print(f"{name}{numbers}{(base or row['ms']) / row['ms']:>8.2f}×{'  graph' if row['graph'] else ''}", flush=True)
+    if "breakdown_ms" in row:
+        parts = "  ".join(f"{kind} {value:.1f}" for kind, value in row["breakdown_ms"].items())
+        print(f"{'':>7}ms: {parts}", flush=True)
+
+
+def first_ms(rows: list[dict], row: dict) -> float | None:
+    """Return the ms of the first method that was measured as ``row`` was, which the others are compared with."""
+    same = (r for r in rows if (r["preset"], r["batch"]) == (row["preset"], row["batch"]))
+    return next((r["ms"] for r in same if "ms" in r), None)
 
 
 def main() -> None:
@@ -217,19 +299,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, help="in a round; by default 20 on a GPU, 1 on a CPU")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no batch after them")
-    parser.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
+    parser.add_argument("--seconds", type=float, help="rounds until a method was timed for so long, not --rounds")
     parser.add_argument(
-        "--json", type=Path, help="results; batches that are in the file already are not measured again"
+        "--minutes", type=float, default=float("inf"), help="begin no batch (GPU: no method) after them"
     )
-    parser.add_argument("--work", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--cudnn-benchmark", type=int, default=10, metavar="N", help="as hida train's (GPU)")
+    parser.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
+    parser.add_argument("--json", type=Path, help="results; what is in the file already is not measured again")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)  # be a process of the methods
     options = parser.parse_args()
     gpu = options.device.startswith("cuda")
     options.preset = options.preset or ("released" if gpu else "small")
     options.batch = options.batch or ([4, 16, 64] if gpu else [8])
     options.iterations = options.iterations or (20 if gpu else 1)
     if options.work:
-        work(options.work, options.preset, options.batch[0], torch.device(options.device))
+        work(options)
         return
     start, machine = time.perf_counter(), describe(torch.device(options.device)) | {"preset": options.preset}
     print(f"{machine['device']}, {options.preset}, torch {torch.__version__}, native ops {machine['native_ops']}")
@@ -241,18 +325,27 @@ def main() -> None:
         head = json.loads(options.json.read_text())
         rows = head.pop("rows")
     head["machines"].append(machine)
-    known = {(row["preset"], row["batch"]) for row in rows}
-    todo = [batch for batch in options.batch if (options.preset, batch) not in known]
-    for number, batch in enumerate(todo):
-        if time.perf_counter() - start > 60 * options.minutes:
-            print(f"{len(todo) - number} batches are not measured yet: the same command goes on with them")
-            break
-        found = compare(options.methods, batch, options)
-        show(found)
-        rows += found
-        machine["nvidia_smi_at_the_end"] = clocks() if gpu else {}
-        if options.json:
-            options.json.write_text(json.dumps({**head, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    known = {(row["preset"], row["method"], row["batch"]) for row in rows}
+    cases = [(b, m) for b in options.batch for m in options.methods if (options.preset, m, b) not in known]
+    # On a CPU the methods of a batch take turns.
+    groups = [[case] for case in cases] if gpu else [[c for c in cases if c[0] == b] for b in options.batch]
+    processes = Processes(options)
+    try:
+        for number, group in enumerate(filter(None, groups)):
+            if time.perf_counter() - start > 60 * options.minutes:
+                left = sum(map(len, groups[number:]))
+                print(f"{left} methods are not measured yet: the same command goes on with them")
+                break
+            for row in compare([method for _, method in group], group[0][0], processes, options):
+                rows.append(row)
+                show(row, first_ms(rows, row))
+                machine["nvidia_smi_at_the_end"] = clocks() if gpu else {}
+                if options.json:
+                    options.json.write_text(json.dumps({**head, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was measured until then stands above, and in the file of --json")
+    finally:
+        processes.end()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-GRACE = (6.0, 3.0)
+GRACE = (10.0, 3.0)
 """seconds that a part which is cut has after SIGINT to write what it knows, and after SIGTERM"""
 LONGEST_LOG = 1 << 20
 

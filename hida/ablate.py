@@ -125,6 +125,7 @@ def make_run(command: Command, name: str, seed: int, styles: int) -> Run:
     options = dataclasses.replace(
         recipe.train,
         batch=command.batch,
+        minutes=0.0,  # everybody has the same iterations, however long they take
         precision=command.precision,
         seed=seed,
         log_every=_EVERY,
@@ -133,7 +134,8 @@ def make_run(command: Command, name: str, seed: int, styles: int) -> Run:
         keep=1,
     )
     discriminator = dataclasses.replace(recipe.discriminator, base_width=command.base_width)
-    config = Config(preset.name, generator, discriminator, loss, recipe.optimizer, recipe.augment, options)
+    optimizer = dataclasses.replace(recipe.optimizer, schedule="epochs")
+    config = Config(preset.name, generator, discriminator, loss, optimizer, recipe.augment, options)
     return Run(config, seed, command.out / "runs" / f"{preset.name}-seed{seed}")
 
 

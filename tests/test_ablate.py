@@ -31,6 +31,13 @@ def run(data, out, *more):  # noqa: F811
     return run_command(ablate.main, words)
 
 
+def test_a_recipe_for_a_given_time_trains_for_iterations_here(data, tmp_path):  # noqa: F811
+    (tmp_path / "recipe.toml").write_text('[train]\nholdout = 1\nminutes = 9\n[optimizer]\nschedule = "elapsed"\n')
+    assert run(data, tmp_path / "a", "--iterations", 2) == 0
+    weights = load(tmp_path / "a" / "runs" / "full-seed0" / "weights.safetensors")
+    assert weights.state["iteration"] == 2
+
+
 def test_every_network_is_trained_and_scored_alike(data, tmp_path, capsys):  # noqa: F811
     assert run(data, tmp_path / "a", "--iterations", 3, "--seeds", 0, 7) == 0
     printed = capsys.readouterr().out

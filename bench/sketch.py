@@ -298,10 +298,10 @@ def main() -> None:
         rows = head.pop("rows")
     head["machines"].append(machine)
     cases = [
-        {"piece": p, "direction": d, "batch": b, "dtype": t, "layout": l}
+        {"piece": p, "direction": d, "batch": b, "dtype": t, "layout": layout}
         for b in options.batch
         for t in options.dtype
-        for l in options.layout
+        for layout in options.layout
         for p in options.piece
         for d in options.direction
     ]

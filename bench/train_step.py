@@ -185,6 +185,17 @@ class Processes:
             self.running[key] = Worker(key, arguments, {} if method in NATIVE else {"HIDA_OPS": "reference"})
         return self.running[key]
 
+    def get_ready(self, method: str, batch: int) -> None:
+        """Have a method's process build it; RuntimeError where that fails, in a process of its own too."""
+        used, case = self._key(method) in self.running, json.dumps({"method": method, "batch": batch})
+        try:
+            ask(self.of(method), case)
+        except RuntimeError:
+            self.drop(method)
+            if not used:
+                raise
+            ask(self.of(method), case)
+
     def done(self, method: str) -> None:
         """Have a method give back its memory. On a CPU its peak is the process's, which therefore ends."""
         if self.gpu and self._key(method) == "native":
@@ -223,7 +234,7 @@ def compare(methods: list[str], batch: int, processes: Processes, options: argpa
         rounds: dict[str, list[dict]] = {}
         for method in group:
             try:
-                ask(processes.of(method), json.dumps({"method": method, "batch": batch}))
+                processes.get_ready(method, batch)
                 rounds[method] = []
             except RuntimeError as error:
                 yield failed(method, error)

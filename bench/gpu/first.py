@@ -38,6 +38,7 @@ STARTUP, BRINGING = 25.0, 30.0
 TESTS = ["-m", "gpu", "-k", "not more_elements", "tests/gpu", "tests/training/test_engine.py"]
 TESTS += ["tests/test_train_graphs.py"]
 FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.sample-epochs", "40"]
+FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]
 TINY += ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.threads", "1"]
 LOADS = """
@@ -206,7 +207,7 @@ class First:
             batches = self.options.step_batch if name == "step" and self.options.step_batch else [self.options.batch]
             words += ["--batch", *map(str, batches), "--json", str(self.results / "train_step.json")]
             words += ["--methods", *(["ours", "planes"] if self.native else ["reference"])]
-            words += ["--rounds", "5"] if self.gpu else ["--rounds", "2"]
+            words += ["--seconds", "4", "--cudnn-benchmark", "3"] if self.gpu else ["--rounds", "2"]
             self.part(self.task(name, self.python, *words))
             self.programme.say(tail(self.programme.log(name), 8))
         if self.gpu and self.native:

@@ -1,8 +1,8 @@
-"""bench/gpu/run.sh from packed data to brought-out weights, at a tiny size on a CPU."""
+"""bench/gpu/run.sh and what it calls, at a tiny size on a CPU."""
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
 import os
 import subprocess
@@ -10,57 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_set import prepared
 
-from hida import pack
-from hida.checkpoint import load_generator
-from hida.errors import run_command
 from hida.ops import library
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.epochs", "8", "--train.holdout", "1"]
-TINY += ["--optimizer.constant-epochs", "8", "--train.threads", "1", "--device", "cpu", "--train.batch", "2"]
-TINY += ["--train.log-every", "1", "--train.sample-epochs", "2"]
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-
-
-@pytest.mark.slow
-def test_the_whole_chain_from_packed_data_to_weights_that_are_put_together_again(tmp_path):
-    prepared(tmp_path / "set")
-    for split in ("train", "test"):
-        assert run_command(pack.main, [str(tmp_path / "set"), str(tmp_path / f"{split}.zip"), "--split", split]) == 0
-    out, runs = tmp_path / "out", tmp_path / "runs"
-    environment = {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "OUT": str(out),
-        "RUNS": str(runs),
-        "TRAIN": str(tmp_path / "train.zip"),
-        "TEST": str(tmp_path / "test.zip"),
-        "METRICS": "scoot fsim",
-        "OMP_NUM_THREADS": "1",
-    }
-
-    def run(*words, **more):
-        command = ["bash", str(ROOT / "bench/gpu/run.sh"), *words]
-        done = subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "stopped at iteration 1;" in run("small", *TINY, MINUTES="0.000001")  # a first piece
-    assert "finished" in run("small", *TINY, MINUTES="9")
-    lines = [json.loads(line) for line in (out / "small.log.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines if "pixel" in line] == list(range(1, 17))
-    assert (out / "small.sample.png").is_file()
-    run("evaluate", "small")
-    assert json.loads((out / "small.scores.json").read_text())["label"] == "small"
-    run("sheet", "small")
-    assert list((out / "sheet-small").glob("*.png"))
-    run("fetch", "small", "0")
-    pieces = b"".join(path.read_bytes() for path in sorted(out.glob("weights.part-*")))
-    assert hashlib.sha256(pieces).hexdigest() == (out / "weights.sha256").read_text().split()[0]
-    (tmp_path / "weights.safetensors").write_bytes(pieces)
-    assert load_generator(tmp_path / "weights.safetensors")[1].generator.base_width == 2
 
 
 @pytest.mark.slow
@@ -68,20 +22,28 @@ def test_the_training_benchmark_runs_every_method(tmp_path):
     (tmp_path / "tiny.toml").write_text("[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n")
     command = [sys.executable, str(ROOT / "bench/train_step.py"), "--device", "cpu", "--batch", "2", "--rounds", "2"]
     command += ["--preset", str(tmp_path / "tiny.toml")]
-    command += ["--methods", "released", "bf16", "ours", "--json", str(tmp_path / "step.json")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["released", "bf16", "ours"]
-    for row in rows:
-        assert row["images_per_second"] > 0
+
+    def rows(*methods):
+        given = ["--methods", *methods, "--json", str(tmp_path / "step.json")]
+        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((tmp_path / "step.json").read_text())["rows"]
+
+    first = rows("released", "ours")
+    assert [row["method"] for row in first] == ["released", "ours"]
+    found = rows("released", "bf16", "ours", "planes")  # goes on: what is there stays
+    assert found[:2] == first
+    assert [row["method"] for row in found[2:]] == ["bf16", "planes"]
+    for row in found:
+        assert row["images_per_second"] == pytest.approx(2e3 / row["ms"])
+        assert row["rounds"] == 2
         assert row["breakdown_ms"]["convolution"] > 0
 
 
 @pytest.mark.slow
 def test_every_part_runs_dry_on_a_cpu(tmp_path):
-    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "RUNS": str(tmp_path / "runs")}
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path), "WHEELS": str(tmp_path / "none")}
     environment |= {"HIDA_BUILD_CUDA": "0", "HIDA_OPS": "auto", "OMP_NUM_THREADS": "1"}
 
     def run(*words):
@@ -109,7 +71,9 @@ def test_every_part_runs_dry_on_a_cpu(tmp_path):
     assert all(row["difference"] <= 1e-4 for row in rows["sketch"] if row["difference"] is not None)
     again = run("bench-ops")  # goes on: nothing is left
     assert "ida 512@16² B1" not in again.split("goals")[0]
-    assert "not measured" in run("results")
+    text = run("results")
+    assert "Checks: test-gpu " in text
+    assert "| tiny, B2 | " in text
 
 
 @pytest.mark.slow
@@ -138,7 +102,7 @@ case "$*" in *racecheck*) exit 9;; esac"""
     script(tmp_path, "compute-sanitizer", sanitizer)
     out = tmp_path / "out"
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "OUT": str(out)}
-    environment |= {"RUNS": str(out), "WHEELS": str(tmp_path / "none")}
+    environment |= {"WHEELS": str(tmp_path / "none")}
     command = ["bash", str(ROOT / "bench/gpu/run.sh")]
     done = subprocess.run([*command, "sanitize"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 9
@@ -165,18 +129,160 @@ def test_what_is_compiled_ahead_lies_in_the_cache(tmp_path):
     assert list(tmp_path.glob("fxgraph/**/*")), done.stderr
 
 
-def test_wheels_are_fetched_for_the_other_machines_python(tmp_path):
-    script(tmp_path, "python", 'echo "$@"')
-    environment = {**os.environ, "PYTHON": str(tmp_path / "python"), "WHEELS": str(tmp_path)}
-    command = ["bash", str(ROOT / "bench/gpu/run.sh"), "wheels"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert "pip download" in told
-    assert "--python-version 3.12" in told
-    assert all(name in told.split() for name in ("tyro", "docstring-parser", "typeguard"))
+def test_what_came_along_is_installed_where_every_part_finds_it(tmp_path):
+    root, wheels = tmp_path / "checkout", tmp_path / "wheels"
+    (root / "bench/gpu").mkdir(parents=True)
+    (root / "bench/gpu/run.sh").write_text((ROOT / "bench/gpu/run.sh").read_text())
+    wheels.mkdir()
+    (wheels / "some-1-py3-none-any.whl").touch()
+    script(tmp_path, "python", 'echo "$@" on $PYTHONPATH')
+    environment = {
+        **os.environ,
+        "PYTHON": str(tmp_path / "python"),
+        "WHEELS": str(wheels),
+        "OUT": str(tmp_path / "out"),
+    }
+    command = ["bash", str(root / "bench/gpu/run.sh"), "results"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert f"--target build/site {wheels}/some-1-py3-none-any.whl" in told[0]
+    assert told[1].startswith("bench/results.py ")
+    assert told[1].endswith(f"{root}/build/site")
 
 
 def test_the_script_tells_its_parts_and_refuses_others():
     script = str(ROOT / "bench/gpu/run.sh")
     told = subprocess.run(["bash", script, "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert all(word in told for word in ("build", "sanitize", "bench-sketch", "train NAME", "fetch NAME K", "--dry"))
-    assert subprocess.run(["bash", script, "bake"], capture_output=True).returncode != 0
+    parts = [
+        line.split("run.sh ")[1].split()[0] for line in told.splitlines() if line.startswith("  bash bench/gpu/run.sh")
+    ]
+    assert parts == ["build", "test", "test-cpu", "sanitize", "bench-ops", "bench-sketch", "bench-train", "results"]
+    assert "--dry" in told
+    for wrong in ("bake", "train", "fetch", "test-gpu"):
+        done = subprocess.run(["bash", script, wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"there is no part '{wrong}'" in done.stderr
+
+
+class Fake:
+    """In place of a process of bench/train_step.py: answers at once, and notes what it was asked."""
+
+    asked: list[tuple[int, str]]
+    fails: dict[str, int]  # method: how often it still fails to get ready
+
+    def __init__(self, name, arguments, environment):
+        self.name, self.number = name, len({number for number, _ in self.asked}) + 1
+        self.process = self
+        self.asked.append((self.number, "begins"))
+
+    def ask(self, what):
+        case = json.loads(what) if str(what).startswith("{") else {}
+        self.asked.append((self.number, case.get("method", what)))
+        if self.fails.get(case.get("method"), 0) > 0:
+            self.fails[case["method"]] -= 1
+            return {"failed": "RuntimeError: as the test wants it"}
+        return {"seconds": 0.25, "memory_mib": 7.0, "graph": True}
+
+    def kill(self):
+        self.asked.append((self.number, "killed"))
+
+    def wait(self):
+        pass
+
+    def close(self):
+        self.asked.append((self.number, "closed"))
+
+
+@pytest.fixture
+def measured(bench, monkeypatch):
+    """Compare methods as on a GPU, by fake processes; return the rows, and what the processes were asked."""
+    module = bench("train_step")
+
+    def run(methods, batch=8, **fails):
+        fake = type("Fake", (Fake,), {"asked": [], "fails": fails})
+        monkeypatch.setattr(module, "Worker", fake)
+        options = argparse.Namespace(device="cuda", preset="small", cudnn_benchmark=3, no_profile=True)
+        options.rounds, options.iterations, options.seconds = 2, 20, None
+        processes = module.Processes(options)
+        rows = list(module.compare(methods, batch, processes, options))
+        processes.end()
+        return rows, fake.asked
+
+    return run
+
+
+def test_on_a_gpu_both_layouts_share_a_process_and_others_have_their_own(measured):
+    rows, asked = measured(["bf16", "ours", "planes"])
+    assert [(row["method"], row["images_per_second"], row["rounds"]) for row in rows] == [
+        *(("bf16", 32.0, 2), ("ours", 32.0, 2), ("planes", 32.0, 2)),
+    ]
+    assert asked[:5] == [(1, "begins"), (1, "bf16"), (1, 20), (1, 20), (1, "closed")]
+    assert asked[5:] == [
+        *((2, "begins"), (2, "ours"), (2, 20), (2, 20), (2, "end")),
+        *((2, "planes"), (2, 20), (2, 20), (2, "end"), (2, "killed")),
+    ]
+
+
+def test_a_method_that_fails_says_why_and_the_next_begins_anew(measured):
+    rows, asked = measured(["ours", "planes"], ours=1)
+    assert rows[0] == {"preset": "small", "method": "ours", "batch": 8, "failed": "RuntimeError: as the test wants it"}
+    assert rows[1]["ms"] == 250.0
+    assert asked[:5] == [(1, "begins"), (1, "ours"), (1, "killed"), (2, "begins"), (2, "planes")]
+    rows, asked = measured(["ours", "planes"], planes=1)  # in the process of another: tried in one of its own
+    assert [row["ms"] for row in rows] == [250.0, 250.0]
+    assert asked[5:9] == [(1, "planes"), (1, "killed"), (2, "begins"), (2, "planes")]
+    rows, _ = measured(["ours", "planes"], planes=2)
+    assert "failed" in rows[1]
+
+
+def test_what_was_measured_is_in_the_file_when_the_benchmark_is_cut(bench, monkeypatch, tmp_path, capsys):
+    class Cut(Fake):
+        asked, fails = [], {}
+
+        def ask(self, what):
+            if "planes" in str(what):
+                raise KeyboardInterrupt
+            return super().ask(what)
+
+    module = bench("train_step")
+    monkeypatch.setattr(module, "Worker", Cut)
+    monkeypatch.setattr(module, "describe", lambda device: {"device": "made up", "native_ops": {}})
+    monkeypatch.setattr(module, "clocks", dict)
+    words = [
+        "--device",
+        "cuda",
+        "--preset",
+        "small",
+        "--batch",
+        "8",
+        "4",
+        "--methods",
+        "ours",
+        "planes",
+        "--no-profile",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train_step.py", *words, "--json", str(tmp_path / "step.json")])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert str(end.value).startswith("interrupted: ")
+    assert [(r["method"], r["batch"]) for r in json.loads((tmp_path / "step.json").read_text())["rows"]] == [
+        ("ours", 8)
+    ]
+    assert Cut.asked[-1] == (1, "killed")
+    capsys.readouterr()
+    monkeypatch.setattr(module, "Worker", type("Fake", (Fake,), {"asked": [], "fails": {}}))
+    module.main()
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert [(r["method"], r["batch"]) for r in rows] == [("ours", 8), ("planes", 8), ("ours", 4), ("planes", 4)]
+    assert "ours" not in capsys.readouterr().out.splitlines()[2]  # the first line of the table: planes, batch 8
+
+
+def test_rounds_are_counted_or_bound_by_their_time(bench):
+    goes_on = bench("train_step").goes_on
+    counted, bound = (argparse.Namespace(rounds=5, seconds=seconds) for seconds in (None, 4.0))
+    assert [goes_on(number, 1e9, counted) for number in (0, 4, 5)] == [True, True, False]
+    assert [goes_on(number, seconds, bound) for number, seconds in ((0, 0.0), (9, 3.9), (9, 4.0))] == [
+        True,
+        True,
+        False,
+    ]
+    assert [goes_on(number, 100.0, bound) for number in (2, 3)] == [True, False]  # a spread needs three

@@ -169,13 +169,13 @@ def test_libraries_that_neither_load_nor_build(machine, tmp_path):
     assert machine.status(record)["ops"] == "skipped"
     record, _ = machine.call("second", out="out2")
     assert machine.brought_weights(record).generator.base_width == 2
-    assert time.monotonic() - begun < 60 * UNTIL + 15
+    assert time.monotonic() - begun < 60 * UNTIL + 20
 
 
 @pytest.mark.slow
 @native
 def test_a_smoke_test_that_fails(machine):
-    record, _ = machine.first(HIDA_SMOKE_BREAK="ida", skip=["deform", "released", "tests"])
+    record, _ = machine.first("--until", "0.9", HIDA_SMOKE_BREAK="ida", skip=["deform", "released", "tests"])
     assert machine.status(record)["smoke"] == "failed"
     assert record["reference"]
     assert machine.status(record)["ops"] == "skipped"
@@ -214,7 +214,7 @@ def test_training_killed_in_the_middle_goes_on(machine, number):
 def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
     machine.first("--until", "3", skip=[*FEW, "tests", "smoke"])
     for _ in range(200):  # one checkpoint, then nothing is orderly any more
-        if list((machine.work / "run/checkpoints").glob("*.safetensors")):
+        if list((machine.work / "run/checkpoints").glob("iteration-*.safetensors")):
             break
         time.sleep(0.2)
     state = json.loads((machine.work / "train-state.json").read_text())

@@ -41,6 +41,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 PLANES = (
     *[(3, 5, 1, 1), (2, 5, 5, 7), (2, 24, 16, 16), (2, 40, 32, 32), (2, 5, 33, 37), (2, 64, 64, 64)],
     *[(1, 24, 128, 128), (1, 5, 256, 256), (1, 2, 704, 720), (4, 64, 128, 128)],
+    *[(2, 24, 72, 72), (37, 6, 3, 8), (1, 5, 168, 176), (2, 72, 40, 40), (3, 512, 4, 4)],
 )
 # batch, C_in, C_out, side, groups, deformable groups, stride; kernels are 3×3, padding is 1. Up to 8² with columns that
 # are written out, above it without; tiles of 64 and of 128 rows, sums that are split and not.

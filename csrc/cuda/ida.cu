@@ -10,6 +10,8 @@
 // Statistics are corrected for what rounding left in the mean, so that a large mean costs no digits; chunks are
 // merged in order. Always the same order, no atomics. Share of the floor: not measured.
 #include "adapt.h"
+#include "nchw.h"
+#include "nhwc.h"
 
 namespace hida {
 namespace cuda {
@@ -271,6 +273,8 @@ Plan plan_of(const Adapt& a, const Launch& l) {
 }  // namespace
 
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
+  if (nchw::takes_adapt(a, l)) return 0;
+  if (nhwc::takes(a)) return nhwc::adapt_workspace(a, l);
   const Plan plan = plan_of(a, l);
   return plan.kind == Plan::streamed && plan.map.chunks > 1
              ? 3 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks
@@ -278,6 +282,8 @@ int64_t adapt_workspace(const Adapt& a, const Launch& l) {
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
+  if (nchw::takes_adapt(a, l)) return nchw::adapt(a, l);
+  if (nhwc::takes(a)) return nhwc::adapt(a, workspace, l);
   const Plan plan = plan_of(a, l);
   const Map& m = plan.map;
   const bool vector = in_packs(a) && !m.inner;

@@ -9,6 +9,8 @@
 //             on chips without clusters the two sweeps over chunks are two kernels, and a tiny third adds up.
 // Always the same order, no atomics. Share of the floor: not measured.
 #include "adapt.h"
+#include "nchw.h"
+#include "nhwc.h"
 
 namespace hida {
 namespace cuda {
@@ -267,11 +269,15 @@ Plan plan_of(const Adapt& a, const Launch& l) {
 }  // namespace
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
+  if (nchw::takes_adapt_backward(a, l)) return 0;
+  if (nhwc::takes(a)) return nhwc::adapt_backward_workspace(a, l);
   const Plan plan = plan_of(a, l);
   return plan.kind == Plan::apart ? 5 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks : 0;
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
+  if (nchw::takes_adapt_backward(a, l)) return nchw::adapt_backward(a, l);
+  if (nhwc::takes(a)) return nhwc::adapt_backward(a, workspace, l);
   const Plan plan = plan_of(a, l);
   const Map& m = plan.map;
   const bool vector = in_packs(a) && !m.inner;

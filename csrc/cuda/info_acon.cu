@@ -5,6 +5,8 @@
 // then chunks (a second, tiny kernel), always in the same order; no atomics.
 // Share of the floor: not measured.
 #include "activation.h"
+#include "nchw.h"
+#include "nhwc.h"
 
 namespace hida {
 namespace cuda {
@@ -108,6 +110,8 @@ Map map_acon(const Acon& a, const Launch& l) {
 }  // namespace
 
 void info_acon(const Acon& a, const Launch& l) {
+  if (nchw::takes_acon(a, l)) return nchw::info_acon(a, l);
+  if (nhwc::takes(a)) return nhwc::info_acon(a, l);
   const Map m = map_acon(a, l);
   const auto kernel = a.planes.wide             ? forward<double, false>
                       : in_packs(a) && !m.inner ? forward<float, true>
@@ -116,12 +120,16 @@ void info_acon(const Acon& a, const Launch& l) {
 }
 
 int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
+  if (nchw::takes_acon_backward(a, l)) return 0;
+  if (nhwc::takes(a)) return nhwc::info_acon_backward_workspace(a, l);
   const Map m = map_acon(a, l);
   const bool sums = a.dp1 != nullptr || a.dp2 != nullptr || a.dlogits_sum != nullptr;
   return sums && m.chunks > 1 ? 3 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
 void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
+  if (nchw::takes_acon_backward(a, l)) return nchw::info_acon_backward(a, l);
+  if (nhwc::takes(a)) return nhwc::info_acon_backward(a, workspace, l);
   const Map m = map_acon(a, l);
   const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));
   if (a.planes.wide)

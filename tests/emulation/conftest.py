@@ -48,6 +48,10 @@ class Emulation:
         self._library.hida_emulation_launches(result)
         return Launches(*result)
 
+    def usual(self) -> int:
+        """Return how many of the launches since the last call were of kernels for usual cases."""
+        return self._library.hida_emulation_usual()
+
     def deform_plan(self, n: int, c: int, c_out: int, side: int, dtype: int, last: bool) -> dict[str, tuple[int, int]]:
         """Return bytes of workspace and images at a time of a 3×3 deform_conv2d; ``dtype``: 0 float32, 2 bfloat16."""
         result = (ctypes.c_int64 * 4)()
@@ -80,6 +84,7 @@ def emulated(library) -> Iterator[Emulation]:
     """The emulation on a Turing chip, with outputs and workspaces full of NaN before they are written."""
     library.chip("turing")
     library.launches()
+    library.usual()
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     yield library
     torch.use_deterministic_algorithms(False)

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "fibers.h"
@@ -44,6 +45,7 @@ struct Block {
 
 Thread* current = nullptr;
 Chip chip;
+int usual;
 
 namespace {
 
@@ -317,6 +319,11 @@ void run(const void* kernel, dim3 grid, dim3 block, size_t shared, unsigned clus
 
 HIDA_EXPORT void hida_emulation_chip(int capability, int multiprocessors, int shared, int order) {
   emulation::chip = {capability, multiprocessors, shared, order};
+}
+
+// Of them, those of kernels for usual cases.
+HIDA_EXPORT int hida_emulation_usual() {
+  return std::exchange(emulation::usual, 0);
 }
 
 // Launches since the last call: how many, the largest cluster, the most dynamic shared memory.

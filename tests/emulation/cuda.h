@@ -103,6 +103,9 @@ struct Chip {
 };
 extern Chip chip;
 
+// Launches of the kernels for usual cases, which have others to fall back on: the launching code counts them.
+extern int usual;
+
 template <class T>
 struct Shown {
   const char* slots;

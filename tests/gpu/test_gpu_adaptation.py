@@ -30,6 +30,7 @@ SHAPES = [
     *[(2, 5, 1, 1), (1, 3, 1, 19), (2, 3, 5, 7), (33, 5, 3, 3), (37, 6, 4, 8), (4, 64, 16, 16), (4, 48, 32, 32)],
     *[(2, 33, 33, 37), (3, 24, 64, 64), (2, 300, 65, 64), (2, 130, 128, 128), (1, 3, 128, 128), (1, 5, 129, 127)],
     *[(2, 100, 200, 204), (1, 3, 256, 256), (2, 150, 256, 256), (1, 2, 640, 512), (1, 1, 1024, 1031)],
+    *[(2, 24, 72, 72), (37, 6, 3, 8), (1, 5, 168, 176), (2, 72, 40, 40), (3, 512, 4, 4), (2, 16, 2, 2)],
 ]
 
 
@@ -70,7 +71,7 @@ def outcome(function, inputs, needed=None) -> list[Tensor | None]:
     y = function(*given)
     if y.requires_grad:
         upstream = torch.linspace(-9, 9, y.numel(), dtype=torch.float64, device=y.device).reshape(y.shape).cos()
-        y.backward(upstream.to(y.dtype))
+        y.backward(torch.empty_like(y).copy_(upstream))  # in the memory layout of y, as from a layer behind it
     return [y.detach(), *(t.grad for t in given)]
 
 
@@ -111,6 +112,34 @@ def test_shapes(name, layout, shape):
 @pytest.mark.parametrize("name", NAMES)
 def test_dtypes(name, shape, layout, dtype):
     check(name, operands(name, shape, dtype=dtype, layout=layout))
+
+
+# Channels in packs of eight: planes that a block has as a whole, clusters, two kernels; tiles of every width.
+USUAL = [
+    *[(2, 512, 2, 2), (3, 24, 4, 6), (4, 512, 16, 16), (16, 256, 32, 32), (2, 40, 33, 37), (16, 128, 64, 64)],
+    *[(16, 64, 128, 128), (1, 64, 128, 128), (2, 40, 128, 128), (1, 16, 256, 264)],
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", USUAL, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_usual_channels_last(name, shape, dtype):
+    n, c = shape[:2]
+    for logits in (shape, (n, c, 1, 1)) if name.startswith(("info", "ida")) else (shape,):
+        given = operands(name, shape, logits=logits, dtype=dtype, layout=torch.channels_last)
+        check(name, given)
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 9, 7), (16, 64, 72, 64), (4, 128, 64, 64)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_usual_channels_last_the_same_bits_and_only_what_is_asked_for(name, shape):
+    function, given = function_of(name), operands(name, shape, dtype=torch.bfloat16, layout=torch.channels_last)
+    full = outcome(function, given)
+    for needed in [[True] * len(given), *([i == k for i in range(len(given))] for k in range(len(given)))]:
+        some = outcome(function, given, needed)
+        for a, b, need in zip(some[1:], full[1:], needed, strict=True):
+            assert torch.equal(a, b) if need else a is None
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 3, 8, 8), (1, 2, 96, 96)], ids=str)

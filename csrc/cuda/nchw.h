@@ -1,0 +1,321 @@
+// info_acon and ida of planes in one piece, all of one dtype: what their kernels share. A plane stays in the registers
+// of a part of a warp (up to 32 packs of eight pixels), of a block, or of the blocks of a cluster, which is all the
+// difference between small planes and large ones. Loads come first: nothing that they wait for, every operand at once,
+// 16 bytes each. Places are counted in units of 16 bytes, in 32 bits.
+//
+// A sum over a plane costs one barrier. Warps add up by shuffles (several sums at a time: the halves of a warp exchange
+// what the other one goes on with), write a number each, and then every warp adds those up itself, in the same order.
+// In a cluster each warp writes its number into the shared memory of every block: so all that is read after the barrier
+// is the block's own, and no block has to wait until others have read from it. Nothing is stored to global memory
+// before the last such barrier, which would wait for it.
+#pragma once
+
+#include "planes.h"
+#include "typed.h"
+
+namespace hida {
+namespace cuda {
+namespace nchw {
+
+enum class Switches { none, plane, whole };  // no activation; θ one for each plane, or one for each pixel
+
+// An image: its distances in units of 16 bytes. Where each plane has one number: in elements.
+struct Piece {
+  char* data = nullptr;
+  unsigned n = 0, c = 0;
+};
+
+struct Task {
+  Piece x, logits, gamma;
+  Piece p1, p2;       // a number for each plane
+  bool exact = true;  // p1 and p2 are float32, and not of the dtype of the rest
+  unsigned channels = 0, packs = 0;
+  unsigned lanes = 0;    // of a plane in a warp: 32, or fewer
+  unsigned shift = 31;   // planes of up to 32 packs: log2(lanes), for a block has several
+  unsigned planes = 1;   // of a block
+  unsigned cluster = 1;  // blocks of a plane
+  unsigned cluster_shift = 0;
+  float share = 0;  // 1 / pixels
+};
+
+template <Dtype D>
+constexpr unsigned kUnits = D == Dtype::f32 ? 2 : 1;  // of 16 bytes in a pack
+
+template <Dtype D>
+HIDA_DEVICE char* place(const Piece& piece, unsigned n, unsigned c, unsigned pack) {
+  return piece.data + uint64_t(n * piece.n + c * piece.c + pack * kUnits<D>) * 16;
+}
+
+// The work of a thread: packs `first`, `first` + `step`, ... of a plane.
+struct Seat {
+  unsigned n, c, rank, first, step, end;
+  HIDA_DEVICE explicit Seat(const Task& a, int packs) {
+    const unsigned t = threadIdx.x, plane = t >> a.shift, lane = t & ((1u << a.shift) - 1u);
+    n = blockIdx.y;
+    rank = blockIdx.x & (a.cluster - 1);
+    c = (blockIdx.x >> a.cluster_shift) * a.planes + plane;
+    step = blockDim.x;
+    first = rank * step * unsigned(packs) + lane;
+    end = c < a.channels ? a.packs : 0;
+  }
+  HIDA_DEVICE bool has(int p) const { return first + unsigned(p) * step < end; }
+  // Threads of which each plane has one.
+  HIDA_DEVICE bool leads() const { return first == 0 && end > 0; }
+  HIDA_DEVICE unsigned sum(const Task& a) const { return n * a.channels + c; }
+};
+
+template <Dtype D>
+HIDA_DEVICE float number(const Piece& piece, bool exact, const Seat& s) {
+  return read_element<float>(piece.data, exact ? Dtype::f32 : D, int64_t(s.n * piece.n + s.c * piece.c));
+}
+
+template <Dtype D>
+HIDA_DEVICE Eight<D> narrowed(const float (&v)[8]) {
+  constexpr bool bf16 = D == Dtype::bf16;
+  Eight<D> pack;
+  if constexpr (D == Dtype::f32) {
+    pack.low = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
+    pack.high = make_uint4(__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]), __float_as_uint(v[7]));
+  } else {
+    pack.words = make_uint4(narrow_two(v[0], v[1], bf16), narrow_two(v[2], v[3], bf16), narrow_two(v[4], v[5], bf16),
+                            narrow_two(v[6], v[7], bf16));
+  }
+  return pack;
+}
+template <Dtype D>
+HIDA_DEVICE void store(const Eight<D>& pack, char* to) {
+  if constexpr (D == Dtype::f32) {
+    reinterpret_cast<uint4*>(to)[0] = pack.low;
+    reinterpret_cast<uint4*>(to)[1] = pack.high;
+  } else {
+    *reinterpret_cast<uint4*>(to) = pack.words;
+  }
+}
+
+// ---- the switch -------------------------------------------------------------------------------------------------
+
+// exp(-v) from v·kMinus: of 16-bit numbers, whose own rounding is far coarser, without correcting what rounding takes
+// from a large power.
+template <Dtype D>
+constexpr float kMinus = D == Dtype::f32 ? -1.0f : -1.44269504f;
+template <Dtype D>
+HIDA_DEVICE float power_of(float z) {
+  return D == Dtype::f32 ? Elementary::exp(z) : power_of_two(z);
+}
+// 1 / (1 + exp(-v)): at its ends 1 / (1 + 0) and 1 / (1 + ∞), which is 0, so that nothing has to be clamped.
+template <Dtype D>
+HIDA_DEVICE float gate_of(float z) {
+  return inverse(1.0f + power_of<D>(z));
+}
+template <Dtype D>
+HIDA_DEVICE float theta_of(float logit) {
+  return gate_of<D>(logit * kMinus<D>);
+}
+
+// As acon_slopes: q and tilt. The power is bounded, so that its product with the vanishing gate is one.
+template <Dtype D>
+struct Bend {
+  float gate, q, tilt;
+  HIDA_DEVICE Bend(float slope, float turn, float theta, float x) {
+    constexpr float most = D == Dtype::f32 ? 83.0f : 120.0f;
+    const float linear = slope * x, power = power_of<D>(fminf(turn * x * theta, most));
+    gate = inverse(1.0f + power);
+    const float bend = linear * (gate * (power * gate));
+    q = gate + theta * bend;
+    tilt = linear * bend * (theta - theta * theta);
+  }
+};
+
+// p1 − p2 and p2 of a plane, and θ where that is one number.
+template <Dtype D, Switches S>
+struct Slopes {
+  float slope = 0, base = 0, turn = 0, theta = 0;
+  HIDA_DEVICE Slopes(const Task& a, const Seat& s) {
+    if (S == Switches::none || s.end == 0) return;
+    base = number<D>(a.p2, a.exact, s);
+    slope = number<D>(a.p1, a.exact, s) - base;
+    turn = slope * kMinus<D>;
+    if (S == Switches::plane) theta = theta_of<D>(number<D>(a.logits, false, s));
+  }
+};
+
+// ---- sums -------------------------------------------------------------------------------------------------------
+
+// Shared memory: a number of each warp of a plane's blocks, some kinds of them.
+constexpr int kWarpsOfPlane = 8 * 32;
+template <int Kinds>
+HIDA_DEVICE float* room() {
+  HIDA_SHARED(float, numbers, [kWarpsOfPlane * Kinds]);
+  return numbers;
+}
+
+HIDA_DEVICE unsigned warps_of_plane(const Task& a) {
+  return blockDim.x / unsigned(kWarp) * a.cluster;
+}
+HIDA_DEVICE unsigned warp_of_plane(const Seat& s) {
+  return s.rank * (blockDim.x / unsigned(kWarp)) + threadIdx.x / unsigned(kWarp);
+}
+// Whether a plane is one warp's, or a part of one.
+HIDA_DEVICE bool alone(const Task& a) {
+  return a.shift < 31;
+}
+
+template <int N>
+HIDA_DEVICE void add_lanes(const Task& a, float (&v)[N]) {
+#pragma unroll 1
+  for (unsigned bit = 1; bit < a.lanes; bit *= 2) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += __shfl_xor_sync(kAll, v[i], int(bit));
+  }
+}
+HIDA_DEVICE float add_warp(float v) {
+#pragma unroll
+  for (int bit = 16; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
+  return v;
+}
+// Over a warp: of `low` in its lower lanes, of `high` in its upper ones.
+HIDA_DEVICE float add_halves(float low, float high) {
+  const bool upper = (threadIdx.x & 16u) != 0;
+  float v = (upper ? high : low) + __shfl_xor_sync(kAll, upper ? low : high, 16);
+#pragma unroll
+  for (int bit = 8; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
+  return v;
+}
+// Of three: in lanes 0 to 7, 8 to 15, and 16 to 23; zero in the rest.
+HIDA_DEVICE float add_quarters(float one, float two, float three) {
+  const bool upper = (threadIdx.x & 16u) != 0, odd = (threadIdx.x & 8u) != 0;
+  const float u = (upper ? three : one) + __shfl_xor_sync(kAll, upper ? one : three, 16);
+  const float w = (upper ? 0.0f : two) + __shfl_xor_sync(kAll, upper ? two : 0.0f, 16);
+  float v = (odd ? w : u) + __shfl_xor_sync(kAll, odd ? u : w, 8);
+#pragma unroll
+  for (int bit = 4; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
+  return v;
+}
+
+// ---- clusters ---------------------------------------------------------------------------------------------------
+
+// The cluster's barrier in two halves, and a write to the shared memory of another block: that block must have begun,
+// and what is written is there after the barrier. To arrive `relaxed` says nothing about memory.
+#if defined(HIDA_EMULATE_CUDA)
+HIDA_DEVICE void cluster_arrive_relaxed() {}
+HIDA_DEVICE void cluster_arrive() {}
+HIDA_DEVICE void cluster_wait(int line = __builtin_LINE()) {
+  emulation::cluster_barrier(line);
+}
+HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
+  *reinterpret_cast<float*>(emulation::in_cluster(own, rank)) = value;
+}
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+HIDA_DEVICE void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+HIDA_DEVICE void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+HIDA_DEVICE void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
+  const uint32_t here = uint32_t(__cvta_generic_to_shared(own));
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
+}
+#else  // a block on its own; never called
+HIDA_DEVICE void cluster_arrive_relaxed() {}
+HIDA_DEVICE void cluster_arrive() {}
+HIDA_DEVICE void cluster_wait() {}
+HIDA_DEVICE void cluster_write(float* own, unsigned, float value) {
+  *own = value;
+}
+#endif
+
+// At the beginning of a kernel: this block has begun, and others may write to its shared memory.
+HIDA_DEVICE void begin(const Task& a) {
+  if (a.cluster > 1) cluster_arrive_relaxed();
+}
+
+// Sums of three kinds over a plane, which its first warp alone gets and stores where they are wanted. `write` stores
+// what else a thread has to store, after the first half of the last barrier: so that the barrier does not wait for it.
+template <class Write>
+HIDA_DEVICE void add_late(const Task& t, const Seat& s, float one, float two, float three, float* const (&to)[3],
+                          Write write) {
+  if (alone(t)) {
+    float sums[3] = {one, two, three};
+    add_lanes(t, sums);
+    write();
+    if (!s.leads()) return;
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+      if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
+    return;
+  }
+  const unsigned warps = warps_of_plane(t), lane = threadIdx.x & 31u, which = lane >> 3, i = lane & 7u;
+  float* const all = room<5>() + (2 + which) * warps;
+  float v = add_quarters(one, two, three);
+  const bool writes = i == 0 && which < 3;
+  if (t.cluster == 1) {
+    if (writes) all[warp_of_plane(s)] = v;
+    write();
+    __syncthreads();
+  } else {
+    if (writes) cluster_write(all + warp_of_plane(s), 0, v);
+    __syncwarp();
+    cluster_arrive();
+    write();
+    cluster_wait();
+  }
+  if (s.rank != 0 || threadIdx.x >= unsigned(kWarp)) return;
+  v = 0;
+  if (which < 3) {
+#pragma unroll 1
+    for (unsigned w = i; w < warps; w += 8) v += all[w];
+  }
+#pragma unroll
+  for (int bit = 4; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
+  float* const target = which == 0 ? to[0] : which == 1 ? to[1] : to[2];
+  if (writes && target != nullptr) target[s.sum(t)] = v;
+}
+
+// ---- on the host ------------------------------------------------------------------------------------------------
+
+// The image as a piece, and whether it may be one. (ida_nchw.cu, as what follows.)
+bool piece_of(const Image& image, Dtype dtype, const Extent& e, Piece& piece);
+// What both directions have; whether the kernels take it.
+bool task_of(const Adapt& a, Task& task);
+
+// Whether a backward goes to other kernels for its logits: one for each pixel have gradients in float32 for each
+// channel.
+inline bool widens(const Image& logits, Dtype dtype, const Extent& e) {
+  return logits.step == 1 && logits.c == 0 && e.c > 1 && dtype != Dtype::f32;
+}
+
+struct Plan {
+  dim3 grid;
+  unsigned threads = 0;
+};
+// Blocks of up to `most` threads with up to `packs` packs each; whether `blocks` of them are enough for a plane.
+bool plan_of(const Extent& e, const Launch& l, unsigned most, unsigned packs, int64_t blocks, Task& task, Plan& plan);
+
+// In clusters, or in blocks that know nothing of each other.
+template <class A>
+void start(void (*kernel)(A), const A& a, const Plan& plan, const Launch& l, bool together = true) {
+#if defined(HIDA_EMULATE_CUDA)
+  ++emulation::usual;  // tests ask for it
+#endif
+  launch_cluster(kernel, together ? a.task.cluster : 1, plan.grid, dim3(plan.threads), 0, l, a);
+}
+
+// Whether the kernels take a call; what they take, they do without a workspace.
+bool takes_adapt(const Adapt& a, const Launch& l);
+void adapt(const Adapt& a, const Launch& l);
+bool takes_adapt_backward(const Adapt& a, const Launch& l);
+void adapt_backward(const Adapt& a, const Launch& l);
+bool takes_acon(const Acon& a, const Launch& l);
+void info_acon(const Acon& a, const Launch& l);
+bool takes_acon_backward(const Acon& a, const Launch& l);
+void info_acon_backward(const Acon& a, const Launch& l);
+
+}  // namespace nchw
+}  // namespace cuda
+}  // namespace hida

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -109,17 +110,18 @@ class Programme:
         _replace(self.out / f"{self.name}.tar.gz", lambda path: self._archive(path, files))
 
     def _archive(self, path: Path, files: list[Path]) -> None:
+        logs = sorted((self.work / "logs").glob("*.log"))
         with tarfile.open(path, "w:gz", compresslevel=4) as archive:
-            for file in files:
-                with contextlib.suppress(FileNotFoundError):
-                    archive.add(file, file.name)
-            for log in sorted((self.work / "logs").glob("*.log")):
-                with log.open("rb") as stream:
-                    size = log.stat().st_size
-                    stream.seek(max(0, size - LONGEST_LOG))
-                    member = tarfile.TarInfo(f"logs/{log.name}")
-                    member.size = min(size, LONGEST_LOG)
-                    archive.addfile(member, stream)
+            for file, name, most in (
+                *((f, f.name, None) for f in files),
+                *((f, f"logs/{f.name}", LONGEST_LOG) for f in logs),
+            ):
+                with contextlib.suppress(OSError):  # what cannot be read is left out
+                    data = file.read_bytes()
+                    member = tarfile.TarInfo(name)
+                    data = data[-most:] if most else data
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
 
     def _replace(self, task: Task) -> Task:
         if task.name not in self.replaced:

@@ -22,6 +22,9 @@ from hida.errors import run_command
 from hida.ops import library
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench/gpu"))
+from first import LIMITS  # noqa: E402
+
 SCRIPT = "bench/gpu/short.sh"
 UNTIL = 0.45  # minutes from the start of "first" to the end of training
 FEW = ["ops", "deform", "step", "released"]  # what a rehearsal of a failure can do without
@@ -136,6 +139,33 @@ def test_all_parts_in_their_order_and_weights_in_pieces(machine):
         assert process.wait(60) == 0
         whole += (machine.folder / f"more{k}/weights.part-{k:02d}").read_bytes()
     assert hashlib.sha256(whole).hexdigest() == second["weights"]["sha256"]
+
+
+@pytest.mark.slow
+@native
+def test_any_part_can_be_left_out(machine):
+    """Every part is replaced by a command that does nothing; then each of them is skipped, and all."""
+    nothing = [f"{name}=true" for name in LIMITS]
+    for skipped in ([name] for name in LIMITS):
+        record, text = machine.first("--command", *nothing, skip=skipped)
+        assert "defects" not in record, text
+        assert skipped[0] not in machine.status(record)
+    record, text = machine.first(skip=list(LIMITS))
+    assert "defects" not in record, text
+    assert record["parts"] == []
+
+
+@pytest.mark.slow
+@native
+def test_a_defect_of_a_part_stops_no_other(machine):
+    """Folders lie where a log and a file are to be written: a part cannot start, and a step ends by an exception."""
+    (machine.work / "logs/smoke.log").mkdir(parents=True)
+    (machine.work / "tiny.toml").mkdir()
+    record, text = machine.first("--command", *[f"{name}=true" for name in LIMITS], skip=["train"])
+    assert len(record["defects"]) == 1, text
+    assert "tiny.toml" in record["defects"][0]
+    found = machine.status(record)
+    assert (found["smoke"], found["tests"]) == ("skipped", "ok")
 
 
 @pytest.mark.slow

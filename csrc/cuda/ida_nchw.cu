@@ -3,8 +3,9 @@
 // on their way before anything is computed; a thread has one pack of eight pixels or two, of four operands.
 //   Statistics: each warp its own mean, then what lies off it, and squares around it; then those of all warps of the
 // plane are put together (Chan), by every warp in the same order. So there is one barrier, and a large mean costs no
-// digits. With two packs about 47 instructions an element of 16 bits, 15 of them for the activation. Share of the
-// floor: not measured.
+// digits. With two packs about 47 instructions an element of 16 bits, 15 of them for the activation.
+//   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %;
+// instance_norm_modulate: not measured.
 #include "nchw.h"
 
 namespace hida {

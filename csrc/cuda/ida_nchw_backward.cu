@@ -5,7 +5,8 @@
 // 1024 packs are on a multiprocessor. float32, and planes of a warp, one pack a thread.
 //   The first sum of a plane, of d and d·x̂, is every warp's; the second one, towards p1, p2 and the logits, is one
 // warp's alone, and what goes to memory is stored while it is on its way.
-// About 62 instructions an element. Share of the floor: not measured.
+// About 62 instructions an element. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128
+// 67 %, 128 of 64×64 65 %; instance_norm_modulate: not measured.
 #include "nchw.h"
 
 namespace hida {

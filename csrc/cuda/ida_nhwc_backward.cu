@@ -2,12 +2,11 @@
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ); what is read is read twice, first for the sums of d and
 // d·x̂, then for all gradients. The paths are those of ida_nhwc.cu:
 //   up to 1024 pixels   a block has some channels of a plane as a whole.
-//   in clusters         their blocks exchange their sums, also those towards p1, p2 and the logits at the end.
-//   in two kernels      11n, less what the second has from the second-level cache. A third, tiny one adds up the
-//   chunks'
-//                       sums towards p1, p2 and the logits.
-// dγ is written in the second sweep, so that the first leaves nothing in the caches but what the second reads, and no
-// barrier of a cluster waits for it. Always the same order, no atomics. Share of the floor: not measured.
+//   more                two kernels: 11n, less what the second has from the second-level cache. A third, tiny one adds
+//                       up the chunks' sums towards p1, p2 and the logits.
+// dγ is written in the second sweep, so that the first leaves nothing in the caches but what the second reads. Always
+// the same order, no atomics. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 47 %,
+// 128 of 64×64 43 %; instance_norm_modulate: not measured.
 #include "nhwc.h"
 
 namespace hida {
@@ -78,18 +77,6 @@ HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const Place& p, c
   }
 }
 
-// What merge_chunks does, for the blocks of a cluster: of each its table has the two sums.
-HIDA_DEVICE void merge_cluster(const Tiling& m, const Shared& s) {
-  const unsigned c = threadIdx.x, width = m.width();
-  float sums[2] = {0, 0};
-  __syncthreads();
-  cluster_sync();
-  if (c < width) sums[0] = add_cluster(s.table + c), sums[1] = add_cluster(s.table + width + c);
-  __syncthreads();
-  cluster_sync();
-  if (c < width) s.table[c] = sums[0], s.table[width + c] = sums[1];
-}
-
 template <Dtype D, Logits L>
 __global__ void __launch_bounds__(most_for(L), 1)
     kernel(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, int stage, float* partial) {
@@ -139,7 +126,6 @@ __global__ void __launch_bounds__(most_for(L), 1)
       });
     }
     if (stage == kMeans) return;
-    if (m.cluster) merge_cluster(m, s);
   } else {
     merge_chunks(a, m, p, s, partial);
   }
@@ -195,26 +181,8 @@ __global__ void __launch_bounds__(most_for(L), 1)
     if (targets[i] == nullptr) continue;
     float* const to =
         partial == nullptr ? nullptr : partial + (2 + i) * a.planes.extent.n * a.planes.extent.c * int64_t(m.chunks);
-    add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
-      if (m.cluster)
-        s.table[unsigned(i) * m.width() + c] = sum;
-      else
-        write_sum(targets[i], to, m, p, c, sum);
-    });
+    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { write_sum(targets[i], to, m, p, c, sum); });
   }
-  if (!m.cluster || (targets[0] == nullptr && targets[1] == nullptr && targets[2] == nullptr)) return;
-  __syncthreads();
-  cluster_sync();
-  if (p.part == 0 && threadIdx.x < m.width()) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      if (targets[i] == nullptr) continue;
-      const float sum = add_cluster(s.table + unsigned(i) * m.width() + threadIdx.x);
-      write_sum(targets[i], nullptr, m, p, threadIdx.x, sum);
-    }
-  }
-  __syncthreads();
-  cluster_sync();  // the others wait until they have been read
 }
 
 using Kernel = void (*)(const Adapt, const Tiling, int, float*);
@@ -227,18 +195,14 @@ Kernel kernel_for(Logits logits) {
 
 Tiling plan_of(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
-  const Logits logits = kind_of(a.logits);
-  if (e.pixels() <= kWholePixels) return whole_planes(e, l, most_for(logits));
-  const int64_t read = logits == Logits::whole ? 4 : 3;
-  Tiling m;
-  return clustered(e, l, 8 * read * size_of(a.x.dtype), most_for(logits), m) ? m : chunked(e, l);
+  return e.pixels() <= kWholePixels ? whole_planes(e, l, most_for(kind_of(a.logits))) : chunked(e, l);
 }
 
 }  // namespace
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
   const Tiling m = plan_of(a, l);
-  return m.chunks > 1 && !m.cluster ? 5 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
+  return m.chunks > 1 ? 5 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
@@ -251,7 +215,7 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
                                                    : kernel_for<Dtype::f16>(logits);
   float* const partial = static_cast<float*>(workspace);
   const auto stage = [&](int which) { run(kernel, m, shared_of(m), l, a, m, which, partial); };
-  if (m.chunks == 1 || m.cluster) return stage(kBoth);
+  if (m.chunks == 1) return stage(kBoth);
   stage(kMeans);
   stage(kGradients);
   if (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr) return;

@@ -18,18 +18,15 @@ namespace nhwc {
 
 constexpr unsigned kMost = 512;       // threads of a block, at most; usually half of them
 constexpr unsigned kMostGroups = 64;  // packs of channels of a block
-constexpr unsigned kCluster = 8;      // blocks of a cluster, where there are any: the chunks of a plane
 
 // How logits lie: there are none, one for each plane, or one for each element.
 enum class Logits { none, plane, whole };
 
-// Blocks: tiles of `groups` packs of channels × chunks of pixels × images, in this order; where chunks are a cluster,
-// these come first.
+// Blocks: tiles of `groups` packs of channels × chunks of pixels × images, in this order.
 struct Tiling {
   unsigned channels = 0, pixels = 0;
   unsigned groups = 1, lanes = 1;
   unsigned tiles = 1, chunks = 1, chunk = 0;
-  bool cluster = false;
   float joins = 0, to_x = 0;  // 1: f is added to y, the gradient to that of f; the gradient is added to that of x
   int64_t blocks = 0;
   HIDA_MATH unsigned threads() const { return groups * lanes; }
@@ -55,10 +52,10 @@ struct Place {
   // backwards: the last blocks first, which read what the kernel before left in the second-level cache.
   HIDA_DEVICE Place(const Tiling& m, bool backwards) : lanes(m.lanes) {
     const unsigned block = backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x, group = threadIdx.x % m.groups;
-    const unsigned inner = m.cluster ? m.chunks : m.tiles, outer = m.cluster ? m.tiles : m.chunks, row = block / inner;
-    n = row / outer;
-    part = m.cluster ? block % inner : row % outer;
-    tile = (m.cluster ? row % outer : block % inner) * m.width();
+    const unsigned row = block / m.tiles;
+    n = row / m.chunks;
+    part = row % m.chunks;
+    tile = block % m.tiles * m.width();
     at = 8 * group;
     channel = tile + at;
     valid = channel < m.channels;
@@ -236,20 +233,6 @@ HIDA_DEVICE void add_lanes(const float (&v)[8], const Tiling& m, const Shared& s
   }
 }
 
-// What the blocks of a cluster have at this place of their tables.
-HIDA_DEVICE void read_cluster(float* mine, float (&v)[kCluster]) {
-#pragma unroll
-  for (unsigned rank = 0; rank < kCluster; ++rank) v[rank] = cluster_read(mine, rank);
-}
-HIDA_DEVICE float add_cluster(float* mine) {
-  float v[kCluster];
-  read_cluster(mine, v);
-  float sum = v[0];
-#pragma unroll
-  for (unsigned rank = 1; rank < kCluster; ++rank) sum += v[rank];
-  return sum;
-}
-
 // Where a sum of the block goes: to the array (N, C), or to (N, C, chunks), for fold().
 HIDA_DEVICE void write_sum(void* target, float* partial, const Tiling& m, const Place& p, unsigned c, float sum) {
   if (p.tile + c >= m.channels) return;
@@ -322,25 +305,6 @@ inline Tiling whole_planes(const Extent& e, const Launch& l, unsigned most = kMo
 }
 constexpr int64_t kWholePixels = 1024;
 
-// A cluster for every image and tile, and what its blocks read twice stays in the second-level cache, part of it in the
-// first: `bytes` a pack, 128 KB of a block with half the most threads, 34 MB of all that run at a time. False: there
-// are no clusters, or planes are too large, or blocks too few.
-inline bool clustered(const Extent& e, const Launch& l, int64_t bytes, unsigned most, Tiling& m) {
-  if (l.cluster < int(kCluster)) return false;
-  for (unsigned threads = kMost / 2; threads <= most; threads *= 2) {
-    for (unsigned groups = 8; groups >= 2; groups /= 2) {
-      m = tiling_of(e, groups, threads);
-      m.cluster = true;
-      m.chunks = kCluster;
-      m.chunk = (m.pixels + kCluster - 1) / kCluster;
-      m.blocks *= kCluster;
-      if (m.chunk * m.groups * bytes <= 512 * int64_t(threads) && m.blocks * threads >= 384 * l.multiprocessors)
-        return true;
-    }
-  }
-  return false;
-}
-
 // Chunks of sixteen packs a thread; of less where the chip has too few blocks, of more where it has very many. A tile
 // is 128 bytes of 16-bit channels, or 64, so that there are fewer chunks whose sums are to be merged.
 inline Tiling chunked(const Extent& e, const Launch& l) {
@@ -364,7 +328,7 @@ void run(void (*kernel)(P...), const Tiling& m, size_t shared, const Launch& l, 
 #if defined(HIDA_EMULATE_CUDA)
   ++emulation::usual;  // tests ask for it
 #endif
-  launch_cluster(kernel, m.cluster ? kCluster : 1, grid_of(m.blocks), dim3(m.threads()), shared, l, args...);
+  launch(kernel, grid_of(m.blocks), dim3(m.threads()), shared, l, args...);
 }
 
 // As the functions of launch.h, for what takes() takes.

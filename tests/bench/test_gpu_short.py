@@ -111,12 +111,12 @@ def machine(checkout, packed, tmp_path):
 @pytest.mark.slow
 @native
 def test_all_parts_in_their_order_and_weights_in_pieces(machine):
-    record, text = machine.first("--until", "1.6", skip=["racecheck"])
+    record, text = machine.first("--until", "1.4", skip=["racecheck", "released"])
     found = machine.status(record)
     absent = [] if shutil.which("compute-sanitizer") else ["memcheck"]
     assert [name for name, status in found.items() if status != "ok"] == absent, text
     assert list(found) == [
-        *("machine", "libraries", "smoke", "tests", "memcheck", "ops", "deform", "step", "released"),
+        *("machine", "libraries", "smoke", "tests", "memcheck", "ops", "deform", "step"),
     ]
     assert "reference" not in record
     with tarfile.open(machine.folder / "out/first.tar.gz") as archive:

@@ -114,7 +114,7 @@ def test_dtypes(name, shape, layout, dtype):
     check(name, operands(name, shape, dtype=dtype, layout=layout))
 
 
-# Channels in packs of eight: planes that a block has as a whole, clusters, two kernels; tiles of every width.
+# Channels in packs of eight: planes that a block has as a whole, two kernels for others; tiles of every width.
 USUAL = [
     *[(2, 512, 2, 2), (3, 24, 4, 6), (4, 512, 16, 16), (16, 256, 32, 32), (2, 40, 33, 37), (16, 128, 64, 64)],
     *[(16, 64, 128, 128), (1, 64, 128, 128), (2, 40, 128, 128), (1, 16, 256, 264)],

@@ -151,14 +151,11 @@ def write_snapshot(run: Path, out: Path) -> Checkpoint:
         What was read.
 
     Raises:
-        CheckpointError: if there is no checkpoint.
+        CheckpointError: if there is no checkpoint, or none that is whole.
     """
-    found = newest(run, ("ema.",)) if run.is_dir() else load(run, ("ema.",))
-    if found is None or found.kind != CHECKPOINT:
-        raise CheckpointError(
-            f"'{run}' {'has no whole checkpoint yet' if found is None else 'holds weights, not a checkpoint'}; "
-            "give the folder of a run that has saved one."
-        )
+    found = _newest_or_why(run) if run.is_dir() else load(run, ("ema.",))
+    if found.kind != CHECKPOINT:
+        raise CheckpointError(f"'{run}' holds weights, not a checkpoint; give the folder of a run that has saved one.")
     save(out, WEIGHTS, found.config, found.state, {name: value.half() for name, value in found.tensors.items()})
     return found
 
@@ -186,12 +183,49 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run; torn ones are passed over with a warning."""
+    found, torn = _first_whole(folder, prefixes)
+    _warn_of(torn)
+    return found
+
+
+def holds_checkpoint(path: Path) -> bool:
+    """Return whether ``path`` is a file that says of itself that it is a checkpoint."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == CHECKPOINT
+    except (SafetensorError, OSError):
+        return False
+
+
+def _newest_or_why(folder: Path) -> Checkpoint:
+    """Return the averaged generator of a run's newest whole checkpoint, or raise what there is instead of one."""
+    found, torn = _first_whole(folder, ("ema.",))
+    if found:
+        _warn_of(torn)
+        return found
+    if torn:
+        raise CheckpointError(f"all checkpoints of '{folder}' are damaged or unreadable, the newest: {torn[0]}")
+    if (folder / "config.json").is_file():
+        raise CheckpointError(f"the run '{folder}' holds no checkpoint; wait for its first or give another run.")
+    raise CheckpointError(
+        f"'{folder}' is no run's folder, it holds no checkpoint; give the folder that hida train --out has written."
+    )
+
+
+def _first_whole(folder: Path, prefixes: tuple[str, ...] | None) -> tuple[Checkpoint | None, list[CheckpointError]]:
+    """Return the newest whole checkpoint and what is wrong with the ones after it."""
+    torn: list[CheckpointError] = []
     for path in checkpoint_paths(folder):
         try:
-            return load(path, prefixes)
+            return load(path, prefixes), torn
         except CheckpointError as error:
-            warnings.warn(f"passing over a checkpoint: {error}", stacklevel=2)
-    return None
+            torn.append(error)
+    return None, torn
+
+
+def _warn_of(torn: list[CheckpointError]) -> None:
+    for error in torn:
+        warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
 
 
 def _first_line(error: Exception) -> str:

@@ -179,6 +179,7 @@ def train(arguments: Arguments, world: World) -> None:
     # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.
     able = world.device.type == "cuda" and config.train.precision != "fp16"
     engine = Engine(state, training, config.train.cuda_graph and (able or FAIL_CAPTURE in os.environ))
+    first = state.iteration
     with StopFlag(deadline) as stop:
         try:
             loop.run(engine, watched, out, stop, arguments.stop_after)
@@ -188,18 +189,23 @@ def train(arguments: Arguments, world: World) -> None:
 
     # Phase 4: what remains
     if world.leads:
-        _finish(out, state, len(training))
+        _finish(out, state, len(training), idle=state.iteration == first)
     world.wait()
 
 
-def _finish(out: Path, state: TrainingState, size: int) -> None:
-    """Write the weights at the end, and where a timed run stops; say how to go on."""
+def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
+    """Write the weights at the end, and where a timed run stops; say how to go on, and whether nothing was done."""
     options, timed = state.config.train, bool(state.config.train.minutes)
     ended = state.elapsed >= state.config.seconds if timed else state.images >= options.epochs * size
     path = out / "weights.safetensors"
     if ended or timed:
         checkpoint.write_snapshot(out, path)
-    if ended:
+    if ended and timed and idle:
+        print(
+            f"finished: {path}; its time of {options.minutes:g} min was over already and nothing was trained; "
+            "a larger --train.minutes continues it."
+        )
+    elif ended:
         print(f"finished: {path}")
     elif timed:
         print(
@@ -237,6 +243,8 @@ def _require_runnable(arguments: Arguments, world: World) -> None:
         raise HidaError("--distil and a --loss.weight-distillation above 0 have an effect only together; give both.")
     if not 0 <= arguments.time_limit < math.inf:
         raise HidaError(f"--time-limit is {arguments.time_limit:g}; give minutes > 0, or 0 for no limit.")
+    if arguments.stop_after < 0:
+        raise HidaError(f"--stop-after is {arguments.stop_after}; give iterations > 0, or 0 to go on to the end.")
 
 
 if __name__ == "__main__":

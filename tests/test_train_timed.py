@@ -64,11 +64,14 @@ def test_the_rate_is_constant_then_falls_to_zero_by_the_clock(data, tmp_path, ra
 
 def test_a_run_that_is_over_says_so_again_and_more_time_continues_it(data, tmp_path, rates, capsys):  # noqa: F811
     assert hida_train(data, tmp_path, *TIMED) == 0
+    assert "over already" not in capsys.readouterr().out
     (tmp_path / "weights.safetensors").unlink()
     rates.clear()
     assert hida_train(data, tmp_path, *TIMED) == 0
     assert rates == []
-    assert "finished: " in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"finished: {tmp_path / 'weights.safetensors'}; its time of 1 min was over already and")
+    assert said.endswith("nothing was trained; a larger --train.minutes continues it.")
     assert assert_weights_are_the_newest_checkpoints(tmp_path)["iteration"] == 6
     assert hida_train(data, tmp_path, *TIMED, "--train.minutes", "1.5") == 0
     assert [generator for generator, _ in rates] == pytest.approx([30 / 45, 20 / 45, 10 / 45], abs=1e-4)

@@ -33,7 +33,7 @@ LIMITS = {
     "train": 45,
 }
 """seconds of each part at most; "train" is what its first iterations may take to show"""
-STARTUP, BRINGING = 25.0, 30.0
+STARTUP, BRINGING = 30.0, 30.0
 """seconds from the start of training to its first iteration; from its end to the end of all"""
 # Planes of more than 2³¹ elements take a while, and a GPU to themselves.
 TESTS = ["-m", "gpu", "-k", "not more_elements", "tests/gpu", "tests/training/test_engine.py"]
@@ -277,6 +277,8 @@ class First:
         while time.monotonic() < end and supervisor.poll() is None and lines < 2:
             time.sleep(0.25)
             lines = len(log_lines(run))
+        if "out of time" in (self.work / "train-state.json").read_text() if state.is_file() else False:
+            self.programme.say("no time was left for training: give a later --until, or skip parts")
         self.programme.say(f"training: {lines} log lines so far\n{tail(self.programme.log('train'), 8)}")
         self.programme.bring()
         return supervisor.poll() in (None, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,31 +33,46 @@ def pack(options) -> None:
         raise Mistake(f"'{into}' holds other files; choose another folder with --pack.")
     if not options.data.exists():
         raise Mistake(f"there is no '{options.data}'; prepare FS2K with hida prepare and give its folder by --data.")
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    manifest = into / "manifest.json"
-    manifest.write_text("{}\n")  # a folder that is cut short is known as ours
-    _libraries(options, into / "libraries")
-    _data(options.data, into / "train.zip")
-    _networks(into / "weights")
-    if not options.no_wheels:
-        _wheels(into / "wheels", options.wheels, options.python_version)
-    files = sorted(p for p in into.rglob("*") if p.is_file() and p != manifest)
-    listed = {str(p.relative_to(into)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
-    manifest.write_text(json.dumps({"files": listed}, indent=1) + "\n")
-    sources = sum(size for _, size in tracked())
-    total = sources + sum(p.stat().st_size for p in into.rglob("*") if p.is_file())
+    new = into.with_name(f".{into.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        total, listed, sources = _fill(new, options)
+        # A pack that is too large stays as it was found, like one that could not be filled.
+        _require_small(total, options.travel_mib)
+        shutil.rmtree(into, ignore_errors=True)
+        new.rename(into)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     for name, entry in listed.items():
         print(f"{entry['bytes'] / MIB:8.2f} MiB  {into / name}")
     print(f"{sources / MIB:8.2f} MiB  the checkout without {', '.join(STAYS)}")
     print(f"{total / MIB:8.2f} MiB  travel, of {options.travel_mib:g} at most")
-    if total > options.travel_mib * MIB:
-        raise Mistake(
-            f"{total / MIB:.1f} MiB would travel and {options.travel_mib:g} may; leave files out of the checkout or "
-            "raise --travel-mib."
-        )
     print(f"leave behind: {' '.join(STAYS)}; then, on the GPU machine, in this order:")
-    print("    bash bench/gpu/short.sh first\n    bash bench/gpu/short.sh second")
+    named = "" if into == Path("gpu-pack") else f" --pack {shlex.quote(str(into))}"
+    print(f"    bash bench/gpu/short.sh first{named}\n    bash bench/gpu/short.sh second")
+
+
+def _fill(new: Path, options) -> tuple[int, dict, int]:
+    """Put everything into the folder ``new``; return the bytes that travel, the files, and the checkout's bytes."""
+    _libraries(options, new / "libraries")
+    _data(options.data, new / "train.zip")
+    _networks(new / "weights")
+    if not options.no_wheels:
+        _wheels(new / "wheels", options.wheels, options.python_version)
+    files = sorted(p for p in new.rglob("*") if p.is_file())
+    listed = {str(p.relative_to(new)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
+    (new / "manifest.json").write_text(json.dumps({"files": listed}, indent=1) + "\n")
+    sources = sum(size for _, size in tracked())
+    return sources + sum(p.stat().st_size for p in new.rglob("*") if p.is_file()), listed, sources
+
+
+def _require_small(total: int, most: float) -> None:
+    if total > most * MIB:
+        raise Mistake(
+            f"{total / MIB:.1f} MiB would travel and {most:g} may; leave files out of the checkout or raise "
+            "--travel-mib."
+        )
 
 
 def tracked() -> list[tuple[str, int]]:

@@ -87,10 +87,16 @@ class Programme:
         if most < 3:
             return [self.skip(task.name, "no time is left for it") for task in tasks]
         running = [_Running(self._replace(task), self, min(task.seconds, most)) for task in tasks]
-        while any(one.outcome is None for one in running):
+        try:
+            while any(one.outcome is None for one in running):
+                for one in running:
+                    one.look()
+                time.sleep(0.05)
+        except BaseException:  # interrupted: nothing may outlive it
             for one in running:
-                one.look()
-            time.sleep(0.05)
+                if one.process is not None:
+                    end_group(one.process.pid)
+            raise
         found = [one.outcome for one in running if one.outcome is not None]
         for outcome in found:
             self._note(outcome)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,14 +42,19 @@ def second(options) -> int:
     for line in log_lines(run)[-4:]:
         programme.say(line[:300])
     if not weights.is_file():
-        programme.say(f"there are no weights and no checkpoint: {tail(programme.log('train'), 12)}")
+        programme.say("there are no weights and no checkpoint; the end of the training's log:")
+        programme.say(tail(programme.log("train"), 12))
         programme.bring(logs)
         return 1
     programme.bring(logs)  # before the pieces: it says how much room is left
-    programme.record["weights"] = bring_pieces(options, weights, 0, taken(options.out))
+    for stale in options.out.glob("weights.part-*"):
+        stale.unlink()
+    told = programme.record["weights"] = bring_pieces(options, weights, 0, taken(options.out))
     programme.bring(logs)
-    programme.say(json.dumps(programme.record["weights"]))
-    return 0
+    programme.say(json.dumps(told))
+    if not told["brought"]:
+        programme.say("no piece fits beside the logs: raise --files or --return-mib, or lower --piece-mib")
+    return 0 if told["brought"] else 1
 
 
 def fetch(options) -> int:
@@ -57,7 +63,13 @@ def fetch(options) -> int:
     if not weights.is_file():
         print(f"short: there is no '{weights}': run the part second first", file=sys.stderr)
         return 2
+    pieces = -(-weights.stat().st_size // int(options.piece_mib * MIB))
+    if options.first_piece >= pieces:
+        print(f"short: there are pieces 0 to {pieces - 1}, none from {options.first_piece} on", file=sys.stderr)
+        return 2
     options.out.mkdir(parents=True, exist_ok=True)
+    for stale in options.out.glob("weights.part-*"):
+        stale.unlink()
     print(json.dumps(bring_pieces(options, weights, options.first_piece, [])))
     return 0
 
@@ -80,13 +92,13 @@ def wait(programme: Programme, work: Path, job: dict) -> None:
     if alive(state):
         programme.say("the training is told to stop")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(state["supervisor"], signal.SIGTERM)  # which tells the training
+            os.kill(pids(state)[0], signal.SIGTERM)  # a supervisor tells its training
         end = time.monotonic() + min(STOPPING, max(2.0, programme.left() - 10))
         while alive(state) and time.monotonic() < end:
             time.sleep(0.1)
         if alive(state):
             programme.say("it does not stop: it is killed")
-            signal_group(state["supervisor"], signal.SIGKILL)
+            signal_group(state["supervisor"], signal.SIGKILL)  # the training's group, too
 
 
 def snapshot(programme: Programme, run: Path, weights: Path) -> None:
@@ -101,10 +113,22 @@ def snapshot(programme: Programme, run: Path, weights: Path) -> None:
 
 
 def alive(state: dict) -> bool:
-    """Whether the supervisor that a state names runs; a zombie does not."""
-    with contextlib.suppress(OSError, KeyError, IndexError):
-        return Path(f"/proc/{state['supervisor']}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    return bool(pids(state))
+
+
+def pids(state: dict) -> list[int]:
+    """Return which of a state's processes run: the supervisor, and the training, which may outlive it."""
+    named = [(state.get("supervisor"), "supervise.py")]
+    named += [(attempt["pid"], "hida.train") for attempt in state.get("attempts", [])[-1:]]
+    found = []
+    for pid, word in named:
+        with contextlib.suppress(OSError, IndexError):
+            folder = Path(f"/proc/{pid}")
+            ends = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            # Numbers are given out again: the words must fit.
+            if not ends and word in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(pid)
+    return found
 
 
 def taken(out: Path) -> list[int]:
@@ -125,13 +149,14 @@ def bring_pieces(options, weights: Path, first: int, there: list[int]) -> dict:
         brought.append(path.name)
         room, files = room - len(pieces[number]), files - 1
     next_piece = first + len(brought)
+    same = f" --work {shlex.quote(str(options.work))} --piece-mib {options.piece_mib:g}"
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
         "pieces": len(pieces),
         "brought": brought,
-        "to put together": "cat weights.part-* > weights.safetensors",
-        "left": f"bash bench/gpu/short.sh fetch --from {next_piece}" if next_piece < len(pieces) else "",
+        "to put together": "cat weights.part-* > weights.safetensors; sha256sum weights.safetensors",
+        "left": f"bash bench/gpu/short.sh fetch --from {next_piece}{same}" if next_piece < len(pieces) else "",
     }
 
 

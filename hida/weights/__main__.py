@@ -33,9 +33,9 @@ class Fetch:
 class Snapshot:
     """Write the averaged weights of a run's newest checkpoint, as the run itself does at its end."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Folder of the run, which may be going on, or one of its checkpoints."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The .safetensors file to write."""
 
 
@@ -81,14 +81,28 @@ def _fetch(command: Fetch) -> None:
 def _snapshot(command: Snapshot) -> None:
     from hida import checkpoint  # loads torch, which the other commands do without
 
-    if command.out.suffix != ".safetensors":
-        raise HidaError(f"'{command.out}' would be a safetensors file; give it a name that ends in .safetensors.")
-    if not command.run.exists():
-        raise HidaError(f"there is no run '{command.run}'; give the folder that hida train --out has written.")
-    if command.out.resolve() in {path.resolve() for path in (command.run, *checkpoint.checkpoint_paths(command.run))}:
-        raise HidaError(f"'{command.out}' is a checkpoint, which the weights would replace; choose another name.")
-    found = checkpoint.write_snapshot(command.run, command.out)
-    print(f"{command.out}: the weights of {found.path}, iteration {found.state['iteration']}")
+    if not command.run:
+        raise HidaError("the name of the run is empty; give the folder that hida train --out has written.")
+    if not command.out:
+        raise HidaError("the name of the file to write is empty; give it one that ends in .safetensors.")
+    run, out = Path(command.run), Path(command.out)  # as words, since the path of no word is '.'
+    if out.suffix != ".safetensors":
+        raise HidaError(f"'{out}' would be a safetensors file; give it a name that ends in .safetensors.")
+    if out.is_dir():
+        raise HidaError(f"'{out}' is a folder; give the name of a file to write.")
+    if not run.exists():
+        raise HidaError(f"there is no run '{run}'; give the folder that hida train --out has written.")
+    # A damaged one says no longer what it is; the run's own are known by their names.
+    own = {path.resolve() for path in (run, *checkpoint.checkpoint_paths(run))}
+    if checkpoint.holds_checkpoint(out) or out.resolve() in own:
+        raise HidaError(f"'{out}' is a checkpoint, which the weights would replace; choose another name.")
+    try:
+        found = checkpoint.write_snapshot(run, out)
+    except OSError as error:  # of a temporary file, which the user has not named
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a part of the path is a file" if blocked else error.strerror or error
+        raise HidaError(f"'{out}' could not be written ({reason}); choose another place.") from None
+    print(f"{out}: the weights of {found.path}, iteration {found.state['iteration']}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -122,8 +123,10 @@ def test_all_parts_in_their_order_and_weights_in_pieces(machine):
     with tarfile.open(machine.folder / "out/first.tar.gz") as archive:
         names = set(archive.getnames())
     assert {"smoke.json", "test-gpu.xml", "ops.json", "deform.json", "train_step.json", "logs/smoke.log"} <= names
+    (machine.folder / "out2").mkdir()
+    (machine.folder / "out2/weights.part-07").write_bytes(b"of an earlier call")
     record, text = machine.call("second", out="out2")
-    assert machine.brought_weights(record).generator.base_width == 2
+    assert machine.brought_weights(record).generator.base_width == 2  # what was there is gone
     lines = [json.loads(line) for line in (machine.work / "run/log.jsonl").read_text().splitlines()]
     rates = [line["rate"] for line in lines if "rate" in line]
     assert rates[-1] < 0.1 * rates[0]
@@ -132,13 +135,17 @@ def test_all_parts_in_their_order_and_weights_in_pieces(machine):
     few = ["--piece-mib", "0.1", "--files", "1"]
     second, text = machine.call("second", *few, "--files", "3", out="out3")
     assert len(second["weights"]["brought"]) == 1
-    assert second["weights"]["left"].endswith("--from 1")
+    assert " --from 1 " in second["weights"]["left"]
     whole = (machine.folder / "out3/weights.part-00").read_bytes()
     for k in range(1, second["weights"]["pieces"]):
         process = machine.start("fetch", *few, "--from", str(k), out=f"more{k}")
         assert process.wait(60) == 0
         whole += (machine.folder / f"more{k}/weights.part-{k:02d}").read_bytes()
     assert hashlib.sha256(whole).hexdigest() == second["weights"]["sha256"]
+    assert machine.start("fetch", *few, "--from", "99", out="none").wait(60) == 2
+    again = machine.start("first", "--device", "cpu", "--pack", str(machine.packed), "--until", "1")
+    assert "holds an earlier training; bring it out, or choose another --work" in again.communicate(timeout=60)[0]
+    assert again.returncode == 2
 
 
 @pytest.mark.slow
@@ -258,15 +265,53 @@ def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
 
 @pytest.mark.slow
 @native
+def test_a_training_without_its_supervisor_is_found(machine):
+    """Another first is refused beside it, and second stops it."""
+    machine.first("--until", "9", skip=[*FEW, "tests", "smoke"])
+    state = json.loads((machine.work / "train-state.json").read_text())
+    os.kill(state["supervisor"], signal.SIGKILL)
+    again = machine.start("first", "--device", "cpu", "--pack", str(machine.packed))
+    text = again.communicate(timeout=60)[0]
+    assert again.returncode == 2
+    assert f"a training still runs in '{machine.work}' (process {state['attempts'][0]['pid']})" in text
+    record, text = machine.call("second", "--minutes", "1", out="out2")
+    assert "the training is told to stop" in text
+    assert machine.brought_weights(record).generator.base_width == 2
+    assert f"{machine.work}/run" not in commands()
+
+
+@pytest.mark.slow
+@native
+def test_an_interrupted_first_leaves_nothing_running(machine):
+    words = ["--device", "cpu", "--pack", str(machine.packed), "--command", "tests=sleep 1234", "--skip", *FEW, "smoke"]
+    process = machine.start("first", *words)
+    while "sleep\x001234" not in commands():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    assert text.splitlines()[-1] == "short: interrupted"
+    assert "sleep\x001234" not in commands()
+
+
+def commands():
+    """Return the command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return "\n".join(found)
+
+
+@pytest.mark.slow
+@native
 def test_a_part_that_hangs_is_cut(machine):
     words = ["--command", "tests=trap '' INT TERM; sleep 1000", "--limit", "tests=2"]
     begun = time.monotonic()
     record, text = machine.first(*words, skip=[*FEW, "smoke", "train"])
     assert machine.status(record)["tests"] == "cut", text
     assert time.monotonic() - begun < 30
-    assert b"sleep\x001000" not in b"".join(
-        path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)
-    )
+    assert "sleep\x001000" not in commands()
 
 
 @pytest.mark.slow
@@ -279,6 +324,7 @@ def test_a_training_that_hangs_is_ended(machine):
     assert process.returncode == 1, text  # nothing was trained: there is nothing to bring
     assert "no weights and no checkpoint" in text
     assert (machine.folder / "out2/second.json").is_file()
+    os.killpg(json.loads((machine.folder / "out/first.json").read_text())["train"]["supervisor"], signal.SIGKILL)
 
 
 @pytest.fixture
@@ -321,10 +367,13 @@ def test_what_travels_is_counted(tmp_path, network):
     done = pack_command(*words, "--travel-mib", "3")
     assert done.returncode == 2
     assert "would travel and 3 may" in done.stderr
+    assert (tmp_path / "pack/manifest.json").is_file()  # what was there stays
     (libraries / "_ops_cuda.so").unlink()
     done = pack_command(*words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "has no _ops_cuda.so" in done.stderr
+    assert pack_command(*words[:-1], tmp_path / "new").returncode == 2
+    assert not [path.name for path in tmp_path.iterdir() if "new" in path.name or path.name.endswith(".part")]
 
 
 @pytest.mark.parametrize(
@@ -333,11 +382,24 @@ def test_what_travels_is_counted(tmp_path, network):
         (("pack", "--data", "nowhere"), "there is no 'nowhere'"),
         (("first", "--limit", "bake=3"), "give NAME=VALUE with a name of machine"),
         (("first", "--limit", "ops=soon"), "the limit of ops is 'soon'"),
+        (("first", "--limit", "ops=-3"), "the limit of ops is '-3'"),
+        (("first", "--command", "ops="), "give NAME=VALUE"),
+        (("first", "--minutes", "nan"), "'nan' is not a number above 0"),
+        (("first", "--until", "-5"), "'-5' is not a number above 0"),
+        (("first", "--batch", "0"), "'0' is not a whole number from 1 on"),
+        (("first", "--device", "gpu"), "invalid choice: 'gpu'"),
+        (("first", "--pack", "nowhere"), "there is no 'nowhere/train.zip'; make it with the part pack"),
+        (("first", "--data", SCRIPT, "--preset", "none"), "there is no preset 'none'"),
+        (("first", "--work", "hida"), "'hida' holds other files"),
+        (("second", "--piece-mib", "0"), "'0' is not a number above 0"),
+        (("second", "--out", SCRIPT), f"'{SCRIPT}': File exists"),
+        (("fetch", "--from", "-1"), "'-1' is not a whole number from 0 on"),
         (("bake",), "invalid choice: 'bake'"),
     ],
 )
 def test_mistakes_are_told(tmp_path, words, said):
-    command = ["bash", SCRIPT, *words, *(["--pack", str(tmp_path)] if words[0] == "pack" else [])]
+    own = {"pack": ["--pack", str(tmp_path)], "bake": []}.get(words[0], ["--work", str(tmp_path / "work")])
+    command = ["bash", SCRIPT, words[0], *own, *words[1:]]
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -53,7 +53,11 @@ def test_of_a_run_that_goes_on_it_is_the_newest_whole_one(run, tmp_path):
 
 REFUSALS = {
     "no run": (("{tmp}/nothing", "{tmp}/w.safetensors"), "there is no run '{tmp}/nothing'; give the folder"),
-    "no checkpoint": (("{tmp}", "{tmp}/w.safetensors"), "'{tmp}' has no whole checkpoint yet; give the folder"),
+    "no run's folder": (("{tmp}", "{tmp}/w.safetensors"), "'{tmp}' is no run's folder, it holds no checkpoint; give"),
+    "no name of a run": (("", "{tmp}/w.safetensors"), "the name of the run is empty; give the folder"),
+    "no name of a file": (("{run}", ""), "the name of the file to write is empty; give it one"),
+    "an unwritable place": (("{run}", "/dev/null/w.safetensors"), "'/dev/null/w.safetensors' could not be written ("),
+    "nowhere to make a file": (("{run}", "/proc/w.safetensors"), "'/proc/w.safetensors' could not be written ("),
     "weights": (("{run}/weights.safetensors", "{tmp}/w.safetensors"), "holds weights, not a checkpoint; give the"),
     "another kind of file": (("{run}/config.json", "{tmp}/w.safetensors"), "is not a readable weights file"),
     "a name of another kind": (("{run}", "{tmp}/w.pt"), "give it a name that ends in .safetensors"),
@@ -72,3 +76,41 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(run, tmp_path, capsys,
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     assert checkpoint_paths(run)[0].read_bytes() == before
+
+
+def test_another_runs_checkpoint_is_not_replaced(run, tmp_path, capsys):
+    """Whatever it is called; weights of before are."""
+    theirs, renamed = checkpoint_path(tmp_path, 5), tmp_path / "kept.safetensors"
+    theirs.parent.mkdir()
+    for path in (theirs, renamed):
+        shutil.copy(checkpoint_path(run, 6), path)
+        assert snapshot(run, path) == 2
+        error = capsys.readouterr().err
+        assert f"'{path}' is a checkpoint, which the weights would replace; choose another name." in error
+        assert path.read_bytes() == checkpoint_path(run, 6).read_bytes()
+    shutil.copy(run / "weights.safetensors", renamed)
+    assert snapshot(checkpoint_path(run, 6), renamed) == 0
+    assert load(renamed).state["iteration"] == 6
+
+
+def test_a_folder_is_not_replaced(run, tmp_path, capsys):
+    folder = tmp_path / "dir.safetensors"
+    folder.mkdir()
+    assert snapshot(run, folder) == 2
+    assert capsys.readouterr().err == f"hida: '{folder}' is a folder; give the name of a file to write.\n"
+    assert list(tmp_path.rglob("*")) == [folder]
+
+
+def test_a_run_without_checkpoints_is_told_from_one_whose_are_damaged(tmp_path, capsys, recwarn):
+    (tmp_path / "config.json").write_text("{}")
+    assert snapshot(tmp_path, tmp_path / "w.safetensors") == 2
+    assert f"the run '{tmp_path}' holds no checkpoint; wait for its first" in capsys.readouterr().err
+    checkpoint_path(tmp_path, 1).parent.mkdir()
+    for iteration in (1, 2):
+        checkpoint_path(tmp_path, iteration).write_bytes(b"torn")
+    assert snapshot(tmp_path, tmp_path / "w.safetensors") == 2
+    error = capsys.readouterr().err
+    assert f"hida: all checkpoints of '{tmp_path}' are damaged or unreadable, the newest: " in error
+    assert str(checkpoint_path(tmp_path, 2)) in error
+    assert error.count("\n") == 1
+    assert not recwarn.list

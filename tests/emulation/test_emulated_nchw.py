@@ -183,6 +183,7 @@ def test_only_the_gradients_asked_for(emulated, name, dtype, shape):
                 assert torch.equal(gradient, full[1 + i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chip", ["turing", "ampere", "H100"])
 @pytest.mark.parametrize("shape", [(5, 7, 3, 8), (2, 3, 24, 24), (2, 2, 64, 64), (1, 2, 104, 96)], ids=size)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -158,6 +158,7 @@ class _Running:
                     stderr=subprocess.STDOUT,
                     env={**programme.environment, **task.environment},
                     start_new_session=True,
+                    preexec_fn=heed_interrupts,
                 )
         except OSError as error:
             self.outcome = Outcome(task.name, "skipped", note=f"it could not be started ({error.strerror})")
@@ -179,6 +180,11 @@ class _Running:
                 self.process.send_signal(step)  # it alone: a benchmark's workers end with it, and then it can report
             else:
                 signal_group(self.process.pid, step)
+
+
+def heed_interrupts() -> None:
+    """Let a process about to begin heed SIGINT: one of the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def signal_group(leader: int, number: int) -> None:

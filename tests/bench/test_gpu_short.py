@@ -73,7 +73,9 @@ class Machine:
         variables = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
         variables.pop("PYTHONPATH", None)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.checkout, env=variables, **pipes)
+        # Whoever runs these tests in the background has them ignore SIGINT, and what they start.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        return subprocess.Popen(command, cwd=self.checkout, env=variables, preexec_fn=heed, **pipes)
 
     def call(self, part, *words, **more):
         """Return the record, and what was printed."""

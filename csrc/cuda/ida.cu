@@ -285,7 +285,7 @@ int64_t adapt_workspace(const Adapt& a, const Launch& l) {
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
-  if (nchw::takes_adapt(a, l)) return nchw::adapt(a, l);
+  if (nchw::adapt(a, l)) return;
   if (nhwc::takes(a)) return nhwc::adapt(a, workspace, l);
   const Plan plan = plan_of(a, l);
   const Map& m = plan.map;

@@ -278,7 +278,7 @@ int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
-  if (nchw::takes_adapt_backward(a, l)) return nchw::adapt_backward(a, l);
+  if (nchw::adapt_backward(a, l)) return;
   if (nhwc::takes(a)) return nhwc::adapt_backward(a, workspace, l);
   const Plan plan = plan_of(a, l);
   const Map& m = plan.map;

@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, sharing<D, P>()) forward(const __gri
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] += w[k];
     }
-    store(narrowed<D>(v), place<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    Eight<D>::narrowed(v).store(place<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
   }
 }
 
@@ -279,14 +279,13 @@ bool takes_adapt(const Adapt& a, const Launch& l) {
   return forward_of(a, l, f, plan, packs);
 }
 
-void adapt(const Adapt& a, const Launch& l) {
+bool adapt(const Adapt& a, const Launch& l) {
   Forward f;
   Plan plan;
   int packs;
-  if (!forward_of(a, l, f, plan, packs)) return;
-  if (a.x.dtype == Dtype::f32) return run<Dtype::f32>(a, f, plan, packs, l);
-  if (a.x.dtype == Dtype::bf16) return run<Dtype::bf16>(a, f, plan, packs, l);
-  run<Dtype::f16>(a, f, plan, packs, l);
+  if (!forward_of(a, l, f, plan, packs)) return false;
+  with_dtype(a.x.dtype, [&](auto d) { run<decltype(d)::value>(a, f, plan, packs, l); });
+  return true;
 }
 
 }  // namespace nchw

@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
       d[k] = (g[k] * v[k] + g[k]) * rstd - level - normal[p][k] * lean;
       normal[p][k] *= g[k];
     }
-    dgamma[p] = narrowed<D>(normal[p]);
+    dgamma[p] = Eight<D>::narrowed(normal[p]);
     if (a.joins) {
 #pragma unroll
       for (int k = 0; k < 8; ++k) d[k] += g[k];
@@ -148,13 +148,13 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
         if (S == Switches::plane) sums[2] += tilt[p][k];
         d[k] *= slopes.slope * q[p][k] + slopes.base;
       }
-      dlogits[p] = narrowed<D>(tilt[p]);
+      dlogits[p] = Eight<D>::narrowed(tilt[p]);
       if (a.joins_late) {
 #pragma unroll
         for (int k = 0; k < 8; ++k) d[k] += g[k];
       }
     }
-    dx[p] = narrowed<D>(d);
+    dx[p] = Eight<D>::narrowed(d);
     if (s.has(p)) to_p1 += sums[0], to_p2 += sums[1], to_logits += sums[2];
   }
 
@@ -163,9 +163,9 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
     for (int p = 0; p < P; ++p) {
       if (!s.has(p)) continue;
       const unsigned pack = s.first + unsigned(p) * s.step;
-      if (a.dx.data != nullptr) store(dx[p], place<D>(a.dx, s.n, s.c, pack));
-      if (S == Switches::whole && a.dlogits.data != nullptr) store(dlogits[p], place<D>(a.dlogits, s.n, s.c, pack));
-      if (a.dgamma.data != nullptr) store(dgamma[p], place<D>(a.dgamma, s.n, s.c, pack));
+      if (a.dx.data != nullptr) dx[p].store(place<D>(a.dx, s.n, s.c, pack));
+      if (S == Switches::whole && a.dlogits.data != nullptr) dlogits[p].store(place<D>(a.dlogits, s.n, s.c, pack));
+      if (a.dgamma.data != nullptr) dgamma[p].store(place<D>(a.dgamma, s.n, s.c, pack));
     }
   };
   if (S == Switches::none || !a.wants_sums) return write();
@@ -212,18 +212,17 @@ bool takes_adapt_backward(const Adapt& a, const Launch& l) {
   return backward_of(a, l, b, plan, packs);
 }
 
-void adapt_backward(const Adapt& a, const Launch& l) {
+bool adapt_backward(const Adapt& a, const Launch& l) {
   Backward b;
   Plan plan;
   int packs;
-  if (!backward_of(a, l, b, plan, packs)) return;
-  if (a.x.dtype == Dtype::f32) return run<Dtype::f32, 1>(a, b, plan, l);
-  if (a.x.dtype == Dtype::bf16) {
-    if (packs == 1) return run<Dtype::bf16, 1>(a, b, plan, l);
-    return run<Dtype::bf16, 2>(a, b, plan, l);
-  }
-  if (packs == 1) return run<Dtype::f16, 1>(a, b, plan, l);
-  run<Dtype::f16, 2>(a, b, plan, l);
+  if (!backward_of(a, l, b, plan, packs)) return false;
+  with_dtype(a.x.dtype, [&](auto d) {
+    constexpr Dtype D = decltype(d)::value;
+    constexpr int kMore = D == Dtype::f32 ? 1 : 2;
+    packs == 1 ? run<D, 1>(a, b, plan, l) : run<D, kMore>(a, b, plan, l);
+  });
+  return true;
 }
 
 }  // namespace nchw

@@ -207,9 +207,7 @@ void adapt(const Adapt& a, void* workspace, const Launch& l) {
   Tiling m = plan_of(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   const Logits logits = kind_of(a.logits);
-  const Kernel kernel = a.x.dtype == Dtype::f32    ? kernel_for<Dtype::f32>(logits)
-                        : a.x.dtype == Dtype::bf16 ? kernel_for<Dtype::bf16>(logits)
-                                                   : kernel_for<Dtype::f16>(logits);
+  const Kernel kernel = with_dtype(a.x.dtype, [&](auto d) { return kernel_for<decltype(d)::value>(logits); });
   const auto stage = [&](int which) { run(kernel, m, shared_of(m), l, a, m, which, static_cast<float*>(workspace)); };
   if (m.chunks == 1) return stage(kBoth);
   stage(kStatistics);

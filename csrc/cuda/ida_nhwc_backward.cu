@@ -210,9 +210,7 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   m.to_x = a.grad_to_x ? 1.0f : 0.0f;
   const Logits logits = kind_of(a.logits);
-  const Kernel kernel = a.x.dtype == Dtype::f32    ? kernel_for<Dtype::f32>(logits)
-                        : a.x.dtype == Dtype::bf16 ? kernel_for<Dtype::bf16>(logits)
-                                                   : kernel_for<Dtype::f16>(logits);
+  const Kernel kernel = with_dtype(a.x.dtype, [&](auto d) { return kernel_for<decltype(d)::value>(logits); });
   float* const partial = static_cast<float*>(workspace);
   const auto stage = [&](int which) { run(kernel, m, shared_of(m), l, a, m, which, partial); };
   if (m.chunks == 1) return stage(kBoth);

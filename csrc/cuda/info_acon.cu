@@ -110,7 +110,7 @@ Map map_acon(const Acon& a, const Launch& l) {
 }  // namespace
 
 void info_acon(const Acon& a, const Launch& l) {
-  if (nchw::takes_acon(a, l)) return nchw::info_acon(a, l);
+  if (nchw::info_acon(a, l)) return;
   if (nhwc::takes(a)) return nhwc::info_acon(a, l);
   const Map m = map_acon(a, l);
   const auto kernel = a.planes.wide             ? forward<double, false>
@@ -128,7 +128,7 @@ int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
 }
 
 void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
-  if (nchw::takes_acon_backward(a, l)) return nchw::info_acon_backward(a, l);
+  if (nchw::info_acon_backward(a, l)) return;
   if (nhwc::takes(a)) return nhwc::info_acon_backward(a, workspace, l);
   const Map m = map_acon(a, l);
   const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads, 2) forward(const __grid_constant__ A
       const float linear = slopes.slope * v[k];
       v[k] = linear * gate_of<D>(slopes.turn * v[k] * theta[k]) + slopes.base * v[k];
     }
-    if (s.has(p)) store(narrowed<D>(v), place<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    if (s.has(p)) Eight<D>::narrowed(v).store(place<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
   }
 }
 
@@ -79,16 +79,16 @@ __global__ void __launch_bounds__(kThreads, 2) backward(const __grid_constant__ 
       if (S == Switches::plane) to_logits += theta[k];
       v[k] = g[k] * (slopes.slope * bend.q + slopes.base);
     }
-    dx[p] = narrowed<D>(v);
-    dlogits[p] = narrowed<D>(theta);
+    dx[p] = Eight<D>::narrowed(v);
+    dlogits[p] = Eight<D>::narrowed(theta);
   }
   const auto write = [&] {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       if (!s.has(p)) continue;
       const unsigned pack = s.first + unsigned(p) * s.step;
-      if (a.dx.data != nullptr) store(dx[p], place<D>(a.dx, s.n, s.c, pack));
-      if (S == Switches::whole && a.dlogits.data != nullptr) store(dlogits[p], place<D>(a.dlogits, s.n, s.c, pack));
+      if (a.dx.data != nullptr) dx[p].store(place<D>(a.dx, s.n, s.c, pack));
+      if (S == Switches::whole && a.dlogits.data != nullptr) dlogits[p].store(place<D>(a.dlogits, s.n, s.c, pack));
     }
   };
   if (!a.wants_sums) return write();
@@ -126,39 +126,30 @@ void run(const Acon& a, bool back, const Activation& act, const Plan& plan, cons
     start(uniform ? forward<D, Switches::plane, P> : forward<D, Switches::whole, P>, act, plan, l, false);
 }
 
-void run(const Acon& a, bool back, const Launch& l) {
+bool run(const Acon& a, bool back, const Launch& l) {
   Activation act;
   Plan plan;
-  if (!activation_of(a, back, l, act, plan)) return;
-  const bool small = act.task.packs <= unsigned(kWarp);
-  if (a.x.dtype == Dtype::f32) return run<Dtype::f32, 1>(a, back, act, plan, l);
-  if (a.x.dtype == Dtype::bf16) {
-    if (small) return run<Dtype::bf16, 1>(a, back, act, plan, l);
-    return run<Dtype::bf16, 2>(a, back, act, plan, l);
-  }
-  if (small) return run<Dtype::f16, 1>(a, back, act, plan, l);
-  run<Dtype::f16, 2>(a, back, act, plan, l);
-}
-
-bool takes(const Acon& a, bool back, const Launch& l) {
-  Activation act;
-  Plan plan;
-  return activation_of(a, back, l, act, plan);
+  if (!activation_of(a, back, l, act, plan)) return false;
+  with_dtype(a.x.dtype, [&](auto d) {
+    constexpr Dtype D = decltype(d)::value;
+    constexpr int kMore = D == Dtype::f32 ? 1 : 2;
+    act.task.packs <= unsigned(kWarp) ? run<D, 1>(a, back, act, plan, l) : run<D, kMore>(a, back, act, plan, l);
+  });
+  return true;
 }
 
 }  // namespace
 
-bool takes_acon(const Acon& a, const Launch& l) {
-  return takes(a, false, l);
-}
-void info_acon(const Acon& a, const Launch& l) {
-  run(a, false, l);
+bool info_acon(const Acon& a, const Launch& l) {
+  return run(a, false, l);
 }
 bool takes_acon_backward(const Acon& a, const Launch& l) {
-  return takes(a, true, l);
+  Activation act;
+  Plan plan;
+  return activation_of(a, true, l, act, plan);
 }
-void info_acon_backward(const Acon& a, const Launch& l) {
-  run(a, true, l);
+bool info_acon_backward(const Acon& a, const Launch& l) {
+  return run(a, true, l);
 }
 
 }  // namespace nchw

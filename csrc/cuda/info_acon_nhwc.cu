@@ -113,10 +113,7 @@ Tiling plan_backward(const Acon& a, const Launch& l) {
 void info_acon(const Acon& a, const Launch& l) {
   const Tiling m = chunked(a.planes.extent, l);
   const Logits logits = kind_of(a.logits);
-  run(a.x.dtype == Dtype::f32    ? forward_for<Dtype::f32>(logits)
-      : a.x.dtype == Dtype::bf16 ? forward_for<Dtype::bf16>(logits)
-                                 : forward_for<Dtype::f16>(logits),
-      m, 0, l, a, m);
+  run(with_dtype(a.x.dtype, [&](auto d) { return forward_for<decltype(d)::value>(logits); }), m, 0, l, a, m);
 }
 
 int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
@@ -129,10 +126,8 @@ void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
   const Tiling m = plan_backward(a, l);
   const Logits logits = kind_of(a.logits);
   float* const partial = static_cast<float*>(workspace);
-  run(a.x.dtype == Dtype::f32    ? backward_for<Dtype::f32>(logits)
-      : a.x.dtype == Dtype::bf16 ? backward_for<Dtype::bf16>(logits)
-                                 : backward_for<Dtype::f16>(logits),
-      m, shared_of(m), l, a, m, partial);
+  run(with_dtype(a.x.dtype, [&](auto d) { return backward_for<decltype(d)::value>(logits); }), m, shared_of(m), l, a, m,
+      partial);
   if (partial == nullptr) return;
   fold({partial, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, int(m.chunks), false}, l);
 }

@@ -69,29 +69,6 @@ HIDA_DEVICE float number(const Piece& piece, bool exact, const Seat& s) {
   return read_element<float>(piece.data, exact ? Dtype::f32 : D, int64_t(s.n * piece.n + s.c * piece.c));
 }
 
-template <Dtype D>
-HIDA_DEVICE Eight<D> narrowed(const float (&v)[8]) {
-  constexpr bool bf16 = D == Dtype::bf16;
-  Eight<D> pack;
-  if constexpr (D == Dtype::f32) {
-    pack.low = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
-    pack.high = make_uint4(__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]), __float_as_uint(v[7]));
-  } else {
-    pack.words = make_uint4(narrow_two(v[0], v[1], bf16), narrow_two(v[2], v[3], bf16), narrow_two(v[4], v[5], bf16),
-                            narrow_two(v[6], v[7], bf16));
-  }
-  return pack;
-}
-template <Dtype D>
-HIDA_DEVICE void store(const Eight<D>& pack, char* to) {
-  if constexpr (D == Dtype::f32) {
-    reinterpret_cast<uint4*>(to)[0] = pack.low;
-    reinterpret_cast<uint4*>(to)[1] = pack.high;
-  } else {
-    *reinterpret_cast<uint4*>(to) = pack.words;
-  }
-}
-
 // ---- the switch -------------------------------------------------------------------------------------------------
 
 // exp(-v) from v·kMinus: of 16-bit numbers, whose own rounding is far coarser, without correcting what rounding takes
@@ -306,15 +283,14 @@ void start(void (*kernel)(A), const A& a, const Plan& plan, const Launch& l, boo
   launch_cluster(kernel, together ? a.task.cluster : 1, plan.grid, dim3(plan.threads), 0, l, a);
 }
 
-// Whether the kernels take a call; what they take, they do without a workspace.
+// Whether the kernels take a call, which the second of each pair then makes; they need no workspace.
 bool takes_adapt(const Adapt& a, const Launch& l);
-void adapt(const Adapt& a, const Launch& l);
+bool adapt(const Adapt& a, const Launch& l);
 bool takes_adapt_backward(const Adapt& a, const Launch& l);
-void adapt_backward(const Adapt& a, const Launch& l);
-bool takes_acon(const Acon& a, const Launch& l);
-void info_acon(const Acon& a, const Launch& l);
+bool adapt_backward(const Adapt& a, const Launch& l);
+bool info_acon(const Acon& a, const Launch& l);
 bool takes_acon_backward(const Acon& a, const Launch& l);
-void info_acon_backward(const Acon& a, const Launch& l);
+bool info_acon_backward(const Acon& a, const Launch& l);
 
 }  // namespace nchw
 }  // namespace cuda

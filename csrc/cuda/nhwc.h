@@ -107,7 +107,7 @@ struct View {
     return eight;
   }
   HIDA_DEVICE void write(unsigned pixel, const float (&v)[8]) const {
-    Eight<D>::write(base + (pixel * step + own), 0, v);
+    Eight<D>::narrowed(v).store(base + (pixel * step + own));
   }
 };
 

@@ -2,6 +2,8 @@
 // or two loads of 16 bytes. No branches and no address arithmetic besides; memory.h has the packs of any dtype.
 #pragma once
 
+#include <type_traits>
+
 #include "memory.h"
 
 namespace hida {
@@ -22,12 +24,14 @@ struct Eight {  // of 16 bits each
     widen_two(words.z, D == Dtype::bf16, v[4], v[5]);
     widen_two(words.w, D == Dtype::bf16, v[6], v[7]);
   }
-  HIDA_DEVICE static void write(void* data, int64_t at, const float (&v)[8]) {
+  HIDA_DEVICE static Eight narrowed(const float (&v)[8]) {
     constexpr bool bf16 = D == Dtype::bf16;
-    *reinterpret_cast<uint4*>(static_cast<char*>(data) + at * kBytes) =
-        make_uint4(narrow_two(v[0], v[1], bf16), narrow_two(v[2], v[3], bf16), narrow_two(v[4], v[5], bf16),
-                   narrow_two(v[6], v[7], bf16));
+    Eight pack;
+    pack.words = make_uint4(narrow_two(v[0], v[1], bf16), narrow_two(v[2], v[3], bf16), narrow_two(v[4], v[5], bf16),
+                            narrow_two(v[6], v[7], bf16));
+    return pack;
   }
+  HIDA_DEVICE void store(void* to) const { *static_cast<uint4*>(to) = words; }
 };
 
 template <>
@@ -46,12 +50,25 @@ struct Eight<Dtype::f32> {
     v[3] = __uint_as_float(low.w), v[4] = __uint_as_float(high.x), v[5] = __uint_as_float(high.y);
     v[6] = __uint_as_float(high.z), v[7] = __uint_as_float(high.w);
   }
-  HIDA_DEVICE static void write(void* data, int64_t at, const float (&v)[8]) {
-    uint4* to = reinterpret_cast<uint4*>(static_cast<char*>(data) + at * kBytes);
-    to[0] = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
-    to[1] = make_uint4(__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]), __float_as_uint(v[7]));
+  HIDA_DEVICE static Eight narrowed(const float (&v)[8]) {
+    Eight pack;
+    pack.low = make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3]));
+    pack.high = make_uint4(__float_as_uint(v[4]), __float_as_uint(v[5]), __float_as_uint(v[6]), __float_as_uint(v[7]));
+    return pack;
+  }
+  HIDA_DEVICE void store(void* to) const {
+    static_cast<uint4*>(to)[0] = low;
+    static_cast<uint4*>(to)[1] = high;
   }
 };
+
+// Calls `f` with a dtype that Eight knows as a constant, decltype(d)::value. (On the host.)
+template <class F>
+auto with_dtype(Dtype dtype, F f) {
+  if (dtype == Dtype::f32) return f(std::integral_constant<Dtype, Dtype::f32>());
+  if (dtype == Dtype::bf16) return f(std::integral_constant<Dtype, Dtype::bf16>());
+  return f(std::integral_constant<Dtype, Dtype::f16>());
+}
 
 }  // namespace cuda
 }  // namespace hida

@@ -12,10 +12,10 @@ from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 
 
-def prepared(folder: Path) -> None:
-    """Write eight pairs in three styles, five of them for training."""
+def prepared(folder: Path, count: int = 8, paper: str = "paper") -> None:
+    """Write ``count`` pairs in three styles, the first five of them for training; sketches end in ``paper``."""
     random, pairs = np.random.default_rng(0), []
-    for k in range(8):
+    for k in range(count):
         names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
         coarse = Image.fromarray(random.integers(0, 256, (10, 10, 3), np.uint8))
         photo = np.asarray(coarse.resize((250, 250), Image.Resampling.BICUBIC))
@@ -25,5 +25,5 @@ def prepared(folder: Path) -> None:
         split = "test" if k > 4 else "train"
         pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
     template = tuple(map(tuple, TEMPLATE.tolist()))
-    fill = {"photo": "replicate", "sketch": "paper"}
+    fill = {"photo": "replicate", "sketch": paper}
     PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_set import prepared
 
 from hida import train
 from hida.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
-from hida.data.alignment import IDENTITY, TEMPLATE
 from hida.data.augment import centred_batch
-from hida.data.images import write_png
-from hida.data.prepared import PreparedPair, PreparedSet
+from hida.data.prepared import PreparedSet
 from hida.drawing.sketcher import Sketcher
 from hida.errors import run_command
 from hida.training.clock import StopFlag
@@ -36,20 +35,7 @@ PROCESS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_
 def data(tmp_path_factory):
     """Five pairs for training (one of them held out) and one for testing, in three styles."""
     folder = tmp_path_factory.mktemp("prepared")
-    random, pairs = np.random.default_rng(0), []
-    for k in range(6):
-        names = {kind: f"{kind}/p{k}.png" for kind in ("photo", "sketch", "depth")}
-        coarse = random.integers(0, 256, (10, 10, 3), np.uint8)
-        photo = np.asarray(Image.fromarray(coarse).resize((250, 250), Image.Resampling.BICUBIC))
-        write_png(folder / names["photo"], photo)
-        write_png(folder / names["sketch"], 255 - photo[:, :, 0])
-        write_png(folder / names["depth"], photo[:, :, 2])
-        matrix, points = tuple(map(tuple, IDENTITY.tolist())), tuple(map(tuple, TEMPLATE.tolist()))
-        split = "test" if k == 5 else "train"
-        pairs.append(PreparedPair(f"p{k}", split, k % 3, **names, matrix=matrix, points=points, faces=1))
-    template = tuple(map(tuple, TEMPLATE.tolist()))
-    fill = {"photo": "replicate", "sketch": "white"}
-    PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()
+    prepared(folder, 6, "white")
     return folder
 
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 from packing import LIBRARIES, ROOT
-from parts import Programme, Task
+from parts import Outcome, Programme, Task, in_one_step, json_of, text_of
 
 LIMITS = {
     "machine": 20,
@@ -65,7 +66,7 @@ class First:
         self.gpu = options.device != "cpu"
         self.work: Path = options.work
         self.results = self.work / "results"
-        self.limits = LIMITS | {n: float(s) for n, s in options.limit}
+        self.limits = LIMITS | dict(options.limit)
         self.programme = Programme("first", options.out, self.work, 60 * options.minutes, dict(options.command))
         self.native = True
         self.python = sys.executable
@@ -96,11 +97,10 @@ class First:
     def task(self, name: str, *command: str, **environment: str) -> Task:
         return Task(name, command, self.limits[name], environment)
 
-    def part(self, *tasks: Task, reserve: float | None = None):
-        """Run the tasks that are not skipped; by default the start of training stays possible."""
+    def part(self, *tasks: Task) -> list[Outcome]:
+        """Run the tasks that are not skipped, so that the start of training stays possible."""
         chosen = [task for task in tasks if self.wanted(task.name)]
-        if reserve is None:
-            reserve = self.limits["train"] if self.wanted("train") else 5.0
+        reserve = self.limits["train"] if self.wanted("train") else 5.0
         return self.programme.run(*chosen, reserve=reserve) if chosen else []
 
     def machine(self) -> None:
@@ -119,8 +119,7 @@ class First:
             source = self.options.pack / "libraries" / name
             if source.is_file():
                 # Renamed into its place: writing into a library that a process has loaded would end that process.
-                shutil.copy2(source, ROOT / "hida" / f".{name}.new")
-                (ROOT / "hida" / f".{name}.new").replace(ROOT / "hida" / name)
+                in_one_step(ROOT / "hida" / name, partial(shutil.copy2, source))
         kind = "cuda" if self.gpu else "cpu"
         loads = self.part(self.task("libraries", self.python, "-c", LOADS, kind))
         if not self.wanted("libraries") or (loads and loads[0].ok):
@@ -175,7 +174,8 @@ class First:
             tasks.append(self.task("compile", "bash", "-c", f"{ahead} & wait"))
         for outcome in self.part(*tasks):
             self.programme.say(f"{outcome.name}: {tail(self.programme.log(outcome.name), 6)}")
-        failed = lines_with("FAILED", self.programme.log("tests"))  # also of a run that was cut before it summed up
+        # Also of a run that was cut before it summed up.
+        failed = [line[:200] for line in text_of(self.programme.log("tests")).splitlines() if "FAILED" in line]
         self.programme.record["failed tests"] = failed
         self.programme.say("\n".join(failed[:20]) or "no test is known to have failed")
 
@@ -232,12 +232,9 @@ class First:
 
     def layout(self) -> str:
         """Return the option of the layout that the step was faster in; NHWC where nobody knows."""
-        try:
-            rows = json.loads((self.results / "train_step.json").read_text())["rows"]
-            own = [row for row in rows if "images_per_second" in row and row["preset"] == self.preset()]
-            speed = {row["method"]: row["images_per_second"] for row in own}
-        except (OSError, ValueError, KeyError):
-            speed = {}
+        rows = json_of(self.results / "train_step.json").get("rows", [])
+        own = [row for row in rows if "images_per_second" in row and row.get("preset") == self.preset()]
+        speed = {row["method"]: row["images_per_second"] for row in own}
         planes = speed.get("planes", 0.0) > speed.get("ours", 0.0)
         return "--train.no-channels-last" if planes else "--train.channels-last"
 
@@ -277,7 +274,7 @@ class First:
         while time.monotonic() < end and supervisor.poll() is None and lines < 2:
             time.sleep(0.25)
             lines = len(log_lines(run))
-        if "out of time" in (self.work / "train-state.json").read_text() if state.is_file() else False:
+        if json_of(state).get("status") == "out of time":
             self.programme.say("no time was left for training: give a later --until, or skip parts")
         self.programme.say(f"training: {lines} log lines so far\n{tail(self.programme.log('train'), 8)}")
         self.programme.bring()
@@ -285,24 +282,10 @@ class First:
 
 
 def log_lines(run: Path) -> list[str]:
-    try:
-        return (run / "log.jsonl").read_text().splitlines()
-    except OSError:
-        return []
-
-
-def lines_with(word: str, path: Path) -> list[str]:
-    try:
-        return [line[:200] for line in path.read_text(errors="replace").splitlines() if word in line]
-    except OSError:
-        return []
+    return text_of(run / "log.jsonl").splitlines()
 
 
 def tail(path: Path, lines: int) -> str:
     """Return the last lines of a log; what a progress bar wrote over is gone."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return ""
-    found = [line.rsplit("\r", 1)[-1] for line in text.rstrip().splitlines() if line.strip()]
+    found = [line.rsplit("\r", 1)[-1] for line in text_of(path).rstrip().splitlines() if line.strip()]
     return "\n".join(line[:200] for line in found[-lines:])

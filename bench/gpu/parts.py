@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -111,23 +111,23 @@ class Programme:
         """Lay down the record, and results and logs as one archive; each replaces its predecessor in one step."""
         self.record |= {"parts": [asdict(o) for o in self.outcomes], "seconds": time.monotonic() - self.start}
         text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-        _replace(self.out / f"{self.name}.json", lambda path: path.write_text(text))
+        in_one_step(self.out / f"{self.name}.json", lambda path: path.write_text(text))
         files = [p for p in sorted((self.work / "results").rglob("*")) if p.is_file()] + list(more)
-        _replace(self.out / f"{self.name}.tar.gz", lambda path: self._archive(path, files))
+        in_one_step(self.out / f"{self.name}.tar.gz", lambda path: self._archive(path, files))
 
     def _archive(self, path: Path, files: list[Path]) -> None:
-        logs = sorted((self.work / "logs").glob("*.log"))
+        def add(file: Path, name: str, most: int = 0) -> None:  # its last ``most`` bytes; 0: all
+            with contextlib.suppress(OSError):  # what cannot be read is left out
+                data = file.read_bytes()[-most:]
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
         with tarfile.open(path, "w:gz", compresslevel=4) as archive:
-            for file, name, most in (
-                *((f, f.name, None) for f in files),
-                *((f, f"logs/{f.name}", LONGEST_LOG) for f in logs),
-            ):
-                with contextlib.suppress(OSError):  # what cannot be read is left out
-                    data = file.read_bytes()
-                    member = tarfile.TarInfo(name)
-                    data = data[-most:] if most else data
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
+            for file in files:
+                add(file, file.name)
+            for log in sorted((self.work / "logs").glob("*.log")):
+                add(log, f"logs/{log.name}", LONGEST_LOG)
 
     def _replace(self, task: Task) -> Task:
         if task.name not in self.replaced:
@@ -196,7 +196,24 @@ def end_group(leader: int) -> None:
     signal_group(leader, signal.SIGKILL)
 
 
-def _replace(path: Path, write) -> None:
+def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file that takes the place of ``path`` when it is whole."""
     temporary = path.with_name(f".{path.name}.part")
     write(temporary)
     temporary.replace(path)
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text, or nothing where it cannot be read (yet)."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def json_of(path: Path) -> dict:
+    """Return a file's JSON object, or an empty one where there is none (yet)."""
+    try:
+        return json.loads(text_of(path))
+    except ValueError:
+        return {}

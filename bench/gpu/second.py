@@ -15,7 +15,7 @@ from pathlib import Path
 
 from first import log_lines, tail
 from packing import MIB, ROOT
-from parts import Programme, signal_group
+from parts import Programme, json_of, signal_group
 
 STOPPING = 25.0
 """seconds that a training which is told to stop has to write its weights"""
@@ -26,8 +26,7 @@ def second(options) -> int:
     programme = Programme("second", options.out, options.work, 60 * options.minutes)
     programme.environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str((options.work / "site").resolve())])
     run, weights = options.work / "run", options.work / "run" / "weights.safetensors"
-    state = read(options.work / "train-state.json")
-    job = read(options.work / "job.json")
+    job = json_of(options.work / "job.json")
     if not job:
         programme.say(f"no training was begun in '{options.work}'; run the part first")
         programme.bring()
@@ -37,8 +36,7 @@ def second(options) -> int:
         programme.say("the training has left no weights: they are made of its newest checkpoint")
         snapshot(programme, run, weights)
     logs = [p for p in (run / "log.jsonl", run / "config.json", *sorted(run.glob("samples/*.png"))[-1:]) if p.is_file()]
-    state = read(options.work / "train-state.json")
-    programme.record |= {"train": state, "lines": len(log_lines(run))}
+    programme.record |= {"train": json_of(options.work / "train-state.json"), "lines": len(log_lines(run))}
     for line in log_lines(run)[-4:]:
         programme.say(line[:300])
     if not weights.is_file():
@@ -47,9 +45,7 @@ def second(options) -> int:
         programme.bring(logs)
         return 1
     programme.bring(logs)  # before the pieces: it says how much room is left
-    for stale in options.out.glob("weights.part-*"):
-        stale.unlink()
-    told = programme.record["weights"] = bring_pieces(options, weights, 0, taken(options.out))
+    told = programme.record["weights"] = bring_pieces(options, weights, 0, counts_others=True)
     programme.bring(logs)
     programme.say(json.dumps(told))
     if not told["brought"]:
@@ -68,9 +64,7 @@ def fetch(options) -> int:
         print(f"short: there are pieces 0 to {pieces - 1}, none from {options.first_piece} on", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    for stale in options.out.glob("weights.part-*"):
-        stale.unlink()
-    print(json.dumps(bring_pieces(options, weights, options.first_piece, [])))
+    print(json.dumps(bring_pieces(options, weights, options.first_piece, counts_others=False)))
     return 0
 
 
@@ -79,7 +73,7 @@ def wait(programme: Programme, work: Path, job: dict) -> None:
     grace = 2 * STOPPING  # of this call's own time: stopping and bringing out
     said = 0.0
     while True:
-        state = read(work / "train-state.json")
+        state = json_of(work / "train-state.json")
         if state.get("status", "running") != "running" or not alive(state):
             break
         if time.time() > job["deadline"] + 5 or programme.left() < grace:
@@ -131,12 +125,14 @@ def pids(state: dict) -> list[int]:
     return found
 
 
-def taken(out: Path) -> list[int]:
-    return [p.stat().st_size for p in out.iterdir() if p.is_file()] if out.is_dir() else []
+def bring_pieces(options, weights: Path, first: int, counts_others: bool) -> dict:
+    """Cut the weights into pieces and lay down those from ``first`` on, as many as the limits of a return allow.
 
-
-def bring_pieces(options, weights: Path, first: int, there: list[int]) -> dict:
-    """Cut the weights into pieces and lay down those from ``first`` on, as many as the limits of a return allow."""
+    Pieces of an earlier call go first: of other sizes, they would be put together with these.
+    """
+    for stale in options.out.glob("weights.part-*"):
+        stale.unlink()
+    there = [p.stat().st_size for p in options.out.iterdir() if p.is_file()] if counts_others else []
     data, size = weights.read_bytes(), int(options.piece_mib * MIB)
     pieces = [data[k : k + size] for k in range(0, len(data), size)]
     room, files = options.return_mib * MIB - sum(there), options.files - len(there)
@@ -158,10 +154,3 @@ def bring_pieces(options, weights: Path, first: int, there: list[int]) -> dict:
         "to put together": "cat weights.part-* > weights.safetensors; sha256sum weights.safetensors",
         "left": f"bash bench/gpu/short.sh fetch --from {next_piece}{same}" if next_piece < len(pieces) else "",
     }
-
-
-def read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

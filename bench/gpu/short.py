@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import packing
 from first import LIMITS, First
-from second import fetch, pids, read, second
+from parts import json_of
+from second import fetch, pids, second
 
 
 def above_zero(text: str) -> float:
@@ -101,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 def require_runnable(options) -> None:
     """Find at once what would cost the lent minutes later; Mistake then."""
     work, run = options.work, options.work / "run"
-    if running := pids(read(work / "train-state.json")):
+    if running := pids(json_of(work / "train-state.json")):
         raise packing.Mistake(
             f"a training still runs in '{work}' (process {running[0]}); bring it out with the part second, or choose "
             "another --work."

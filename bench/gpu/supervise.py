@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from parts import in_one_step
+
 CAREFUL = ((), ("--train.no-cuda-graph",), ("--train.no-cuda-graph",))
 """options of the first attempt, and of those after a failure"""
 LEAST = 2.0
@@ -89,10 +91,7 @@ def elapsed(run: Path) -> float:
 
 
 def write(job: dict, state: dict) -> None:
-    path = Path(job["state"])
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(state, indent=1) + "\n")
-    temporary.replace(path)
+    in_one_step(Path(job["state"]), lambda path: path.write_text(json.dumps(state, indent=1) + "\n"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+pytest.register_assert_rewrite("adaptations")  # its assertions tell as much as a test's own
+
 # capability, multiprocessors (few, so that small tensors fill the chip), bytes of shared memory a block may have
 CHIPS = {
     "turing": (75, 8, 65536),

@@ -9,11 +9,9 @@ import itertools
 
 import pytest
 import torch
-from operands import ADAPTATION_LIMITS as LIMITS
-from operands import adaptation as operands
-from operands import randoms
-from test_emulated_adaptation import (
+from adaptations import (
     EPS,
+    LIMITS,
     NAMES,
     assert_stays_in_its_plane,
     check,
@@ -24,6 +22,8 @@ from test_emulated_adaptation import (
     statistics,
     upstream,
 )
+from operands import adaptation as operands
+from operands import randoms
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 

@@ -22,7 +22,7 @@ STEP = {
     "reference": "HIDA_OPS=reference",
     "compile": "torch.compile",
     "ours": "native, NHWC",
-    "planes": "native, NCHW",
+    "nchw": "native, NCHW",
 }
 
 
@@ -198,7 +198,7 @@ def step(rows: list[dict]) -> list[str]:
             if row is None:
                 line.append(EMPTY)
                 continue
-            graph = ", no graph" if method in ("ours", "planes") and not row["graph"] else ""
+            graph = ", no graph" if method in ("ours", "nchw") and not row["graph"] else ""
             line.append(f"{row['images_per_second']:,.0f} ({row['ms']:.1f} ms, {row['memory_mib']:,.0f} MiB{graph})")
         lines.append(line)
     return table(["training iteration: images/s", *STEP.values()], lines)

@@ -8,9 +8,9 @@
     reference       HIDA_OPS=reference hida train: as bf16, and freed memory kept on a CPU
     compile         as bf16, with both networks through torch.compile; channels_last on a GPU
     ours            hida train: native ops, channels_last, one CUDA graph on a GPU, kept memory on a CPU
-    planes          ours in NCHW
+    nchw            ours, in NCHW
 
-Each method has a process of its own; but on a GPU ours and planes share one, since a process takes many seconds to
+Each method has a process of its own; but on a GPU ours and nchw share one, since a process takes many seconds to
 start there. On a CPU the methods take turns, a few iterations each, so that a busy moment falls on everybody; on a GPU
 they run one after the other, and a row is in the file as soon as it is measured. The breakdown is of operators, from
 torch.profiler, without a graph.
@@ -45,8 +45,8 @@ from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
 from hida.tuning import tune
 
-METHODS = ("released", "bf16", "reference", "compile", "ours", "planes")
-NATIVE = ("ours", "planes")
+METHODS = ("released", "bf16", "reference", "compile", "ours", "nchw")
+NATIVE = ("ours", "nchw")
 PAIRS = 256
 LEAST_ROUNDS = 3
 """of a method whose time is bound: with fewer there is no spread"""

@@ -212,7 +212,7 @@ class First:
             words = ["bench/train_step.py", "--device", self.options.device, "--preset", preset, "--no-profile"]
             batches = self.options.step_batch if name == "step" and self.options.step_batch else [self.options.batch]
             words += ["--batch", *map(str, batches), "--json", str(self.results / "train_step.json")]
-            words += ["--methods", *(["ours", "planes"] if self.native else ["reference"])]
+            words += ["--methods", *(["ours", "nchw"] if self.native else ["reference"])]
             words += ["--seconds", "4", "--cudnn-benchmark", "3"] if self.gpu else ["--rounds", "2"]
             self.part(self.task(name, self.python, *words))
             self.programme.say(tail(self.programme.log(name), 8))
@@ -235,8 +235,8 @@ class First:
         rows = json_of(self.results / "train_step.json").get("rows", [])
         own = [row for row in rows if "images_per_second" in row and row.get("preset") == self.preset()]
         speed = {row["method"]: row["images_per_second"] for row in own}
-        planes = speed.get("planes", 0.0) > speed.get("ours", 0.0)
-        return "--train.no-channels-last" if planes else "--train.channels-last"
+        nchw_wins = speed.get("nchw", 0.0) > speed.get("ours", 0.0)
+        return "--train.no-channels-last" if nchw_wins else "--train.channels-last"
 
     def train(self) -> bool:
         """Start the training in a process group of its own, and see it through its first iterations."""

@@ -1,8 +1,8 @@
 """Every kernel of a training step on a GPU, by name: how many, how long; launched one by one, without a graph.
 
-python bench/gpu/trace.py --preset small --batch 16 --method ours planes [--json FILE]
+python bench/gpu/trace.py --preset small --batch 16 --method ours nchw [--json FILE]
 
-A method is one of bench/train_step.py: ours is NHWC, planes NCHW. Casts and layout copies are told apart by the
+A method is one of bench/train_step.py: ours is NHWC, nchw NCHW. Casts and layout copies are told apart by the
 operators that launched them. The sum of the kernels' times is what a graph of the step could take at best.
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=["ours", "planes"])
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=["ours", "nchw"])
     parser.add_argument("--shown", type=int, default=30, help="kernels in the table")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -32,9 +32,9 @@ def test_the_training_benchmark_runs_every_method(tmp_path):
 
     first = rows("released", "ours")
     assert [row["method"] for row in first] == ["released", "ours"]
-    found = rows("released", "bf16", "ours", "planes")  # goes on: what is there stays
+    found = rows("released", "bf16", "ours", "nchw")  # goes on: what is there stays
     assert found[:2] == first
-    assert [row["method"] for row in found[2:]] == ["bf16", "planes"]
+    assert [row["method"] for row in found[2:]] == ["bf16", "nchw"]
     for row in found:
         assert row["images_per_second"] == pytest.approx(2e3 / row["ms"])
         assert row["rounds"] == 2
@@ -208,26 +208,26 @@ def measured(bench, monkeypatch):
 
 
 def test_on_a_gpu_both_layouts_share_a_process_and_others_have_their_own(measured):
-    rows, asked = measured(["bf16", "ours", "planes"])
+    rows, asked = measured(["bf16", "ours", "nchw"])
     assert [(row["method"], row["images_per_second"], row["rounds"]) for row in rows] == [
-        *(("bf16", 32.0, 2), ("ours", 32.0, 2), ("planes", 32.0, 2)),
+        *(("bf16", 32.0, 2), ("ours", 32.0, 2), ("nchw", 32.0, 2)),
     ]
     assert asked[:5] == [(1, "begins"), (1, "bf16"), (1, 20), (1, 20), (1, "closed")]
     assert asked[5:] == [
         *((2, "begins"), (2, "ours"), (2, 20), (2, 20), (2, "end")),
-        *((2, "planes"), (2, 20), (2, 20), (2, "end"), (2, "killed")),
+        *((2, "nchw"), (2, 20), (2, 20), (2, "end"), (2, "killed")),
     ]
 
 
 def test_a_method_that_fails_says_why_and_the_next_begins_anew(measured):
-    rows, asked = measured(["ours", "planes"], ours=1)
+    rows, asked = measured(["ours", "nchw"], ours=1)
     assert rows[0] == {"preset": "small", "method": "ours", "batch": 8, "failed": "RuntimeError: as the test wants it"}
     assert rows[1]["ms"] == 250.0
-    assert asked[:5] == [(1, "begins"), (1, "ours"), (1, "killed"), (2, "begins"), (2, "planes")]
-    rows, asked = measured(["ours", "planes"], planes=1)  # in the process of another: tried in one of its own
+    assert asked[:5] == [(1, "begins"), (1, "ours"), (1, "killed"), (2, "begins"), (2, "nchw")]
+    rows, asked = measured(["ours", "nchw"], nchw=1)  # in the process of another: tried in one of its own
     assert [row["ms"] for row in rows] == [250.0, 250.0]
-    assert asked[5:9] == [(1, "planes"), (1, "killed"), (2, "begins"), (2, "planes")]
-    rows, _ = measured(["ours", "planes"], planes=2)
+    assert asked[5:9] == [(1, "nchw"), (1, "killed"), (2, "begins"), (2, "nchw")]
+    rows, _ = measured(["ours", "nchw"], nchw=2)
     assert "failed" in rows[1]
 
 
@@ -236,7 +236,7 @@ def test_what_was_measured_is_in_the_file_when_the_benchmark_is_cut(bench, monke
         asked, fails = [], {}
 
         def ask(self, what):
-            if "planes" in str(what):
+            if "nchw" in str(what):
                 raise KeyboardInterrupt
             return super().ask(what)
 
@@ -254,7 +254,7 @@ def test_what_was_measured_is_in_the_file_when_the_benchmark_is_cut(bench, monke
         "4",
         "--methods",
         "ours",
-        "planes",
+        "nchw",
         "--no-profile",
     ]
     monkeypatch.setattr(sys, "argv", ["train_step.py", *words, "--json", str(tmp_path / "step.json")])
@@ -269,8 +269,8 @@ def test_what_was_measured_is_in_the_file_when_the_benchmark_is_cut(bench, monke
     monkeypatch.setattr(module, "Worker", type("Fake", (Fake,), {"asked": [], "fails": {}}))
     module.main()
     rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [(r["method"], r["batch"]) for r in rows] == [("ours", 8), ("planes", 8), ("ours", 4), ("planes", 4)]
-    assert "ours" not in capsys.readouterr().out.splitlines()[2]  # the first line of the table: planes, batch 8
+    assert [(r["method"], r["batch"]) for r in rows] == [("ours", 8), ("nchw", 8), ("ours", 4), ("nchw", 4)]
+    assert "ours" not in capsys.readouterr().out.splitlines()[2]  # the first line of the table: nchw, batch 8
 
 
 def test_rounds_are_counted_or_bound_by_their_time(bench):

@@ -51,11 +51,11 @@ def made_up():
     ops.append({k: v for k, v in wrong.items() if k != "median_ms"})
     piece = {"piece": "generator", "direction": "fwd", "batch": 1, "dtype": "bfloat16", "layout": "nhwc"}
     sketch = [{"case": piece, "method": "native", "median_ms": 1.25, "shares_ms": {"ida": 1.0, "rest": 3.0}}]
-    step = [trained("ours", 16, 20.0), trained("planes", 16, 12.5), trained("ours", 4, 50.0, "released")]
+    step = [trained("ours", 16, 20.0), trained("nchw", 16, 12.5), trained("ours", 4, 50.0, "released")]
     step.append({"preset": "released", "method": "bf16", "batch": 4, "failed": "no memory, made up"})
     names = {"void hida::(anonymous namespace)::forward<float, 8>(hida::Map, int)": [4, 1.5], "gemm": [2, 2.5]}
     names |= {"void hida::(anonymous namespace)::forward<float, 4>(hida::Map, int)": [1, 0.25], "rest": [1193, 0.0]}
-    trace = [{"method": "planes", "preset": "small", "batch": 16, "count": 1200, "ms": 4.25, "kernels": names}]
+    trace = [{"method": "nchw", "preset": "small", "batch": 16, "count": 1200, "ms": 4.25, "kernels": names}]
     machine = MACHINE | {"command": ["bench/ops.py", "--json", "/somewhere/ops.json"]}
     rows = {"ops": ops, "deform": deform, "sketch": sketch, "train_step": step}
     files = {f"{n}.json": {"made_up": True, "machines": [machine], "rows": r} for n, r in rows.items()}
@@ -328,7 +328,7 @@ def test_what_was_measured_again_counts_once_and_as_it_was_then(bench, tmp_path)
     assert not any("failed" in r for r in twice["deform"]["rows"])
     step = {(r["preset"], r["method"], r["batch"]): r.get("ms") for r in twice["train_step"]["rows"]}
     assert step == {
-        **{("small", "ours", 16): 10.0, ("small", "planes", 16): 12.5},
+        **{("small", "ours", 16): 10.0, ("small", "nchw", 16): 12.5},
         **{("released", "ours", 4): 50.0, ("released", "bf16", 4): None},
     }
 

@@ -88,15 +88,14 @@ class _Loop:
     def step_with_a_way_back(self) -> None:
         """Run the iteration that captures, with a checkpoint before it; where it succeeds that goes again."""
         state = self.engine.state
-        path = checkpoint.checkpoint_path(self.out, state.iteration)
-        extra = state.world.leads and self.saved_iteration != state.iteration
-        if extra:
+        extra = None
+        if state.world.leads and self.saved_iteration != state.iteration:
             _require_finite(self.engine.losses_here(), state.iteration)
-            checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
+            extra = _write_checkpoint(self.out, state)
         state.world.wait()
         self.engine.step()
         if extra:
-            path.unlink(missing_ok=True)
+            extra.unlink(missing_ok=True)
 
     def after_step(self, stop: StopFlag) -> None:
         """Log, watch, draw and save what is due."""
@@ -158,12 +157,17 @@ def held_out_error(state: TrainingState, watched: PairTensors) -> float:
 
 def save_checkpoint(out: Path, state: TrainingState) -> None:
     """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
-    path = checkpoint.checkpoint_path(out, state.iteration)
-    checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
+    path = _write_checkpoint(out, state)
     # A later one can only be torn, since the run began before it: it must not push out whole ones.
     written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
     for old in written[state.config.train.keep :]:
         old.unlink(missing_ok=True)
+
+
+def _write_checkpoint(out: Path, state: TrainingState) -> Path:
+    path = checkpoint.checkpoint_path(out, state.iteration)
+    checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
+    return path
 
 
 def _sample_batch(pairs: PairTensors, config: Config) -> Batch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -69,6 +71,16 @@ def test_seconds_are_carried_over(data, tmp_path, failing):  # noqa: F811
     with pytest.raises(Replaced):
         hida_train(data, tmp_path, "--optimizer.schedule", "elapsed", "--train.minutes", "9")
     assert 0 < load(checkpoint_path(tmp_path, 3)).state["elapsed"] < 60
+
+
+def test_what_it_takes_to_load_once_more_counts(data, tmp_path, failing, monkeypatch):  # noqa: F811
+    timed = ["--optimizer.schedule", "elapsed", "--train.minutes", "9"]
+    with pytest.raises(Replaced):
+        hida_train(data, tmp_path, *timed)
+    monkeypatch.setenv("HIDA_BEGUN_AGAIN", f"{time.monotonic() - 500}")
+    assert hida_train(data, tmp_path, *timed, *failing, "--stop-after", "1") == 0
+    assert 500 < load(checkpoint_path(tmp_path, 4)).state["elapsed"] < 540
+    assert "HIDA_BEGUN_AGAIN" not in os.environ
 
 
 def test_another_program_is_not_replaced_but_told(data, tmp_path, monkeypatch, capsys):  # noqa: F811

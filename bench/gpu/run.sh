@@ -156,7 +156,7 @@ bench-sketch)
 bench-train)
     earlier train_step.json
     few=(--seconds 5 --minutes 8)
-    [ -z "$DRY" ] || few=(--preset "$OUT/tiny.toml" --batch 2 --rounds 2 --methods released bf16 ours)
+    [ -z "$DRY" ] || few=(--preset "$OUT/tiny.toml" --batch 2 --rounds 2 --methods ours)
     [ -z "$DRY" ] || printf '[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n' >"$OUT/tiny.toml"
     logged bench-train "$PYTHON" bench/train_step.py "${on[@]}" "${few[@]}" --json "$OUT/train_step.json" "$@"
     ;;

@@ -14,6 +14,7 @@ from hida.config import Config
 from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors
 from hida.errors import HidaError
+from hida.training import restart
 from hida.training.clock import Clock, StopFlag
 from hida.training.engine import Engine
 from hida.training.journal import Journal
@@ -34,7 +35,9 @@ def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_af
     """
     state, world = engine.state, engine.state.world
     loop = _Loop(engine, watched, out, stop_after)
-    clock = Clock(world, state.elapsed) if loop.timed else None
+    # A run for a given time is over then, also where it had to begin again and to load everything once more.
+    away = restart.seconds_between()
+    clock = Clock(world, state.elapsed + away) if loop.timed else None
     try:
         while not loop.over:
             if engine.captures_next:

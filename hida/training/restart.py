@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+_SINCE = "HIDA_BEGUN_AGAIN"
+"""variable of the environment: time.monotonic(), one clock for all processes of a machine, when the first one ended"""
 
 
 def is_own_command(words: Sequence[str]) -> bool:
@@ -19,6 +23,7 @@ def is_own_command(words: Sequence[str]) -> bool:
 
 def begin_again(further: Sequence[str]) -> NoReturn:
     """Replace the process by its own command with ``further`` words at the end; the environment stays."""
+    os.environ[_SINCE] = f"{time.monotonic()}"
     sys.stdout.flush()
     sys.stderr.flush()
     # Whatever keeps the device's memory goes with its files.
@@ -29,3 +34,9 @@ def begin_again(further: Sequence[str]) -> NoReturn:
             except OSError:
                 continue  # the one that listed them
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *further])
+
+
+def seconds_between() -> float:
+    """Return the seconds since this process was begun again, which it spent loading; 0 when asked once more."""
+    since = os.environ.pop(_SINCE, None)
+    return time.monotonic() - float(since) if since else 0.0

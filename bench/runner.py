@@ -35,7 +35,7 @@ from timing import Buffers, exact, on_gpu, on_processor, relative_error, release
 from torch import Tensor
 from tqdm import tqdm
 
-from hida.tuning import tune
+from hida.device import tune
 
 FRESH_PROCESSES, FRESH_ROUNDS = 3, 20
 

@@ -42,11 +42,13 @@ from workers import Worker, answer, breakdown
 
 from hida import ops
 from hida.config import load_preset
+from hida.device import tune
 from hida.models import build_generator
 from hida.models.generator import Generator
-from hida.nn import ablation, adaptation, dog, meta_acon
+from hida.nn import activation as meta_acon
+from hida.nn import adaptation, dog
+from hida.nn import adaptation as ablation
 from hida.ops import available
-from hida.tuning import tune
 
 METHODS = ("reference", "compile", "native", "compile+graph", "native+graph")
 KINDS = {  # the first that fits: deform_conv2d is no conv2d

@@ -36,14 +36,14 @@ from machine import clocks, describe
 from timing import release
 from workers import Worker, answer, breakdown
 
-from hida import losses
 from hida.config import load_preset
-from hida.data.augment import planned_batch
 from hida.data.dataset import PairTensors
+from hida.data.framing import planned_batch
+from hida.device import tune
+from hida.training import losses
 from hida.training.distributed import World
 from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
-from hida.tuning import tune
 
 METHODS = ("released", "bf16", "reference", "compile", "ours", "nchw")
 NATIVE = ("ours", "nchw")

@@ -2,6 +2,6 @@
 
 import sys
 
-from hida.cli import entry
+from hida.cli.main import entry
 
 sys.exit(entry())

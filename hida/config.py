@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hida.fields import ConfigError, build, plain, require
-from hida.nn.ablation import Activation
-from hida.ops.ida import Residual
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# As hida.nn.activation and hida.ops.ida name them; repeated, so that a configuration loads without torch.
+Activation = Literal["info_acon", "meta_acon", "relu"]
+Residual = Literal["activated", "input", "none"]
 Fill = Literal["black", "white", "replicate"]
 
 

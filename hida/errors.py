@@ -1,11 +1,6 @@
-"""Errors a user can mend, and how a command ends when one happens."""
+"""Errors that the user can correct, and what ends work that was interrupted."""
 
 from __future__ import annotations
-
-import errno
-import os
-import sys
-from collections.abc import Callable, Sequence
 
 
 class HidaError(Exception):
@@ -18,47 +13,3 @@ class Interrupted(BaseException):
     Raised from a signal handler, so it may arise anywhere: like KeyboardInterrupt it is no Exception, lest a handler
     meant for faults swallow it.
     """
-
-
-def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's ``main`` and return its exit status.
-
-    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr; 130 interrupted;
-    141 when the reader of the output has gone. Anything else is a defect of ours and keeps its traceback.
-    """
-    try:
-        main(argv)
-    except HidaError as error:
-        print(f"hida: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (head, less) has left; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        sentence = _sentence(error)
-        if sentence is None:
-            raise
-        print(f"hida: {sentence}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Interrupted) as stop:
-        print(f"hida: {stop if str(stop) else 'interrupted'}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _sentence(error: OSError) -> str | None:
-    where = f" ({error.filename})" if error.filename else ""
-    known = {
-        errno.ENOSPC: f"no space is left on the disk{where}; free some or choose another output folder.",
-        errno.EDQUOT: f"the disk quota is used up{where}; free some or choose another output folder.",
-        errno.EACCES: f"permission denied{where}; choose a path you may read and write.",
-        errno.EPERM: f"the operation is not permitted{where}; choose a path you may read and write.",
-        errno.EROFS: f"the file system is read-only{where}; choose another output folder.",
-        errno.ENAMETOOLONG: f"the file name is too long{where}; shorten it.",
-        errno.ENOTDIR: f"a part of the path is a file, not a folder{where}; choose another path.",
-        errno.EISDIR: f"a folder stands where a file was expected{where}; choose another path.",
-        errno.EEXIST: f"a file stands where a folder was expected{where}; choose another path.",
-        errno.ENOENT: f"there is no such file or folder{where}.",
-    }
-    return known.get(error.errno)

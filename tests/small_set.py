@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hida.data.alignment import IDENTITY, TEMPLATE
-from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
+from hida.images.alignment import IDENTITY, TEMPLATE
+from hida.images.io import write_png
 
 
 def prepared(folder: Path, count: int = 8, paper: str = "paper") -> None:

@@ -16,14 +16,14 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from hida.data.images import write_png
-from hida.data.targets import list_photos, name_targets
+from hida.cli.photos import list_photos, name_targets
 from hida.depth import load, predict, resolve
-from hida.errors import HidaError, run_command
+from hida.errors import HidaError
+from hida.images.io import write_png
 
 
 @dataclass(frozen=True)
-class Options:
+class Command:
     """Write the depth of photos as grey PNGs: near is bright, the background black."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
@@ -41,17 +41,17 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = tyro.cli(Options, args=argv, prog="hida depth")
-    targets = name_targets(list_photos(options.photos), options.out)
-    method = resolve(options.method)
-    load(method, options.model)  # what concerns every photo is said once, before any
+    command = tyro.cli(Command, args=argv, prog="hida depth")
+    targets = name_targets(list_photos(command.photos), command.out)
+    method = resolve(command.method)
+    load(method, command.model)  # what concerns every photo is said once, before any
     faults = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
         for photo, (target,) in tqdm(targets.items(), desc=f"depth ({method})", unit="photo", disable=len(targets) < 2):
             try:
-                depth = predict(photo, method, model=options.model)
+                depth = predict(photo, method, model=command.model)
             except HidaError as error:
                 reason = str(error) if str(photo) in str(error) else f"{photo}: {error}"
                 if len(targets) == 1:
@@ -59,12 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 tqdm.write(f"hida: {reason}", file=sys.stderr)
                 faults.append(photo)
                 continue
-            largest = 2**options.bits - 1
-            write_png(target, np.rint(depth * largest).astype(np.uint8 if options.bits == 8 else np.uint16))
+            largest = 2**command.bits - 1
+            write_png(target, np.rint(depth * largest).astype(np.uint8 if command.bits == 8 else np.uint16))
     if faults:
         raise HidaError(f"{len(faults)} of {len(targets)} photos gave no depth; the reasons stand above.")
-    print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {options.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+    print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {command.out}")

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 import tyro
 
-from hida import ops, weights
-from hida.config import presets
-from hida.errors import run_command
-from hida.ops import library
-from hida.ops.dispatch import selected
 from hida.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida info``."""
     tyro.cli(_nothing, args=argv, prog="hida info")
+    import numpy as np
+    import torch
+
+    from hida import ops, weights
+    from hida.config import presets
+    from hida.ops.dispatch import selected
+
     built = [name for name, there in ops.available().items() if there]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found = [name for name in weights.ASSETS if weights.is_available(name)]
@@ -40,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _native(built: list[str]) -> str:
+    from hida.ops import library
+
     if not built:
         return library.why_not
     cuda = "built" if library.loaded_cuda else library.why_not_cuda
@@ -48,7 +49,3 @@ def _native(built: list[str]) -> str:
 
 def _nothing() -> None:
     """Print versions, devices, native ops and the weights found."""
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

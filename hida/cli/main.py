@@ -7,25 +7,27 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hida.errors import HidaError, run_command
+from hida.cli.run import run_command
+from hida.errors import HidaError
 from hida.version import __version__
 
-# Each command is a module with a main(argv), imported only when it is called.
+# Each command is a module of this folder with a main(argv), imported only when it is called.
 COMMANDS = {
-    "sketch": ("hida.sketch", "draw sketches of photos"),
-    "train": ("hida.train", "train on a prepared data set"),
-    "prepare": ("hida.prepare", "validate, align and add depth: FS2K, or pairs of your own"),
-    "pack": ("hida.pack", "put a prepared data set into one file to carry"),
-    "evaluate": ("hida.evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
-    "compare": ("hida.compare", "put several evaluations into one table"),
-    "ablate": ("hida.ablate", "train and score the paper's ablations under one budget"),
-    "inspect": ("hida.inspection", "show what the modules do inside the network"),
-    "presets": ("hida.presets.__main__", "list the presets, what they change and what they cost"),
-    "import-released": ("hida.released.importing", "read the authors' checkpoint"),
-    "export-released": ("hida.released.exporting", "write weights as the authors' code reads them"),
-    "depth": ("hida.depth.__main__", "write depth maps of photos"),
-    "weights": ("hida.weights.__main__", "list and fetch weights"),
-    "info": ("hida.info", "say what is installed, built and found"),
+    "sketch": ("sketch", "draw sketches of photos"),
+    "train": ("train", "train on a prepared data set"),
+    "prepare": ("prepare", "validate, align and add depth: FS2K, or pairs of your own"),
+    "pack": ("pack", "put a prepared data set into one file to carry"),
+    "evaluate": ("evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
+    "compare": ("compare", "put several evaluations into one table"),
+    "ablate": ("ablate", "train and score the paper's ablations under one budget"),
+    "inspect": ("inspect", "show what the modules do inside the network"),
+    "presets": ("presets", "list the presets, what they change and what they cost"),
+    "import-released": ("import_released", "read the authors' checkpoint"),
+    "export-released": ("export_released", "write weights as the authors' code reads them"),
+    "depth": ("depth", "write depth maps of photos"),
+    "train-depth": ("train_depth", "train the built-in depth predictor"),
+    "weights": ("weights", "list and fetch weights"),
+    "info": ("info", "say what is installed, built and found"),
 }
 
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}."
         raise HidaError(f"there is no command {words[0]!r}; {hint}")
-    import_module(COMMANDS[words[0]][0]).main(words[1:])
+    import_module(f"hida.cli.{COMMANDS[words[0]][0]}").main(words[1:])
 
 
 def usage() -> str:

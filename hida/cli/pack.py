@@ -9,7 +9,6 @@ The pictures are stored as WebP with a loss, which is told and kept in the file.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from hida.data.packed import QUALITY, pack
 from hida.data.prepared import PreparedSet
 from hida.data.source import SPLITS
-from hida.errors import HidaError, run_command
+from hida.errors import HidaError
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of ``hida pack``."""
+    """Run the command ``hida pack``."""
     command = tyro.cli(Command, args=argv, prog="hida pack", description=__doc__)
     quality = {kind: getattr(command, f"quality_{kind}") for kind in QUALITY}
     for kind, value in quality.items():
@@ -54,7 +53,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind, psnr in lost.items():
         print(f"{kind:<7} quality {quality[kind]:>3}: PSNR {psnr['mean']:.1f} dB, at least {psnr['least']:.1f} dB")
     print(f"{total:,} pairs, {command.out.stat().st_size / 2**20:.1f} MiB: {command.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

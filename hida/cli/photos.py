@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from hida.data.images import image_files
 from hida.errors import HidaError
+from hida.images.io import image_files
+
+Frame = Literal["auto", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
 
 
 def list_photos(given: Sequence[Path]) -> list[Path]:

@@ -18,25 +18,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
-from hida.data.alignment import is_identity
-from hida.data.fs2k import read_fs2k
-from hida.data.pairs import read_pairs
-from hida.data.prepared import FOLDERS, INDEX, JOURNAL, PreparedSet
-from hida.data.source import SPLITS
-from hida.depth.face import FaceModel
-from hida.errors import HidaError, run_command
-from hida.preparation import FAULTS, Settings, check_source, prepare
+from hida.errors import HidaError
+
+if TYPE_CHECKING:
+    from hida.data.prepared import PreparedSet
+    from hida.depth.face import FaceModel
 
 Depth = Literal["auto", "tddfa", "builtin", "none"]
 PhotoFill = Literal["replicate", "white", "black"]
 SketchFill = Literal["paper", "white", "replicate", "black"]
 
-_MODELS = {"tddfa": ("hida.depth.tddfa", "TDDFA"), "builtin": ("hida.depth.builtin", "BuiltinDepth")}
+_MODELS = {"tddfa": ("hida.depth.tddfa", "TDDFA"), "builtin": ("hida.depth.builtin.network", "BuiltinDepth")}
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,14 @@ class PairsCommand(_Common):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of ``hida prepare``."""
+    """Run the command ``hida prepare``."""
     command = tyro.extras.subcommand_cli_from_dict(
         {"fs2k": FS2KCommand, "pairs": PairsCommand}, args=argv, prog="hida prepare", description=__doc__
     )
+    from hida.data.fs2k import read_fs2k
+    from hida.data.pairs import read_pairs
+    from hida.data.preparation import Settings, check_source, prepare
+
     if command.workers < 1:
         raise HidaError(f"--workers is {command.workers}: give at least 1.")
     _check_folders(command.source, command.out)
@@ -131,6 +132,9 @@ def load_model(name: str) -> FaceModel:
 
 def summary(prepared: PreparedSet) -> str:
     """Say in a few lines what a prepared set holds."""
+    from hida.data.source import SPLITS
+    from hida.images.alignment import is_identity
+
     lines = []
     for split in SPLITS:
         pairs = prepared.split(split)
@@ -146,6 +150,9 @@ def summary(prepared: PreparedSet) -> str:
 
 def _check_folders(source: Path, out: Path) -> None:
     """Refuse to write where anything but an earlier run's output lies."""
+    from hida.data.preparation import FAULTS
+    from hida.data.prepared import FOLDERS, INDEX, JOURNAL
+
     if not source.is_dir():
         raise HidaError(f"'{source}' is not a folder: give the folder with the photos and sketches.")
     if out.exists() and not out.is_dir():
@@ -154,7 +161,3 @@ def _check_folders(source: Path, out: Path) -> None:
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if out.resolve() == source.resolve() or found - ours or (found and not found & {INDEX, JOURNAL, FAULTS}):
         raise HidaError(f"'{out}' holds other files already: give a new or empty folder to write.")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -7,7 +7,6 @@ hida presets model_a full --width 16
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from typing import Any
 import tyro
 
 from hida.config import Config, load_preset, presets
-from hida.errors import run_command
-from hida.report import markdown_table
 
 BASE = "released"
 _PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
@@ -42,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def table(configs: Sequence[Config], width: int | None = None) -> str:
     """Return the Markdown table of ``configs``: name, changes against ``released``, parameters and operations."""
+    from hida.metrics.report import markdown_table
     from hida.models.cost import cost
 
     rows = []
@@ -76,7 +74,3 @@ def _side() -> int:
     from hida.models.generator import STRIDE
 
     return STRIDE
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

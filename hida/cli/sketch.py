@@ -15,25 +15,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from hida.data.images import read_image, write_png
-from hida.data.targets import list_photos, name_targets
-from hida.device import choose_device
-from hida.drawing.sketcher import Frame, NoFaceError, Sketcher
-from hida.drawing.styles import Style, names, parse_style, style_heading, style_map_from_file, sweep
-from hida.errors import HidaError, run_command
-from hida.pictures import sheet
-from hida.tuning import tune
+from hida.cli.photos import Frame, list_photos, name_targets
+from hida.errors import HidaError
+from hida.images.io import read_image, write_png
 
-__all__ = ["NoFaceError", "Sketcher", "main"]
+if TYPE_CHECKING:
+    from hida.drawing.sketcher import Sketcher
+    from hida.drawing.styles import Style
 
 
 @dataclass(frozen=True)
-class Options:
+class Command:
     """Draw pencil sketches of photos: one PNG a photo and style, of the photo's size."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
@@ -62,25 +60,29 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
-    options = tyro.cli(Options, args=argv, prog="hida sketch")
-    photos = list_photos(options.photos)
-    if Path(options.depth).is_file() and len(photos) > 1:
-        raise HidaError(f"--depth {options.depth} is one map for {len(photos)} photos; draw them one by one.")
-    if options.style_map is not None and (options.style or options.sheet or options.sweep):
+    command = tyro.cli(Command, args=argv, prog="hida sketch")
+    from hida.device import choose_device, tune
+    from hida.drawing.sketcher import Sketcher
+    from hida.drawing.styles import names, parse_style, sweep
+
+    photos = list_photos(command.photos)
+    if Path(command.depth).is_file() and len(photos) > 1:
+        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; draw them one by one.")
+    if command.style_map is not None and (command.style or command.sheet or command.sweep):
         raise HidaError("--style-map gives every region its style: leave out --style, --sheet and --sweep.")
-    if options.steps is not None and options.sweep is None:
+    if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep.")
-    device = choose_device(options.device)
+    device = choose_device(command.device)
     tune(device)
-    sketcher = Sketcher.from_pretrained(options.weights, device)
-    chosen = [parse_style(text) for text in dict.fromkeys(options.style)]
-    if not chosen and options.sweep is None:
+    sketcher = Sketcher.from_pretrained(command.weights, device)
+    chosen = [parse_style(text) for text in dict.fromkeys(command.style)]
+    if not chosen and command.sweep is None:
         chosen = list(range(1, sketcher.styles + 1))
-    between = [] if options.sweep is None else sweep(*options.sweep, 5 if options.steps is None else options.steps)
+    between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
     sketcher.require_styles([*chosen, *between])
-    suffixes = [f"_{name}" for name in names(chosen)] if options.style_map is None else ["_regions"]
-    suffixes += ["_sheet"] * options.sheet + ["_sweep"] * bool(between)
-    targets = name_targets(photos, options.out, suffixes)
+    suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
+    suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
+    targets = name_targets(photos, command.out, suffixes)
     faults, written = 0, []
     with warnings.catch_warnings(), tqdm(targets, unit="photo", disable=len(targets) < 2) as bar:
         warnings.simplefilter("always", UserWarning)
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for photo in bar:
             bar.set_description(photo.name)
             try:
-                drawn = draw(sketcher, photo, chosen, between, options)
+                drawn = draw(sketcher, photo, chosen, between, command)
             except HidaError as error:
                 message = str(error) if str(photo) in str(error) else f"{photo}: {error}"
                 if len(targets) == 1:
@@ -102,29 +104,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(targets) == 1:
         print("\n".join(str(target) for target in written))
     else:
-        print(f"{len(written)} pictures of {len(targets) - faults} photos in {options.out}")
+        print(f"{len(written)} pictures of {len(targets) - faults} photos in {command.out}")
     if faults:
         raise HidaError(f"{faults} of {len(targets)} photos could not be drawn; the reasons stand above.")
 
 
 def draw(
-    sketcher: Sketcher, photo: Path, styles: list[Style], between: list[Style], options: Options
+    sketcher: Sketcher, photo: Path, styles: list[Style], between: list[Style], command: Command
 ) -> list[Image.Image]:
     """Return the sketches of one photo, and behind them the sheet and the sweep if they are asked for."""
+    from hida.drawing.styles import style_heading, style_map_from_file
+    from hida.images.sheet import sheet
+
     image = read_image(photo)
-    if options.style_map is not None:
-        styles = [style_map_from_file(options.style_map, image.size, sketcher.styles)]
-    drawn, depth = sketcher.draw(image, [*styles, *between], options.depth, options.frame, show_depth=options.sheet)
+    if command.style_map is not None:
+        styles = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
+    drawn, depth = sketcher.draw(image, [*styles, *between], command.depth, command.frame, show_depth=command.sheet)
     sketches, swept = drawn[: len(styles)], drawn[len(styles) :]
     height = min(512, max(256, image.height))
     result = list(sketches)
-    if options.sheet:
+    if command.sheet:
         headings = ("photo", "depth", *(style_heading(style) for style in styles))
         result.append(sheet([[image, depth, *sketches]], headings, height))
     if between:
         result.append(sheet([[image, *swept]], ("photo", *(style_heading(style) for style in between)), height))
     return result
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

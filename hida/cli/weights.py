@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from hida import weights
-from hida.errors import HidaError, run_command
+from hida.errors import HidaError
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ Command = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida weights``."""
     command = tyro.cli(Command, args=argv, prog="hida weights", description="The weights that HIDA uses.")
     if isinstance(command, List):
         _list()
@@ -79,7 +79,7 @@ def _fetch(command: Fetch) -> None:
 
 
 def _snapshot(command: Snapshot) -> None:
-    from hida import checkpoint  # loads torch, which the other commands do without
+    from hida.weights import checkpoint  # loads torch, which the other commands do without
 
     if not command.run:
         raise HidaError("the name of the run is empty; give the folder that hida train --out has written.")
@@ -103,7 +103,3 @@ def _snapshot(command: Snapshot) -> None:
         reason = "a part of the path is a file" if blocked else error.strerror or error
         raise HidaError(f"'{out}' could not be written ({reason}); choose another place.") from None
     print(f"{out}: the weights of {found.path}, iteration {found.state['iteration']}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hida.data.images import read_image
 from hida.data.prepared import FOLDERS, INDEX, VERSION, PreparedPair, PreparedSet
 from hida.data.source import SPLITS
 from hida.errors import HidaError
 from hida.files import atomic_path, write_bytes
+from hida.images.io import read_image
 
 RECORD = "packed.json"
 _LARGEST = 1 << 24  # bytes of one member; a 250×250 WebP has some 10,000

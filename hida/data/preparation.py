@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hida.data.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
-from hida.data.images import ImageError, read_image, write_png
 from hida.data.prepared import FOLDERS, INDEX, JOURNAL, VERSION, PreparedPair, PreparedSet
 from hida.data.source import Fault, SourcePair, SourceSet
 from hida.depth.face import FaceModel
 from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
+from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
+from hida.images.io import ImageError, read_image, write_png
 
 FAULTS = "faults.json"
 _SHOWN_FAULTS = 40

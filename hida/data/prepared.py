@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from hida.data.images import read_image
 from hida.data.source import SPLITS
 from hida.errors import HidaError
 from hida.files import write_json
+from hida.images.io import read_image
 
 VERSION = 1
 INDEX = "index.json"

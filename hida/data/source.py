@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from hida.data.images import IMAGE_SUFFIXES, ImageError, read_image
+from hida.images.io import IMAGE_SUFFIXES, ImageError, read_image
 
 SPLITS = ("train", "test")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hida.errors import HidaError
-from hida.pickles import fill, load_state
+from hida.weights.foreign import fill, load_state
 
 # Mean of the training images, in the order the network reads them: blue, green, red.
 _MEAN = (104.0, 117.0, 123.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hida.data.images import read_image
 from hida.errors import HidaError
+from hida.images.io import read_image
 
 
 def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:

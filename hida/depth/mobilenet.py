@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hida.pickles import fill, load_state
+from hida.weights.foreign import fill, load_state
 
 SIDE = 120
 PARAMETERS = 62  # 3x4 pose, 40 of shape, 10 of expression

@@ -1,6 +1,6 @@
 """The Basel Face Model as 3DDFA_V2 uses it: a mean face moved along 40 directions of shape and 10 of expression.
 
-Its basis comes from :func:`hida.weights.basis.extract_basis`. Coordinates are those of the 120x120 crop.
+Its basis comes from :func:`hida.weights.bfm.extract_basis`. Coordinates are those of the 120x120 crop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hida.errors import HidaError
-from hida.weights.basis import EXPRESSION, KEYPOINTS, SHAPE, within
+from hida.weights.bfm import EXPRESSION, KEYPOINTS, SHAPE, within
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MorphableModel:
         mean_std: str | os.PathLike[str],
     ) -> MorphableModel:
         """Read ``bfm.npz``, ``tri.pkl`` and ``param_mean_std_62d_120x120.pkl``."""
-        from hida.pickles import load_arrays
+        from hida.weights.foreign import load_arrays
 
         basis = Path(basis)
         try:

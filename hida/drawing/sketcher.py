@@ -15,17 +15,17 @@ from torch import Tensor
 
 from hida import depth as depths
 from hida import weights
-from hida.checkpoint import load_generator
 from hida.config import Config
-from hida.data.augment import CROP, centred_batch
 from hida.data.dataset import PairTensors
-from hida.data.images import ImageSource, read_image
+from hida.data.framing import CROP, centred_batch
 from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
 from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
-from hida.models import Generator
+from hida.images.io import ImageSource, read_image
+from hida.models.generator import Generator
+from hida.weights.checkpoint import load_generator
 
 Frame = Literal["auto", "face", "whole"]
 DepthSource = str | os.PathLike[str] | np.ndarray

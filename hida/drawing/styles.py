@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hida.data.images import read_image
 from hida.errors import HidaError
+from hida.images.io import read_image
 
 Style = int | Mapping[int, float] | np.ndarray
 """A style's number from 1; a mixture {number: weight}; or weights of every pixel of the photo, (H, W, S)."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hida.data.alignment import FRAME, IDENTITY, apply, compose, invert, is_identity, placement, scale_of, warp
-from hida.data.augment import CROP
+from hida.data.framing import CROP
+from hida.images.alignment import FRAME, IDENTITY, apply, compose, invert, is_identity, placement, scale_of, warp
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""

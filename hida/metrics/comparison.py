@@ -1,52 +1,23 @@
-"""Set evaluations side by side, with paired differences.
+"""Evaluations side by side, with paired differences against the first.
 
-    hida compare A/scores.json B/scores.json ...
-
-Every difference is against the first file, over the images that both have, with a 95 % bootstrap interval. What the
-paper reports stands beside them, marked as reported: it was measured under another protocol (docs/metrics.md).
+Every difference is over the images that both have, with a 95 % bootstrap interval. What the paper reports stands beside
+them, marked as reported: it was measured under another protocol (docs/metrics.md).
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
-from hida.errors import HidaError, run_command
-from hida.files import write_bytes
+from hida.errors import HidaError
 from hida.metrics.bootstrap import mean_interval
 from hida.metrics.protocol import AS_REPORTED, METRICS, Metric
+from hida.metrics.report import as_reported_row, cell, markdown_table
 from hida.metrics.scoring import SCHEMA
-from hida.report import as_reported_row, cell, markdown_table
-
-
-@dataclass(frozen=True)
-class Command:
-    """Compare evaluations: one table, and the paired differences against the first."""
-
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """scores.json of two or more evaluations, or the folders that hold them"""
-    out: Path | None = None
-    """Markdown file to write as well"""
-    paper: bool = True
-    """show what the paper reports, marked so"""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of ``hida compare``."""
-    command = tyro.cli(Command, args=argv, prog="hida compare", description=__doc__)
-    if not command.files:
-        raise HidaError("Give at least one scores.json that hida evaluate wrote.")
-    text = comparison([load(path) for path in command.files], command.paper)
-    if command.out is not None:
-        write_bytes(command.out, text.encode())
-    print(text)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -173,7 +144,3 @@ def _labels(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Labels, numbered where two evaluations carry the same."""
     plain = [str(result["label"]) for result in results]
     return [label if plain.count(label) == 1 else f"{label} ({i + 1})" for i, label in enumerate(plain)]
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

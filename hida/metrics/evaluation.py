@@ -1,130 +1,96 @@
-"""Score sketches against their targets under one written protocol.
-
-    hida evaluate --pred DIR --target DIR                    anybody's sketches against a folder of targets
-    hida evaluate --pred DIR --target PREPARED               ... against the test split of a prepared data set
-    hida evaluate --weights small --target PREPARED          draw the test split first, then score it
-    hida evaluate --weights RUN --target PREPARED --split held_out    ... the pairs that RUN held out, to tune by
-
-Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is kept by the content of its images, so a
-stopped run goes on where it was and a second run measures only what is new. Definitions: docs/metrics.md.
-"""
+"""Draw and score a set of sketches under the protocol: what ``hida evaluate`` does with its options."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 from hida.data.dataset import split_holdout
-from hida.data.images import write_png
 from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
-from hida.device import choose_device
-from hida.errors import HidaError, run_command
+from hida.drawing.sketcher import Sketcher
+from hida.errors import HidaError
 from hida.files import write_bytes, write_json
+from hida.images.io import write_png
 from hida.metrics.pairing import find_pairs, is_prepared
-from hida.metrics.protocol import METRICS
+from hida.metrics.protocol import BY_KEY, METRICS
+from hida.metrics.report import html_report, markdown
 from hida.metrics.scoring import load_networks, score, summarise
 from hida.metrics.store import Store
-from hida.report import html_report, markdown
-from hida.tuning import tune
 from hida.weights import cache_folder
 
-MetricName = Literal["fid", "kid", "lpips", "scoot", "fsim"]
-_ALL: tuple[MetricName, ...] = ("fid", "kid", "lpips", "scoot", "fsim")
+FILES = ("scores.json", "scores.md", "report.html")
 _DRAWN_AT_ONCE = 8
 
 
-@dataclass(frozen=True)
-class Command:
-    """Score sketches against their targets: FID, KID, LPIPS, SCOOT, FSIM; overall and per style."""
+def evaluate(
+    target: Path,
+    out: Path,
+    *,
+    prediction: Path | None = None,
+    weights: str | None = None,
+    metrics: Sequence[str] = tuple(BY_KEY),
+    photos: Path | None = None,
+    label: str | None = None,
+    split: Literal["test", "held_out"] = "test",
+    limit: int = 0,
+    only_common: bool = False,
+    resize: bool = False,
+    device: str = "cpu",
+    cache: str | None = None,
+) -> dict[str, Any]:
+    """Score the sketches in ``prediction``, or those that ``weights`` draw, and write :data:`FILES` into ``out``.
 
-    target: Path
-    """folder of target sketches, or a prepared data set or a pack of it (its test split, with styles and photos)"""
-    pred: Path | None = None
-    """folder of sketches to score, named like the targets"""
-    weights: str | None = None
-    """draw the test split of a prepared data set with these weights instead: a built-in name, a file or a folder"""
-    photos: Path | None = None
-    """folder of photos to show in the report, named like the targets"""
-    out: Path = Path("evaluation")
-    """folder for scores.json, scores.md, report.html and, with --weights, the sketches drawn"""
-    label: str | None = None
-    """name of this evaluation in tables; by default the folder of sketches or the weights"""
-    metrics: tuple[MetricName, ...] = _ALL
-    """what to measure; scoot and fsim need no weights"""
-    split: Literal["test", "held_out"] = "test"
-    """with --weights: the test split, or the training pairs that were held out when these weights were trained, which
-    is what to choose between trainings by"""
-    limit: int = 0
-    """with --weights: draw and score this many pairs, evenly spread over the split (0: all)"""
-    only_common: bool = False
-    """score the names that both folders have instead of refusing unpaired ones"""
-    resize: bool = False
-    """bring sketches of another size to their targets' (bicubic, antialiased) instead of refusing them"""
-    device: str = "auto"
-    """cpu, cuda, or auto"""
-    cache: str | None = None
-    """file that keeps results by content, or "none"; by default metrics.sqlite in the cache folder"""
+    Args:
+        target: folder of target sketches, a prepared data set, or a pack of one.
+        metrics: keys of :data:`hida.metrics.protocol.METRICS`.
+        split, limit: which pairs ``weights`` draw; see :func:`draw`.
+        cache: file that keeps results by content, "none", or None for metrics.sqlite in the cache folder.
 
+    Returns:
+        What scores.json holds.
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of ``hida evaluate``."""
-    command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
-    if (command.pred is None) == (command.weights is None):
-        raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
-    if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
-        raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
-    if command.limit < 0 or (command.limit and command.weights is None):
-        raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
-    if command.split != "test" and command.weights is None:
-        raise HidaError("--split chooses what --weights draws; it has no effect with --pred.")
-    if not command.metrics:
-        raise HidaError(f"--metrics names none; choose from {', '.join(_ALL)}.")
-    device, target = choose_device(command.device), command.target
-    tune(device)
-    if target.suffix == ".zip":
-        target = prepared_folder(target)
-    wanted = [metric.key for metric in METRICS if metric.key in command.metrics]
-    prediction, names = command.pred, None
-    if prediction is None:
-        load_networks(wanted, device)
-        prediction = command.out / "sketches"
-        names = draw(command.weights, target, prediction, device, command.limit, command.split)
-    pairs, remarks = find_pairs(prediction, target, command.photos, command.only_common, names)
-    if command.split == "held_out":
+    Raises:
+        HidaError: pairs do not fit together, or a network or weights are missing.
+    """
+    where = prepared_folder(target) if target.suffix == ".zip" else target
+    wanted = [metric.key for metric in METRICS if metric.key in metrics]
+    folder, names = prediction, None
+    if weights is not None:
+        load_networks(wanted, device)  # what is missing is told before anything is drawn
+        folder = out / "sketches"
+        names = draw(weights, where, folder, device, limit, split)
+    assert folder is not None
+    pairs, remarks = find_pairs(folder, where, photos, only_common, names)
+    if split == "held_out":
         remarks.append("the pairs are of the training split, held out from these weights' training")
-    if command.limit:
-        remarks.append(f"the {len(pairs):,} pairs are spread evenly over the split (--limit {command.limit})")
-    store = Store(_cache_path(command.cache))
+    if limit:
+        remarks.append(f"the {len(pairs):,} pairs are spread evenly over the split (--limit {limit})")
+    store = Store(_cache_path(cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
-            scores = score(pairs, wanted, store, device, command.resize, bar.update)
+            scores = score(pairs, wanted, store, device, resize, bar.update)
     finally:
         store.close()
     result = {
-        "label": command.label or _folder_label(Path(command.weights or prediction)),
-        "prediction": command.weights or str(command.pred),
-        "target": str(command.target),
+        "label": label or _folder_label(Path(weights or folder)),
+        "prediction": weights or str(prediction),
+        "target": str(target),
         "remarks": remarks,
         **summarise(pairs, scores, wanted),
     }
-    write_json(command.out / "scores.json", result)
-    text = markdown(result)
-    write_bytes(command.out / "scores.md", text.encode())
-    write_bytes(command.out / "report.html", html_report(result, pairs).encode())
-    print(text)
-    print(f"written: {', '.join(str(command.out / name) for name in ('scores.json', 'scores.md', 'report.html'))}")
+    write_json(out / "scores.json", result)
+    write_bytes(out / "scores.md", markdown(result).encode())
+    write_bytes(out / "report.html", html_report(result, pairs).encode())
+    return result
 
 
 def spread(pairs: Sequence[PreparedPair], limit: int) -> list[PreparedPair]:
@@ -151,8 +117,6 @@ def draw(
         HidaError: the target is no prepared data set, the weights cannot be loaded or held nothing out, or the folder
             holds other files.
     """
-    from hida.drawing.sketcher import Sketcher
-
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
@@ -214,7 +178,3 @@ def _cache_path(given: str | None) -> Path | None:
 
 def _folder_label(folder: Path) -> str:
     return folder.resolve().name or str(folder)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -121,7 +121,7 @@ def _batches(images: Any) -> Iterator[Tensor]:
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
     """Every picture below ``folder`` by suffix, hidden ones left out, sorted; HidaError where there is none."""
-    from hida.data.images import IMAGE_SUFFIXES
+    from hida.images.io import IMAGE_SUFFIXES
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -140,7 +140,7 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _files_by_size(paths: Sequence[str | os.PathLike[str]]) -> Iterable[Tensor]:
     """uint8 RGB batches in order; a batch ends where the size changes."""
-    from hida.data.images import read_image
+    from hida.images.io import read_image
 
     waiting: list[Tensor] = []
     for path in paths:

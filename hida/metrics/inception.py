@@ -196,7 +196,7 @@ _Layer = tuple[Tensor, Tensor, Tensor, Tensor]  # kernel, then the batch norm's 
 
 def _state_layers(path: Path) -> Iterable[_Layer]:
     """Layers of the usual PyTorch state dictionary, in the order of its convolutions."""
-    from hida.pickles import load_state
+    from hida.weights.foreign import load_state
 
     state = load_state(path)
     for name, weight in state.items():

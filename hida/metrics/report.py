@@ -122,7 +122,7 @@ def _figure(pair: Pair, value: str) -> str:
 
 
 def _picture(path: Path) -> str:
-    from hida.data.images import read_image
+    from hida.images.io import read_image
 
     image = read_image(path)
     image.thumbnail((256, 256))

@@ -237,7 +237,7 @@ def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[n
 
 
 def _read_grey(path: Path) -> np.ndarray:
-    from hida.data.images import read_image
+    from hida.images.io import read_image
 
     return np.array(read_image(path).convert("L"))
 

@@ -1,12 +1,10 @@
-"""The generator and the discriminator, built from a configuration or a preset's name."""
+"""Build the generator and the discriminator from a configuration or a preset's name."""
 
 from __future__ import annotations
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
-
-__all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator"]
 
 
 def build_generator(config: Config | GeneratorConfig | str) -> Generator:

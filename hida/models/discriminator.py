@@ -9,7 +9,7 @@ from torch.nn import functional
 from hida.config import DiscriminatorConfig
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
-from hida.ops.library import channels_last_on_cpu
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 SLOPE = 0.2
 """of every leaky ReLU"""

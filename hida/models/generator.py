@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from hida.config import GeneratorConfig
 from hida.models.conditions import depth_pyramid, style_at, style_weights
 from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
-from hida.nn.ablation import activation
+from hida.nn.activation import activation
 from hida.ops.checks import OpError
-from hida.ops.library import channels_last_on_cpu
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""

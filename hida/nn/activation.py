@@ -1,12 +1,23 @@
-"""metaACON: ACON whose switch is computed from the feature map itself, one a channel."""
+"""Activations that stand before a convolution: metaACON, whose switch is one per channel, and (leaky) ReLU."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hida.ops import info_acon
-from hida.ops.plane_mean import plane_mean
+from hida.ops.cpu.plane_mean import plane_mean
+
+Activation = Literal["info_acon", "meta_acon", "relu"]
+
+
+def activation(kind: Activation, channels: int, slope: float = 0.0) -> nn.Module:
+    """Return the activation before a convolution: metaACON, or a (leaky) ReLU for "relu"."""
+    if kind == "relu":
+        return nn.LeakyReLU(slope) if slope else nn.ReLU()
+    return MetaACON(channels)
 
 
 class MetaACON(nn.Module):

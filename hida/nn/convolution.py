@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hida.ops.convolution import conv2d, conv_transpose2d
+from hida.ops.cpu.convolution import conv2d, conv_transpose2d
 
 
 class Conv2d(nn.Conv2d):

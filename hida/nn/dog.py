@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hida.ops import deform_conv2d
-from hida.ops.library import channels_last_on_cpu
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 
 class DOG(nn.Module):

@@ -58,11 +58,6 @@ def instruction_set() -> str:
     return function().decode()
 
 
-def channels_last_on_cpu(x: Tensor) -> bool:
-    """Say whether the channels of a pixel lie side by side, on a CPU: what some kernels are only written for."""
-    return x.device.type == "cpu" and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) != 1
-
-
 def wanted(needed: Sequence[bool]) -> int:
     """Pack which gradients are needed as the backward operators take it."""
     return sum(1 << i for i, need in enumerate(needed) if need)

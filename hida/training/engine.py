@@ -8,8 +8,8 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from hida.data.augment import draw_plan, planned_batch
 from hida.data.dataset import PairTensors
+from hida.data.framing import draw_plan, planned_batch
 from hida.errors import HidaError
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hida.data.augment import Batch
+from hida.data.framing import Batch
 from hida.errors import HidaError
 from hida.files import atomic_path, write_bytes
-from hida.pictures import sheet, to_image
+from hida.images.sheet import sheet, to_image
 from hida.training.state import TrainingState
 
 

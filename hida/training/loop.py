@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hida import checkpoint
 from hida.config import Config
-from hida.data.augment import Batch, centred_batch
 from hida.data.dataset import PairTensors
+from hida.data.framing import Batch, centred_batch
 from hida.errors import HidaError
 from hida.training import restart
 from hida.training.clock import Clock, StopFlag
@@ -20,6 +19,7 @@ from hida.training.engine import Engine
 from hida.training.journal import Journal
 from hida.training.schedule import learning_rate
 from hida.training.state import TrainingState
+from hida.weights import checkpoint
 
 HELD_OUT_BATCH = 8
 

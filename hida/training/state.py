@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hida import losses
-from hida.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 from hida.config import Config, OptimizerConfig
-from hida.data.augment import Batch
+from hida.data.framing import Batch
 from hida.metrics.lpips import load_lpips
 from hida.models import build_discriminator, build_generator
 from hida.ops.dispatch import selected
+from hida.training import losses
 from hida.training.distributed import World
 from hida.training.schedule import learning_rates, mixed_seed
+from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hida.weights.registry import Archive
+from hida.weights.package_index import Archive
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Basis:
-    """The morphable model's basis, computed from a registry package by ``hida.weights.basis.extract_basis``."""
+    """The morphable model's basis, computed from a registry package by ``hida.weights.bfm.extract_basis``."""
 
     archive: Archive
 

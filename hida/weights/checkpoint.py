@@ -23,7 +23,8 @@ from torch import Tensor
 from hida.config import Config, ConfigError, from_dict
 from hida.errors import HidaError
 from hida.files import atomic_path
-from hida.models import Generator, build_generator
+from hida.models import build_generator
+from hida.models.generator import Generator
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from small_set import prepared
 
-from hida import pack, weights
-from hida.checkpoint import load_generator
-from hida.errors import run_command
+from hida import weights
+from hida.cli import pack
+from hida.cli.run import run_command
 from hida.ops import library
+from hida.weights.checkpoint import load_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bench/gpu"))

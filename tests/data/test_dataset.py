@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hida.data.alignment import IDENTITY, TEMPLATE
 from hida.data.dataset import load_pairs, split_holdout
-from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.errors import HidaError
+from hida.images.alignment import IDENTITY, TEMPLATE
+from hida.images.io import write_png
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hida import pack as command
-from hida.data.alignment import IDENTITY, TEMPLATE
-from hida.data.images import write_png
+from hida.cli import pack as command
+from hida.cli.run import run_command
 from hida.data.packed import RECORD, pack, prepared_folder
 from hida.data.prepared import INDEX, PreparedPair, PreparedSet
-from hida.errors import HidaError, run_command
+from hida.errors import HidaError
+from hida.images.alignment import IDENTITY, TEMPLATE
+from hida.images.io import write_png
 
 
 @pytest.fixture

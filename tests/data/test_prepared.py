@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hida.data.alignment import IDENTITY, TEMPLATE
-from hida.data.images import write_png
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.errors import HidaError
+from hida.images.alignment import IDENTITY, TEMPLATE
+from hida.images.io import write_png
 
 
 @pytest.fixture

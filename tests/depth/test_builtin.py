@@ -7,18 +7,11 @@ from PIL import Image
 from torch import nn
 
 import hida.depth as depth
-from hida.data.alignment import TEMPLATE, apply, similarity
-from hida.depth.builtin import (
-    SIDE,
-    BuiltinDepth,
-    DepthNet,
-    expected_points,
-    frame_to_crop,
-    square_to_crop,
-)
-from hida.depth.lessons import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
-from hida.depth.train_builtin import loss, recalibrate, save_weights
+from hida.depth.builtin.lessons import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
+from hida.depth.builtin.network import SIDE, BuiltinDepth, DepthNet, expected_points, frame_to_crop, square_to_crop
+from hida.depth.builtin.train import loss, recalibrate, save_weights
 from hida.errors import HidaError
+from hida.images.alignment import TEMPLATE, apply, similarity
 from hida.weights import find
 
 COLOURS = np.eye(3) * 255  # left eye red, right eye green, mouth blue
@@ -334,7 +327,7 @@ def test_mirrored_and_turned_photos_give_mirrored_and_turned_answers(model, astr
 
 
 def test_the_batch_agrees_with_the_face_put_in_the_frame(model, astronaut):
-    from hida.data.alignment import warp
+    from hida.images.alignment import warp
 
     face = model.faces(astronaut)[0]
     matrix = similarity(face.points)

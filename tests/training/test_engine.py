@@ -17,8 +17,8 @@ from hida.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from hida.data.augment import random_batch
 from hida.data.dataset import PairTensors
+from hida.data.framing import random_batch
 from hida.training.distributed import World
 from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
 from hida.training.schedule import batch_indices, mixed_seed

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hida import losses
-from hida.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 from hida.config import (
     Config,
     DiscriminatorConfig,
@@ -19,11 +17,13 @@ from hida.config import (
     TrainConfig,
     from_dict,
 )
-from hida.data.augment import Batch
+from hida.data.framing import Batch
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
+from hida.training import losses
 from hida.training.distributed import World
 from hida.training.state import LOSSES, TrainingState
+from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 
 ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = Config(

@@ -6,15 +6,15 @@ import shutil
 
 import pytest
 import torch
-from test_train import assert_same_checkpoints, data, hida_train  # noqa: F401
+from runs import assert_same_checkpoints, hida_train
 
-from hida.checkpoint import checkpoint_path, checkpoint_paths, load
-from hida.errors import run_command
-from hida.weights import __main__ as command
+from hida.cli import weights as command
+from hida.cli.run import run_command
+from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):  # noqa: F811
+def run(data, tmp_path_factory):
     """A finished run with checkpoints of iterations 4, 6 and 8."""
     out = tmp_path_factory.mktemp("run")
     assert hida_train(data, out, "--train.checkpoint-epochs", "1") == 0

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from hida import weights
-from hida.errors import HidaError, run_command
-from hida.weights import __main__ as weights_command
-from hida.weights import registry
-from hida.weights import table as weights_table
-from hida.weights.registry import Archive
-from hida.weights.table import ASSETS, Alternative, Asset, Member, Url
+from hida.cli import weights as weights_command
+from hida.cli.run import run_command
+from hida.errors import HidaError
+from hida.weights import assets as weights_table
+from hida.weights import locate
+from hida.weights import package_index as registry
+from hida.weights.assets import ASSETS, Alternative, Asset, Member, Url
+from hida.weights.package_index import Archive
 
 CONTENT = b"weights" * 1000
 EVIL = b"import pathlib; pathlib.Path('executed').write_text('x')\n"
@@ -45,7 +47,7 @@ def places(tmp_path, monkeypatch):
         folder.mkdir()
     monkeypatch.setenv("HIDA_WEIGHTS", f"{folders[0]}:{folders[1]}")
     monkeypatch.setenv("HIDA_CACHE", str(folders[2]))
-    monkeypatch.setattr(weights, "ASSET_FOLDER", folders[3])
+    monkeypatch.setattr(locate, "ASSET_FOLDER", folders[3])
     monkeypatch.setitem(ASSETS, "thing", asset())
     monkeypatch.chdir(tmp_path)
     return folders
@@ -312,7 +314,7 @@ def test_the_table_is_whole():
 
 
 def test_packaged_files_are_the_ones_in_the_table():
-    folder = weights.ASSET_FOLDER
+    folder = locate.ASSET_FOLDER
     for name in ("faceboxes", "depth"):
         files = [file for file in ASSETS[name].files if (folder / file.filename).is_file()]
         assert files, f"{name} is not packaged"

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from hida.data.alignment import apply, compose, similarity, warp
-from hida.data.images import image_files, read_image
-from hida.depth.builtin import SIDE, frame_to_crop
+from hida.depth.builtin.network import SIDE, frame_to_crop
 from hida.depth.tddfa import TDDFA
 from hida.errors import HidaError
+from hida.images.alignment import apply, compose, similarity, warp
+from hida.images.io import image_files, read_image
 
 # The cached picture shows this many times the canonical crop, so that shifted and shrunken crops find pixels.
 CACHE_SIDE, CACHE_GROW = 288, 1.6

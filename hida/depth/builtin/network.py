@@ -1,7 +1,7 @@
 """The built-in depth predictor: a small network that imitates 3DDFA_V2, without its basis, its licence or its mesh.
 
 One pass over a 128×128 face crop gives the depth, the face's mask and three points. Trained by
-:mod:`hida.depth.train_builtin`; the weights ship with HIDA (see hida/assets/depth.md).
+:mod:`hida.depth.builtin.train`; the weights ship with HIDA (see hida/assets/depth.md).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hida.data.alignment import compose, invert, similarity, warp
 from hida.depth.face import Face, FaceModel
 from hida.depth.faceboxes import FaceBoxes, check_photo
 from hida.errors import HidaError
-from hida.pickles import fill, load_state
+from hida.images.alignment import compose, invert, similarity, warp
 from hida.weights import find
+from hida.weights.foreign import fill, load_state
 
 SIDE = 128
 # The crop's place in the aligned 250×250 frame: it holds the 3DDFA mesh of every FS2K face, profiles included.

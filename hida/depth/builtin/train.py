@@ -1,60 +1,25 @@
-"""Train the built-in depth predictor: photos in, 3DDFA_V2's depth, mask and points as the teacher.
-
-    python -m hida.depth.train_builtin --photos FS2K --out depth.safetensors
-
-A folder that holds anno_train.json is read as FS2K: its training pairs only, and 100 test photos for the last report.
-Needs the 3DDFA weights (``hida weights fetch tddfa --accept-licence``). 1,058 photos, 1,150 steps: 20 minutes on one
-CPU core.
-"""
+"""Train the built-in depth predictor: photos in, 3DDFA_V2's depth, mask and points as the teacher."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from hida.depth.builtin import CROP_SIDE, DepthNet, expected_points
-from hida.depth.lessons import Faces, augment, list_photos, plain, teach
+from hida.depth.builtin.lessons import Faces, augment, list_photos, plain, teach
+from hida.depth.builtin.network import CROP_SIDE, DepthNet, expected_points
+from hida.depth.builtin.options import Options
 from hida.depth.tddfa import TDDFA
-from hida.errors import HidaError, run_command
+from hida.errors import HidaError
 from hida.files import atomic_path
-
-
-@dataclass(frozen=True)
-class Options:
-    """Train the built-in depth predictor."""
-
-    photos: tuple[Path, ...]
-    """Folders of face photos; one that holds anno_train.json is read as FS2K."""
-    out: Path
-    """The .safetensors file to write (EMA weights, float16)."""
-    steps: int = 1150
-    batch: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    ema: float = 0.995
-    held_out: int = 58
-    """Photos kept out of training and measured at the end."""
-    test: int = 100
-    """FS2K test photos measured at the end."""
-    seed: int = 0
-    device: str = "cpu"
-    amp: bool = True
-    """bfloat16 autocast."""
-    checkpoint: Path | None = None
-    """Saved every 200 steps, and resumed from when it exists."""
 
 
 def loss(network: DepthNet, photo: Tensor, depth: Tensor, points: Tensor) -> dict[str, Tensor]:
@@ -174,8 +139,12 @@ def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
     return averaged.module, time.perf_counter() - start
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = tyro.cli(Options, args=argv, prog="python -m hida.depth.train_builtin")
+def run(options: Options) -> dict[str, Any]:
+    """Train and save the predictor; return the report: sizes, minutes, errors on held-out and test photos.
+
+    Raises:
+        HidaError: fewer photos than are held out, or the teacher's weights are missing.
+    """
     photos, test = list_photos(options.photos)
     order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(options.seed)).tolist()
     if len(photos) <= options.held_out:
@@ -192,8 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if test and options.test:
         some = np.random.default_rng(options.seed).permutation(len(test))[: options.test]
         report["test"] = measure(network, teach([test[i] for i in some], teacher, "test faces"))
-    print(json.dumps(report, indent=2))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+    return report

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hida.ops import dispatch, library, to_one
+from hida.ops import dispatch, library
+from hida.ops.cpu import to_one
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 FEW = 256
 """pixels of the whole batch up to which the kernels for few pixels are the faster ones"""
@@ -42,7 +44,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if to_one.fits(x, weight, transposed=True):
         return to_one.to_one(x, weight, bias, transposed=True)
     trains = torch.is_grad_enabled() and bias is not None and bias.requires_grad
-    if trains and library.channels_last_on_cpu(x) and dispatch.native(x, weight, bias):
+    if trains and channels_last_on_cpu(x) and dispatch.native(x, weight, bias):
         if torch.is_autocast_enabled("cpu"):
             x, weight, bias = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
         with torch.autocast("cpu", enabled=False):

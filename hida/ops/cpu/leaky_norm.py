@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hida.ops import checks, dispatch, library
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 
 def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 1e-5) -> Tensor:
@@ -20,7 +21,7 @@ def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 
     x: (N, C, H, W) → (N, C, H, W). A slope of 1 is no activation at all. The native kernel takes channels_last
     tensors on a CPU and computes in float32 (float64 for float64 input); everything else is PyTorch's.
     """
-    if library.channels_last_on_cpu(x) and dispatch.native(x):
+    if channels_last_on_cpu(x) and dispatch.native(x):
         return torch.ops.hida.leaky_norm(x, before, after, eps)[0]
     return leaky_norm_reference(x, before, after, eps)
 

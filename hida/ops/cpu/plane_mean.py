@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from hida.ops import dispatch, library
+from hida.ops.cpu.layout import channels_last_on_cpu
 
 
 def plane_mean(x: Tensor) -> Tensor:
     """Average (N, C, H, W) over H×W: (N, C, 1, 1), in the dtype of ``x``."""
-    if library.channels_last_on_cpu(x) and dispatch.native(x):
+    if channels_last_on_cpu(x) and dispatch.native(x):
         mean = torch.ops.hida.plane_sums(x) / (x.shape[2] * x.shape[3])
         return mean.to(x.dtype)[:, :, None, None]
     return x.mean((2, 3), keepdim=True)

@@ -1,49 +1,24 @@
-"""Write weights of the released network as the authors' code reads them.
-
-hida export-released released.safetensors released.ckpt
-hida export-released runs/mine mine.ckpt
-"""
+"""Write weights of the released network under the authors' names."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 
-from hida import checkpoint, released
-from hida.checkpoint import Checkpoint, CheckpointError
 from hida.config import GeneratorConfig
-from hida.errors import run_command
-from hida.files import atomic_path
-from hida.released import ReleasedError
-
-
-@dataclass(frozen=True)
-class Command:
-    """Write a Lightning checkpoint with the authors' names, which their code and import-released both read."""
-
-    weights: tyro.conf.Positional[Path]
-    """weights or checkpoint file of the released network, or a run's folder"""
-    out: tyro.conf.Positional[Path]
-    """the .ckpt to write"""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command ``hida export-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida export-released")
-    loaded = checkpoint.load_weights(command.weights)
-    state, remarks = convert(loaded)
-    with atomic_path(command.out) as temporary:
-        torch.save({"epoch": 0, "global_step": int(loaded.state.get("iteration", 0)), "state_dict": state}, temporary)
-    for remark in remarks:
-        print(remark)
-    print(f"written: {command.out}")
+from hida.weights import checkpoint
+from hida.weights.checkpoint import Checkpoint, CheckpointError
+from hida.weights.released.layout import (
+    ReleasedError,
+    discriminator_layout,
+    generator_layout,
+    own_shapes,
+    to_theirs,
+    unused_shapes,
+)
 
 
 def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
@@ -62,11 +37,11 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
             "compute something else with it."
         )
     remarks = []
-    layout = released.generator_layout(config)
-    own = _fitting(checkpoint.generator_tensors(loaded), released.own_shapes(config), loaded.path)
-    state = released.to_theirs(layout, own)
+    layout = generator_layout(config)
+    own = _fitting(checkpoint.generator_tensors(loaded), own_shapes(config), loaded.path)
+    state = to_theirs(layout, own)
     kept = loaded.part("unused")
-    shapes = released.unused_shapes(config)
+    shapes = unused_shapes(config)
     # An imported file says which of them its checkpoint had.
     empty = [name for name in loaded.state.get("unused", shapes) if name in shapes and name not in kept]
     if empty:
@@ -74,8 +49,8 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     state |= {name: torch.zeros(shapes[name]) for name in empty} | kept
     judge = loaded.part("discriminator")
     if judge:
-        own = _fitting(judge, released.own_shapes(loaded.config.discriminator), loaded.path)
-        state |= released.to_theirs(released.discriminator_layout(), own)
+        own = _fitting(judge, own_shapes(loaded.config.discriminator), loaded.path)
+        state |= to_theirs(discriminator_layout(), own)
     else:
         remarks.append("these weights have no discriminator, so the file has none either")
     return {
@@ -88,7 +63,3 @@ def _fitting(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], pat
         if name not in shapes or name not in tensors or tuple(tensors[name].shape) != shapes[name]:
             raise CheckpointError(f"'{path}' does not fit its configuration: {name}.")
     return tensors
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,70 +1,37 @@
-"""Turn the authors' released checkpoint into this project's weights.
-
-hida import-released _ckpt_epoch_749.ckpt released.safetensors
-hida sketch photo.jpg --weights released.safetensors
-"""
+"""Read the authors' released checkpoint as this project's configuration and tensors."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import re
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
-from hida import checkpoint, released
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
-from hida.errors import run_command
-from hida.files import write_json
-from hida.released import DISCRIMINATOR, GENERATOR, ReleasedError
+from hida.weights.released.layout import (
+    DISCRIMINATOR,
+    GENERATOR,
+    NOT_NETWORK,
+    ReleasedError,
+    discriminator_layout,
+    generator_layout,
+    own_shapes,
+    source_shape,
+    to_own,
+    unused_shapes,
+)
 
 # What Lightning checkpoints hold beside tensors, as data: the command line, and numbers of a monitored metric.
 _PLAIN = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
 _NUMPY_SCALAR = [
     (np.float64(0).__reduce__()[0], f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")
 ]
-
-
-@dataclass(frozen=True)
-class Command:
-    """Read the authors' checkpoint, every tensor by its name and shape, and write it as weights of this project."""
-
-    ckpt: tyro.conf.Positional[Path]
-    """the released PyTorch Lightning checkpoint; nothing in it is executed"""
-    out: tyro.conf.Positional[Path]
-    """weights file to write (.safetensors), or a folder for weights.safetensors and config.json"""
-    keep_unused: bool = True
-    """also store what the network never uses, so that export-released gives the same file back"""
-    unused: tuple[str, ...] = ()
-    """further modules to leave aside, by the beginning of their names, instead of refusing them"""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command ``hida import-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida import-released")
-    state = read(command.ckpt)
-    config, tensors, unused = convert(state, command.ckpt, command.unused)
-    numbers = sum(value.numel() for value in unused.values())
-    used = sum(value.numel() for name, value in tensors.items() if name.startswith("generator."))
-    if command.keep_unused:
-        tensors |= {f"unused.{name}": value for name, value in unused.items()}
-    folder = command.out.suffix != ".safetensors"
-    target = command.out / "weights.safetensors" if folder else command.out
-    source = {"released": command.ckpt.name, "unused": sorted(unused)}
-    checkpoint.save(target, checkpoint.WEIGHTS, config, source, tensors)
-    if folder:
-        write_json(command.out / "config.json", config.to_dict())
-    print("\n".join(f"not used: {name} {tuple(unused[name].shape)}" for name in sorted(unused)))
-    print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(unused)} other tensors are not")
-    print(f"written: {target}")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -101,14 +68,14 @@ def convert(
     """
     config = _config(state, path)
     layouts = {
-        "generator": (config.generator, released.generator_layout(config.generator)),
-        "discriminator": (config.discriminator, released.discriminator_layout()),
+        "generator": (config.generator, generator_layout(config.generator)),
+        "discriminator": (config.discriminator, discriminator_layout()),
     }
     wanted: dict[str, tuple[int, ...]] = {}
     for part, layout in layouts.values():
-        shapes = released.own_shapes(part)
+        shapes = own_shapes(part)
         for name, source in layout.items():
-            wanted.update(dict.fromkeys(source.names, released.source_shape(shapes[name], source)))
+            wanted.update(dict.fromkeys(source.names, source_shape(shapes[name], source)))
     missing = [name for name in wanted if name not in state]
     if missing:
         raise ReleasedError(f"'{path}' lacks {_some(missing)}; give the whole released checkpoint.")
@@ -119,9 +86,9 @@ def convert(
             )
         if not torch.isfinite(state[name]).all():
             raise ReleasedError(f"'{path}' holds values that are not finite, in {name}.")
-    known = tuple(released.unused_shapes(config.generator))
+    known = tuple(unused_shapes(config.generator))
     aside = {name: value for name, value in state.items() if name not in wanted}
-    unknown = [name for name in aside if name not in known and not name.startswith((*released.NOT_NETWORK, *further))]
+    unknown = [name for name in aside if name not in known and not name.startswith((*NOT_NETWORK, *further))]
     if unknown:
         raise ReleasedError(
             f"'{path}' holds what the released network does not have: {_some(unknown)}; if it is not used, name it "
@@ -130,7 +97,7 @@ def convert(
     tensors = {
         f"{part}.{name}": value
         for part, (_, layout) in layouts.items()
-        for name, value in released.to_own(layout, state).items()
+        for name, value in to_own(layout, state).items()
     }
     return config, tensors, aside
 
@@ -166,7 +133,3 @@ def _refusal(message: str) -> str:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hida.config import DiscriminatorConfig, GeneratorConfig
 from hida.errors import HidaError
-from hida.models import Discriminator, Generator
+from hida.models.discriminator import Discriminator
+from hida.models.generator import Generator
 
 GENERATOR, DISCRIMINATOR = "Generator.", "Discrimanator.discriminator_0."
 NOT_NETWORK = ("criterion",)

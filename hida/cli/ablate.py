@@ -1,0 +1,45 @@
+"""Train the paper's ablations under one budget, score them, and lay the results side by side.
+
+    hida ablate --data data/fs2k --budget 600
+    hida ablate --data data/fs2k --presets leaky metaacon infoacon --budget 600 --seeds 0 1 2
+    hida ablate --data data/fs2k --budget 4 --base-width 12 --limit 100
+
+Every network is trained for the same number of iterations, on the same pairs in the same order, by one recipe; only the
+generator is the preset's. The number follows from the budget and from the speed of all
+the networks in their first iterations. OUT receives plan.json, runs/, table.md, table.json and figure.png; the same
+command continues a stopped one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tyro
+
+from hida.errors import HidaError
+from hida.training.options import AblationOptions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida ablate``."""
+    options = tyro.cli(AblationOptions, args=argv, prog="hida ablate", description=__doc__)
+    _require(options)
+    from hida.device import choose_device
+    from hida.training.ablation import FILES, ablate
+
+    print(ablate(options, choose_device(options.device)))
+    print(f"written: {', '.join(str(options.out / name) for name in FILES)}")
+
+
+def _require(options: AblationOptions) -> None:
+    if (options.budget is None) == (options.iterations is None):
+        raise HidaError("Give either --budget MINUTES or --iterations N.")
+    if options.budget is not None and not 0 < options.budget < math.inf:
+        raise HidaError(f"--budget must be a number of minutes above 0; it is {options.budget:g}.")
+    if options.iterations is not None and options.iterations < 1:
+        raise HidaError(f"--iterations must be 1 or more; it is {options.iterations}.")
+    for name in ("presets", "seeds", "metrics"):
+        values = getattr(options, name)
+        if not values or len(set(values)) < len(values):
+            raise HidaError(f"--{name} must name one or more, each once.")

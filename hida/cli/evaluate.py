@@ -1,0 +1,94 @@
+"""Score sketches against their targets under one written protocol.
+
+    hida evaluate --pred DIR --target DIR                    anybody's sketches against a folder of targets
+    hida evaluate --pred DIR --target PREPARED               ... against the test split of a prepared data set
+    hida evaluate --weights small --target PREPARED          draw the test split first, then score it
+    hida evaluate --weights RUN --target PREPARED --split held_out    ... the pairs that RUN held out, to tune by
+
+Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is kept by the content of its images, so a
+stopped run goes on where it was and a second run measures only what is new. Definitions: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from hida.errors import HidaError
+from hida.training.options import METRICS, MetricName
+
+
+@dataclass(frozen=True)
+class Command:
+    """Score sketches against their targets: FID, KID, LPIPS, SCOOT, FSIM; overall and per style."""
+
+    target: Path
+    """folder of target sketches, or a prepared data set or a pack of it (its test split, with styles and photos)"""
+    pred: Path | None = None
+    """folder of sketches to score, named like the targets"""
+    weights: str | None = None
+    """draw the test split of a prepared data set with these weights instead: a built-in name, a file or a folder"""
+    photos: Path | None = None
+    """folder of photos to show in the report, named like the targets"""
+    out: Path = Path("evaluation")
+    """folder for scores.json, scores.md, report.html and, with --weights, the sketches drawn"""
+    label: str | None = None
+    """name of this evaluation in tables; by default the folder of sketches or the weights"""
+    metrics: tuple[MetricName, ...] = METRICS
+    """what to measure; scoot and fsim need no weights"""
+    split: Literal["test", "held_out"] = "test"
+    """with --weights: the test split, or the training pairs that were held out when these weights were trained, which
+    is what to choose between trainings by"""
+    limit: int = 0
+    """with --weights: draw and score this many pairs, evenly spread over the split (0: all)"""
+    only_common: bool = False
+    """score the names that both folders have instead of refusing unpaired ones"""
+    resize: bool = False
+    """bring sketches of another size to their targets' (bicubic, antialiased) instead of refusing them"""
+    device: str = "auto"
+    """cpu, cuda, or auto"""
+    cache: str | None = None
+    """file that keeps results by content, or "none"; by default metrics.sqlite in the cache folder"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida evaluate``."""
+    command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
+    if (command.pred is None) == (command.weights is None):
+        raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
+    from hida.device import choose_device, tune
+    from hida.metrics.evaluation import FILES, evaluate
+    from hida.metrics.pairing import is_prepared
+    from hida.metrics.report import markdown
+
+    if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
+        raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
+    if command.limit < 0 or (command.limit and command.weights is None):
+        raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
+    if command.split != "test" and command.weights is None:
+        raise HidaError("--split chooses what --weights draws; it has no effect with --pred.")
+    if not command.metrics:
+        raise HidaError(f"--metrics names none; choose from {', '.join(METRICS)}.")
+    device = choose_device(command.device)
+    tune(device)
+    result = evaluate(
+        command.target,
+        command.out,
+        prediction=command.pred,
+        weights=command.weights,
+        metrics=command.metrics,
+        photos=command.photos,
+        label=command.label,
+        split=command.split,
+        limit=command.limit,
+        only_common=command.only_common,
+        resize=command.resize,
+        device=device,
+        cache=command.cache,
+    )
+    print(markdown(result))
+    print(f"written: {', '.join(str(command.out / name) for name in FILES)}")

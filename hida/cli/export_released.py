@@ -1,0 +1,41 @@
+"""Write weights of the released network as the authors' code reads them.
+
+hida export-released released.safetensors released.ckpt
+hida export-released runs/mine mine.ckpt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write a Lightning checkpoint with the authors' names, which their code and import-released both read."""
+
+    weights: tyro.conf.Positional[Path]
+    """weights or checkpoint file of the released network, or a run's folder"""
+    out: tyro.conf.Positional[Path]
+    """the .ckpt to write"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida export-released``."""
+    command = tyro.cli(Command, args=argv, prog="hida export-released")
+    import torch
+
+    from hida.files import atomic_path
+    from hida.weights import checkpoint
+    from hida.weights.released.exporting import convert
+
+    loaded = checkpoint.load_weights(command.weights)
+    state, remarks = convert(loaded)
+    with atomic_path(command.out) as temporary:
+        torch.save({"epoch": 0, "global_step": int(loaded.state.get("iteration", 0)), "state_dict": state}, temporary)
+    for remark in remarks:
+        print(remark)
+    print(f"written: {command.out}")

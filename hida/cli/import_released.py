@@ -1,0 +1,51 @@
+"""Turn the authors' released checkpoint into this project's weights.
+
+hida import-released _ckpt_epoch_749.ckpt released.safetensors
+hida sketch photo.jpg --weights released.safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Command:
+    """Read the authors' checkpoint, every tensor by its name and shape, and write it as weights of this project."""
+
+    ckpt: tyro.conf.Positional[Path]
+    """the released PyTorch Lightning checkpoint; nothing in it is executed"""
+    out: tyro.conf.Positional[Path]
+    """weights file to write (.safetensors), or a folder for weights.safetensors and config.json"""
+    keep_unused: bool = True
+    """also store what the network never uses, so that export-released gives the same file back"""
+    unused: tuple[str, ...] = ()
+    """further modules to leave aside, by the beginning of their names, instead of refusing them"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida import-released``."""
+    command = tyro.cli(Command, args=argv, prog="hida import-released")
+    from hida.files import write_json
+    from hida.weights import checkpoint
+    from hida.weights.released.importing import convert, read
+
+    state = read(command.ckpt)
+    config, tensors, unused = convert(state, command.ckpt, command.unused)
+    numbers = sum(value.numel() for value in unused.values())
+    used = sum(value.numel() for name, value in tensors.items() if name.startswith("generator."))
+    if command.keep_unused:
+        tensors |= {f"unused.{name}": value for name, value in unused.items()}
+    folder = command.out.suffix != ".safetensors"
+    target = command.out / "weights.safetensors" if folder else command.out
+    source = {"released": command.ckpt.name, "unused": sorted(unused)}
+    checkpoint.save(target, checkpoint.WEIGHTS, config, source, tensors)
+    if folder:
+        write_json(command.out / "config.json", config.to_dict())
+    print("\n".join(f"not used: {name} {tuple(unused[name].shape)}" for name in sorted(unused)))
+    print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(unused)} other tensors are not")
+    print(f"written: {target}")

@@ -1,0 +1,73 @@
+"""Show what the modules do inside the network (the paper's Fig. 7).
+
+hida inspect photo.jpg
+hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
+
+Writes NAME_features.png: for every decoder level the map before and after InfoACON, θ, γ, β, the level's result and the
+offsets of DOG; and NAME_modules.png: the sketch with all modules and without each, and what each changes. A module is
+switched off by replacing what it computes from the picture by its mean over the picture, and DOG by sampling where an
+ordinary convolution does. The face's view is shown, or the first of a photo without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from hida.cli.photos import Frame, list_photos, name_targets
+from hida.errors import HidaError
+from hida.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show activations, θ, γ, β and DOG offsets of every level, and the sketch without each module."""
+
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    """photos, or folders of photos"""
+    style: int = 1
+    """style to draw, from 1"""
+    out: Path = Path("inspection")
+    """folder to write to"""
+    weights: str = "small"
+    """built-in weights by name, a weights or checkpoint file, or a run's folder"""
+    depth: str = "auto"
+    """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
+    frame: Frame = "auto"
+    """auto and face show the face's view; whole: the first view of the photo as it is"""
+    device: str = "auto"
+    """cpu, cuda, or auto"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida inspect``."""
+    command = tyro.cli(Command, args=argv, prog="hida inspect", description=__doc__)
+    import torch
+
+    from hida.cli.figures import features_figure, modules_figure, require_pyplot
+    from hida.device import choose_device
+    from hida.drawing.sketcher import Sketcher
+    from hida.models.inspection import ablations, features
+
+    photos = list_photos(command.photos)
+    if Path(command.depth).is_file() and len(photos) > 1:
+        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; inspect them one by one.")
+    pyplot = require_pyplot()
+    sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
+    sketcher.require_styles([command.style])
+    targets = name_targets(photos, command.out, ("_features", "_modules"))
+    for photo, (features_path, modules_path) in targets.items():
+        given = sketcher.main_view(photo, command.depth, command.frame)
+        style = torch.tensor([command.style - 1], device=sketcher.device)
+        figures = (
+            (features_path, features_figure(pyplot, features(sketcher.generator, *given, style))),
+            (modules_path, modules_figure(pyplot, given[0], ablations(sketcher.generator, *given, style))),
+        )
+        for path, figure in figures:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=110)
+            pyplot.close(figure)
+            print(path)

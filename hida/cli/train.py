@@ -1,0 +1,72 @@
+"""Train HIDA on a prepared data set.
+
+    hida prepare fs2k FS2K data/fs2k
+    hida train --data data/fs2k --preset small --out runs/small
+    hida train --data data/fs2k --preset small --out runs/small --train.batch 8 --optimizer.learning-rate 1e-4
+    hida train --data data/fs2k --preset small --out runs/quick --optimizer.schedule elapsed --train.minutes 30
+    torchrun --nproc_per_node=2 -m hida.train --data data/fs2k --preset released --out runs/released
+
+The folder of the run receives config.json, log.jsonl, samples/, checkpoints/ and at the end weights.safetensors.
+Calling the same command again continues from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import tyro
+
+from hida.config import load_preset, presets
+from hida.training.options import RunOptions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command ``hida train``."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    command, began = parse(words), time.monotonic()
+    from hida.device import choose_device
+    from hida.training import restart
+    from hida.training.distributed import World
+    from hida.training.engine import WARM_UP, CaptureFailed
+    from hida.training.run import train
+
+    world = World.join(choose_device(command.device))
+    try:
+        train(command, world)
+    except CaptureFailed as failure:
+        # Processes that have met cannot meet again one by one: there torchrun's user has to do it.
+        if world.size > 1 or not restart.is_own_command(words):
+            raise
+        print(
+            f"warning: the iteration could not be captured as a CUDA graph ({failure.reason}); the run starts again "
+            "without graphs, from the same state.",
+            file=sys.stderr,
+        )
+        restart.begin_again(_rest_of(command, time.monotonic() - began, WARM_UP))
+    finally:
+        world.leave()
+
+
+def parse(argv: list[str]) -> RunOptions:
+    """Read the command line over the preset that it names."""
+    preset = "small"
+    for position, word in enumerate(argv):
+        if word == "--preset" and position + 1 < len(argv):
+            preset = argv[position + 1]
+        elif word.startswith("--preset="):
+            preset = word.split("=", 1)[1]
+    default = RunOptions(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
+    description = f"{RunOptions.__doc__} Presets: {', '.join(presets())}."
+    return tyro.cli(RunOptions, args=argv, default=default, prog="hida train", description=description)
+
+
+def _rest_of(command: RunOptions, seconds: float, done: int) -> list[str]:
+    """Return the words that have the command do without graphs what it has not done up to the capture."""
+    words = ["--train.no-cuda-graph", "--resume", "auto"]
+    if command.time_limit:
+        words += ["--time-limit", f"{max(command.time_limit - seconds / 60, 1e-9):.9f}"]
+    if command.stop_after:
+        words += ["--stop-after", str(command.stop_after - done)]
+    return words

@@ -1,0 +1,1 @@
+"""The built-in depth predictor: its network, its training set and its training."""

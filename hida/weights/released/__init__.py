@@ -1,0 +1,1 @@
+"""The authors' released checkpoint: its layout, reading it, writing it."""

@@ -1,0 +1,57 @@
+"""The command hida: every name leads somewhere, and a wrong one is told in a sentence."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from hida import __version__
+from hida.cli.main import COMMANDS, main
+from hida.cli.run import run_command
+
+
+def test_help_names_every_command(capsys):
+    for words in ([], ["--help"], ["-h"]):
+        assert run_command(main, words) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert run_command(main, ["--version"]) == 0
+    assert capsys.readouterr().out == f"hida {__version__}\n"
+
+
+def test_a_misspelt_command_is_corrected(capsys):
+    assert run_command(main, ["skecth"]) == 2
+    assert capsys.readouterr().err == "hida: there is no command 'skecth'; did you mean 'sketch'?\n"
+    assert run_command(main, ["xyzzy"]) == 2
+    assert "the commands are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_main_and_a_help(name, capsys):
+    module = import_module(COMMANDS[name][0])
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    assert f"usage: hida {name}" in capsys.readouterr().out
+
+
+def test_info_prints_what_a_bug_report_needs(capsys):
+    assert run_command(main, ["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("hida", "torch", "CUDA", "native ops", "presets", "weights found"):
+        assert word in out
+
+
+def test_python_dash_m_gives_the_exit_status():
+    done = subprocess.run([sys.executable, "-m", "hida", "nosuch"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hida: there is no command")
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, hida; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

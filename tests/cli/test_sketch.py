@@ -1,0 +1,129 @@
+"""hida sketch: files in, files out, one sentence for every mistake."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hida import depth
+from hida.cli.run import run_command
+from hida.cli.sketch import main
+from hida.config import Config, GeneratorConfig
+from hida.depth.face import Face
+from hida.images.alignment import TEMPLATE
+from hida.models import build_generator
+from hida.weights import checkpoint
+
+
+class Plain(Face):
+    @property
+    def points(self):
+        return TEMPLATE.copy()
+
+    def depth(self, size, matrix=None):
+        return np.zeros((size[1], size[0]), np.float32)
+
+
+class Model:
+    def faces(self, photo):
+        return [Plain((60, 60, 190, 220), 0.9)] if photo.max() > 0 else []
+
+    def whole(self, photo):
+        return Plain((0, 0, 1, 1), 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth, "face_model", lambda method="auto", device="cpu": Model())
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    config = Config(generator=GeneratorConfig(base_width=2))
+    tensors = {f"ema.{k}": v for k, v in build_generator(config).state_dict().items()}
+    checkpoint.save(tmp_path / "tiny.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    (tmp_path / "photos").mkdir()
+    values = np.random.default_rng(1).integers(1, 256, (250, 250, 3), np.uint8)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(values).save(tmp_path / "photos" / name)
+    return tmp_path
+
+
+def run(*words):
+    return run_command(main, [*map(str, words), "--weights", "tiny.safetensors", "--device", "cpu"])
+
+
+def test_every_style_is_drawn_and_the_sheet_shows_them(folder, capsys):
+    assert run("photos/a.png", "--sheet") == 0
+    names = sorted(path.name for path in (folder / "sketches").iterdir())
+    assert names == ["a_sheet.png", "a_style1.png", "a_style2.png", "a_style3.png"]
+    assert capsys.readouterr().out.split() == [f"sketches/{n}" for n in (*names[1:], names[0])]
+    sheet = Image.open(folder / "sketches" / "a_sheet.png")
+    assert sheet.width > 5 * 250
+
+
+def test_a_folder_and_chosen_styles(folder):
+    assert run("photos", "--style", 3, 1, "--out", "x/y") == 0
+    names = sorted(path.name for path in (folder / "x" / "y").iterdir())
+    assert names == ["a_style1.png", "a_style3.png", "b_style1.png", "b_style3.png"]
+
+
+def test_mixtures_sweeps_and_regions(folder):
+    Image.fromarray(np.full((9, 9, 3), (255, 0, 80), np.uint8)).save(folder / "mask.png")
+    assert run("photos/a.png", "--style", "1:0.5,3:0.5", 2, "--sweep", 1, 3, "--steps", 3) == 0
+    assert run("photos/a.png", "--style-map", "mask.png") == 0
+    names = sorted(path.name for path in (folder / "sketches").iterdir())
+    assert names == ["a_regions.png", "a_style1-50_3-50.png", "a_style2.png", "a_sweep.png"]
+    assert Image.open(folder / "sketches" / "a_sweep.png").width > 4 * 250
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["photos", "--style", "7"], "there is no style 7; these weights have styles 1 to 3"),
+        (["photos/a.png", "--style", "1:0.5,9:0.5"], "there is no style 9"),
+        (["photos/a.png", "--style", "x"], "--style 'x'"),
+        (["photos/a.png", "--style", "1:1", "1:2"], "twice"),
+        (["photos/a.png", "--sweep", "1", "1"], "two different styles"),
+        (["photos/a.png", "--steps", "3"], "--steps has no effect"),
+        (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),
+        (["photos/a.png", "--style-map", "black.png"], "style numbers, 1 to 3"),
+        (["nothere.jpg"], "nothere.jpg"),
+        (["empty"], "holds no pictures"),
+        (["text.jpg"], "text.jpg"),
+        (["black.png"], "no face"),
+        (["photos", "--depth", "photos/a.png"], "one map for 2 photos"),
+        (["photos/a.png", "--depth", "no.png"], "no.png"),
+        (["photos/a.png", "--device", "cuda:9"], "no device"),
+        (["photos/a.png", "other/a.png"], "would both be written"),
+        (["photos/a.png", "--weights", "text.jpg"], "text.jpg"),
+        (["photos/a.png", "--weights", "absent.safetensors"], "absent.safetensors"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sentence):
+    (folder / "empty").mkdir()
+    (folder / "other").mkdir()
+    (folder / "text.jpg").write_text("no picture")
+    Image.new("RGB", (40, 40)).save(folder / "black.png")
+    Image.new("RGB", (40, 40), "red").save(folder / "other" / "a.png")
+    words = [*words, "--weights", "tiny.safetensors"] if "--weights" not in words else words
+    assert run_command(main, words if "--device" in words else [*words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not (folder / "sketches").exists()
+
+
+def test_one_bad_photo_does_not_stop_the_others(folder, capsys):
+    (folder / "photos" / "c.jpg").write_bytes((folder / "photos" / "b.jpg").read_bytes()[:900])
+    assert run("photos", "--style", 1) == 2
+    error = capsys.readouterr().err
+    assert "c.jpg" in error
+    assert "1 of 3 photos could not be drawn" in error
+    assert sorted(p.name for p in (folder / "sketches").iterdir()) == ["a_style1.png", "b_style1.png"]
+
+
+def test_a_photo_is_never_overwritten(folder, capsys):
+    Image.new("RGB", (40, 40), "red").save(folder / "photos" / "a_style1.png")
+    assert run("photos/a.png", "photos/a_style1.png", "--style", 1, "--out", "photos") == 2
+    assert "is one of the photos" in capsys.readouterr().err
+    assert Image.open(folder / "photos" / "a_style1.png").size == (40, 40)

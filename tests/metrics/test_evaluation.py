@@ -1,0 +1,212 @@
+"""The command: what it writes, drawing with weights, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from metrics.test_scoring import light_networks, prepared_set, write_images  # noqa: F401
+from PIL import Image
+
+from hida.cli import evaluate as cli_evaluate
+from hida.cli.run import run_command
+from hida.errors import HidaError
+from hida.metrics.lpips import load_lpips
+
+OFFLINE = ["--metrics", "scoot", "fsim"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HIDA_CACHE", str(tmp_path / "cache"))
+
+
+def run(tmp_path, *arguments: str) -> dict:
+    cli_evaluate.main(["--out", str(tmp_path / "out"), *arguments])
+    return json.loads((tmp_path / "out/scores.json").read_text())
+
+
+class Drawer:
+    """A sketcher whose drawings tell by what they were drawn."""
+
+    calls = 0
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.generator = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(self.generator.weight, value)
+
+    @classmethod
+    def from_pretrained(cls, name, device="cpu"):
+        return cls(float(name))
+
+    def draw_aligned(self, photos, depths, styles):
+        assert photos.dtype == depths.dtype == torch.uint8
+        assert photos.shape[1:] == (3, 40, 40)
+        assert depths.shape[1:] == (1, 40, 40)
+        Drawer.calls += len(photos)
+        flat = styles.view(-1, 1, 1, 1) * 50 + 50 * int(self.generator.weight.item())
+        return flat.expand(-1, 1, 40, 40).to(torch.uint8)
+
+
+@pytest.fixture
+def drawer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hida.drawing.sketcher", types.SimpleNamespace(Sketcher=Drawer))
+    Drawer.calls = 0
+    return Drawer
+
+
+def test_a_folder_against_a_prepared_set(tmp_path, capsys, light_networks):  # noqa: F811
+    styles = {f"n{i}": ("test", i % 2) for i in range(8)} | {"t": ("train", 0)}
+    target = prepared_set(tmp_path / "set", styles)
+    write_images(tmp_path / "p", [f"n{i}.png" for i in range(8)], seed=5)
+    result = run(tmp_path, "--pred", str(tmp_path / "p"), "--target", str(target), "--label", "mine <1>")
+    assert list(result["groups"]) == ["overall", "style 1", "style 2"]
+    assert [group["n"] for group in result["groups"].values()] == [8, 4, 4]
+    by_style = [record["fsim"] for record in result["pairs"] if record["style"] == 2]
+    assert result["groups"]["style 2"]["fsim"]["value"] == pytest.approx(np.mean(by_style))
+    printed = capsys.readouterr().out
+    assert "fs2k-v1" in printed
+    assert "8 pairs instead of the 1,046" in printed
+    assert (tmp_path / "out/scores.md").read_text() in printed
+    page = (tmp_path / "out/report.html").read_text()
+    assert "mine &lt;1&gt;" in page
+    # Self-contained: every picture is inside, nothing is fetched.
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert len(sources) == 3 * 9 * 3
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http" not in page
+
+
+def test_the_report_shows_best_median_and_worst_in_order(tmp_path):
+    write_images(tmp_path / "t", [f"{i}.png" for i in range(9)], seed=1)
+    rng = np.random.default_rng(0)
+    (tmp_path / "p").mkdir()
+    for i in range(9):
+        # Picture i is blended with noise by i/8.
+        target = np.array(Image.open(tmp_path / f"t/{i}.png"), dtype=float)
+        noise = rng.integers(0, 256, target.shape)
+        blend = target * (1 - i / 8) + noise * i / 8
+        Image.fromarray(blend.astype(np.uint8)).save(tmp_path / f"p/{i}.png")
+    result = run(tmp_path, "--pred", str(tmp_path / "p"), "--target", str(tmp_path / "t"), "--metrics", "fsim")
+    page = (tmp_path / "out/report.html").read_text()
+    by_score = sorted(result["pairs"], key=lambda record: -record["fsim"])
+    assert by_score[0]["name"] == "0"
+    assert re.findall(r"<figcaption>FSIM [\d.]+ — (\d)", page) == [record["name"] for record in by_score]
+
+
+def test_scoot_and_fsim_need_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HIDA_WEIGHTS", "")
+    write_images(tmp_path / "p", ["a.png", "b.png"], seed=1)
+    write_images(tmp_path / "t", ["a.png", "b.png"], seed=2)
+    arguments = ["--pred", str(tmp_path / "p"), "--target", str(tmp_path / "t")]
+    result = run(tmp_path, *arguments, *OFFLINE)
+    assert result["metrics"] == ["scoot", "fsim"]
+    from hida.metrics.inception import load_inception
+
+    load_inception.cache_clear()
+    load_lpips.cache_clear()
+    with pytest.raises(HidaError, match="hida weights fetch"):
+        run(tmp_path, *arguments, "--metrics", "fid")
+
+
+def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):
+    target = prepared_set(tmp_path / "set", {f"n{i}": ("test", i % 3) for i in range(9)} | {"t": ("train", 0)})
+    arguments = ["--target", str(target), *OFFLINE]
+    result = run(tmp_path, "--weights", "1", *arguments)
+    assert result["label"] == "1"
+    assert drawer.calls == 9
+    assert sorted(path.name for path in (tmp_path / "out/sketches").glob("*.png")) == [f"n{i}.png" for i in range(9)]
+    assert np.asarray(Image.open(tmp_path / "out/sketches/n2.png"))[0, 0] == 150
+    (tmp_path / "out/sketches/n4.png").unlink()
+    run(tmp_path, "--weights", "1", *arguments)
+    assert drawer.calls == 10
+    # Other weights: everything is drawn anew.
+    run(tmp_path, "--weights", "2", *arguments)
+    assert drawer.calls == 19
+    assert np.asarray(Image.open(tmp_path / "out/sketches/n2.png"))[0, 0] == 200
+
+
+def test_a_missing_network_is_said_before_anything_is_drawn(tmp_path, drawer, monkeypatch):
+    monkeypatch.setenv("HIDA_WEIGHTS", "")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    load_lpips.cache_clear()
+    target = prepared_set(tmp_path / "set", {"n": ("test", 0)})
+    with pytest.raises(HidaError, match="hida weights fetch"):
+        run(tmp_path, "--weights", "1", "--target", str(target), "--metrics", "lpips")
+    assert drawer.calls == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weights_file_is_drawn_with_and_scored(tmp_path):
+    from hida.config import Config, GeneratorConfig
+    from hida.models import build_generator
+    from hida.weights import checkpoint
+
+    target = prepared_set(tmp_path / "set", {"a": ("test", 0), "b": ("test", 2)}, size=240)
+    config = Config(generator=GeneratorConfig(base_width=2))
+    torch.manual_seed(0)
+    tensors = {f"generator.{name}": value for name, value in build_generator(config).state_dict().items()}
+    checkpoint.save(tmp_path / "tiny.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    result = run(tmp_path, "--weights", str(tmp_path / "tiny.safetensors"), "--target", str(target), *OFFLINE)
+    assert [record["name"] for record in result["pairs"]] == ["a", "b"]
+    drawn = Image.open(tmp_path / "out/sketches/a.png")
+    assert (drawn.size, drawn.mode) == ((240, 240), "L")
+    assert np.asarray(drawn).std() > 0
+
+
+def test_what_a_run_held_out_is_drawn_and_scored(tmp_path, drawer, monkeypatch):
+    from hida.config import Config, TrainConfig
+    from hida.data.dataset import split_holdout
+
+    names = {f"n{i}": ("train", i % 3) for i in range(9)} | {"t": ("test", 0)}
+    arguments = ["--weights", "1", "--target", str(prepared_set(tmp_path / "set", names)), *OFFLINE, "--split"]
+    monkeypatch.setattr(drawer, "config", Config(train=TrainConfig(holdout=4, seed=7)), raising=False)
+    result = run(tmp_path, *arguments, "held_out")
+    expected = {f"n{i}" for i in split_holdout(9, 4, 7)[1].tolist()}
+    assert {record["name"] for record in result["pairs"]} == expected
+    assert len(expected) == drawer.calls == 4
+    assert "held out from these weights' training" in result["remarks"][0]
+    # The test split, then two of them: what the folder has beside them is left aside.
+    assert [record["name"] for record in run(tmp_path / "b", *arguments, "test")["pairs"]] == ["t"]
+    assert len(run(tmp_path, *arguments, "held_out", "--limit", "2")["pairs"]) == 2
+    monkeypatch.setattr(drawer, "config", Config(train=TrainConfig(holdout=0)))
+    with pytest.raises(HidaError, match="none was held out"):
+        run(tmp_path / "c", *arguments, "held_out")
+
+
+def test_drawing_never_touches_a_folder_of_others(tmp_path, drawer):
+    target = prepared_set(tmp_path / "set", {"a": ("test", 0), "b": ("test", 1)})
+    write_images(tmp_path / "out/sketches", ["precious.png"])
+    with pytest.raises(HidaError, match="not drawn by this command"):
+        run(tmp_path, "--weights", "1", "--target", str(target), *OFFLINE)
+    assert (tmp_path / "out/sketches/precious.png").is_file()
+    with pytest.raises(HidaError, match="not a prepared data set"):
+        run(tmp_path, "--weights", "1", "--target", str(tmp_path / "out"), *OFFLINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "either --pred DIR"),
+        (["--pred", "p", "--weights", "w"], "either --pred DIR"),
+        (["--pred", "absent"], "absent is not a folder"),
+        (["--pred", "p", "--device", "abacus"], "no device"),
+        (["--pred", "p", "--metrics"], "--metrics names none"),
+        (["--pred", "p", "--split", "held_out"], "--split chooses what --weights draws"),
+    ],
+)
+def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "p", ["a.png"])
+    write_images(tmp_path / "t", ["a.png"])
+    assert run_command(cli_evaluate.main, ["--target", "t", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("hida: ")
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "evaluation").exists()

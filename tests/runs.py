@@ -1,0 +1,35 @@
+"""Training runs at a tiny size, as several tests start them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import hida
+from hida.cli import train
+from hida.cli.run import run_command
+from hida.weights.checkpoint import load
+
+TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.batch", "2", "--train.holdout", "1"]
+TINY += ["--train.epochs", "4", "--optimizer.constant-epochs", "2", "--train.log-every", "1", "--device", "cpu"]
+TINY += ["--train.precision", "fp32", "--train.threads", "1"]
+_PATHS = [str(Path(hida.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]  # packages may lie there
+PROCESS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PATHS)}
+
+
+def hida_train(data, out, *options):
+    return run_command(train.main, ["--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def assert_same_checkpoints(a, b):
+    a, b = load(a), load(b)
+    assert a.state == b.state
+    assert a.tensors.keys() == b.tensors.keys()
+    assert [name for name in a.tensors if not torch.equal(a.tensors[name], b.tensors[name])] == []
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

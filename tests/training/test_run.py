@@ -1,0 +1,304 @@
+"""hida train from end to end on a small prepared set: exact resume, signals, what it leaves, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import assert_same_checkpoints, hida_train, log
+
+from hida.cli import train as cli_train
+from hida.cli.run import run_command
+from hida.data.framing import centred_batch
+from hida.data.prepared import PreparedSet
+from hida.drawing.sketcher import Sketcher
+from hida.training import run as train
+from hida.training.clock import StopFlag
+from hida.training.state import TrainingState
+from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A whole run in one go: 4 epochs of 4 pairs, batch 2."""
+    out = tmp_path_factory.mktemp("straight")
+    assert (
+        hida_train(data, out, "--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1") == 0
+    )
+    return out
+
+
+def test_a_run_leaves_what_it_promises(straight):
+    config = json.loads((straight / "config.json").read_text())
+    assert config["generator"]["base_width"] == 2
+    assert [path.name for path in checkpoint_paths(straight)] == [
+        "iteration-00000008.safetensors",
+        "iteration-00000006.safetensors",
+    ]
+    entries = log(straight)
+    losses = [entry for entry in entries if "pixel" in entry]
+    assert [entry["iteration"] for entry in losses] == list(range(1, 9))
+    assert [entry["epoch"] for entry in losses] == [k / 2 for k in range(1, 9)]
+    for entry in losses:
+        assert {"d", "adversarial", "pixel", "texture", "geometry", "images_per_second"} <= entry.keys()
+        assert all(np.isfinite(value) for value in entry.values())
+    held_out = [entry for entry in entries if "held_out_l1" in entry]
+    assert [entry["iteration"] for entry in held_out] == [2, 4, 6, 8]
+    assert all(0 < entry["held_out_l1"] < 1 for entry in held_out)
+    samples = sorted(path.name for path in (straight / "samples").iterdir())
+    assert samples == ["iteration-00000004.png", "iteration-00000008.png"]
+    assert not [path for path in straight.rglob("*") if ".part" in path.name]
+
+
+def test_a_sample_grid_has_five_columns(straight):
+    grid = np.asarray(Image.open(straight / "samples" / "iteration-00000008.png").convert("L"))
+    assert grid.shape[1] == 5 * 256 + 6 * 8  # one held-out pair: a row of five 256-pixel pictures
+    row = grid[-8 - 256 : -8]
+    columns = [row[:, 8 + k * 264 : 264 + k * 264] for k in range(5)]
+    assert all(column.std() > 0 for column in columns)
+    assert all((row[:, 264 * k : 264 * k + 8] == 255).all() for k in range(6))
+
+
+def test_the_weights_are_the_averaged_generator(straight):
+    generator, config = load_generator(straight / "weights.safetensors")
+    assert config.generator.base_width == 2
+    stored = load(checkpoint_paths(straight)[0]).part("ema")
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, stored[name].half().float())
+
+
+def test_stopping_and_resuming_is_one_run_bit_for_bit(data, straight, tmp_path):
+    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
+    assert hida_train(data, tmp_path, *options, "--stop-after", "3") == 0
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert hida_train(data, tmp_path, *options) == 0
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
+    assert_same_checkpoints(tmp_path / "weights.safetensors", straight / "weights.safetensors")
+    without_speed = [
+        [{k: v for k, v in e.items() if k != "images_per_second"} for e in log(o)] for o in (tmp_path, straight)
+    ]
+    assert without_speed[0] == without_speed[1]
+
+
+def test_a_torn_newest_checkpoint_is_passed_over(data, straight, tmp_path, capsys):
+    for path in checkpoint_paths(straight):
+        target = checkpoint_path(tmp_path, int(path.stem[-8:]))
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes()[: None if path.stem.endswith("6") else 5000])
+    with pytest.warns(UserWarning, match="passing over a checkpoint"):
+        assert hida_train(data, tmp_path) == 0
+    assert "resumed from" in capsys.readouterr().out
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
+
+
+def test_torn_checkpoints_ahead_do_not_push_out_whole_ones(data, tmp_path):
+    ahead = checkpoint_path(tmp_path, 7)
+    ahead.parent.mkdir()
+    ahead.write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="passing over"):
+        assert hida_train(data, tmp_path, "--stop-after", "1", "--train.keep", "1") == 0
+    assert load(checkpoint_path(tmp_path, 1)).state["iteration"] == 1
+
+
+def test_a_finished_run_called_again_changes_nothing(data, straight):
+    names = ("iteration-00000006", "iteration-00000008", "weights")
+    paths = [next(straight.rglob(f"{name}.safetensors")) for name in names]
+    before, lines = [(load(path).state, load(path).tensors) for path in paths], log(straight)
+    assert hida_train(data, straight) == 0
+    for path, (state, tensors) in zip(paths, before, strict=True):
+        now = load(path)
+        assert now.state == state
+        assert all(torch.equal(now.tensors[name], tensor) for name, tensor in tensors.items())
+    assert log(straight) == lines
+
+
+def test_a_fraction_of_an_epoch_is_rounded_up_and_finished(data, tmp_path):
+    # 0.1 epochs of 4 pairs are less than one image: one iteration, and the weights.
+    assert hida_train(data, tmp_path, "--train.epochs", "0.1", "--optimizer.constant-epochs", "0") == 0
+    assert [path.stem for path in checkpoint_paths(tmp_path)] == ["iteration-00000001"]
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_larger_batch_after_a_resume_ends_at_the_same_epoch(data, straight, tmp_path):
+    checkpoint_path(tmp_path, 6).parent.mkdir()
+    checkpoint_path(tmp_path, 6).write_bytes(checkpoint_path(straight, 6).read_bytes())
+    assert hida_train(data, tmp_path, "--train.batch", "4") == 0
+    state = load(checkpoint_paths(tmp_path)[0]).state
+    assert (state["iteration"], state["images"]) == (7, 16)
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_log_line_is_the_mean_since_the_last_one_also_after_a_resume(data, straight, tmp_path):
+    options = ("--train.log-every", "4")
+    assert hida_train(data, tmp_path, *options, "--stop-after", "6") == 0
+    assert hida_train(data, tmp_path, *options) == 0
+    single = {entry["iteration"]: entry["pixel"] for entry in log(straight) if "pixel" in entry}
+    ours = {entry["iteration"]: entry["pixel"] for entry in log(tmp_path) if "pixel" in entry}
+    assert ours == {
+        4: pytest.approx(np.mean([single[k] for k in (1, 2, 3, 4)]), rel=1e-5),
+        8: pytest.approx(np.mean([single[k] for k in (7, 8)]), rel=1e-5),
+    }
+
+
+def test_a_teachers_sketches_are_a_further_target(data, straight, tmp_path):
+    weights = straight / "weights.safetensors"
+    options = ("--distil", str(weights), "--augment.pad", "3", "--augment.no-flip", "--train.log-every", "1")
+    assert hida_train(data, tmp_path / "whole", *options, "--loss.weight-distillation", "2") == 0
+    entries = [entry for entry in log(tmp_path / "whole") if "pixel" in entry]
+    assert all(entry["distillation"] > 0 for entry in entries)
+    # The first iteration's, by hand: the teacher's drawing of the pair against the untrained generator's.
+    pairs = train.load_pairs(PreparedSet.load(data), PreparedSet.load(data).split("train"), progress=False)
+    taught = train.taught(pairs, Sketcher.from_pretrained(weights), progress=False)
+    teacher, config = load_generator(weights)
+    batch = centred_batch(pairs, config.augment)
+    with torch.no_grad():
+        drawn = teacher(batch.photo, batch.depth, batch.style)[0][:, :, 3:253, 3:253]
+    assert ((taught.teacher.float() / 127.5 - 1) - drawn).abs().max() < 1.01 / 127.5
+    assert hida_train(data, tmp_path / "parts", *options, "--loss.weight-distillation", "2", "--stop-after", "3") == 0
+    assert hida_train(data, tmp_path / "parts", *options, "--loss.weight-distillation", "2") == 0
+    assert_same_checkpoints(*(tmp_path / name / "weights.safetensors" for name in ("whole", "parts")))
+
+
+def test_a_run_begins_from_given_weights(data, straight, tmp_path, capsys):
+    """The averaged generator becomes both generators; a checkpoint's discriminator comes along, and no optimiser."""
+    given = checkpoint_paths(straight)[0]
+    still = ("--optimizer.learning-rate", "1e-20", "--train.ema", "0", "--discriminator.noise", "0.1")
+    assert hida_train(data, tmp_path, "--start", str(straight), *still, "--stop-after", "1") == 0
+    assert f"begun from {straight} with its discriminator" in capsys.readouterr().out
+    first, given = load(checkpoint_path(tmp_path, 1)), load(given)
+    for ours, theirs in (("generator", "ema"), ("ema", "ema"), ("discriminator", "discriminator")):
+        a, b = first.part(ours), given.part(theirs)
+        assert a.keys() == b.keys() != set()
+        assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-15) for name in a)
+    assert first.state["images"] == 2
+    # Going on, they are the checkpoint's that count.
+    assert hida_train(data, tmp_path, "--start", "small", *still, "--stop-after", "1") == 0
+    assert load(checkpoint_path(tmp_path, 2)).state["images"] == 4
+    scales = ("--start", str(straight), "--discriminator.scales", "2", "--stop-after", "1")
+    assert hida_train(data, tmp_path / "other", *scales) == 0
+    assert f"begun from {straight} with a fresh discriminator" in capsys.readouterr().out
+
+
+REFUSALS = {
+    "weights of another generator": (
+        ["--start", "small"],
+        "base_width is 24, not 2); give --preset and the",
+    ),
+    "weights that are not there": (["--start", "{tmp}/a.safetensors"], "there is no weights file"),
+    "a teacher without weight": (["--distil", "small"], "have an effect only together"),
+    "a weight without teacher": (["--loss.weight-distillation", "1"], "have an effect only together"),
+    "no teacher": (["--distil", "{tmp}/a.safetensors", "--loss.weight-distillation", "1"], "there is no weights file"),
+    "time": (["--time-limit", "-1"], "--time-limit is -1; give minutes"),
+    "iterations": (["--stop-after", "-3"], "--stop-after is -3; give iterations > 0, or 0 to go on to the end"),
+    "wrong folder": (["--data", "{tmp}"], "is not a prepared data set"),
+    "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),
+    "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
+    "no pair left": (["--train.holdout", "5"], "has 5 training pairs and 5 are held out"),
+    "preset": (["--preset", "large"], "there is no preset 'large'"),
+    "a value": (["--generator.base-width", "3"], "base_width must be an even number"),
+    "device": (["--device", "abacus"], "there is no device 'abacus'"),
+    "preset file": (["--preset", "{tmp}/absent.toml"], "absent.toml' cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, capsys, options, words):
+    out = tmp_path / "out"
+    assert hida_train(data, out, *(option.format(tmp=tmp_path) for option in options)) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_with_checkpoints_is_refused_where_a_fresh_start_was_asked_for(data, straight, capsys):
+    assert hida_train(data, straight, "--resume", "never") == 2
+    assert "already holds checkpoints" in capsys.readouterr().err
+
+
+def test_another_network_in_the_folder_is_refused(data, straight, capsys):
+    before = (straight / "config.json").read_bytes()
+    assert hida_train(data, straight, "--generator.base-width", "4") == 2
+    assert "holds another generator" in capsys.readouterr().err
+    assert (straight / "config.json").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert hida_train(data, tmp_path / "out") == 2
+    assert "a file stands where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("log_every", ["1", "100"])
+def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(
+    data, tmp_path, capsys, monkeypatch, log_every
+):
+    whole = TrainingState.update
+
+    def diverge(state, batch):
+        losses = whole(state, batch)
+        return losses * math.nan if state.iteration == 1 else losses
+
+    monkeypatch.setattr(TrainingState, "update", diverge)
+    options = ("--train.log-every", log_every, "--train.checkpoint-epochs", "0")
+    assert hida_train(data, tmp_path, *options) == 2
+    assert f"no longer finite at iteration {2 if log_every == '1' else 8}" in capsys.readouterr().err
+    assert not checkpoint_paths(tmp_path)
+    assert all(math.isfinite(entry["pixel"]) for entry in log(tmp_path) if "pixel" in entry)
+
+
+def test_a_time_limit_stops_with_a_checkpoint_and_the_run_goes_on_later(data, straight, tmp_path):
+    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
+    assert hida_train(data, tmp_path, *options, "--time-limit", "1e-9") == 0
+    assert [load(path).state["iteration"] for path in checkpoint_paths(tmp_path)] == [1]
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert hida_train(data, tmp_path, *options, "--time-limit", "60") == 0
+    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
+
+
+def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert hida_train(data, tmp_path) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+def test_a_missing_option_is_status_2_and_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command(cli_train.main, ["--out", str(tmp_path / "out")])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "--data" in captured.out + captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_is_the_default_under_the_command_line(tmp_path):
+    (tmp_path / "mine.toml").write_text("[generator]\nbase_width = 8\nstyles = 5\n")
+    for word in (["--preset", str(tmp_path / "mine.toml")], [f"--preset={tmp_path / 'mine.toml'}"]):
+        arguments = cli_train.parse(["--data", "d", "--out", "o", *word, "--generator.styles", "4"])
+        assert (arguments.config.generator.base_width, arguments.config.generator.styles) == (8, 4)
+    assert cli_train.parse(["--data", "d", "--out", "o"]).config.name == "small"
+
+
+def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
+    before, clock = signal.getsignal(signal.SIGINT), [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with StopFlag() as stop:
+        assert not stop.raised
+        signal.raise_signal(signal.SIGINT)
+        assert stop.raised
+        clock[0] += 1
+        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has already sent
+        clock[0] += 1.5
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,132 @@
+"""hida train as processes: signals, kills at random moments, torchrun."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from runs import PROCESS, TINY, assert_same_checkpoints, hida_train, log
+
+from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load
+
+
+def start(data, out, *options):
+    command = [sys.executable, "-m", "hida.train", "--data", str(data), "--out", str(out), *TINY, *options]
+    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_later(data, tmp_path, number):
+    long = ("--train.epochs", "2000", "--train.checkpoint-epochs", "0")
+    process = start(data, tmp_path, *long)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert checkpoint_paths(tmp_path) == []
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert "the same command continues from there" in said
+    saved = load(checkpoint_paths(tmp_path)[0]).state["iteration"]
+    assert log(tmp_path)[-1]["iteration"] == saved
+    assert hida_train(data, tmp_path, *long, "--stop-after", "1") == 0
+    assert load(checkpoint_paths(tmp_path)[0]).state["iteration"] == saved + 1
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(data, tmp_path):
+    """SIGKILL while starting, training or writing a checkpoint: the last of the runs ends with the same weights."""
+    options = ("--train.epochs", "30", "--train.checkpoint-epochs", "0.5", "--train.evaluate-epochs", "0")
+    options += ("--train.sample-epochs", "0")
+    random = np.random.default_rng()
+    began = time.monotonic()
+    process = start(data, tmp_path / "undisturbed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    whole, moments, kills = time.monotonic() - began, [], 0
+    while kills < 10:
+        process = start(data, tmp_path / "killed", *options)
+        moments.append(random.uniform(0.2, 0.7) * whole)
+        try:
+            said = process.communicate(timeout=moments[-1])[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:  # it came to its end: the rest of the kills fall on a fresh run
+            assert process.returncode == 0, said
+            assert_same_checkpoints(
+                tmp_path / "killed/weights.safetensors", tmp_path / "undisturbed/weights.safetensors"
+            )
+            (tmp_path / "killed").rename(tmp_path / f"ended-{kills}")
+    process = start(data, tmp_path / "killed", *options)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    names = ("weights.safetensors", "checkpoints/iteration-00000060.safetensors")
+    for name in names:
+        assert_same_checkpoints(tmp_path / "killed" / name, tmp_path / "undisturbed" / name)
+    print(f"killed after {', '.join(f'{moment:.2f}' for moment in moments)} s of {whole:.2f} s")
+
+
+@pytest.mark.slow
+def test_the_module_is_a_command_whose_faults_have_no_traceback(data, tmp_path):
+    process = start(tmp_path, tmp_path / "out")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert said == (
+        f"hida: '{tmp_path}' is not a prepared data set (it has no index.json): "
+        f"run 'hida prepare fs2k SRC {tmp_path}'.\n"
+    )
+
+
+def torchrun(data, out, *options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hida.train"]
+    command += ["--data", str(data), "--out", str(out), *TINY, *options]
+    return subprocess.run(
+        command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+
+
+# Losses that are means over pictures, and nothing random beside the order: then the mean of two halves'
+# gradients is the whole batch's.
+MEANS = ["--loss.geometry", "mse", "--loss.mean-difference", "0", "--generator.dropout", "0", "--augment.pad", "3"]
+MEANS += ["--augment.no-flip", "--augment.jitter", "0"]
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_gradients_of_one(data, tmp_path):
+    both = torchrun(data, tmp_path / "two", *MEANS, "--stop-after", "1")
+    assert both.returncode == 0, both.stdout
+    assert hida_train(data, tmp_path / "one", *MEANS, "--stop-after", "1") == 0
+    two, one = (load(checkpoint_path(tmp_path / name, 1)) for name in ("two", "one"))
+    assert two.state["processes"] == 2
+    # After one step Adam's first moment is (1 − β₁)·gradient.
+    for part, tolerance in (("optimizer_discriminator", 1e-4), ("optimizer_generator", 1e-2)):
+        moments = [c.part(f"{part}.exp_avg") for c in (two, one)]
+        assert moments[0].keys() == moments[1].keys() != set()
+        a, b = (torch.cat([moment[name].flatten() for name in sorted(moment)]) for moment in moments)
+        assert b.norm() > 0
+        assert (a - b).norm() < tolerance * b.norm()
+    lines = [[entry for entry in log(tmp_path / name) if "pixel" in entry] for name in ("two", "one")]
+    for name in ("d", "pixel", "texture", "geometry"):
+        assert lines[0][0][name] == pytest.approx(lines[1][0][name], rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly_and_refuse_an_odd_batch(data, tmp_path):
+    assert torchrun(data, tmp_path / "whole", "--train.epochs", "2").returncode == 0
+    assert torchrun(data, tmp_path / "parts", "--train.epochs", "2", "--stop-after", "1").returncode == 0
+    assert torchrun(data, tmp_path / "parts", "--train.epochs", "2").returncode == 0
+    assert_same_checkpoints(*(checkpoint_path(tmp_path / name, 4) for name in ("whole", "parts")))
+    refused = torchrun(data, tmp_path / "odd", "--train.batch", "3")
+    assert refused.returncode != 0
+    assert "--train.batch 3 cannot be shared by 2 processes; use a multiple" in refused.stdout
+    assert not (tmp_path / "odd").exists()

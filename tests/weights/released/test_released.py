@@ -1,0 +1,277 @@
+"""The authors' checkpoint: read exactly, written back exactly, and refused when it is anything else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import plain
+import pytest
+import torch
+
+from hida.cli.run import run_command
+from hida.config import Config, GeneratorConfig
+from hida.models import build_generator
+from hida.models.discriminator import Discriminator
+from hida.weights import checkpoint
+from hida.weights.checkpoint import load, load_generator
+from hida.weights.released import exporting, importing
+
+
+def save(path: Path, state, **more) -> Path:
+    torch.save({"epoch": 749, "global_step": 1, "state_dict": state, **more}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def state():
+    return plain.checkpoint()
+
+
+@pytest.fixture(scope="module")
+def imported(state, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("released")
+    out = folder / "released.safetensors"
+    importing.main([str(save(folder / "a.ckpt", state)), str(out)])
+    return out
+
+
+def inputs(seed=3):
+    random = torch.Generator().manual_seed(seed)
+    photo, depth = torch.rand(1, 3, 256, 256, generator=random) * 2 - 1, torch.rand(1, 1, 256, 256, generator=random)
+    return photo, depth
+
+
+@pytest.mark.parametrize("style", [1, 2, 3])
+def test_the_generator_draws_what_the_released_network_draws(imported, state, style):
+    photo, depth = inputs()
+    generator, config = load_generator(imported)
+    assert config.generator == GeneratorConfig(base_width=8)
+    with torch.inference_mode():
+        sketch, depth_hat = generator(photo, depth, torch.tensor([style - 1]))
+        wanted, wanted_depth = plain.draw(state, photo, depth, style)
+    assert wanted.std() > 0.05
+    assert (sketch - wanted).abs().max() < 1e-4
+    assert (depth_hat - wanted_depth).abs().max() < 1e-4 * wanted_depth.std()
+
+
+def test_the_styles_differ(state):
+    photo, depth = inputs()
+    with torch.inference_mode():
+        drawn = [plain.draw(state, photo, depth, style)[0] for style in (1, 2, 3)]
+    assert (
+        min((a - b).abs().max() for a, b in ((drawn[0], drawn[1]), (drawn[1], drawn[2]), (drawn[0], drawn[2]))) > 0.01
+    )
+
+
+def test_the_discriminator_judges_as_the_released_one(imported, state):
+    loaded = load(imported)
+    judge = Discriminator(loaded.config.discriminator)
+    judge.load_state_dict(loaded.part("discriminator"))
+    _, depth = inputs()
+    sketch = torch.rand(1, 1, 256, 256) * 2 - 1
+    with torch.inference_mode():
+        found, wanted = judge(depth, sketch), plain.judge(state, depth, sketch)
+    assert found.shape == wanted.shape == (1, 1, 35, 35)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.std()
+
+
+@pytest.mark.slow
+def test_at_full_width_every_parameter_has_its_place(tmp_path):
+    full = plain.checkpoint(64, 64)
+    importing.main([str(save(tmp_path / "a.ckpt", full)), str(tmp_path / "a.safetensors"), "--no-keep-unused"])
+    generator, config = load_generator(tmp_path / "a.safetensors")
+    assert sum(p.numel() for p in generator.parameters()) == 80_894_566
+    assert config.generator == GeneratorConfig()
+    photo, depth = inputs()
+    with torch.inference_mode():
+        for style in (1, 2, 3):
+            sketch, depth_hat = generator(photo, depth, torch.tensor([style - 1]))
+            wanted, wanted_depth = plain.draw(full, photo, depth, style)
+            assert (sketch - wanted).abs().max() < 1e-4
+            assert (depth_hat - wanted_depth).abs().max() < 1e-4 * wanted_depth.std()
+
+
+def test_the_counts_are_those_of_the_released_class():
+    shapes = plain.shapes()
+    generator = {name: np.prod(shape) for name, shape in shapes.items() if name.startswith("Generator.")}
+    assert sum(n for name, n in generator.items() if not plain.unused(name)) == 80_894_566
+    # 25,070 fewer than the 27,773,680 reported for the released file, see docs/ablations.md.
+    assert sum(n for name, n in generator.items() if plain.unused(name)) == 27_748_610
+    assert sum(np.prod(shape) for name, shape in shapes.items() if name.startswith("Disc")) == 2_763_713
+
+
+def test_what_is_not_used_is_listed_and_not_loaded(imported, state, tmp_path, capsys):
+    importing.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
+    printed = capsys.readouterr().out
+    idle = {name for name in state if plain.unused(name)}
+    listed = {line.split()[2] for line in printed.splitlines() if line.startswith("not used: ")}
+    assert listed == idle
+    number = sum(state[name].numel() for name in state if name.startswith("Generator.") and name not in idle)
+    assert f"{number:,} parameters of the generator are used" in printed
+    loaded = load(tmp_path / "b.safetensors")
+    assert not loaded.part("unused")
+    assert sum(tensor.numel() for tensor in loaded.part("generator").values()) == number
+    assert load(imported).part("unused").keys() == idle
+
+
+def test_there_and_back_is_identical(imported, state, tmp_path):
+    exporting.main([str(imported), str(tmp_path / "back.ckpt")])
+    back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    importing.main([str(tmp_path / "back.ckpt"), str(tmp_path / "again.safetensors")])
+    first, second = load(imported), load(tmp_path / "again.safetensors")
+    assert first.config == second.config
+    assert first.tensors.keys() == second.tensors.keys()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+
+
+def test_without_the_unused_ones_the_names_are_the_same_and_they_are_zero(state, tmp_path, capsys):
+    importing.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
+    exporting.main([str(tmp_path / "b.safetensors"), str(tmp_path / "back.ckpt")])
+    assert "never uses are zero" in capsys.readouterr().out
+    back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
+    assert {name: tuple(value.shape) for name, value in back.items()} == {
+        name: tuple(value.shape) for name, value in state.items()
+    }
+    for name, value in back.items():
+        assert torch.equal(value, torch.zeros_like(value) if plain.unused(name) else state[name])
+
+
+def test_weights_trained_here_are_exported_and_draw_the_same(tmp_path, capsys):
+    config = Config(generator=GeneratorConfig(base_width=4))
+    torch.manual_seed(1)
+    generator = build_generator(config).eval()
+    tensors = {f"ema.{name}": value for name, value in generator.state_dict().items()}
+    checkpoint.save(tmp_path / "run.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    exporting.main([str(tmp_path / "run.safetensors"), str(tmp_path / "run.ckpt")])
+    assert "have no discriminator" in capsys.readouterr().out
+    exported = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
+    assert exported.keys() == {name for name in plain.shapes() if name.startswith("Generator.")}
+    photo, depth = inputs()
+    with torch.inference_mode():
+        sketch, _ = generator(photo, depth, torch.tensor([2]))
+        torch.testing.assert_close(plain.draw(exported, photo, depth, 3)[0], sketch, rtol=0, atol=1e-4)
+
+
+def test_a_folder_gets_weights_and_configuration(state, tmp_path):
+    out = tmp_path / "model"
+    importing.main([str(save(tmp_path / "a.ckpt", state)), str(out)])
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "weights.safetensors"]
+    assert json.loads((out / "config.json").read_text())["generator"]["base_width"] == 8
+    assert load_generator(out)[1].generator.base_width == 8
+
+
+def test_plain_data_beside_the_tensors_is_read(state, tmp_path):
+    more = {"hparams": argparse.Namespace(ngf=64, model="gauparsing"), "best": np.float64(15.06), "monitor": None}
+    extra = {"criterionGMSD.hx.weight": torch.ones(3, 1, 3, 3)}
+    path = save(tmp_path / "a.ckpt", {**state, **extra}, **more)
+    assert importing.read(path).keys() == {**state, **extra}.keys()
+    importing.main([str(path), str(tmp_path / "a.safetensors")])
+
+
+def test_half_precision_is_read(state, tmp_path):
+    halved = {name: value.half() for name, value in state.items()}
+    importing.main([str(save(tmp_path / "a.ckpt", halved)), str(tmp_path / "a.safetensors")])
+    assert all(value.dtype == torch.float32 for value in load(tmp_path / "a.safetensors").tensors.values())
+
+
+def changed(state, name, value):
+    return {**state, name: value}
+
+
+def without(state, *names):
+    return {name: value for name, value in state.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda s: without(s, "Generator.up3.norm.mlp_beta.bias"), "lacks Generator.up3.norm.mlp_beta.bias"),
+        (lambda s: without(s, "Discrimanator.discriminator_0.model5.0.bias"), "discriminator_0.model5.0.bias"),
+        (lambda s: without(s, "Generator.down_rgb.weight"), "lacks Generator.down_rgb.weight"),
+        (lambda s: changed(s, "Generator.up7.fc1.bias", torch.zeros(3)), "does not have: Generator.up7.fc1.bias"),
+        (lambda s: changed(s, "other", torch.zeros(3)), "does not have: other"),
+        (lambda s: changed(s, "Generator.up2.fc3.bias", torch.zeros(3)), "Generator.up2.fc3.bias is (3,), not (64,)"),
+        (
+            lambda s: changed(s, "Generator.up0.fc2.weight", torch.zeros(64, 2, 3, 3)),
+            "Generator.up0.fc2.weight is (64, 2, 3, 3), not (64, 4, 3, 3)",
+        ),
+        (
+            lambda s: changed(s, "Generator.up0.p1", torch.full((1, 64, 1, 1), torch.nan)),
+            "not finite, in Generator.up0.p1",
+        ),
+        (lambda s: changed(s, "Generator.up0.p1", "text"), "no state_dict of named tensors"),
+        (lambda s: [1, 2], "no state_dict of named tensors"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(state, tmp_path, capsys, change, sentence):
+    path = save(tmp_path / "a.ckpt", change(state))
+    assert run_command(importing.main, [str(path), str(tmp_path / "out" / "a.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_further_modules_are_left_aside_only_when_named(state, tmp_path):
+    path = save(tmp_path / "a.ckpt", changed(state, "Generator.up1.extra.weight", torch.zeros(3)))
+    words = [str(path), str(tmp_path / "a.safetensors")]
+    assert run_command(importing.main, words) == 2
+    assert run_command(importing.main, [*words, "--unused", "Generator.up1.extra"]) == 0
+
+
+class Touch:
+    """Unpickling it runs a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_does_not_run(state, tmp_path, capsys, zipped):
+    trap = tmp_path / "ran"
+    path = tmp_path / "a.ckpt"
+    content = {"state_dict": state, "callback": Touch(trap)}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps({"state_dict": {}, "callback": Touch(trap)}))
+    assert run_command(importing.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "posix.system" in said or not zipped
+    assert "weights_only" not in said
+    assert not trap.exists()
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.99])
+def test_a_torn_file_is_one_sentence(state, tmp_path, capsys, part):
+    path = save(tmp_path / "a.ckpt", state)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    assert run_command(importing.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "torn or of another kind" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_an_absent_file_and_another_network_are_one_sentence(tmp_path, capsys):
+    assert run_command(importing.main, [str(tmp_path / "no.ckpt"), str(tmp_path / "a.safetensors")]) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+    config = Config(generator=GeneratorConfig(base_width=2, residual="input"))
+    tensors = {f"ema.{name}": value for name, value in build_generator(config).state_dict().items()}
+    checkpoint.save(tmp_path / "w.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    assert run_command(exporting.main, [str(tmp_path / "w.safetensors"), str(tmp_path / "b.ckpt")]) == 2
+    assert "differs from the released network in residual" in capsys.readouterr().err
+    assert not (tmp_path / "b.ckpt").exists()

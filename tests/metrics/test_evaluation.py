@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -55,7 +53,7 @@ class Drawer:
 
 @pytest.fixture
 def drawer(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hida.drawing.sketcher", types.SimpleNamespace(Sketcher=Drawer))
+    monkeypatch.setattr("hida.metrics.evaluation.Sketcher", Drawer)
     Drawer.calls = 0
     return Drawer
 

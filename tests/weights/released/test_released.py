@@ -13,13 +13,14 @@ import plain
 import pytest
 import torch
 
+from hida.cli import export_released, import_released
 from hida.cli.run import run_command
 from hida.config import Config, GeneratorConfig
 from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.weights import checkpoint
 from hida.weights.checkpoint import load, load_generator
-from hida.weights.released import exporting, importing
+from hida.weights.released import importing
 
 
 def save(path: Path, state, **more) -> Path:
@@ -36,7 +37,7 @@ def state():
 def imported(state, tmp_path_factory):
     folder = tmp_path_factory.mktemp("released")
     out = folder / "released.safetensors"
-    importing.main([str(save(folder / "a.ckpt", state)), str(out)])
+    import_released.main([str(save(folder / "a.ckpt", state)), str(out)])
     return out
 
 
@@ -83,7 +84,7 @@ def test_the_discriminator_judges_as_the_released_one(imported, state):
 @pytest.mark.slow
 def test_at_full_width_every_parameter_has_its_place(tmp_path):
     full = plain.checkpoint(64, 64)
-    importing.main([str(save(tmp_path / "a.ckpt", full)), str(tmp_path / "a.safetensors"), "--no-keep-unused"])
+    import_released.main([str(save(tmp_path / "a.ckpt", full)), str(tmp_path / "a.safetensors"), "--no-keep-unused"])
     generator, config = load_generator(tmp_path / "a.safetensors")
     assert sum(p.numel() for p in generator.parameters()) == 80_894_566
     assert config.generator == GeneratorConfig()
@@ -106,7 +107,7 @@ def test_the_counts_are_those_of_the_released_class():
 
 
 def test_what_is_not_used_is_listed_and_not_loaded(imported, state, tmp_path, capsys):
-    importing.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
+    import_released.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
     printed = capsys.readouterr().out
     idle = {name for name in state if plain.unused(name)}
     listed = {line.split()[2] for line in printed.splitlines() if line.startswith("not used: ")}
@@ -120,11 +121,11 @@ def test_what_is_not_used_is_listed_and_not_loaded(imported, state, tmp_path, ca
 
 
 def test_there_and_back_is_identical(imported, state, tmp_path):
-    exporting.main([str(imported), str(tmp_path / "back.ckpt")])
+    export_released.main([str(imported), str(tmp_path / "back.ckpt")])
     back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
-    importing.main([str(tmp_path / "back.ckpt"), str(tmp_path / "again.safetensors")])
+    import_released.main([str(tmp_path / "back.ckpt"), str(tmp_path / "again.safetensors")])
     first, second = load(imported), load(tmp_path / "again.safetensors")
     assert first.config == second.config
     assert first.tensors.keys() == second.tensors.keys()
@@ -132,8 +133,8 @@ def test_there_and_back_is_identical(imported, state, tmp_path):
 
 
 def test_without_the_unused_ones_the_names_are_the_same_and_they_are_zero(state, tmp_path, capsys):
-    importing.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
-    exporting.main([str(tmp_path / "b.safetensors"), str(tmp_path / "back.ckpt")])
+    import_released.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
+    export_released.main([str(tmp_path / "b.safetensors"), str(tmp_path / "back.ckpt")])
     assert "never uses are zero" in capsys.readouterr().out
     back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
     assert {name: tuple(value.shape) for name, value in back.items()} == {
@@ -149,7 +150,7 @@ def test_weights_trained_here_are_exported_and_draw_the_same(tmp_path, capsys):
     generator = build_generator(config).eval()
     tensors = {f"ema.{name}": value for name, value in generator.state_dict().items()}
     checkpoint.save(tmp_path / "run.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
-    exporting.main([str(tmp_path / "run.safetensors"), str(tmp_path / "run.ckpt")])
+    export_released.main([str(tmp_path / "run.safetensors"), str(tmp_path / "run.ckpt")])
     assert "have no discriminator" in capsys.readouterr().out
     exported = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
     assert exported.keys() == {name for name in plain.shapes() if name.startswith("Generator.")}
@@ -161,7 +162,7 @@ def test_weights_trained_here_are_exported_and_draw_the_same(tmp_path, capsys):
 
 def test_a_folder_gets_weights_and_configuration(state, tmp_path):
     out = tmp_path / "model"
-    importing.main([str(save(tmp_path / "a.ckpt", state)), str(out)])
+    import_released.main([str(save(tmp_path / "a.ckpt", state)), str(out)])
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "weights.safetensors"]
     assert json.loads((out / "config.json").read_text())["generator"]["base_width"] == 8
     assert load_generator(out)[1].generator.base_width == 8
@@ -172,12 +173,12 @@ def test_plain_data_beside_the_tensors_is_read(state, tmp_path):
     extra = {"criterionGMSD.hx.weight": torch.ones(3, 1, 3, 3)}
     path = save(tmp_path / "a.ckpt", {**state, **extra}, **more)
     assert importing.read(path).keys() == {**state, **extra}.keys()
-    importing.main([str(path), str(tmp_path / "a.safetensors")])
+    import_released.main([str(path), str(tmp_path / "a.safetensors")])
 
 
 def test_half_precision_is_read(state, tmp_path):
     halved = {name: value.half() for name, value in state.items()}
-    importing.main([str(save(tmp_path / "a.ckpt", halved)), str(tmp_path / "a.safetensors")])
+    import_released.main([str(save(tmp_path / "a.ckpt", halved)), str(tmp_path / "a.safetensors")])
     assert all(value.dtype == torch.float32 for value in load(tmp_path / "a.safetensors").tensors.values())
 
 
@@ -212,7 +213,7 @@ def without(state, *names):
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(state, tmp_path, capsys, change, sentence):
     path = save(tmp_path / "a.ckpt", change(state))
-    assert run_command(importing.main, [str(path), str(tmp_path / "out" / "a.safetensors")]) == 2
+    assert run_command(import_released.main, [str(path), str(tmp_path / "out" / "a.safetensors")]) == 2
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
@@ -222,8 +223,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(state, tmp_path, caps
 def test_further_modules_are_left_aside_only_when_named(state, tmp_path):
     path = save(tmp_path / "a.ckpt", changed(state, "Generator.up1.extra.weight", torch.zeros(3)))
     words = [str(path), str(tmp_path / "a.safetensors")]
-    assert run_command(importing.main, words) == 2
-    assert run_command(importing.main, [*words, "--unused", "Generator.up1.extra"]) == 0
+    assert run_command(import_released.main, words) == 2
+    assert run_command(import_released.main, [*words, "--unused", "Generator.up1.extra"]) == 0
 
 
 class Touch:
@@ -245,7 +246,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(state, tmp_path, capsys,
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps({"state_dict": {}, "callback": Touch(trap)}))
-    assert run_command(importing.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
+    assert run_command(import_released.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "posix.system" in said or not zipped
@@ -259,7 +260,7 @@ def test_a_torn_file_is_one_sentence(state, tmp_path, capsys, part):
     path = save(tmp_path / "a.ckpt", state)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
-    assert run_command(importing.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
+    assert run_command(import_released.main, [str(path), str(tmp_path / "a.safetensors")]) == 2
     said = capsys.readouterr().err
     assert "torn or of another kind" in said
     assert said.count("\n") == 1
@@ -267,11 +268,11 @@ def test_a_torn_file_is_one_sentence(state, tmp_path, capsys, part):
 
 
 def test_an_absent_file_and_another_network_are_one_sentence(tmp_path, capsys):
-    assert run_command(importing.main, [str(tmp_path / "no.ckpt"), str(tmp_path / "a.safetensors")]) == 2
+    assert run_command(import_released.main, [str(tmp_path / "no.ckpt"), str(tmp_path / "a.safetensors")]) == 2
     assert "there is no checkpoint" in capsys.readouterr().err
     config = Config(generator=GeneratorConfig(base_width=2, residual="input"))
     tensors = {f"ema.{name}": value for name, value in build_generator(config).state_dict().items()}
     checkpoint.save(tmp_path / "w.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
-    assert run_command(exporting.main, [str(tmp_path / "w.safetensors"), str(tmp_path / "b.ckpt")]) == 2
+    assert run_command(export_released.main, [str(tmp_path / "w.safetensors"), str(tmp_path / "b.ckpt")]) == 2
     assert "differs from the released network in residual" in capsys.readouterr().err
     assert not (tmp_path / "b.ckpt").exists()

@@ -35,7 +35,7 @@ class GeneratorConfig:
     """InfoACON behind each decoder level's upsampling and metaACON elsewhere (HIDA); or metaACON, or the pair of
     LeakyReLU 0.2 and ReLU, before each convolution as in Pix2Pix (Table 3)"""
     modulation: Literal["spade", "none"] = "spade"
-    """DySPADE: γ and β a pixel from the condition map; or a plain instance norm (Table 2)"""
+    """DySPADE: γ and β per pixel from the condition map; or a plain instance norm (Table 2)"""
     depth: bool = True
     """the depth map enters, by a stem of its own and the condition map, and is reconstructed by a head (Table 2)"""
     style_map: bool = True
@@ -89,9 +89,9 @@ class DiscriminatorConfig:
     base_width: int = 64
     """channels of its first convolution (released: 64)"""
     scales: int = 1
-    """judges of the same make: of the whole size, of half of it, of a quarter … (released: 1)"""
+    """discriminators of the same make: of the whole size, of half of it, of a quarter … (released: 1)"""
     noise: float = 0.0
-    """standard deviation of the noise on the sketches that it judges, black being −1 and white 1 (released: 0)"""
+    """standard deviation of the noise on the sketches that it sees, black being −1 and white 1 (released: 0)"""
 
     def __post_init__(self) -> None:
         require(self.base_width >= 1, "base_width must be ≥ 1", self)
@@ -120,7 +120,7 @@ class LossConfig:
     weight_feature_matching: float = 0.0
     """weight of the distance of D's features of the drawn and of the target sketch (pix2pixHD; released: 0)"""
     weight_perceptual: float = 0.0
-    """weight of the LPIPS distance (AlexNet) from the target sketch, whose network must be at hand (released: 0)"""
+    """weight of the LPIPS distance (AlexNet) from the target sketch, whose network must be available (released: 0)"""
     weight_distillation: float = 0.0
     """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 
@@ -205,7 +205,7 @@ class TrainConfig:
     """The training run."""
 
     batch: int = 4
-    """pairs an iteration, over all processes"""
+    """pairs per iteration, over all processes"""
     epochs: float = 800
     minutes: float = 0.0
     """train for so many minutes instead; only with optimizer.schedule elapsed"""
@@ -223,7 +223,7 @@ class TrainConfig:
     cudnn_benchmark: int = 10
     """algorithms that cuDNN tries for each convolution at the start (0: none, it takes the one it expects most of)"""
     ema: float = 0.998
-    """decay of the averaged generator an iteration (0: no averaging)"""
+    """decay of the EMA generator per iteration (0: no EMA)"""
     clip: float = 0.0
     """largest gradient norm (0: off)"""
     log_every: int = 20
@@ -237,7 +237,7 @@ class TrainConfig:
     keep: int = 3
     """newest checkpoints that stay on disk"""
     threads: int = 0
-    """CPU threads a process (0: torch's choice)"""
+    """CPU threads per process (0: torch's choice)"""
     tensorboard: bool = False
     """also write TensorBoard events (extra: tensorboard)"""
 
@@ -324,7 +324,7 @@ def _load_file(path: Path) -> Config:
     try:
         return from_dict({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration '{path}' cannot be read ({error}).") from None
+        raise ConfigError(f"the configuration '{path}' cannot be read ({error}); check it.") from None
 
 
 def from_dict(values: dict[str, Any]) -> Config:

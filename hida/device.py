@@ -14,7 +14,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def choose_device(name: str) -> str:
-    """Return a usable device name for "cpu", "cuda", "cuda:1" or "auto"; HidaError if there is none such."""
+    """Return a usable device name for "cpu", "cuda", "cuda:1" or "auto".
+
+    Raises:
+        HidaError: there is no such device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

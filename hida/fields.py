@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from hida.errors import HidaError
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+_T = TypeVar("_T", bound=_Dataclass)
 
 
 class ConfigError(HidaError):
@@ -14,14 +21,14 @@ class ConfigError(HidaError):
 
 
 def plain(value: Any) -> Any:
-    """Return dicts and lists only."""
+    """Return ``value`` with dicts and lists in the place of tuples, as TOML and JSON hold them."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
-def build(cls: type, values: Any, path: str = "") -> Any:
-    """Build the dataclass ``cls``, and those in it, from nested dicts; ``path`` is what stands before a field's name.
+def build(cls: type[_T], values: Any, path: str = "") -> _T:
+    """Build the dataclass ``cls``, and those in it, from nested dicts; ``path`` is what comes before a field's name.
 
     Raises:
         ConfigError: for an unknown field or a value of the wrong type.
@@ -35,7 +42,7 @@ def build(cls: type, values: Any, path: str = "") -> Any:
         if key not in fields:
             raise ConfigError(f"unknown configuration field {path}{key}; known there: {', '.join(sorted(fields))}.")
         hint = hints[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[key] = build(hint, value, f"{path}{key}.")
         else:
             arguments[key] = _value(hint, value, f"{path}{key}")

@@ -35,11 +35,13 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``target`` whole or not at all."""
     with atomic_path(target) as path:
         path.write_bytes(data)
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` to ``target`` as indented JSON, whole or not at all."""
     write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -14,7 +14,7 @@ from hida.ops.checks import OpError
 def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
     """Return (N, S) floating-point weights from (N,) style numbers 0..S−1; weights pass as they are.
 
-    Weights are (N, S), one mixture an image, or (N, S, H, W), one a pixel.
+    Weights are (N, S), one mixture per image, or (N, S, H, W), one per pixel.
 
     Style numbers outside the range cannot be checked without a device synchronisation: they give a zero row,
     which is no style at all; callers that read user input check it first.

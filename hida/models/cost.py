@@ -39,7 +39,7 @@ def cost(config: GeneratorConfig, side: int = STRIDE) -> Cost:
 def _macs(block: nn.Module, side: int) -> int:
     """Return the multiply-accumulates of a block whose output has the ``side``."""
     if isinstance(block, MetaACON):
-        return block.squeeze.weight.numel() + block.expand.weight.numel()  # of one averaged pixel
+        return block.squeeze.weight.numel() + block.expand.weight.numel()  # of one pixel, the mean
     if isinstance(block, nn.Conv2d):
         return block.weight.numel() * side * side
     if isinstance(block, nn.ConvTranspose2d):

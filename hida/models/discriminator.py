@@ -16,11 +16,12 @@ SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
-    """Judge a sketch beside its depth map: (N, 1, H, W) twice → (N, 1, H', W') logits, one a patch.
+    """Score a sketch beside its depth map: (N, 1, H, W) twice → (N, 1, H', W') logits, one per patch.
 
     256×256 gives 35×35: kernel 4 with padding 2 everywhere, as in the released code. 2,763,713 parameters at
-    width 64. Source: HIDA (ICCV 2023), Eq. 8; Isola et al., "pix2pix", CVPR 2017. With ``scales`` above 1 further
-    judges of the same make see the pictures at half the size, a quarter …: Wang et al., "pix2pixHD", CVPR 2018.
+    width 64. With ``scales`` above 1 further discriminators of the same make see the pictures at half the size, a
+    quarter …
+    Source: HIDA (ICCV 2023), Eq. 8; Isola et al., "pix2pix", CVPR 2017; Wang et al., "pix2pixHD", CVPR 2018.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
@@ -38,7 +39,7 @@ class Discriminator(nn.Module):
         return [features[-1] for features in self.features(depth, sketch)]
 
     def features(self, depth: Tensor, sketch: Tensor) -> list[list[Tensor]]:
-        """Return the outputs of the norms and, last, the logits: a list a scale, the full size first.
+        """Return the outputs of the norms and, last, the logits: a list per scale, the full size first.
 
         In training with the configuration's noise on the sketch: what is too small to be seen through it cannot decide.
         Source: Sønderby et al., "Amortised MAP inference for image super-resolution", ICLR 2017 (instance noise).
@@ -59,14 +60,15 @@ class Discriminator(nn.Module):
                 f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
             )
         depth = depth.to(sketch.dtype)
-        if channels_last_on_cpu(self.layers[0].weight):  # as the convolution wants it, forward and backward
+        # As the convolution wants it, forward and backward.
+        if channels_last_on_cpu(self.layers.get_parameter("0.weight")):
             return torch.stack((depth[:, 0], sketch[:, 0]), -1).permute(0, 3, 1, 2)
         return torch.cat((depth, sketch), 1)
 
 
-def _features(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
+def _features(layers: nn.Module, x: Tensor) -> list[Tensor]:
     found = []
-    for layer in layers:
+    for layer in layers.children():
         x = layer(x)
         if isinstance(layer, InstanceNorm):
             found.append(x)
@@ -74,7 +76,7 @@ def _features(layers: nn.Sequential, x: Tensor) -> list[Tensor]:
 
 
 def _layers(width: int) -> nn.Sequential:
-    # The norm stands before its convolution, behind the previous activation, as in the released class.
+    # The norm comes before its convolution, behind the previous activation, as in the released class.
     # An Identity keeps the place of an activation that the norm behind or before it computes: weights are numbered.
     layers: list[nn.Module] = [nn.Conv2d(2, width, 4, stride=2, padding=2), nn.Identity()]
     for factor, stride in ((1, 2), (2, 2), (4, 1)):
@@ -87,5 +89,6 @@ def _layers(width: int) -> nn.Sequential:
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, 0.0, 0.02)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,7 +102,7 @@ class Encoded(NamedTuple):
     stem_photo: Tensor
     stem_depth: Tensor | None
     features: list[Tensor]
-    depths: list[Tensor] | list[None]
+    depths: Sequence[Tensor | None]
 
 
 class Generator(nn.Module):
@@ -146,7 +147,8 @@ class Generator(nn.Module):
             style: (N,) integers 0..S−1, (N, S) floating-point weights of a mixture, or (N, S, H, W) weights of every
                 pixel, of any size.
 
-        A network without depth returns zeros for the depth.
+        Returns:
+            Both in the size of the photo; a network without depth returns zeros for the depth.
 
         Raises:
             OpError: if a shape or dtype does not fit.
@@ -164,7 +166,7 @@ class Generator(nn.Module):
         features = [stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)]
         for level in self.encoder:
             features.append(level(features[-1]))
-        depths = [None] * len(self.decoder)
+        depths: Sequence[Tensor | None] = [None] * len(self.decoder)
         if self.config.depth:
             depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)
         return Encoded(stem_photo, stem_depth, features, depths)
@@ -188,7 +190,8 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.kernel_size != (1, 1):
         if module.weight.is_meta or module.weight.any():
             nn.init.normal_(module.weight, 0.0, 0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _require_inputs(photo: Tensor, depth: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hida import ops
-from hida.models.generator import Generator
+from hida.models.generator import DecoderLevel, Generator
 from hida.nn import DOG, DynamicAdaptation
 from hida.ops import info_acon
 
@@ -33,13 +33,19 @@ def _hooked(hooks: Sequence[tuple[torch.nn.Module, Callable[..., Any]]]) -> Iter
             handle.remove()
 
 
+def _levels(generator: Generator) -> list[DecoderLevel]:
+    return [level for level in generator.decoder if isinstance(level, DecoderLevel)]
+
+
 def features(generator: Generator, photo: Tensor, depth: Tensor, style: Tensor) -> list[dict[str, Tensor]]:
     """Return, for each decoder level, what :data:`COLUMNS` name: maps (C, H, W), those that its modules have.
 
-    photo (1, 3, H, W), depth (1, 1, H, W), style (1,) as the generator takes them.
+    Args:
+        photo, depth, style: (1, 3, H, W), (1, 1, H, W) and (1,), as the generator takes them.
     """
-    found: list[dict[str, Tensor]] = [{} for _ in generator.decoder]
-    hooks = []
+    levels = _levels(generator)
+    found: list[dict[str, Tensor]] = [{} for _ in levels]
+    hooks: list[tuple[torch.nn.Module, Callable[..., Any]]] = []
 
     def note_adaptation(maps: dict[str, Tensor]) -> Callable[..., None]:
         def note(module: torch.nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
@@ -59,7 +65,7 @@ def features(generator: Generator, photo: Tensor, depth: Tensor, style: Tensor) 
 
         return note
 
-    for maps, level in zip(found, generator.decoder, strict=True):
+    for maps, level in zip(found, levels, strict=True):
         hooks.append((level.adaptation, note_adaptation(maps)))
         if isinstance(level.adaptation, DynamicAdaptation):
             hooks.append((level.adaptation.modulation, note_modulation(maps)))
@@ -67,11 +73,11 @@ def features(generator: Generator, photo: Tensor, depth: Tensor, style: Tensor) 
             hooks.append((level.up.offset_mask, note_offsets(maps)))
     with _hooked(hooks):
         generator(photo, depth, style)
-        for maps, level in zip(found, generator.decoder, strict=True):
-            if "logits" in maps:
+        for maps, level in zip(found, levels, strict=True):
+            adaptation = level.adaptation
+            if isinstance(adaptation, DynamicAdaptation):
                 logits = maps.pop("logits")
-                p1, p2 = level.adaptation.p1, level.adaptation.p2
-                maps["after InfoACON"] = info_acon(maps["H"][None], logits[None], p1, p2)[0]
+                maps["after InfoACON"] = info_acon(maps["H"][None], logits[None], adaptation.p1, adaptation.p2)[0]
                 maps["θ"] = logits.sigmoid()
     return found
 
@@ -92,8 +98,9 @@ def ablations(generator: Generator, photo: Tensor, depth: Tensor, style: Tensor)
         offsets = 2 * DOG.groups * DOG.taps
         return torch.cat((torch.zeros_like(result[:, :offsets]), result[:, offsets:]), 1)
 
-    adapted = [level.adaptation for level in generator.decoder if isinstance(level.adaptation, DynamicAdaptation)]
-    outlined = [level.up for level in generator.decoder if isinstance(level.up, DOG)]
+    levels = _levels(generator)
+    adapted = [level.adaptation for level in levels if isinstance(level.adaptation, DynamicAdaptation)]
+    outlined = [level.up for level in levels if isinstance(level.up, DOG)]
     switched: dict[str, list[tuple[torch.nn.Module, Callable[..., Any]]]] = {"all modules": []}
     if adapted:
         switched["without InfoACON"] = [(module.modulation, flat(0, 1)) for module in adapted]

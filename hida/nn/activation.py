@@ -1,4 +1,4 @@
-"""Activations that stand before a convolution: metaACON, whose switch is one per channel, and (leaky) ReLU."""
+"""Activations before a convolution: metaACON, whose switch is one per channel, and (leaky) ReLU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def activation(kind: Activation, channels: int, slope: float = 0.0) -> nn.Module
 class MetaACON(nn.Module):
     """Activate (N, C, H, W) with a channel-wise switch θ = σ(W₂·W₁·GAP(x)).
 
-    The hidden width is max(16, C/16); neither a norm nor a nonlinearity stands between the two 1×1
+    The hidden width is max(16, C/16); neither a norm nor a nonlinearity is between the two 1×1
     convolutions. Source: Ma et al., "Activate or Not", CVPR 2021, Sec. 4.2; HIDA (ICCV 2023), Sec. 3.3.
     """
 

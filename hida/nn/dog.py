@@ -26,8 +26,8 @@ class DOG(nn.Module):
         reference = nn.Conv2d(in_channels, out_channels, 3)
         self.weight, self.bias = reference.weight, reference.bias
         self.offset_mask = nn.Conv2d(in_channels, 3 * self.groups * self.taps, 3, padding=1)
-        nn.init.zeros_(self.offset_mask.weight)
-        nn.init.zeros_(self.offset_mask.bias)
+        for parameter in self.offset_mask.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

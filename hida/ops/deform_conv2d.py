@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
@@ -65,7 +67,7 @@ def deform_conv2d_reference(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> Tensor:
-    """Compute :func:`deform_conv2d` with plain PyTorch: gather the columns, then one matrix product a group."""
+    """Compute :func:`deform_conv2d` with plain PyTorch: gather the columns, then one matrix product per group."""
     dtype = checks.accumulation_dtype(x, offset, weight, bias, mask)
     n, c_in, _, _ = x.shape
     c_out, c_group, kh, kw = weight.shape
@@ -95,11 +97,14 @@ def _sampling_points(
     """Return the rows and columns to sample, each (N, G, K, H_out, W_out)."""
     n, channels, h_out, w_out = offset.shape
     kh, kw = kernel
-    make = {"device": offset.device, "dtype": offset.dtype}
-    rows = torch.arange(h_out, **make)[:, None] * stride[0] - padding[0]
-    columns = torch.arange(w_out, **make)[None, :] * stride[1] - padding[1]
-    tap_rows = (torch.arange(kh, **make) * dilation[0]).repeat_interleave(kw)[:, None, None]
-    tap_columns = (torch.arange(kw, **make) * dilation[1]).repeat(kh)[:, None, None]
+
+    def count(length: int) -> Tensor:
+        return torch.arange(length, device=offset.device, dtype=offset.dtype)
+
+    rows = count(h_out)[:, None] * stride[0] - padding[0]
+    columns = count(w_out)[None, :] * stride[1] - padding[1]
+    tap_rows = (count(kh) * dilation[0]).repeat_interleave(kw)[:, None, None]
+    tap_columns = (count(kw) * dilation[1]).repeat(kh)[:, None, None]
     moved = offset.reshape(n, channels // (2 * kh * kw), kh * kw, 2, h_out, w_out)
     return moved[:, :, :, 0] + (rows + tap_rows), moved[:, :, :, 1] + (columns + tap_columns)
 
@@ -114,7 +119,7 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     top, left = rows.floor(), columns.floor()
     # Fractions and not distances: at a point on the grid |·| has no slope, but the sampled value has one.
     vertical, horizontal = rows - top, columns - left
-    planes = x.reshape(n, groups, c // groups, height * width)
+    pixels = x.reshape(n, groups, c // groups, height * width)
     result = x.new_zeros(())
     for down in (0, 1):
         for right in (0, 1):
@@ -124,7 +129,7 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
             index, inside, share = (t.reshape(n, groups, 1, taps * h_out * w_out) for t in (index, inside, share))
             # Masked as values: a share of zero would not keep out a pixel that is NaN.
-            values = planes.gather(3, index.expand(-1, -1, planes.shape[2], -1))
+            values = pixels.gather(3, index.expand(-1, -1, pixels.shape[2], -1))
             result = result + torch.where(inside, values, 0) * share
     return result.reshape(n, c, taps, h_out, w_out)
 
@@ -186,11 +191,30 @@ def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
     return pair
 
 
-def _fake(x, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
+def _fake(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    mask: Tensor | None,
+) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0], *offset.shape[2:]))
 
 
-def _fake_backward(grad, x, offset, weight, stride, padding, dilation, mask, wanted: int):
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    mask: Tensor | None,
+    wanted: int,
+) -> tuple[Tensor, ...]:
     wide = checks.accumulation_dtype(x, offset, weight, mask)
     made = (
         torch.empty_like(x),
@@ -201,13 +225,13 @@ def _fake_backward(grad, x, offset, weight, stride, padding, dilation, mask, wan
     return tuple(x.new_empty(0) if t is None or not wanted >> i & 1 else t for i, t in enumerate(made))
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, offset, weight, bias, ctx.stride, ctx.padding, ctx.dilation, mask = inputs
     ctx.save_for_backward(x, offset, weight, mask)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, offset, weight, mask = ctx.saved_tensors
     needs_x, needs_offset, needs_weight, needs_bias, _, _, _, needs_mask = ctx.needs_input_grad
     needed = needs_x, needs_offset, needs_weight, needs_mask
@@ -225,7 +249,7 @@ def _backward(ctx, grad: Tensor):
     return dx, doffset, dweight, dbias, None, None, None, dmask
 
 
-def _no_second_derivative(ctx, *_):
+def _no_second_derivative(ctx: Any, *_: Tensor) -> NoReturn:
     raise RuntimeError(
         "hida.ops.deform_conv2d has no second derivative in its native kernels; "
         'differentiate twice under hida.ops.backend("reference").'

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from hida.errors import HidaError
 from hida.ops import library
 
 Backend = Literal["auto", "native", "reference"]
+_BACKENDS: tuple[str, ...] = get_args(Backend)
 
 _override: ContextVar[Backend | None] = ContextVar("hida_ops_backend", default=None)
 # torch.compile cannot read a context variable; it reads this copy, and compiles again when it changes.
@@ -79,8 +80,12 @@ def _chosen() -> Backend | None:
 
 
 def _checked(name: str, origin: str) -> Backend:
-    if name not in get_args(Backend):
-        raise HidaError(f"{origin} is {name!r}; choose one of {', '.join(get_args(Backend))}.")
+    if not _is_backend(name):
+        raise HidaError(f"{origin} is {name!r}; choose one of {', '.join(_BACKENDS)}.")
     if name == "native" and not any(available().values()):
         raise HidaError(f"{origin} asks for native ops, but no native library is built; use auto or reference.")
-    return name  # type: ignore[return-value]
+    return name
+
+
+def _is_backend(name: str) -> TypeGuard[Backend]:
+    return name in _BACKENDS

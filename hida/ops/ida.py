@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from hida.ops.info_acon import fake_logits_gradient, info_acon_reference, requir
 from hida.ops.instance_norm_modulate import instance_norm_modulate_reference, require_instance_norm_modulate
 
 Residual = Literal["activated", "input", "none"]
-_NUMBERS = {"none": 0, "activated": 1, "input": 2}  # as the operator takes them
+_NUMBERS: dict[Residual, int] = {"none": 0, "activated": 1, "input": 2}  # as the operator takes them
 
 
 def ida(
@@ -77,18 +77,31 @@ def ida_reference(
     return instance_norm_modulate_reference(activated, gamma, beta, added, eps).to(h.dtype)
 
 
-def _fake(h, logits, gamma, beta, p1, p2, residual: int, eps: float):
+def _fake(
+    h: Tensor, logits: Tensor, gamma: Tensor, beta: Tensor, p1: Tensor, p2: Tensor, residual: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     mean = library.partial_sums(h, logits, gamma, beta, p1, p2)
     return torch.empty_like(h), mean, torch.empty_like(mean)
 
 
-def _fake_backward(grad, h, logits, gamma, p1, p2, mean, rstd, residual: int, wanted: int):
+def _fake_backward(
+    grad: Tensor,
+    h: Tensor,
+    logits: Tensor,
+    gamma: Tensor,
+    p1: Tensor,
+    p2: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    residual: int,
+    wanted: int,
+) -> tuple[Tensor, ...]:
     whole = fake_logits_gradient(h, logits, mean)
     made = (torch.empty_like(h), whole, library.gradient_like(gamma, h), torch.empty_like(mean), torch.empty_like(mean))
     return tuple(t if wanted >> i & 1 else h.new_empty(0) for i, t in enumerate(made))
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     h, logits, gamma, beta, p1, p2, ctx.residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
@@ -96,14 +109,14 @@ def _setup(ctx, inputs, output) -> None:
     ctx.beta_dtype = beta.dtype
 
 
-def _backward(ctx, grad: Tensor, *_):
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     h, logits, gamma, p1, p2, mean, rstd = ctx.saved_tensors
     needs_h, needs_logits, needs_gamma, needs_beta, needs_p1, needs_p2, _, _ = ctx.needs_input_grad
     needed = needs_h, needs_logits, needs_gamma, needs_p1, needs_p2
     if torch.is_grad_enabled():
         name = next(name for name, number in _NUMBERS.items() if number == ctx.residual)
 
-        def function(h, logits, gamma, p1, p2) -> Tensor:
+        def function(h: Tensor, logits: Tensor, gamma: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
             return ida_reference(h, logits, gamma, torch.zeros_like(gamma), p1, p2, name, ctx.eps)
 
         found = library.differentiable_gradients(function, (h, logits, gamma, p1, p2), needed, grad)
@@ -112,7 +125,7 @@ def _backward(ctx, grad: Tensor, *_):
             grad, h, logits, gamma, p1, p2, mean, rstd, ctx.residual, library.wanted(needed)
         )
         operands = h, logits, gamma, p1, p2
-        found = [library.fold(g, t) if need else None for g, t, need in zip(made, operands, needed, strict=True)]
+        found = [library.sum_to(g, t) if need else None for g, t, need in zip(made, operands, needed, strict=True)]
     dh, dlogits, dgamma, dp1, dp2 = found
     return dh, dlogits, dgamma, grad.to(ctx.beta_dtype) if needs_beta else None, dp1, dp2, None, None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
 
     Args:
         x: (N, C, H, W), any floating dtype.
-        logits: (N, C, H, W), (N, 1, H, W) for one switch a pixel, (N, C, 1, 1) for metaACON, or (1, C, 1, 1).
+        logits: (N, C, H, W), (N, 1, H, W) for one switch per pixel, (N, C, 1, 1) for metaACON, or (1, C, 1, 1).
         p1, p2: (1, C, 1, 1), the slopes for large positive and large negative ``(p1 − p2)·x``.
 
     Returns:
@@ -59,7 +61,7 @@ def _fake(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-def _fake_backward(grad: Tensor, x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor, wanted: int):
+def _fake_backward(grad: Tensor, x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor, wanted: int) -> tuple[Tensor, ...]:
     whole = fake_logits_gradient(x, logits, x, p1, p2)
     slope = library.partial_sums(x, logits, p1, p2)
     made = (torch.empty_like(x), whole, slope, torch.empty_like(slope))
@@ -75,16 +77,16 @@ def fake_logits_gradient(x: Tensor, logits: Tensor, *others: Tensor) -> Tensor:
     return sums.new_empty((n, c, h, w)) if tuple(logits.shape) == (n, 1, h, w) else sums
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
     if torch.is_grad_enabled():
         return tuple(library.differentiable_gradients(info_acon_reference, tensors, needed, grad))
     gradients = torch.ops.hida.info_acon_backward(grad, *tensors, library.wanted(needed))
-    return tuple(library.fold(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True))
+    return tuple(library.sum_to(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True))
 
 
 if library.loaded:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,17 +70,19 @@ def require_instance_norm_modulate(
         raise checks.OpError(f"eps must be positive; it is {eps}.")
 
 
-def _fake(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float):
+def _fake(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = library.partial_sums(x, gamma, beta, residual)
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _fake_backward(grad: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, wanted: int):
+def _fake_backward(
+    grad: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, wanted: int
+) -> tuple[Tensor, ...]:
     made = (torch.empty_like(x), library.gradient_like(gamma, x))
     return tuple(t if wanted >> i & 1 else x.new_empty(0) for i, t in enumerate(made))
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, gamma, beta, residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
@@ -86,7 +90,7 @@ def _setup(ctx, inputs, output) -> None:
     ctx.dtypes = beta.dtype, None if residual is None else residual.dtype
 
 
-def _backward(ctx, grad: Tensor, *_):
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, gamma, mean, rstd = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta, needs_residual, _ = ctx.needs_input_grad
     if torch.is_grad_enabled():

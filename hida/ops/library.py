@@ -23,7 +23,7 @@ def _not_built(where: str = "") -> str:
 
 
 def _load(path: Path) -> str:
-    """Load a library; return why it is not there, or nothing."""
+    """Load a library; return why it is not loaded, or nothing."""
     if not path.is_file():
         return _not_built()
     try:
@@ -59,12 +59,12 @@ def instruction_set() -> str:
 
 
 def wanted(needed: Sequence[bool]) -> int:
-    """Pack which gradients are needed as the backward operators take it."""
+    """Pack which gradients are needed into the bits that the backward operators take."""
     return sum(1 << i for i, need in enumerate(needed) if need)
 
 
 def partial_sums(x: Tensor, *operands: Tensor | None) -> Tensor:
-    """Return an empty (N, C) tensor of the computing type, as the operators return for sums over planes."""
+    """Return an empty (N, C) tensor of the accumulation dtype, as the operators return for sums over H×W."""
     wide = any(t is not None and t.dtype == torch.float64 for t in (x, *operands))
     return x.new_empty(x.shape[:2], dtype=torch.float64 if wide else torch.float32)
 
@@ -76,7 +76,7 @@ def gradient_like(operand: Tensor, x: Tensor) -> Tensor:
     return torch.empty(operand.shape, dtype=operand.dtype, device=operand.device, memory_format=layout)
 
 
-def fold(gradient: Tensor, like: Tensor) -> Tensor:
+def sum_to(gradient: Tensor, like: Tensor) -> Tensor:
     """Add up a gradient that came back as (N, C) sums or as a whole tensor to the shape and dtype of ``like``."""
     if gradient.dim() == 2:
         gradient = gradient[:, :, None, None]
@@ -87,13 +87,13 @@ def fold(gradient: Tensor, like: Tensor) -> Tensor:
 
 
 def differentiable_gradients(
-    function: Callable[..., Tensor], tensors: Sequence[Tensor | None], needed: Sequence[bool], grad: Tensor
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
 ) -> list[Tensor | None]:
     """Return the gradients of ``function`` at ``tensors``, made of differentiable ops: a double backward's first half.
 
     Each tensor is viewed first, so that one given twice gets two gradients.
     """
-    given = [None if t is None else t.view_as(t) for t in tensors]
+    given = [t.view_as(t) for t in tensors]
     chosen = [t for t, need in zip(given, needed, strict=True) if need]
     found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=True) if chosen else ())
     return [next(found) if need else None for need in needed]

@@ -3,6 +3,8 @@ weights, and by minimal filtering (Winograd) those of many, which take 36 produc
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,7 +24,14 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
 
     That of many pixels rounds about five times as coarsely as a direct sum does (1.5e-6 of the result, 256 channels).
 
-    x: (N, C_in, H, W); weight: (C_out, C_in, kh, kw) → (N, C_out, H_out, W_out).
+    Args:
+        x: (N, C_in, H, W).
+        weight: (C_out, C_in, kh, kw).
+        bias: (C_out,) or None.
+        stride, padding: (vertical, horizontal).
+
+    Returns:
+        (N, C_out, H_out, W_out).
     """
     if (stride, padding) == ((1, 1), (2, 2)) and to_one.fits(x, weight, transposed=False):
         return to_one.to_one(x, weight, bias, transposed=False)
@@ -39,12 +48,23 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
 def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``torch.nn.functional.conv_transpose2d`` for 4×4 kernels, stride 2, padding 1: twice the size.
 
-    x: (N, C_in, H, W); weight: (C_in, C_out, 4, 4) → (N, C_out, 2H, 2W). By native kernels on a CPU in float32.
+    Args:
+        x: (N, C_in, H, W).
+        weight: (C_in, C_out, 4, 4).
+        bias: (C_out,) or None.
+
+    Returns:
+        (N, C_out, 2H, 2W), by native kernels on a CPU in float32.
     """
     if to_one.fits(x, weight, transposed=True):
         return to_one.to_one(x, weight, bias, transposed=True)
-    trains = torch.is_grad_enabled() and bias is not None and bias.requires_grad
-    if trains and channels_last_on_cpu(x) and dispatch.native(x, weight, bias):
+    if (
+        bias is not None
+        and bias.requires_grad
+        and torch.is_grad_enabled()
+        and channels_last_on_cpu(x)
+        and dispatch.native(x, weight, bias)
+    ):
         if torch.is_autocast_enabled("cpu"):
             x, weight, bias = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight, bias))
         with torch.autocast("cpu", enabled=False):
@@ -63,11 +83,11 @@ class _Doubling(torch.autograd.Function):
         return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         grad = grad.contiguous(memory_format=torch.channels_last)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         dx, dweight, _ = torch.ops.aten.convolution_backward(
@@ -82,22 +102,22 @@ def _native(*tensors: Tensor | None) -> bool:
     return plain and library.loaded and dispatch.selected() == "native" and not torch.is_autocast_enabled("cpu")
 
 
-def _fake(x, weight, bias, stride, padding) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int]) -> Tensor:
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
     return x.new_empty((x.shape[0], weight.shape[0], *((s + 2 * p - k) // step + 1 for s, k, step, p in sizes)))
 
 
-def _fake_transpose(x, weight, bias) -> Tensor:
+def _fake_transpose(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[1], 2 * x.shape[2], 2 * x.shape[3]))
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, *ctx.shape = inputs  # stride and padding, where they may differ
     ctx.save_for_backward(x, weight)
     ctx.biased = bias is not None
 
 
-def _gradients(ctx, grad: Tensor, stride: list[int], padding: list[int], transposed: bool) -> list[Tensor | None]:
+def _gradients(ctx: Any, grad: Tensor, stride: list[int], padding: list[int], transposed: bool) -> list[Tensor | None]:
     x, weight = ctx.saved_tensors
     needed = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
     bias_size = [weight.shape[1 if transposed else 0]] if ctx.biased else None
@@ -108,11 +128,12 @@ def _gradients(ctx, grad: Tensor, stride: list[int], padding: list[int], transpo
     )
 
 
-def _backward(ctx, grad: Tensor):
-    return (*_gradients(ctx, grad, *map(list, ctx.shape), False), None, None)
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    stride, padding = ctx.shape
+    return (*_gradients(ctx, grad, list(stride), list(padding), False), None, None)
 
 
-def _backward_transpose(ctx, grad: Tensor):
+def _backward_transpose(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(_gradients(ctx, grad, [2, 2], [1, 1], True))
 
 

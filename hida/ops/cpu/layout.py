@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def channels_last_on_cpu(x: Tensor) -> bool:
-    """Say whether the channels of a pixel lie side by side, on a CPU: what some kernels are only written for."""
+    """Say whether ``x`` is an NHWC tensor (``channels_last``) on a CPU, which some kernels are only written for."""
     return x.device.type == "cpu" and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) != 1

@@ -1,6 +1,8 @@
-"""Instance normalisation between two leaky ReLUs: what stands between two convolutions of a discriminator."""
+"""Instance normalisation between two leaky ReLUs: what is between two convolutions of a discriminator."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +20,15 @@ def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 
         l(x, slope) = x where x > 0, else slope·x
         f = l(x, before);   y = l((f − μ)/√(var + eps), after),   μ and (biased) var of f per (n, c) over H×W
 
-    x: (N, C, H, W) → (N, C, H, W). A slope of 1 is no activation at all. The native kernel takes channels_last
-    tensors on a CPU and computes in float32 (float64 for float64 input); everything else is PyTorch's.
+    The native kernel takes NHWC tensors (``channels_last``) on a CPU; everything else is PyTorch's.
+
+    Args:
+        x: (N, C, H, W), any floating dtype.
+        before, after: the slopes; 1 is no activation.
+        eps: added to the variance.
+
+    Returns:
+        (N, C, H, W) in the dtype of ``x``; the native kernel computes in float32 (float64 for float64 input).
     """
     if channels_last_on_cpu(x) and dispatch.native(x):
         return torch.ops.hida.leaky_norm(x, before, after, eps)[0]
@@ -43,23 +52,23 @@ def _instance_norm(x: Tensor, eps: float) -> Tensor:
     return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
 
 
-def _fake(x: Tensor, before: float, after: float, eps: float):
+def _fake(x: Tensor, before: float, after: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = library.partial_sums(x)
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _fake_backward(grad, x, mean, rstd, before: float, after: float) -> Tensor:
+def _fake_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, before: float, after: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, ctx.before, ctx.after, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(x, mean, rstd)
 
 
-def _backward(ctx, grad: Tensor, *_):
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, mean, rstd = ctx.saved_tensors
     if torch.is_grad_enabled():
         found = library.differentiable_gradients(

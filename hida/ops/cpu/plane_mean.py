@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,12 @@ def _fake(x: Tensor) -> Tensor:
     return library.partial_sums(x)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     (x,) = inputs
     ctx.shape, ctx.dtype = x.shape, x.dtype
 
 
-def _backward(ctx, grad: Tensor) -> Tensor:
+def _backward(ctx: Any, grad: Tensor) -> Tensor:
     # Expanded and never written out: what it is added to has the right memory layout.
     return grad.to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 

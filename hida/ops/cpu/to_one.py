@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,13 +43,13 @@ def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, transposed: bool, wa
     return dx, x.new_empty((parts, x.shape[1], 16) if wanted & 2 else (0,), dtype=torch.float32 if wanted & 2 else None)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, ctx.transposed = inputs
     ctx.save_for_backward(x, weight)
     ctx.biased = bias is not None
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
     dbias = grad.float().sum((0, 2, 3)) if ctx.biased and needs_bias else None

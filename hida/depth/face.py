@@ -18,7 +18,9 @@ from hida.errors import HidaError
 class Face(ABC):
     """A face found in a photo.
 
-    box: (x0, y0, x1, y1) in pixels of the photo, possibly reaching over its edge; score: 0 to 1.
+    Args:
+        box: (x0, y0, x1, y1) in pixels of the photo, possibly reaching over its edge.
+        score: 0 to 1.
     """
 
     box: tuple[float, float, float, float]
@@ -31,14 +33,19 @@ class Face(ABC):
 
     @abstractmethod
     def depth(self, size: tuple[int, int], matrix: np.ndarray | None = None) -> np.ndarray:
-        """float32 (height, width) in [0, 1] for ``size`` = (width, height): nearest 1, farthest and background 0.
+        """Draw the face's depth straight into the target frame, not resampled.
 
-        matrix: (2, 3) similarity that takes pixels of the photo to pixels of the result, the identity when
-        None. The face is drawn straight into the target frame, not resampled.
+        Args:
+            size: (width, height) of the result.
+            matrix: (2, 3) similarity that takes pixels of the photo to pixels of the result; None is the identity.
+
+        Returns:
+            float32 (height, width) in [0, 1]: nearest 1, farthest and background 0.
         """
 
     @property
     def area(self) -> float:
+        """The box's area in pixels of the photo."""
         x0, y0, x1, y1 = self.box
         return (x1 - x0) * (y1 - y0)
 
@@ -47,12 +54,16 @@ class FaceModel(Protocol):
     """Anything that finds faces and knows their depth."""
 
     def faces(self, photo: np.ndarray) -> list[Face]:
-        """Faces in an (height, width, 3) uint8 RGB photo, the largest first; empty when there is none."""
+        """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; empty when there is none."""
         ...
 
 
 def largest_face(photo: np.ndarray, model: FaceModel) -> Face:
-    """The largest face of an (height, width, 3) uint8 RGB photo; :class:`HidaError` when there is none."""
+    """Return the largest face of an (H, W, 3) uint8 RGB photo.
+
+    Raises:
+        HidaError: there is none.
+    """
     faces = model.faces(photo)
     if not faces:
         raise HidaError("no face was found in the photo; give one that shows a face, upright and not cut off.")

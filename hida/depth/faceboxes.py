@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hida.depth.folding import fold
 from hida.errors import HidaError
 from hida.weights.foreign import fill, load_state
 
@@ -26,7 +26,7 @@ _VARIANCE_CENTRE, _VARIANCE_SIZE = 0.1, 0.2
 
 
 class _Conv(nn.Module):
-    """Convolution and batch norm, followed by ReLU (or, crelu=True, by ReLU of the result and of its negative)."""
+    """Convolve, normalise and apply ReLU (or, crelu=True, ReLU to the result and to its negative)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, crelu: bool = False) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Conv(nn.Module):
         return F.relu(torch.cat((x, -x), 1) if self.crelu else x, inplace=True)
 
     def fold(self) -> None:
-        self.conv, self.bn = fuse_conv_bn_eval(self.conv, self.bn), nn.Identity()
+        self.conv, self.bn = fold(self.conv, self.bn)
 
 
 class _Inception(nn.Module):
@@ -86,7 +86,7 @@ class FaceBoxes(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> FaceBoxes:
-        """Weights from ``FaceBoxesProd.pth`` or a ``.safetensors`` with the same keys (float16 is widened)."""
+        """Read ``FaceBoxesProd.pth`` or a ``.safetensors`` with the same keys (float16 is widened)."""
         network = cls()
         fill(network, load_state(path), path)
         network.eval()
@@ -95,8 +95,17 @@ class FaceBoxes(nn.Module):
                 module.fold()
         return network.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (1, 3, H, W) BGR less the mean -> boxes (A, 4) as x0, y0, x1, y1 in pixels of x; scores (A,) in [0, 1]."""
+        """Return boxes (A, 4) as x0, y0, x1, y1 in pixels of ``x``, and scores (A,) in [0, 1].
+
+        Args:
+            x: (1, 3, H, W) BGR less the mean.
+        """
         x = F.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
         x = F.max_pool2d(self.conv2(x), 3, stride=2, padding=1)
         fine = self.inception3(self.inception2(self.inception1(x)))
@@ -115,10 +124,18 @@ class FaceBoxes(nn.Module):
 
     @torch.inference_mode()
     def detect(self, photo: np.ndarray, threshold: float = 0.5, overlap: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
-        """Faces in an (H, W, 3) uint8 RGB photo: boxes (K, 4) float64 in its pixels and scores (K,), largest first.
+        """Find faces; photos over 1080×720 are reduced first.
 
-        Faces scoring at most ``threshold`` are dropped, and those that overlap a better one by more than ``overlap``
-        (intersection over union). Photos over 1080x720 are reduced first. Raises :class:`HidaError` for other arrays.
+        Args:
+            photo: (H, W, 3) uint8 RGB.
+            threshold: faces scoring at most this are dropped.
+            overlap: faces that overlap a better one by more than this (intersection over union) are dropped.
+
+        Returns:
+            Boxes (K, 4) float64 in pixels of the photo and scores (K,), the largest face first.
+
+        Raises:
+            HidaError: ``photo`` is another array.
         """
         check_photo(photo)
         height, width = photo.shape[:2]
@@ -128,7 +145,7 @@ class FaceBoxes(nn.Module):
         if scale < 1:
             size = (max(1, round(height * scale)), max(1, round(width * scale)))
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        x = pixels.to(self.loc[0].weight.device).flip(1).float()
+        x = pixels.to(self.device).flip(1).float()
         boxes, scores = self(x - x.new_tensor(_MEAN).view(1, 3, 1, 1))
         keep = scores > threshold
         boxes, scores = boxes[keep].double().cpu().numpy(), scores[keep].double().cpu().numpy()
@@ -140,7 +157,11 @@ class FaceBoxes(nn.Module):
 
 
 def check_photo(photo: np.ndarray) -> None:
-    """Raise :class:`HidaError` unless ``photo`` is a non-empty (H, W, 3) uint8 array."""
+    """Require a non-empty (H, W, 3) uint8 array.
+
+    Raises:
+        HidaError: ``photo`` is anything else.
+    """
     if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
         got = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
         raise HidaError(f"a face is looked for in a uint8 array of height x width x 3, not in {got}; convert it first.")
@@ -149,7 +170,7 @@ def check_photo(photo: np.ndarray) -> None:
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
-    """Greedy non-maximum suppression: indices of the boxes (K, 4) kept, the best score first."""
+    """Return the indices of the boxes (K, 4) that greedy non-maximum suppression keeps, the best score first."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     rest = np.argsort(-scores, kind="stable")
     kept = []
@@ -164,7 +185,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarra
 
 
 def _priors(level: int, rows: int, columns: int) -> Tensor:
-    """Anchors of a feature map as (rows*columns*n, 4): centre x, y and width, height in pixels."""
+    """Return the anchors of a feature map as (rows·columns·n, 4): centre x, y and width, height in pixels."""
     step, sides = _ANCHORS[level]
     cell = []
     for side, count in sides:

@@ -15,17 +15,21 @@ from hida.images.io import read_image
 def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
-    source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or (1, H, W).
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
     maximum. A map of another size is resized bilinearly.
+
+    Args:
+        source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or
+            (1, H, W).
+        size: (width, height).
 
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
     if isinstance(source, (str, os.PathLike)):
-        name, values = f"The depth map {os.fspath(source)}", _read(Path(source))
+        name, values = f"the depth map {os.fspath(source)}", _read(Path(source))
     else:
-        name, values = "The depth map", np.asarray(source)
+        name, values = "the depth map", np.asarray(source)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[:, :, 0]
     if values.ndim != 2 or values.size == 0:
@@ -50,7 +54,7 @@ def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
     low, high = values.min(), values.max()
     if low < 0 or high > 1:
         if high == low:
-            raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so nothing tells near from far.")
+            raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so near and far are equal; give another.")
         values = (values - low) / (high - low)
     return values.astype(np.float32)
 
@@ -60,9 +64,9 @@ def _read(path: Path) -> np.ndarray:
         try:
             return np.load(path, allow_pickle=False)
         except FileNotFoundError:
-            raise HidaError(f"There is no depth map {path}; check the path.") from None
+            raise HidaError(f"there is no depth map {path}; check the path.") from None
         except (ValueError, EOFError, OSError) as error:
-            raise HidaError(f"The depth map {path} cannot be read as a numpy array ({error}).") from None
+            raise HidaError(f"the depth map {path} cannot be read as a numpy array ({error}); save it again.") from None
     read_image(path)  # whatever is wrong with the file is said here
     with Image.open(path) as image:
         if image.mode in ("L", "F"):
@@ -72,12 +76,12 @@ def _read(path: Path) -> np.ndarray:
         # A grey map is often saved as three equal channels, or with an alpha that says nothing.
         channels = np.asarray(image.convert("RGB"))
     if (channels != channels[:, :, :1]).any():
-        raise HidaError(f"The depth map {path} is a colour picture; give a grey one, where bright is near.")
+        raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
     return channels[:, :, 0]
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
-    """Pillow gives some 16-bit files as 32-bit integers."""
+    """Return 16-bit values as such: Pillow gives some files of them as 32-bit integers."""
     if values.dtype == np.uint16:
         return values
     fits = values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max

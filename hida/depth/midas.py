@@ -1,4 +1,4 @@
-"""Depth of natural images with MiDaS, DPT or Depth-Anything: a TorchScript file, an ONNX file or a torch.hub name.
+"""Predict the depth of natural images with MiDaS, DPT or Depth-Anything: a TorchScript or ONNX file, or torch.hub.
 
 A TorchScript file and a torch.hub repository carry code that runs when they are loaded. So only what is named
 explicitly is ever loaded; no folder, cache or environment variable is searched for one.
@@ -39,7 +39,7 @@ class Preparation:
 
     @classmethod
     def for_name(cls, name: str) -> Preparation:
-        """What the published networks want, told by their names: Depth-Anything 518/14, MiDaS small 256, else 384/32.
+        """Return what a published network wants, told by its name: Depth-Anything 518/14, MiDaS small 256, else 384/32.
 
         DPT networks alone are normalised with 0.5, all others with ImageNet's statistics.
         """
@@ -51,7 +51,7 @@ class Preparation:
         return cls(384, 32, *HALF) if "dpt" in flat else cls()
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the input: the shorter side near ``size``, the aspect kept up to 4:1, whole multiples."""
+        """Return (height, width) of the input: the shorter near ``size``, aspect kept up to 4:1, whole multiples."""
         scale = self.size / min(height, width)
 
         def whole(length: float) -> int:
@@ -63,7 +63,7 @@ class Preparation:
 
 @dataclass
 class Midas:
-    """A monocular depth network: (1,3,h,w) normalised RGB in, inverse depth (1,h,w) or (1,1,h,w) out."""
+    """A monocular depth network: (1, 3, h, w) normalised RGB in, inverse depth (1, h, w) or (1, 1, h, w) out."""
 
     network: Callable[[np.ndarray], np.ndarray]
     preparation: Preparation = field(default_factory=Preparation)
@@ -92,12 +92,12 @@ class Midas:
         if separator and "/" in repository and not Path(repository).is_absolute():
             return cls(_on_torch(_load_hub(repository, entry), device), preparation)
         raise HidaError(
-            f"There is no depth network {name}: give a TorchScript or ONNX file, or a torch.hub name such as "
+            f"there is no depth network {name}: give a TorchScript or ONNX file, or a torch.hub name such as "
             "intel-isl/MiDaS:DPT_Hybrid."
         )
 
     def predict(self, photo: ImageSource) -> np.ndarray:
-        """Depth H×W float32 in [0,1] of a photo of any size, the nearest point 1; constant output gives zeros.
+        """Predict the depth (H, W) float32 in [0, 1] of a photo of any size: nearest 1; constant output gives zeros.
 
         Raises:
             HidaError: the network refuses the input, or gives something other than one finite map.
@@ -105,20 +105,23 @@ class Midas:
         image = read_image(photo)
         height, width = self.fixed_size or self.preparation.input_size(image.height, image.width)
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-        pixels = (pixels - np.float32(self.preparation.mean)) / np.float32(self.preparation.std)
+        mean, std = (np.asarray(values, np.float32) for values in (self.preparation.mean, self.preparation.std))
+        pixels = (pixels - mean) / std
         try:
             output = self.network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
         except HidaError:
             raise
         except Exception as error:  # every runtime has its own kind for an input it does not take
             raise HidaError(
-                f"The depth network failed on an input of {height}×{width} ({_first_line(error)})."
+                f"the depth network failed on an input of {height}×{width} ({_first_line(error)}); give another."
             ) from error
         inverse = np.squeeze(np.asarray(output, np.float32))
         if inverse.ndim != 2:
-            raise HidaError(f"The depth network gave an array of shape {np.shape(output)} instead of one H×W map.")
+            raise HidaError(
+                f"the depth network gave an array of shape {np.shape(output)} instead of one H×W map; give another."
+            )
         if not np.isfinite(inverse).all():
-            raise HidaError("The depth network gave values that are not finite; use another network or precision.")
+            raise HidaError("the depth network gave values that are not finite; use another network or precision.")
         full = F.interpolate(
             torch.from_numpy(inverse)[None, None],
             size=(image.height, image.width),
@@ -129,7 +132,7 @@ class Midas:
 
 
 def normalise(inverse: np.ndarray) -> np.ndarray:
-    """Inverse depth to float32 [0,1] by its minimum and maximum; a constant map says nothing and gives zeros."""
+    """Scale inverse depth to float32 [0, 1] by its minimum and maximum; a constant map says nothing and gives zeros."""
     inverse = np.asarray(inverse, np.float64)
     low, high = inverse.min(), inverse.max()
     if high - low <= 1e-6 * max(abs(low), abs(high)):
@@ -155,7 +158,9 @@ def _load_hub(repository: str, entry: str) -> torch.nn.Module:
         # Naming the repository is the user's consent; torch.hub would ask on a terminal otherwise.
         return torch.hub.load(repository, entry, trust_repo=True).eval()
     except Exception as error:  # it runs the repository's own code: anything may come
-        raise HidaError(f"torch.hub could not load {entry} from {repository} ({_first_line(error)}).") from error
+        raise HidaError(
+            f"torch.hub could not load {entry} from {repository} ({_first_line(error)}); check the name."
+        ) from error
 
 
 def _on_torch(module: torch.nn.Module, device: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -172,11 +177,13 @@ def _load_onnx(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int
     try:
         import onnxruntime
     except ImportError:
-        raise HidaError(f"The depth network {path} is an ONNX file, which needs onnxruntime: {_ONNX_HINT}.") from None
+        raise HidaError(f"the depth network {path} is an ONNX file, which needs onnxruntime: {_ONNX_HINT}.") from None
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise HidaError(f"{path} cannot be opened as an ONNX network ({_first_line(error)}).") from None
+        raise HidaError(
+            f"{path} cannot be opened as an ONNX network ({_first_line(error)}); export it again."
+        ) from None
     given = session.get_inputs()[0]
     # A dynamic side is a name or None; a fixed one a number.
     sides = tuple(given.shape[-2:]) if len(given.shape) == 4 else ()
@@ -189,10 +196,10 @@ def _load_onnx(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int
 
 
 def _first_map(output: Any) -> Any:
-    """The depth of a network that gives it bare, first of several, or as ``predicted_depth`` of a dictionary."""
+    """Return the depth of a network that gives it bare, first of several, or as ``predicted_depth`` of a dictionary."""
     while isinstance(output, (tuple, list, dict)):
         if not output:
-            raise HidaError("The depth network gave no output.")
+            raise HidaError("the depth network gave no output; give another.")
         output = output.get("predicted_depth", next(iter(output.values()))) if isinstance(output, dict) else output[0]
     return output
 

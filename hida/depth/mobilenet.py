@@ -10,8 +10,8 @@ import os
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from hida.depth.folding import fold
 from hida.weights.foreign import fill, load_state
 
 SIDE = 120
@@ -36,7 +36,7 @@ _BLOCKS = (
 
 
 class _Separable(nn.Module):
-    """3x3 depthwise and 1x1 convolution, each with batch norm and ReLU."""
+    """Convolve 3×3 depthwise and then 1×1, each with batch norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class _Separable(nn.Module):
         return F.relu(self.bn_sep(self.conv_sep(x)), inplace=True)
 
     def fold(self) -> None:
-        self.conv_dw, self.bn_dw = fuse_conv_bn_eval(self.conv_dw, self.bn_dw), nn.Identity()
-        self.conv_sep, self.bn_sep = fuse_conv_bn_eval(self.conv_sep, self.bn_sep), nn.Identity()
+        self.conv_dw, self.bn_dw = fold(self.conv_dw, self.bn_dw)
+        self.conv_sep, self.bn_sep = fold(self.conv_sep, self.bn_sep)
 
 
 class MobileNet(nn.Module):
-    """(N, 3, 120, 120) BGR, (value - 127.5) / 128 -> (N, 62) whitened parameters."""
+    """Predict (N, 62) whitened parameters from (N, 3, 120, 120) BGR crops, (value - 127.5) / 128."""
 
     def __init__(self, width: float = 0.5) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class MobileNet(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MobileNet:
-        """Weights from ``mb05_120x120.pth`` (its auxiliary landmark layer, used in training only, is left out)."""
+        """Read ``mb05_120x120.pth`` (its auxiliary landmark layer, used in training only, is left out)."""
         network = cls()
         state = {name: value for name, value in load_state(path).items() if not name.startswith("fc_lm.")}
         fill(network, state, path)
         network.eval()
-        network.conv1, network.bn1 = fuse_conv_bn_eval(network.conv1, network.bn1), nn.Identity()
+        network.conv1, network.bn1 = fold(network.conv1, network.bn1)
         for module in network.modules():
             if isinstance(module, _Separable):
                 module.fold()
@@ -89,12 +89,12 @@ class MobileNet(nn.Module):
 
 
 def crop(photo: Tensor, left: int, top: int, right: int, bottom: int) -> Tensor:
-    """Cut (H, W, 3) uint8 RGB to the box, black outside the photo -> (1, 3, 120, 120) as the network reads it."""
+    """Cut (H, W, 3) uint8 RGB to the box, black outside the photo: (1, 3, 120, 120) as the network reads it."""
     height, width = photo.shape[:2]
     inside = photo[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     inside = inside.permute(2, 0, 1).flip(0)
     missing = [max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)]
-    # The box may lie wholly outside; then nothing is left of the photo and the padding is the box itself.
+    # The box may be wholly outside; then nothing is left of the photo and the padding is the box itself.
     if 0 in inside.shape:
         inside, missing = inside.new_zeros(3, bottom - top, right - left), [0, 0, 0, 0]
     square = F.interpolate(F.pad(inside, missing)[None], (SIDE, SIDE), mode="bilinear", align_corners=False)

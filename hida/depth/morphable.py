@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,17 @@ from hida.weights.bfm import EXPRESSION, KEYPOINTS, SHAPE, within
 
 @dataclass(frozen=True)
 class MorphableModel:
-    """u: (3V,) mean, x, y, z of one vertex after another; w: (3V, 50) shape then expression; keypoints: (68,) into V.
+    """The mean face, the directions that move it, and its mesh.
 
-    triangles: (T, 3) int32; mean, std: (62,) that turn the network's output into parameters.
+    Args:
+        u: (3V,) mean, x, y, z of one vertex after another.
+        w: (3V, 50) shape, then expression.
+        keypoints: (68,) indices of vertices.
+        triangles: (T, 3) int32.
+        mean, std: (62,) that turn the network's output into parameters.
+
+    Raises:
+        HidaError: the sizes do not belong together.
     """
 
     u: np.ndarray
@@ -29,19 +37,21 @@ class MorphableModel:
     triangles: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    _sparse: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False, compare=False)
+    """the rows of u and w that belong to the keypoints"""
 
     def __post_init__(self) -> None:
-        rows = self.u.size
+        size = self.u.size
         sound = (
-            self.u.shape == (rows,)
-            and rows % 3 == 0
-            and self.w.shape == (rows, SHAPE + EXPRESSION)
+            self.u.shape == (size,)
+            and size % 3 == 0
+            and self.w.shape == (size, SHAPE + EXPRESSION)
             and self.keypoints.shape == (KEYPOINTS,)
             and self.triangles.ndim == 2
             and self.triangles.shape[1] == 3
             and self.mean.shape == self.std.shape == (12 + SHAPE + EXPRESSION,)
-            and within(self.keypoints, rows // 3)
-            and within(self.triangles, rows // 3)
+            and within(self.keypoints, size // 3)
+            and within(self.triangles, size // 3)
         )
         if not sound:
             raise HidaError("the face model's files do not belong together; fetch them again.")
@@ -55,7 +65,11 @@ class MorphableModel:
         triangles: str | os.PathLike[str],
         mean_std: str | os.PathLike[str],
     ) -> MorphableModel:
-        """Read ``bfm.npz``, ``tri.pkl`` and ``param_mean_std_62d_120x120.pkl``."""
+        """Read ``bfm.npz``, ``tri.pkl`` and ``param_mean_std_62d_120x120.pkl``.
+
+        Raises:
+            HidaError: a file is damaged or another one.
+        """
         from hida.weights.foreign import load_arrays
 
         basis = Path(basis)
@@ -82,16 +96,17 @@ class MorphableModel:
         )
 
     def parameters(self, output: np.ndarray) -> np.ndarray:
-        """The network's (62,) output -> pose (3x4, row by row), shape and expression."""
+        """Return pose (3×4, row by row), shape and expression, (62,), from the network's (62,) output."""
         return output * self.std + self.mean
 
     def vertices(self, parameters: np.ndarray) -> np.ndarray:
-        """(62,) parameters -> (V, 3) float32 in the model's frame: x right, y up, z towards the viewer; origin 1."""
+        """Return (V, 3) float32 in the model's frame: x right, y up, z towards the viewer; origin 1."""
         return _pose(self.u, self.w, parameters)
 
     def landmarks(self, parameters: np.ndarray) -> np.ndarray:
-        """(62,) parameters -> the 68 keypoints alone, (68, 3): rows of :meth:`vertices` at a fraction of its cost."""
-        return _pose(*self._sparse, parameters)  # type: ignore[attr-defined]
+        """Return the 68 keypoints alone, (68, 3): rows of :meth:`vertices` at a fraction of its cost."""
+        u, w = self._sparse
+        return _pose(u, w, parameters)
 
 
 def _pose(u: np.ndarray, w: np.ndarray, parameters: np.ndarray) -> np.ndarray:
@@ -101,9 +116,14 @@ def _pose(u: np.ndarray, w: np.ndarray, parameters: np.ndarray) -> np.ndarray:
 
 
 def to_photo(points: np.ndarray, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """Points (K, 3) of the crop of ``side`` pixels -> pixels of the photo, y down, z in the same unit, float64.
+    """Carry points (K, 3) of a crop to pixels of the photo, y down, z in the same unit, float64.
 
-    box: the crop's left, top, right, bottom in the photo. The model counts pixels from 1 (MATLAB) with y upwards.
+    The model counts pixels from 1 (MATLAB) with y upwards.
+
+    Args:
+        points: (K, 3) in the crop.
+        box: the crop's left, top, right, bottom in the photo.
+        side: the crop's side in pixels.
     """
     left, top, right, bottom = box
     across, down = (right - left) / side, (bottom - top) / side

@@ -1,10 +1,12 @@
-"""A z-buffer over a triangle mesh: compiled, in ``hida._C``, where that is built, else in numpy, to the same bits.
+"""Draw a triangle mesh by a z-buffer: compiled, in ``hida._C``, where that is built, else in numpy, to the same bits.
 
 The centre of pixel (column i, row j) is the point (i, j). A triangle covers the pixels whose centres lie inside it or
 on its edge; z is interpolated linearly there, and the largest z wins.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,10 +22,17 @@ _BATCH = 1 << 20
 def depth_map(vertices: np.ndarray, triangles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Draw a mesh's relative depth: float32 (height, width), nearest vertex 1, farthest vertex and background 0.
 
-    vertices: (V, 3) x, y in pixels and z growing towards the viewer; triangles: (T, 3) integer; size: (width, height).
     z is scaled by the range over the finite vertices of the mesh, drawn or not, so that a face keeps its depth when
     the frame cuts it; a mesh without extent in z is drawn as 1. Triangles without area or with a vertex that is not
-    finite are not drawn, and either side of a triangle counts. Raises ``ValueError`` for other shapes or bad indices.
+    finite are not drawn, and either side of a triangle counts.
+
+    Args:
+        vertices: (V, 3) x, y in pixels and z growing towards the viewer.
+        triangles: (T, 3) integer.
+        size: (width, height).
+
+    Raises:
+        ValueError: other shapes or bad indices.
     """
     depth = z_buffer(vertices, triangles, size)
     drawn = depth > -np.inf
@@ -37,7 +46,7 @@ def depth_map(vertices: np.ndarray, triangles: np.ndarray, size: tuple[int, int]
 
 
 def z_buffer(vertices: np.ndarray, triangles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """As :func:`depth_map`, but float64 z itself, and -inf where nothing is drawn."""
+    """Draw as :func:`depth_map`, but float64 z itself, and -inf where nothing is drawn."""
     width, height = (max(side, 0) for side in size)
     vertices, triangles = np.asarray(vertices, np.float64), np.asarray(triangles)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or triangles.ndim != 2 or triangles.shape[1] != 3:
@@ -61,7 +70,16 @@ class _Corners:
     number for it, so that a pixel on it cannot fall between the two through rounding.
     """
 
-    def __init__(self, x, y, z, left, top, columns, rows) -> None:
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        z: np.ndarray,
+        left: np.ndarray,
+        top: np.ndarray,
+        columns: np.ndarray,
+        rows: np.ndarray,
+    ) -> None:
         self.x, self.y, self.z = x, y, z
         self.left, self.top, self.columns, self.rows = left, top, columns, rows
 
@@ -85,8 +103,8 @@ class _Corners:
         z = points[:, 2][order[:, some]]
         return cls(x[:, some], y[:, some], z, left, top, columns, rows)
 
-    def batches(self):
-        """Parts of at most ``_BATCH`` candidate pixels (or of one triangle)."""
+    def batches(self) -> Iterator[_Corners]:
+        """Yield parts of at most ``_BATCH`` candidate pixels (or of one triangle)."""
         ends = np.cumsum(self.columns * self.rows)
         start = 0
         while start < ends.size:
@@ -117,7 +135,7 @@ def _draw(buffer: np.ndarray, corners: _Corners, width: int) -> None:
     x, y, z = corners.x, corners.y, corners.z
 
     def edge(start: int, end: int) -> np.ndarray:
-        """Twice the signed area of (start, end, pixel)."""
+        """Return twice the signed area of (start, end, pixel)."""
         dx, dy = x[end] - x[start], y[end] - y[start]
         return dx[owner] * (row - y[start][owner]) - dy[owner] * (column - x[start][owner])
 

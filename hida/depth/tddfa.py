@@ -1,4 +1,4 @@
-"""Depth of a face by 3DDFA_V2: detect, fit a morphable model, draw its mesh.
+"""Predict the depth of a face by 3DDFA_V2: detect, fit a morphable model, draw its mesh.
 
 Guo et al., Towards Fast, Accurate and Stable 3D Dense Face Alignment, https://arxiv.org/abs/2009.09960
 """
@@ -75,7 +75,8 @@ class TDDFA(FaceModel):
     def load(cls, folder: str | os.PathLike[str] | None = None) -> TDDFA:
         """Read the six files from ``folder``, or from wherever :mod:`hida.weights` finds them.
 
-        Raises :class:`hida.errors.HidaError` when one is missing, saying how to get it.
+        Raises:
+            HidaError: one is missing, and how to get it.
         """
         from hida.weights import find
 
@@ -86,7 +87,7 @@ class TDDFA(FaceModel):
         )
 
     def faces(self, photo: np.ndarray) -> list[Face]:
-        """Faces in an (H, W, 3) uint8 RGB photo, the largest first. Each is fitted only when it is used."""
+        """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; each is fitted only when it is used."""
         check_photo(photo)
         boxes, scores = self.detector.detect(photo)
         found: list[Face] = []
@@ -103,7 +104,7 @@ class TDDFA(FaceModel):
 
 
 def region(box: np.ndarray) -> tuple[float, float, float, float]:
-    """The square that the regressor sees, for a detector's box: left, top, right, bottom."""
+    """Return the square that the regressor sees, for a detector's box: left, top, right, bottom."""
     left, top, right, bottom = (float(limit) for limit in box)
     mean = (right - left + bottom - top) / 2
     x, y, side = (left + right) / 2, (top + bottom) / 2 + mean * _DOWN, int(mean * _GROW)

@@ -1,4 +1,4 @@
-"""Faces brought to one place: the similarity that carries three facial points onto a template, and the warp by it.
+"""Bring faces to one place: the similarity that carries three facial points onto a template, and the warp by it.
 
 Coordinates are pixels (x right, y down) with integers at pixel centres; a 2×3 matrix carries source points to
 output points: out = matrix[:, :2] @ point + matrix[:, 2].
@@ -7,13 +7,15 @@ output points: out = matrix[:, :2] @ point + matrix[:, 2].
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from hida.errors import HidaError
 
-# The prepared frame, and where its face lies: left-image eye, right-image eye, mouth centre. These are the mean
+# The prepared frame, and where its face is: left-image eye, right-image eye, mouth centre. These are the mean
 # positions in FS2K's photo1, which comes aligned (eyes (94.7, 107.4) and (152.2, 106.7), mouth (123.6, 169.1)), made
 # mirror-symmetric about x = 123.5 with the eyes level at their mean height. No point moves by more than 0.4 px.
 FRAME = (250, 250)
@@ -21,7 +23,7 @@ TEMPLATE = np.array([[94.75, 107.05], [152.25, 107.05], [123.5, 169.1]])
 TEMPLATE.setflags(write=False)
 
 # About half the distance of the eyes. In FS2K's photo1, aligned by a rule that follows turned heads less than ours,
-# the farthest of all points lies 25.5 px away.
+# the farthest of all points is 25.5 px away.
 KEEP_WITHIN = 28.0
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -40,10 +42,16 @@ class AlignmentError(HidaError):
 def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:
     """Fit the rotation, uniform scale and shift, never a reflection, that carries ``points`` nearest to ``template``.
 
-    points, template: (K, 2) with K >= 2. Returns a float64 2×3 matrix that minimises the summed squared distance:
-    Umeyama, https://doi.org/10.1109/34.88573, which in the plane is one complex division.
+    Args:
+        points, template: (K, 2) with K ≥ 2.
 
-    Raises AlignmentError when the points coincide, are not finite, or the two sets differ in shape.
+    Returns:
+        The float64 2×3 matrix that minimises the summed squared distance.
+
+    Raises:
+        AlignmentError: the points coincide, are not finite, or the two sets differ in shape.
+
+    Source: Umeyama, https://doi.org/10.1109/34.88573, which in two dimensions is one complex division.
     """
     points, template = np.asarray(points, np.float64), np.asarray(template, np.float64)
     if points.shape != template.shape or points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
@@ -55,7 +63,9 @@ def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarra
     source, target = source - source_mean, target - target_mean
     spread = float(np.sum(np.abs(source) ** 2))
     if not math.isfinite(spread) or spread < 1e-12:
-        raise AlignmentError("the facial points coincide or are not finite, so no alignment follows from them.")
+        raise AlignmentError(
+            "the facial points coincide or are not finite, which determines no alignment; give others."
+        )
     factor = np.sum(np.conj(source) * target) / spread
     shift = target_mean - factor * source_mean
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
@@ -71,7 +81,7 @@ def placement(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return IDENTITY.copy() if aligned else similarity(points)
 
 
-def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def apply(matrix: np.ndarray, points: ArrayLike) -> np.ndarray:
     """Carry points (..., 2) through a 2×3 matrix."""
     matrix = np.asarray(matrix, np.float64)
     return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
@@ -84,10 +94,14 @@ def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:
-    """Return the 2×3 matrix that undoes ``matrix``; AlignmentError when nothing can."""
+    """Return the 2×3 matrix that undoes ``matrix``.
+
+    Raises:
+        AlignmentError: none does.
+    """
     matrix = np.asarray(matrix, np.float64)
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-12:
-        raise AlignmentError("the alignment matrix cannot be inverted: its scale is zero or not finite.")
+        raise AlignmentError("the alignment matrix cannot be inverted: its scale is zero or not finite; give another.")
     inverse = np.linalg.inv(matrix[:, :2])
     return np.hstack([inverse, -(inverse @ matrix[:, 2])[:, None]])
 
@@ -103,7 +117,7 @@ def is_identity(matrix: np.ndarray) -> bool:
 
 
 def paper_tone(image: Image.Image | np.ndarray) -> tuple[float, ...]:
-    """Return the median of a drawing's outermost pixels, one number a channel: the tone of the paper it is on."""
+    """Return the median of a drawing's outermost pixels, one number per channel: the tone of the paper it is on."""
     pixels = np.asarray(image)
     inner = pixels[_BORDER:-_BORDER, _BORDER:-_BORDER]
     border = np.ones(pixels.shape[:2], bool)
@@ -112,6 +126,18 @@ def paper_tone(image: Image.Image | np.ndarray) -> tuple[float, ...]:
     # The lower of two middle values: a tone that occurs in the drawing.
     middle = np.percentile(pixels[border], 50, axis=0, method="lower")
     return tuple(np.atleast_1d(middle).tolist())
+
+
+@overload
+def warp(
+    image: Image.Image, matrix: np.ndarray, size: tuple[int, int], fill: str = "white", resample: str = "bicubic"
+) -> Image.Image: ...
+
+
+@overload
+def warp(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], fill: str = "white", resample: str = "bicubic"
+) -> np.ndarray: ...
 
 
 def warp(
@@ -123,15 +149,24 @@ def warp(
 ) -> Image.Image | np.ndarray:
     """Draw ``image`` carried by the 2×3 similarity ``matrix`` into a frame of ``size`` (width, height).
 
-    image: a Pillow image of mode "L", "RGB" or "F", or an array H×W or H×W×C of uint8 or float; the result is of the
-        same kind, dtype and channels (floats stay within their own range).
-    fill: what lies beyond the source: "white" (255, or 1.0 for floats), "black", "replicate", the nearest edge pixel,
-        which extends a photo's background without a seam, or "paper", :func:`paper_tone`, which draws no lines on
-        where a drawing's strokes reach its edge.
-    resample: "bicubic", "bilinear" or "nearest". Where the matrix makes the picture smaller the first two are
-        antialiased: it is drawn at a whole multiple of the size and reduced by a bicubic filter.
+    The identity into a frame of the image's own size gives a copy, exact in every bit.
 
-    The identity into a frame of the image's own size returns a copy, exact in every bit.
+    Args:
+        image: a Pillow image of mode "L", "RGB" or "F", or an array H×W or H×W×C of uint8 or float.
+        matrix: 2×3, from pixels of the image to pixels of the frame.
+        size: (width, height) of the frame.
+        fill: what is beyond the source: "white" (255, or 1.0 for floats), "black", "replicate", the nearest edge
+            pixel, which extends a photo's background without a seam, or "paper", :func:`paper_tone`, which draws no
+            lines on where a drawing's strokes reach its edge.
+        resample: "bicubic", "bilinear" or "nearest". Where the matrix makes the picture smaller the first two are
+            antialiased: it is drawn at a whole multiple of the size and reduced by a bicubic filter.
+
+    Returns:
+        A picture of the same kind, dtype and channels (floats stay within their own range).
+
+    Raises:
+        ValueError: a mode, dtype, fill or resample of another kind.
+        AlignmentError: the matrix cannot be inverted.
     """
     if fill not in _FILLS:
         raise ValueError(f"fill must be one of {_FILLS}, not {fill!r}")
@@ -152,8 +187,8 @@ def _warp_array(
     array: np.ndarray, matrix: np.ndarray, inverse: np.ndarray, size: tuple[int, int], fill: str, resample: str
 ) -> np.ndarray:
     if array.ndim == 3:
-        planes = [_warp_array(array[:, :, c], matrix, inverse, size, fill, resample) for c in range(array.shape[2])]
-        return np.stack(planes, axis=2)
+        channels = [_warp_array(array[:, :, c], matrix, inverse, size, fill, resample) for c in range(array.shape[2])]
+        return np.stack(channels, axis=2)
     if array.shape == (size[1], size[0]) and is_identity(matrix):
         return array.copy()
     if array.dtype == np.uint8:
@@ -169,7 +204,7 @@ def _warp_array(
 def _warp_pillow(
     image: Image.Image, inverse: np.ndarray, size: tuple[int, int], fill: str, resample: str
 ) -> Image.Image:
-    """``inverse`` carries output pixel centres to source pixel centres."""
+    """Draw by ``inverse``, which carries output pixel centres to source pixel centres."""
     width, height = size
     smooth = resample != "nearest"
     bands = len(image.getbands())
@@ -178,7 +213,7 @@ def _warp_pillow(
     minify = scale_of(inverse)  # source pixels to one output pixel
 
     # Only the part of the source that can be seen is worth filtering. Where it is cut inside the picture, the cut
-    # lies beyond the reach of every kernel.
+    # is beyond the reach of every kernel.
     reach = max(4.0, 4.0 * minify)
     corners = apply(inverse, [[-1, -1], [width, -1], [-1, height], [width, height]])
     low = np.floor(corners.min(axis=0) - reach).astype(int)
@@ -206,7 +241,7 @@ def _warp_pillow(
         inverse[:, 2] += inverse[:, :2] @ np.full(2, 0.5 / supersample - 0.5)
         inverse[:, :2] /= supersample
 
-    # Pillow maps output centre (x + 0.5, y + 0.5) to source coordinates whose pixel centres lie at halves.
+    # Pillow maps output centre (x + 0.5, y + 0.5) to source coordinates whose pixel centres are at halves.
     linear = inverse[:, :2]
     shift = inverse[:, 2] + 0.5 - linear @ (0.5, 0.5)
     coefficients = (*linear[0], shift[0], *linear[1], shift[1])

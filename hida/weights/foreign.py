@@ -1,10 +1,11 @@
-"""Reading weights other people published, as data only: nothing in a file is ever executed."""
+"""Read weights other people published, as data only: nothing in a file is ever executed."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def load_arrays(path: str | os.PathLike[str]) -> np.ndarray | dict[str, Any]:
     """Read a pickle that holds one numeric numpy array, or a dictionary of them; dictionaries may nest.
 
     Only the reconstruction of arrays is admitted: a pickle that names any other function or class is
-    refused before anything it names is imported or called. Raises :class:`HidaError` then, for a torn
-    file and for other contents; ``OSError`` when the file cannot be opened.
+    refused before anything it names is imported or called.
+
+    Raises:
+        HidaError: it names another function or class, is torn, or has other contents.
+        OSError: the file cannot be opened.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -64,10 +68,14 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a network's weights from ``.safetensors`` or from a ``torch.save`` file; floats come as float32, on the CPU.
 
     A ``{"state_dict": ...}`` wrapper and the ``module.`` prefix of data-parallel training are removed.
-    ``torch.save`` files are opened with ``weights_only=True``. Raises :class:`HidaError` when the file is
-    neither, or holds anything but named tensors; ``OSError`` when it cannot be opened.
+    ``torch.save`` files are opened with ``weights_only=True``.
+
+    Raises:
+        HidaError: the file is neither, or holds anything but named tensors.
+        OSError: it cannot be opened.
     """
     path = Path(path)
+    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -82,20 +90,31 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         raise HidaError(f"{path} cannot be read as weights ({reason[:120]}); fetch the file again.") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
+    tensors = named_tensors(state)
+    if tensors is None:
+        raise HidaError(f"{path} holds no named tensors; give a file of network weights.")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def named_tensors(state: Any) -> dict[str, torch.Tensor] | None:
+    """Return a state dict as it is, floats as float32; None for anything else that a file may hold."""
+    if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise HidaError(f"{path} holds no named tensors; give a file of network weights.")
-    return {
-        name.removeprefix("module."): value.float() if value.is_floating_point() else value
-        for name, value in state.items()
-    }
+        return None
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def fill(network: torch.nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
-    """Load ``state`` into ``network`` exactly; a :class:`HidaError` names ``path`` when they do not match."""
+    """Load ``state``, read from ``path``, into ``network`` exactly.
+
+    Raises:
+        HidaError: their names or shapes do not match.
+    """
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         name = type(network).__name__
-        raise HidaError(f"{path} is not a file of {name} weights: its tensors have other names or shapes.") from error
+        raise HidaError(
+            f"{path} is not a file of {name} weights: its tensors have other names or shapes; fetch it again."
+        ) from error

@@ -17,7 +17,7 @@ ASSET_FOLDER = Path(__file__).parent.parent / "assets"
 
 
 def cache_folder() -> Path:
-    """Where fetched weights are kept; the folder need not exist."""
+    """Return where fetched weights are kept; the folder need not exist."""
     if os.environ.get("HIDA_CACHE"):
         return Path(os.environ["HIDA_CACHE"]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -25,21 +25,25 @@ def cache_folder() -> Path:
 
 
 def search_folders() -> list[Path]:
-    """The folders of ``HIDA_WEIGHTS`` in order, then the cache, then the packaged files."""
+    """Return the folders of ``HIDA_WEIGHTS`` in order, then the cache, then the packaged files."""
     listed = [Path(part).expanduser() for part in os.environ.get("HIDA_WEIGHTS", "").split(os.pathsep) if part]
     return [*listed, cache_folder(), ASSET_FOLDER]
 
 
 def get(name: str) -> Asset:
-    """The asset of that name; HidaError lists the known names otherwise."""
+    """Return the asset of that name.
+
+    Raises:
+        HidaError: there is none; it lists the known names.
+    """
     try:
         return ASSETS[name]
     except KeyError:
-        raise HidaError(f"There are no weights named {name!r}; the names are {', '.join(ASSETS)}.") from None
+        raise HidaError(f"there are no weights named {name!r}; choose one of {', '.join(ASSETS)}.") from None
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
-    """The file of an asset on this machine.
+    """Return the file of an asset on this machine.
 
     Args:
         name: a key of ``ASSETS``.
@@ -53,11 +57,14 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
     if path is not None:
         explicit = Path(path).expanduser()
         if explicit.is_file():
-            # A file named outright may carry any name; only its contents are judged.
+            # A file named outright may carry any name; only its contents count.
             faults = [_fault(explicit, expected) for expected in asset.files]
             if None in faults:
                 return explicit
-            raise HidaError(f"{explicit} is not the {asset.description} {asset.filename}: {faults[0]}.")
+            raise HidaError(
+                f"{explicit} is not the {asset.description} {asset.filename}: it {faults[0]}; give another, or run "
+                f"`{fetch_command(asset)}`."
+            )
         folders = [explicit]
     else:
         folders = search_folders()
@@ -70,14 +77,14 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
                     return candidate
                 rejected.append(f"{candidate} {fault}")
     names = " or ".join(file.filename for file in asset.files)
-    what = f"The {asset.description} ({names}) was not found in {', '.join(map(str, folders))}"
+    what = f"the {asset.description} ({names}) was not found in {', '.join(map(str, folders))}"
     if rejected:
         what += f" ({'; '.join(rejected)})"
     raise HidaError(f"{what}; run `{fetch_command(asset)}`, or add a folder that holds it to HIDA_WEIGHTS.")
 
 
 def generator_path(name: str | os.PathLike[str]) -> Path:
-    """The path of a generator's weights: a file's or folder's, as it is, or those built in under a name.
+    """Return the path of a generator's weights: a file's or folder's, as it is, or those built in under a name.
 
     Raises:
         HidaError: there is neither.
@@ -93,7 +100,7 @@ def generator_path(name: str | os.PathLike[str]) -> Path:
 
 
 def is_available(*names: str) -> bool:
-    """Whether every named asset is on this machine."""
+    """Say whether every named asset is on this machine."""
     try:
         for name in names:
             find(name)
@@ -103,11 +110,12 @@ def is_available(*names: str) -> bool:
 
 
 def fetch_command(asset: Asset) -> str:
+    """Return the command that fetches an asset."""
     return f"hida weights fetch {asset.name}" + (" --accept-licence" if asset.restricted else "")
 
 
 def _fault(path: Path, expected: Alternative) -> str | None:
-    """Why a file is not the expected one, or None. The size tells; the sha256 only where no size is known."""
+    """Return why a file is not the expected one, or None. The size tells; the sha256 only where no size is known."""
     if expected.size is None:
         if expected.sha256 and not sha256(path).startswith(expected.sha256):
             return f"has another sha256 than {expected.sha256}"

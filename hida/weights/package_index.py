@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
@@ -57,27 +57,27 @@ def download_archive(archive: Archive, target: Path) -> None:
     """
     settings = _pip_settings()
     faults = []
-    for place in settings["find-links"]:
+    for place in settings.find_links:
         local = Path(urllib.request.url2pathname(urllib.parse.urlsplit(place).path)) / archive.filename
         if local.is_file():
             shutil.copyfile(local, target)
             check_sha256(target, archive.sha256, archive.filename)
             return
-    for index in settings["index"]:
+    for index in settings.indices:
         page = f"{index.rstrip('/')}/{re.sub(r'[-_.]+', '-', archive.package).lower()}/"
         try:
-            address = _find_file(page, archive.filename, settings["cert"])
+            address = _find_file(page, archive.filename, settings.cert)
         except (OSError, ValueError, http.client.HTTPException) as error:
             faults.append(f"{_without_secret(index)}: {_reason(error)}")
             continue
         if address is None:
             faults.append(f"{_without_secret(index)}: no file {archive.filename}")
             continue
-        download(address, target, archive.filename, settings["cert"])
+        download(address, target, archive.filename, settings.cert)
         check_sha256(target, archive.sha256, archive.filename)
         return
     where = "; ".join(faults) or "no package index is configured: set PIP_INDEX_URL"
-    raise HidaError(f"The package {archive} could not be downloaded ({where}).")
+    raise HidaError(f"the package {archive} could not be downloaded ({where}).")
 
 
 def download(url: str, target: Path, label: str, cert: str | None = None) -> None:
@@ -97,11 +97,15 @@ def download(url: str, target: Path, label: str, cert: str | None = None) -> Non
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise HidaError(f"{label} could not be downloaded from {_without_secret(url)} ({_reason(error)}).") from None
     if total and received != total:
-        raise HidaError(f"The download of {label} ended after {received} of {total} bytes; try again.")
+        raise HidaError(f"the download of {label} ended after {received} of {total} bytes; try again.")
 
 
 def check_sha256(path: Path, expected: str, label: str) -> None:
-    """Raise HidaError unless the file's sha256 begins with ``expected``."""
+    """Require that the file's sha256 begins with ``expected``.
+
+    Raises:
+        HidaError: it does not.
+    """
     actual = sha256(path)
     if not actual.startswith(expected):
         raise HidaError(
@@ -110,6 +114,7 @@ def check_sha256(path: Path, expected: str, label: str) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Return a file's sha256 as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -119,7 +124,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """A readable stream of one member of a wheel (zip) or source distribution (tar); nothing is unpacked to disk.
+    """Yield a readable stream of one member of a wheel (zip) or source distribution (tar), not unpacked to disk.
 
     Raises:
         HidaError: the archive has no such member or is not an archive.
@@ -130,10 +135,10 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
                 yield stream
         else:
             with tarfile.open(archive) as source:
-                stream = source.extractfile(member)
-                if stream is None:
+                extracted = source.extractfile(member)
+                if extracted is None:
                     raise KeyError(member)
-                yield stream
+                yield extracted
     except KeyError:
         raise HidaError(f"{archive.name} holds no file {member}.") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
@@ -141,7 +146,7 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def _find_file(page: str, filename: str, cert: str | None) -> str | None:
-    """The address of ``filename`` on a project's page, JSON (PEP 691) or HTML (PEP 503)."""
+    """Return the address of ``filename`` on a project's page, JSON (PEP 691) or HTML (PEP 503)."""
     with _open(page, cert, accept=f"{_JSON}, text/html;q=0.2") as answer:
         kind = answer.headers.get_content_type()
         base, text = answer.geturl(), answer.read().decode("utf-8", "replace")
@@ -205,8 +210,16 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
-def _pip_settings() -> dict:
-    """Where pip would look: {"index": addresses, "find-links": folders, "cert": file or None}."""
+class _PipSettings(NamedTuple):
+    """Where pip would look: addresses of indices, folders, and a file of certificates."""
+
+    indices: list[str]
+    find_links: list[str]
+    cert: str | None
+
+
+def _pip_settings() -> _PipSettings:
+    """Return what pip is configured with on this machine."""
     found: dict[str, str] = {}
     for line in _pip("-m", "pip", "config", "list").splitlines():
         # Lines read section.key='value'; settings for one command outrank the global ones, the environment both.
@@ -223,11 +236,11 @@ def _pip_settings() -> dict:
             "-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
         )
         indices = [*main.split(), *found.get("extra-index-url", "").split()]
-    return {"index": indices, "find-links": found.get("find-links", "").split(), "cert": found.get("cert") or None}
+    return _PipSettings(indices, found.get("find-links", "").split(), found.get("cert") or None)
 
 
 def _pip(*arguments: str) -> str:
-    """pip's answer, or "" in an environment without pip."""
+    """Return pip's answer, or "" in an environment without pip."""
     try:
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -242,13 +242,13 @@ def test_pip_settings_are_read_as_pip_ranks_them(monkeypatch):
     for key in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CERT", "NO_INDEX"):
         monkeypatch.delenv(f"PIP_{key}", raising=False)
     settings = registry._pip_settings()
-    assert settings["index"] == [f"https://{host}.invalid/simple" for host in "bcd"]
-    assert settings["cert"] == "/some/ca.pem"
+    assert settings.indices == [f"https://{host}.invalid/simple" for host in "bcd"]
+    assert settings.cert == "/some/ca.pem"
     monkeypatch.setenv("PIP_INDEX_URL", "https://e.invalid/simple")
-    assert registry._pip_settings()["index"][0] == "https://e.invalid/simple"
+    assert registry._pip_settings().indices[0] == "https://e.invalid/simple"
     listing = ""
     monkeypatch.delenv("PIP_INDEX_URL")
-    assert registry._pip_settings()["index"] == ["default"]
+    assert registry._pip_settings().indices == ["default"]
 
 
 def test_offline_is_one_sentence_and_exit_2(places, monkeypatch, capsys):

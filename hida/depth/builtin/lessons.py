@@ -1,4 +1,4 @@
-"""What the built-in predictor learns from: photos, the teacher's depth and points, and random crops of them."""
+"""The training set of the built-in predictor: photos, the teacher's depth and points, and random crops of them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ CACHE_SIDE, CACHE_GROW = 288, 1.6
 
 @dataclass
 class Faces:
-    """Teacher's pictures, in the enlarged canonical crop.
+    """Photos and the teacher's answers, in the enlarged canonical crop.
 
-    photo: (N,3,S,S) uint8, edges replicated; inside: (N,1,S,S) uint8, 255 within the photo; depth: (N,1,S,S) uint8;
-    points: (N,3,2) in shares of the canonical crop.
+    Args:
+        photo: (N, 3, S, S) uint8, edges replicated.
+        inside: (N, 1, S, S) uint8, 255 within the photo.
+        depth: (N, 1, S, S) uint8.
+        points: (N, 3, 2) in shares of the canonical crop.
     """
 
     photo: Tensor
@@ -42,12 +45,16 @@ class Faces:
     def take(self, index: Tensor) -> Faces:
         return Faces(self.photo[index], self.inside[index], self.depth[index], self.points[index])
 
-    def to(self, device: str) -> Faces:
+    def to(self, device: str | torch.device) -> Faces:
         return Faces(*(tensor.to(device) for tensor in (self.photo, self.inside, self.depth, self.points)))
 
 
 def list_photos(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(training photos, test photos); the test photos are FS2K's."""
+    """Return the training photos and the test photos of ``folders``; the test photos are FS2K's.
+
+    Raises:
+        HidaError: a folder is missing, or none holds a photo.
+    """
     train: list[Path] = []
     test: list[Path] = []
     for folder in folders:
@@ -59,14 +66,18 @@ def list_photos(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif folder.is_dir():
             train += image_files(folder)
         else:
-            raise HidaError(f"There is no folder {folder}; give folders of face photos.")
+            raise HidaError(f"there is no folder {folder}; give folders of face photos.")
     if not train:
-        raise HidaError(f"No photo was found in {', '.join(map(str, folders))}.")
+        raise HidaError(f"no photo was found in {', '.join(map(str, folders))}; give folders of face photos.")
     return train, test
 
 
 def teach(photos: Sequence[Path], teacher: TDDFA, label: str) -> Faces:
-    """Run the teacher over photos; those without a face are left out."""
+    """Run the teacher over photos; those without a face are left out.
+
+    Raises:
+        HidaError: none shows a face.
+    """
     margin = (CACHE_GROW - 1) / 2
     scale = CACHE_SIDE / CACHE_GROW / SIDE
     # Canonical crop of 128 -> cached picture: scaled about the pixel edges, shifted by the margin.
@@ -91,18 +102,23 @@ def teach(photos: Sequence[Path], teacher: TDDFA, label: str) -> Faces:
             )
         )
     if not rows:
-        raise HidaError("No face was found in any of the photos.")
-    photo, inside, depth, points = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-    return Faces(photo, inside, depth, points.float())
+        raise HidaError("no face was found in any of the photos; give photos of faces, upright and not cut off.")
+    columns = [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
+    return Faces(columns[0], columns[1], columns[2], columns[3].float())
 
 
 def crop(faces: Faces, transform: Tensor, fill: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cut crops out of the cached pictures.
 
-    transform: (N,2,3), output crop to canonical crop, both in [-1,1]; fill: (N,3,1,1) in [0,1], laid beyond the
-    photo's edge, negative to keep the replicated edge. Returns photo in [0,1], depth in [0,1], points in shares.
+    Args:
+        faces: the training set, or a part of it.
+        transform: (N, 2, 3), output crop to canonical crop, both in [−1, 1].
+        fill: (N, 3, 1, 1) in [0, 1], laid beyond the photo's edge, negative to keep the replicated edge.
+
+    Returns:
+        Photo in [0, 1], depth in [0, 1], points in shares of the crop.
     """
-    grid = F.affine_grid(transform / CACHE_GROW, (len(faces), 1, SIDE, SIDE), align_corners=False)
+    grid = F.affine_grid(transform / CACHE_GROW, [len(faces), 1, SIDE, SIDE], align_corners=False)
     stacked = torch.cat((faces.photo, faces.inside, faces.depth), 1).float() / 255
     drawn = F.grid_sample(stacked, grid, padding_mode="border", align_corners=False)
     photo, inside, depth = drawn[:, :3], drawn[:, 3:4], drawn[:, 4:]
@@ -113,14 +129,14 @@ def crop(faces: Faces, transform: Tensor, fill: Tensor) -> tuple[Tensor, Tensor,
 
 
 def plain(faces: Faces) -> tuple[Tensor, Tensor, Tensor]:
-    """The canonical crops as they are."""
+    """Cut the canonical crops as they are; returns as :func:`crop`."""
     count, device = len(faces), faces.photo.device
     identity = torch.eye(2, 3, device=device).expand(count, 2, 3)
     return crop(faces, identity, torch.ones(count, 3, 1, 1, device=device))
 
 
 def augment(faces: Faces, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Random crops: geometry, then light, then damage."""
+    """Cut random crops: geometry, then light, then damage; returns as :func:`crop`."""
     count, device = len(faces), faces.photo.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -129,7 +145,7 @@ def augment(faces: Faces, generator: torch.Generator) -> tuple[Tensor, Tensor, T
     def some(share: float) -> Tensor:
         return uniform(0, 1, 1, 1, 1) < share
 
-    # Half of the crops lie as a detector's do, half as an aligned face does.
+    # Half of the crops are placed as a detector's are, half as an aligned face is.
     strength = torch.where(uniform(0, 1) < 0.65, 1.0, 0.25)
     angle, scale = uniform(-30, 30).deg2rad() * strength, torch.exp(uniform(-0.25, 0.25) * strength)
     cos, sin = angle.cos() * scale, angle.sin() * scale
@@ -138,7 +154,7 @@ def augment(faces: Faces, generator: torch.Generator) -> tuple[Tensor, Tensor, T
     transform = torch.stack((cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]), 1).view(count, 2, 3)
     fill = torch.where(some(0.5), uniform(0, 1, 1, 1, 1).round(), uniform(0, 1, 3, 1, 1))
     photo, depth, points = crop(faces, transform, torch.where(some(0.4), -1.0, fill))
-    # A mirrored face's left eye lies on the picture's right.
+    # A mirrored face's left eye is on the picture's right.
     points = torch.where(mirror[:, None, None] < 0, points[:, [1, 0, 2]], points)
 
     photo = photo * uniform(0.65, 1.4, 1, 1, 1) * uniform(0.85, 1.15, 3, 1, 1)

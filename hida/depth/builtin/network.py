@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hida.depth.face import Face, FaceModel
 from hida.depth.faceboxes import FaceBoxes, check_photo
+from hida.depth.folding import fold
 from hida.errors import HidaError
 from hida.images.alignment import compose, invert, similarity, warp
 from hida.weights import find
@@ -31,7 +31,7 @@ _DOWN, _GROW = 0.04, 1.39
 
 
 class _Conv(nn.Module):
-    """Convolution, batch norm and, unless linear, ReLU."""
+    """Convolve, normalise and, unless linear, apply ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, linear: bool = False
@@ -46,11 +46,11 @@ class _Conv(nn.Module):
         return x if self.linear else F.relu(x, inplace=True)
 
     def fold(self) -> None:
-        self.conv, self.bn = fuse_conv_bn_eval(self.conv, self.bn), nn.Identity()
+        self.conv, self.bn = fold(self.conv, self.bn)
 
 
 class _Block(nn.Module):
-    """Inverted residual: widen, depthwise 3×3, narrow (MobileNetV2, https://arxiv.org/abs/1801.04381)."""
+    """Add an inverted residual: widen, depthwise 3×3, narrow (MobileNetV2, https://arxiv.org/abs/1801.04381)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, expand: int = 3) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Block(nn.Module):
 
 
 class _Up(nn.Module):
-    """Bilinear ×2, plus the encoder's map of that size, then a block."""
+    """Double the size bilinearly, add the encoder's map of that size, then apply a block."""
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Up(nn.Module):
 
 
 class DepthNet(nn.Module):
-    """U-Net of depthwise-separable blocks, 128² down to 4² and back to 64², the maps shuffled up to 128²."""
+    """Predict depth and points by a U-Net of separable blocks: 128² down to 4², back to 64², shuffled up to 128²."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,11 @@ class DepthNet(nn.Module):
         self.heat = nn.Conv2d(24, 3, 3, padding=1)
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (N,3,128,128) in [-1,1] -> logits of mask and depth (N,1,128,128) each, of the points (N,3,64,64)."""
+        """Return the logits of mask and depth, (N, 1, 128, 128) each, and of the points (N, 3, 64, 64).
+
+        Args:
+            x: (N, 3, 128, 128) RGB in [−1, 1].
+        """
         skips = [self.stem(x)]
         for stage in self.down:
             skips.append(stage(skips[-1]))
@@ -107,7 +111,11 @@ class DepthNet(nn.Module):
         return mask, depth, self.heat(y)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (N,3,128,128) RGB in [-1,1] -> depth (N,1,128,128) in [0,1], points (N,3,2) in shares of the crop."""
+        """Return depth (N, 1, 128, 128) in [0, 1] and points (N, 3, 2) in shares of the crop.
+
+        Args:
+            x: (N, 3, 128, 128) RGB in [−1, 1].
+        """
         mask, depth, heat = self.raw(x)
         return torch.sigmoid(mask) * torch.sigmoid(depth), expected_points(heat)
 
@@ -121,7 +129,7 @@ class DepthNet(nn.Module):
 
 
 def expected_points(heat: Tensor) -> Tensor:
-    """Soft-argmax: (N,K,h,w) logits -> (N,K,2) expected (x, y), 0 at the left/upper edge and 1 at the other."""
+    """Return the soft-argmax of (N, K, h, w) logits: (N, K, 2) expected (x, y), 0 at the left or upper edge."""
     height, width = heat.shape[-2:]
     share = heat.float().flatten(2).softmax(-1).view(heat.shape)
     across = (torch.arange(width, device=heat.device) + 0.5) / width
@@ -130,14 +138,17 @@ def expected_points(heat: Tensor) -> Tensor:
 
 
 def frame_to_crop(side: int = SIDE) -> np.ndarray:
-    """2×3: pixels of the aligned 250-frame -> pixels of the canonical crop of ``side``."""
+    """Return the 2×3 matrix from pixels of the aligned 250-frame to pixels of the canonical crop of ``side``."""
     return square_to_crop(CROP_LEFT - 0.5, CROP_TOP - 0.5, CROP_SIDE, side)
 
 
 def square_to_crop(left: float, top: float, length: float, side: int = SIDE) -> np.ndarray:
-    """2×3: pixels of a picture -> pixels of its upright square cut out and scaled to ``side``.
+    """Return the 2×3 matrix from pixels of a picture to pixels of its upright square cut out and scaled to ``side``.
 
-    left, top: the square's outer edge, where pixel centres are whole numbers.
+    Args:
+        left, top: the square's outer edge, where pixel centres are whole numbers.
+        length: the square's side.
+        side: that of the result.
     """
     scale = side / length
     return np.array([[scale, 0, -left * scale - 0.5], [0, scale, -top * scale - 0.5]])
@@ -153,7 +164,7 @@ class BuiltinFace(Face):
 
     @cached_property
     def _seen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Photo-to-crop matrix, depth (128,128) of that crop, points (3,2) in the photo."""
+        """The photo-to-crop matrix, depth (128, 128) of that crop, points (3, 2) in the photo."""
         first = square_to_crop(*self.square)
         _, rough = self.model.look(self.photo, first)
         # A second look at the face put upright and in its place: what the network knows best.
@@ -177,7 +188,7 @@ class BuiltinDepth(FaceModel):
     """FaceBoxes and :class:`DepthNet` together."""
 
     def __init__(self, detector: FaceBoxes, network: DepthNet) -> None:
-        """``network`` is folded for inference."""
+        """Take the two networks; ``network`` is folded for inference."""
         # Channels last: a quarter faster on a CPU, where depthwise convolutions wait for memory.
         self.detector, self.network = detector, network.fold().to(memory_format=torch.channels_last)
 
@@ -185,7 +196,8 @@ class BuiltinDepth(FaceModel):
     def load(cls, path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu") -> BuiltinDepth:
         """Read the packaged weights, or other depth weights from ``path``.
 
-        Raises :class:`hida.errors.HidaError` when a file is missing or does not fit.
+        Raises:
+            HidaError: a file is missing or does not fit.
         """
         path = find("depth", path)
         network = DepthNet()
@@ -202,7 +214,7 @@ class BuiltinDepth(FaceModel):
         return self.network.maps.weight.device
 
     def faces(self, photo: np.ndarray) -> list[Face]:
-        """Faces in an (H, W, 3) uint8 RGB photo, the largest first; empty when the detector sees none."""
+        """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; none when the detector sees none."""
         check_photo(photo)
         boxes, scores = self.detector.detect(photo)
         found: list[Face] = []
@@ -213,11 +225,11 @@ class BuiltinDepth(FaceModel):
                 continue
             side = mean * _GROW
             square = ((left + right - side) / 2, (top + bottom - side) / 2 + mean * _DOWN, side)
-            found.append(BuiltinFace(tuple(box), score, self, photo, square))
+            found.append(BuiltinFace((left, top, right, bottom), score, self, photo, square))
         return found
 
     def whole(self, photo: np.ndarray) -> Face:
-        """The photo taken as one face that fills it, for pictures in which the detector sees none; score 0."""
+        """Return the photo as one face that fills it, of score 0, for pictures in which the detector sees none."""
         check_photo(photo)
         height, width = photo.shape[:2]
         side = max(height, width)
@@ -226,9 +238,10 @@ class BuiltinDepth(FaceModel):
 
     @torch.inference_mode()
     def look(self, photo: np.ndarray, to_crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One pass over the crop of an RGB photo that the 2×3 ``to_crop`` draws.
+        """Predict from the crop of an RGB photo that the 2×3 ``to_crop`` draws.
 
-        Returns the crop's depth (128, 128) float32 in [0,1] and the three points (3, 2) in pixels of the photo.
+        Returns:
+            The crop's depth (128, 128) float32 in [0, 1] and the three points (3, 2) in pixels of the photo.
         """
         pixels = torch.from_numpy(warp(photo, to_crop, (SIDE, SIDE), fill="replicate", resample="bilinear"))
         x = pixels.to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -239,13 +252,22 @@ class BuiltinDepth(FaceModel):
 
     @torch.inference_mode()
     def depth_batch(self, photos: Tensor) -> Tensor:
-        """Depth (N,1,H,W) in [0,1] of photos (N,3,H,W) in [-1,1] that are aligned already; no detector is run.
+        """Predict the depth of photos that are aligned already; no detector is run.
 
-        The photos show the aligned frame (eyes near (95,107) and (152,107), mouth (124,169) of 250) at any size.
-        The result is float32 on the photos' device, without gradient.
+        Args:
+            photos: (N, 3, H, W) in [−1, 1], each the aligned frame (eyes near (95, 107) and (152, 107), mouth
+                (124, 169) of 250) at any size.
+
+        Returns:
+            (N, 1, H, W) float32 in [0, 1] on the photos' device, without gradient.
+
+        Raises:
+            HidaError: ``photos`` has another shape.
         """
         if photos.ndim != 4 or photos.shape[1] != 3 or min(photos.shape[2:]) < 8:
-            raise HidaError(f"depth_batch takes photos of N×3×H×W, at least 8×8, not {tuple(photos.shape)}.")
+            raise HidaError(
+                f"depth_batch takes photos of N×3×H×W, at least 8×8, not {tuple(photos.shape)}; resize them."
+            )
         height, width = photos.shape[2:]
         left, right = (round(edge * width / FRAME_SIDE) for edge in (CROP_LEFT, CROP_LEFT + CROP_SIDE))
         top, bottom = (round(edge * height / FRAME_SIDE) for edge in (CROP_TOP, CROP_TOP + CROP_SIDE))

@@ -23,7 +23,7 @@ from hida.files import atomic_path
 
 
 def loss(network: DepthNet, photo: Tensor, depth: Tensor, points: Tensor) -> dict[str, Tensor]:
-    """Terms to be summed, weights included."""
+    """Return the terms of the loss, weights included; their sum is minimised."""
     mask_logits, depth_logits, heat = (output.float() for output in network.raw(photo * 2 - 1))
     mask = (depth > 0.02).float()
     inner = torch.sigmoid(depth_logits)
@@ -53,7 +53,7 @@ def loss(network: DepthNet, photo: Tensor, depth: Tensor, points: Tensor) -> dic
 
 @torch.inference_mode()
 def measure(network: DepthNet, faces: Faces) -> dict[str, float]:
-    """Against the teacher on canonical crops: depth error and correlation over the crop, the mask's overlap, points."""
+    """Compare with the teacher on canonical crops: depth error and correlation, the mask's overlap, the points."""
     network.eval()
     rows = []
     for index in torch.arange(len(faces)).split(32):
@@ -72,7 +72,7 @@ def measure(network: DepthNet, faces: Faces) -> dict[str, float]:
 
 
 def save_weights(network: DepthNet, path: Path) -> None:
-    """float16 convolutions; vectors (biases, norms) stay float32, where the range matters and the size does not."""
+    """Write convolutions in float16; vectors (biases, norms) stay float32: their range matters, their size does not."""
     state = {
         name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.float().contiguous()
         for name, tensor in network.state_dict().items()
@@ -84,7 +84,7 @@ def save_weights(network: DepthNet, path: Path) -> None:
 
 @torch.no_grad()
 def recalibrate(network: DepthNet, faces: Faces, generator: torch.Generator, batches: int = 32) -> None:
-    """Give averaged weights norms of their own: the statistics of other weights do not fit, averaged or not."""
+    """Give the EMA weights norms of their own: the statistics of other weights do not fit, averaged or not."""
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -97,16 +97,16 @@ def recalibrate(network: DepthNet, faces: Faces, generator: torch.Generator, bat
 
 
 def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
-    """Returns the EMA network and the seconds it took."""
+    """Train on ``faces``; return the EMA network and the seconds it took."""
     torch.manual_seed(options.seed)
     device = options.device
-    network = DepthNet().to(device, memory_format=torch.channels_last)
+    network = DepthNet().to(device).to(memory_format=torch.channels_last)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, options.lr, total_steps=options.steps + 1, pct_start=0.08, final_div_factor=100
     )
-    parts = {"network": network, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     first, spent = 0, 0.0
     if options.checkpoint and options.checkpoint.is_file():
         saved = torch.load(options.checkpoint, map_location=device, weights_only=True)
@@ -124,7 +124,7 @@ def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.amp):
             terms = loss(network, photo.contiguous(memory_format=torch.channels_last), depth, points)
         optimiser.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
+        sum(terms.values(), torch.zeros((), device=device)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
         schedule.step()
@@ -135,8 +135,10 @@ def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
             state = {name: part.state_dict() for name, part in parts.items()}
             with atomic_path(options.checkpoint) as temporary:
                 torch.save({**state, "step": step + 1, "seconds": time.perf_counter() - start}, temporary)
-    recalibrate(averaged.module, faces, torch.Generator().manual_seed(options.seed))
-    return averaged.module, time.perf_counter() - start
+    trained = averaged.module
+    assert isinstance(trained, DepthNet)  # AveragedModel does not say that it copies what it is given
+    recalibrate(trained, faces, torch.Generator().manual_seed(options.seed))
+    return trained, time.perf_counter() - start
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def run(options: Options) -> dict[str, Any]:
     network, seconds = train(options, faces)
     save_weights(network, options.out)
     network = network.float().cpu()
-    report = {"parameters": sum(p.numel() for p in network.parameters()), "photos": len(faces)}
+    report: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters()), "photos": len(faces)}
     report |= {"steps": options.steps, "batch": options.batch, "minutes": round(seconds / 60, 1)}
     report["held_out"] = measure(network, held)
     if test and options.test:

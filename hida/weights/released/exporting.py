@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hida.config import GeneratorConfig
-from hida.weights import checkpoint
-from hida.weights.checkpoint import Checkpoint, CheckpointError
+from hida.weights.checkpoint import Checkpoint, generator_tensors, require_fit
 from hida.weights.released.layout import (
     ReleasedError,
     discriminator_layout,
@@ -38,8 +36,9 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
         )
     remarks = []
     layout = generator_layout(config)
-    own = _fitting(checkpoint.generator_tensors(loaded), own_shapes(config), loaded.path)
-    state = to_theirs(layout, own)
+    generator = generator_tensors(loaded)
+    require_fit(generator, own_shapes(config), loaded.path)
+    state = to_theirs(layout, generator)
     kept = loaded.part("unused")
     shapes = unused_shapes(config)
     # An imported file says which of them its checkpoint had.
@@ -47,19 +46,12 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     if empty:
         remarks.append(f"{len(empty)} tensors that the network never uses are zero")
     state |= {name: torch.zeros(shapes[name]) for name in empty} | kept
-    judge = loaded.part("discriminator")
-    if judge:
-        own = _fitting(judge, own_shapes(loaded.config.discriminator), loaded.path)
-        state |= to_theirs(discriminator_layout(), own)
+    discriminator = loaded.part("discriminator")
+    if discriminator:
+        require_fit(discriminator, own_shapes(loaded.config.discriminator), loaded.path)
+        state |= to_theirs(discriminator_layout(), discriminator)
     else:
         remarks.append("these weights have no discriminator, so the file has none either")
     return {
         name: value.float().clone() if value.is_floating_point() else value for name, value in state.items()
     }, remarks
-
-
-def _fitting(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, Tensor]:
-    for name in shapes.keys() | tensors.keys():
-        if name not in shapes or name not in tensors or tuple(tensors[name].shape) != shapes[name]:
-            raise CheckpointError(f"'{path}' does not fit its configuration: {name}.")
-    return tensors

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.weights.foreign import named_tensors
 from hida.weights.released.layout import (
     DISCRIMINATOR,
     GENERATOR,
@@ -28,7 +29,8 @@ from hida.weights.released.layout import (
 )
 
 # What Lightning checkpoints hold beside tensors, as data: the command line, and numbers of a monitored metric.
-_PLAIN = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+_NUMBERS = (np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)
+_PLAIN: list[type] = [argparse.Namespace, np.dtype, *_NUMBERS]
 _NUMPY_SCALAR = [
     (np.float64(0).__reduce__()[0], f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")
 ]
@@ -50,12 +52,10 @@ def read(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a torn file raises nearly anything
         raise ReleasedError(f"'{path}' {_refusal(str(error))}") from None
-    state = content.get("state_dict") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
+    state = named_tensors(content.get("state_dict") if isinstance(content, Mapping) else None)
+    if state is None:
         raise ReleasedError(f"'{path}' has no state_dict of named tensors; give the released Lightning checkpoint.")
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return state
 
 
 def convert(
@@ -67,13 +67,11 @@ def convert(
         ReleasedError: naming a tensor that is unknown, missing or of another shape.
     """
     config = _config(state, path)
-    layouts = {
-        "generator": (config.generator, generator_layout(config.generator)),
-        "discriminator": (config.discriminator, discriminator_layout()),
-    }
+    layouts = {"generator": generator_layout(config.generator), "discriminator": discriminator_layout()}
+    shapes_of = {"generator": own_shapes(config.generator), "discriminator": own_shapes(config.discriminator)}
     wanted: dict[str, tuple[int, ...]] = {}
-    for part, layout in layouts.values():
-        shapes = own_shapes(part)
+    for part, layout in layouts.items():
+        shapes = shapes_of[part]
         for name, source in layout.items():
             wanted.update(dict.fromkeys(source.names, source_shape(shapes[name], source)))
     missing = [name for name in wanted if name not in state]
@@ -82,10 +80,11 @@ def convert(
     for name, shape in wanted.items():
         if tuple(state[name].shape) != shape:
             raise ReleasedError(
-                f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}, not {shape}."
+                f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}, not {shape}; give "
+                "the released Lightning checkpoint."
             )
         if not torch.isfinite(state[name]).all():
-            raise ReleasedError(f"'{path}' holds values that are not finite, in {name}.")
+            raise ReleasedError(f"'{path}' holds values that are not finite, in {name}; download it again.")
     known = tuple(unused_shapes(config.generator))
     aside = {name: value for name, value in state.items() if name not in wanted}
     unknown = [name for name in aside if name not in known and not name.startswith((*NOT_NETWORK, *further))]
@@ -95,9 +94,7 @@ def convert(
             "with --unused."
         )
     tensors = {
-        f"{part}.{name}": value
-        for part, (_, layout) in layouts.items()
-        for name, value in to_own(layout, state).items()
+        f"{part}.{name}": value for part, layout in layouts.items() for name, value in to_own(layout, state).items()
     }
     return config, tensors, aside
 
@@ -109,7 +106,10 @@ def _config(state: Mapping[str, Tensor], path: Path) -> Config:
         if name not in state:
             raise ReleasedError(f"'{path}' lacks {name}; give the released Lightning checkpoint.")
         if state[name].dim() != 4:
-            raise ReleasedError(f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}.")
+            raise ReleasedError(
+                f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}; give the released "
+                "Lightning checkpoint."
+            )
         widths.append(state[name].shape[0])
     preset = load_preset("released")
     return dataclasses.replace(

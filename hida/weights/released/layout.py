@@ -2,7 +2,7 @@
 
 A PyTorch Lightning ``.ckpt`` whose ``state_dict`` holds ``Generator.*`` and ``Discrimanator.discriminator_0.*``. Three
 things differ from our arrangement: γ, β and the logits of θ come from three convolutions, which are one here; the style
-channels stand in the order style 2, style 3, style 1; and the released classes register modules that the network never
+channels are in the order style 2, style 3, style 1; and the released classes register modules that the network never
 uses, which are listed and not loaded.
 """
 
@@ -24,7 +24,7 @@ NOT_NETWORK = ("criterion",)
 """Prefixes of what the training module keeps beside the two networks: its losses."""
 STYLES = 3
 _STYLE_FIRST = 1  # the channel of a condition convolution at which the style begins, behind the depth
-_THEIR_STYLES = (2, 0, 1)  # where our style s stands among theirs
+_THEIR_STYLES = (2, 0, 1)  # where our style s is among theirs
 _SHARED_WIDTH = 128  # of norm.mlp_shared, whatever the base width
 
 
@@ -148,7 +148,7 @@ def to_own(layout: Mapping[str, Source], theirs: Mapping[str, Tensor]) -> dict[s
 
 def to_theirs(layout: Mapping[str, Source], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return their tensors from ours: the inverse of :func:`to_own`."""
-    result = {}
+    result: dict[str, Tensor] = {}
     back = [_THEIR_STYLES.index(k) for k in range(STYLES)]
     for name, source in layout.items():
         tensor = _turn_styles(own[name], back) if source.styles else own[name]

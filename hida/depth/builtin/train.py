@@ -18,6 +18,7 @@ from hida.depth.builtin.lessons import Faces, augment, list_photos, plain, teach
 from hida.depth.builtin.network import CROP_SIDE, DepthNet, expected_points
 from hida.depth.builtin.options import Options
 from hida.depth.tddfa import TDDFA
+from hida.device import to_channels_last
 from hida.errors import HidaError
 from hida.files import atomic_path
 
@@ -100,7 +101,7 @@ def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
     """Train on ``faces``; return the EMA network and the seconds it took."""
     torch.manual_seed(options.seed)
     device = options.device
-    network = DepthNet().to(device).to(memory_format=torch.channels_last)
+    network = to_channels_last(DepthNet().to(device))
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

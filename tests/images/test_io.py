@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hida.images import io as images
-from hida.images.io import ImageError, image_files, image_size, read_image, write_png
+from hida.images.io import ImageError, image_files, read_image, write_png
 
 
 def _gradient(height=20, width=30):
@@ -44,14 +44,12 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), upright)
-    assert image_size(tmp_path / "a.png") == (30, 20)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_malformed_exif_is_ignored(tmp_path):
     Image.fromarray(_gradient()).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert read_image(tmp_path / "a.jpg").size == (30, 20)
-    assert image_size(tmp_path / "a.jpg") == (30, 20)
 
 
 def test_alpha_lies_over_white():

@@ -55,7 +55,7 @@ def test_torchscript_gives_normalised_inverse_depth_in_the_photo_size(script):
 def test_predict_reaches_it_by_its_name_only(script, tmp_path):
     photo = Image.fromarray(ramp())
     np.testing.assert_array_equal(hida.depth.predict(photo, "midas", model=script), Midas.load(script).predict(photo))
-    with pytest.raises(HidaError, match="There is no depth network"):
+    with pytest.raises(HidaError, match="there is no depth network"):
         hida.depth.predict(photo, "midas", model=tmp_path / "missing.pt")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 
+from hida import config
 from hida.config import Config, ConfigError, from_dict, load_preset, presets
 
 # The table of choices: (field, the released code, the paper's text).
@@ -178,3 +180,17 @@ def test_a_file_that_is_none(tmp_path, content):
 def test_an_unknown_preset_is_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"no preset 'large'; choose one of .*paper, released, small"):
         load_preset("large")
+
+
+def test_choices_that_are_repeated_to_load_without_torch_are_the_same():
+    from hida.cli.photos import Frame
+    from hida.drawing.sketcher import Frame as OfSketcher
+    from hida.metrics.protocol import METRICS
+    from hida.nn.activation import Activation
+    from hida.ops.ida import Residual
+    from hida.training.options import METRICS as OFFERED
+
+    assert get_args(config.Activation) == get_args(Activation)
+    assert get_args(config.Residual) == get_args(Residual)
+    assert get_args(Frame) == get_args(OfSketcher)
+    assert tuple(metric.key for metric in METRICS) == OFFERED

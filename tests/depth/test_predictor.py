@@ -9,6 +9,7 @@ from PIL import Image
 import hida.depth as depth
 from hida.cli.depth import main
 from hida.cli.run import run_command
+from hida.depth import predictor
 from hida.depth.face import Face
 from hida.errors import HidaError
 
@@ -34,7 +35,7 @@ class Model:
 
 @pytest.fixture
 def models(monkeypatch):
-    monkeypatch.setattr(depth, "face_model", lambda method, device="cpu": Model())
+    monkeypatch.setattr(predictor, "face_model", lambda method, device="cpu": Model())
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_no_face_is_an_error_for_tddfa_and_the_whole_picture_for_builtin(models,
 @pytest.mark.parametrize(("available", "expected"), [(True, "tddfa"), (False, "builtin")])
 def test_auto_is_tddfa_only_where_all_of_its_weights_are(monkeypatch, available, expected):
     asked = []
-    monkeypatch.setattr(depth.weights, "is_available", lambda *names: asked.extend(names) or available)
+    monkeypatch.setattr(predictor.weights, "is_available", lambda *names: asked.extend(names) or available)
     assert depth.resolve("auto") == expected
     assert set(asked) == {"faceboxes", "mb05", "param_mean_std", "tri", "bfm"}
 

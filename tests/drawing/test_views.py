@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hida.data.framing import CROP
-from hida.drawing.views import CANVAS, MARGIN, compose_picture, plan, shift, view_depth, view_photo
+from hida.drawing.views import CANVAS, MARGIN, RIM, compose_picture, plan, shift, view_depth, view_photo
 from hida.images.alignment import TEMPLATE, apply, compose, similarity
 
 
@@ -98,6 +98,14 @@ def test_neighbouring_tiles_meet_without_a_seam():
     picture = np.asarray(compose_picture(drawn, tone)).astype(int)
     assert np.abs(np.diff(picture, axis=1)).max() <= 2
     assert np.abs(np.diff(picture, axis=0)).max() <= 2
+
+
+def test_the_rims_of_tiles_are_not_used():
+    drawn = plan((1536, 1500), None)
+    tile = np.zeros((drawn.side, drawn.side), np.uint8)
+    tile[RIM:-RIM, RIM:-RIM] = 200
+    picture = np.asarray(compose_picture(drawn, [tile] * len(drawn.views)))
+    assert (picture == 200).all()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ def golden_pair(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return a.astype(np.uint8), b.astype(np.uint8)
 
 
+YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
 def random_images(count: int = 3, channels: int = 1, size: tuple[int, int] = (40, 51), seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, channels, size[0] // 4, size[1] // 4, generator=generator)
@@ -95,6 +98,14 @@ def test_colour_lowers_fsimc_but_not_fsim_when_luminance_agrees():
     assert fsimc(grey + shift, grey).item() < 0.995
     # Opposite hues: the product of similarities is negative, and the real part of its power is kept.
     assert np.isfinite(fsimc(grey + shift, grey - shift).item())
+
+
+def test_a_colour_cast_costs_what_the_formula_says():
+    grey = random_images(1, size=(48, 48), seed=3).float().repeat(1, 3, 1, 1) / 255 * 0.4 + 0.3
+    shift = torch.tensor([0.587, -0.299, 0.0], dtype=torch.float64) * 0.4  # no luminance: only chroma differs
+    i, q = (255 * float(shift @ torch.tensor(row, dtype=torch.float64)) for row in (YIQ[1], YIQ[2]))
+    expected = (200 / (i**2 + 200) * 200 / (q**2 + 200)) ** 0.03  # Zhang et al. 2011, Eq. 9 and 10; grey has I = Q = 0
+    assert fsimc(grey + shift[:, None, None].float(), grey).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_constant_images_are_defined():

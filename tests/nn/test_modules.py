@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hida.nn import DOG, DynamicAdaptation, MetaACON
+from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON, MetaACON
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(1, 16), (64, 16), (256, 16), (512, 32)])
@@ -39,6 +39,29 @@ def test_dynamic_adaptation_is_one_convolution_to_logits_gamma_and_beta(residual
     f = d * (logits.sigmoid() * d).sigmoid() + module.p2 * h
     expected = (1 + gamma) * functional.instance_norm(f) + beta
     expected = expected + {"activated": f, "input": h, "none": 0}[residual]
+    torch.testing.assert_close(module(h, condition), expected)
+
+
+@pytest.mark.parametrize("residual", ["input", "none"])
+@pytest.mark.parametrize("kind", ["meta_acon", "relu"])
+def test_dyspade_alone_modulates_and_may_add_its_input(residual, kind):
+    torch.manual_seed(0)
+    module = DySPADE(4, 5, residual, kind).double()
+    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
+    gamma, beta = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).split(4, 1)
+    expected = (1 + gamma) * functional.instance_norm(h) + beta + (h if residual == "input" else 0)
+    torch.testing.assert_close(module(h, condition), expected)
+
+
+def test_infoacon_alone_switches_every_pixel_and_normalises():
+    torch.manual_seed(0)
+    module = InfoACON(4, 5).double()
+    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
+    theta = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).sigmoid()
+    d = (module.p1 - module.p2) * h
+    expected = functional.instance_norm(d * (theta * d).sigmoid() + module.p2 * h)
     torch.testing.assert_close(module(h, condition), expected)
 
 

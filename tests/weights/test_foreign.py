@@ -78,6 +78,21 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, function, protocol):
         assert trace.exists()  # the attack does work on a reader that trusts it
 
 
+@pytest.mark.parametrize("module", ["numpy", "numpy.core.multiarray", "numpy._core.multiarray"])
+def test_other_functions_of_numpy_are_refused_and_not_run(tmp_path, module):
+    path, trace = tmp_path / "a.pkl", tmp_path / "ran"
+    call = f"cnumpy\nsavetxt\n(V{trace}\n(lI0\natR.".encode()  # protocol 0, written out: savetxt(trace, [0])
+    path.write_bytes(call)
+    with path.open("rb") as file:
+        pickle.load(file)
+    assert trace.exists()  # the attack does work on a reader that trusts it
+    trace.unlink()
+    path.write_bytes(call.replace(b"cnumpy", b"c" + module.encode()))
+    with pytest.raises(HidaError, match=f"it refers to {module}.savetxt"):
+        load_arrays(path)
+    assert not trace.exists()
+
+
 def test_code_in_a_torch_file_is_refused_and_not_run(tmp_path):
     trace, path = tmp_path / "ran", tmp_path / "a.pth"
     torch.save({"weight": torch.zeros(2), "more": Attack(os.mkdir, str(trace))}, path)

@@ -43,12 +43,6 @@ class Face(ABC):
             float32 (height, width) in [0, 1]: nearest 1, farthest and background 0.
         """
 
-    @property
-    def area(self) -> float:
-        """The box's area in pixels of the photo."""
-        x0, y0, x1, y1 = self.box
-        return (x1 - x0) * (y1 - y0)
-
 
 class FaceModel(Protocol):
     """Anything that finds faces and knows their depth."""

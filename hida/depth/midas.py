@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hida.errors import HidaError
+from hida.errors import HidaError, first_line
 from hida.images.io import ImageSource, read_image
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -113,7 +113,7 @@ class Midas:
             raise
         except Exception as error:  # every runtime has its own kind for an input it does not take
             raise HidaError(
-                f"the depth network failed on an input of {height}×{width} ({_first_line(error)}); give another."
+                f"the depth network failed on an input of {height}×{width} ({first_line(error)}); give another."
             ) from error
         inverse = np.squeeze(np.asarray(output, np.float32))
         if inverse.ndim != 2:
@@ -148,7 +148,7 @@ def _load_torchscript(path: str, device: str) -> torch.nn.Module:
             return torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise HidaError(
-            f"{path} is not a TorchScript file ({_first_line(error)}); a checkpoint of weights alone needs its code: "
+            f"{path} is not a TorchScript file ({first_line(error)}); a checkpoint of weights alone needs its code: "
             "give a TorchScript or ONNX export, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid."
         ) from None
 
@@ -159,7 +159,7 @@ def _load_hub(repository: str, entry: str) -> torch.nn.Module:
         return torch.hub.load(repository, entry, trust_repo=True).eval()
     except Exception as error:  # it runs the repository's own code: anything may come
         raise HidaError(
-            f"torch.hub could not load {entry} from {repository} ({_first_line(error)}); check the name."
+            f"torch.hub could not load {entry} from {repository} ({first_line(error)}); check the name."
         ) from error
 
 
@@ -181,9 +181,7 @@ def _load_onnx(path: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise HidaError(
-            f"{path} cannot be opened as an ONNX network ({_first_line(error)}); export it again."
-        ) from None
+        raise HidaError(f"{path} cannot be opened as an ONNX network ({first_line(error)}); export it again.") from None
     given = session.get_inputs()[0]
     # A dynamic side is a name or None; a fixed one a number.
     sides = tuple(given.shape[-2:]) if len(given.shape) == 4 else ()
@@ -202,7 +200,3 @@ def _first_map(output: Any) -> Any:
             raise HidaError("the depth network gave no output; give another.")
         output = output.get("predicted_depth", next(iter(output.values()))) if isinstance(output, dict) else output[0]
     return output
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -12,13 +12,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from hida.depth.face import Face, FaceModel, largest_face
+from hida.depth.face import Face, FaceModel
 from hida.depth.faceboxes import FaceBoxes, check_photo
 from hida.depth.mobilenet import SIDE, MobileNet, crop
 from hida.depth.morphable import MorphableModel, to_photo
 from hida.depth.raster import depth_map
-
-__all__ = ["TDDFA", "TDDFAFace", "largest_face"]
 
 # From the detector's box to the network's: lower by this share of the mean side, and this many times as large.
 _DOWN, _GROW = 0.14, 1.58

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hida.config import Config, ConfigError, from_dict
-from hida.errors import HidaError
+from hida.errors import HidaError, first_line
 from hida.files import atomic_path
 from hida.models import build_generator
 from hida.models.generator import Generator
@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
         if isinstance(error, HidaError):
             raise
         raise CheckpointError(
-            f"'{path}' is not a readable weights file ({_first_line(error)}); it is damaged or of another kind."
+            f"'{path}' is not a readable weights file ({first_line(error)}); it is damaged or of another kind; copy it again."
         ) from None
     return Checkpoint(path, metadata["format"], config, state, tensors)
 
@@ -241,7 +241,3 @@ def _first_whole(folder: Path, prefixes: tuple[str, ...] | None) -> tuple[Checkp
 def _warn_of(torn: list[CheckpointError]) -> None:
     for error in torn:
         warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

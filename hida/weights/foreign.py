@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hida.errors import HidaError
+from hida.errors import HidaError, first_line
 
 # What an unmodified ``pickle.dump`` of numeric arrays refers to; the first module moved in numpy 2.
 _ADMITTED = {
@@ -86,8 +86,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     except OSError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HidaError(f"{path} cannot be read as weights ({reason[:120]}); fetch the file again.") from error
+        reason = first_line(error)[:120]
+        raise HidaError(f"{path} cannot be read as weights ({reason}); fetch the file again.") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     tensors = named_tensors(state)

@@ -142,7 +142,7 @@ def sound(face, photo):
     x0, y0, x1, y1 = face.box
     inside = (column > x0 - 25) & (column < x1 + 25) & (row > y0 - 25) & (row < y1 + 25)
     assert inside.all()
-    assert 0.5 < depth.astype(bool).sum() / face.area < 1.2
+    assert 0.5 < depth.astype(bool).sum() / ((x1 - x0) * (y1 - y0)) < 1.2
     nose = np.array(np.unravel_index(depth.argmax(), depth.shape))[::-1]
     assert left[0] < nose[0] < right[0]
     assert max(left[1], right[1]) < nose[1] < mouth[1]

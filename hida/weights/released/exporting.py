@@ -32,7 +32,7 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     if differing:
         raise ReleasedError(
             f"'{loaded.path}' differs from the released network in {', '.join(differing)}; the authors' code would "
-            "compute something else with it."
+            "compute something else with it; give weights of the preset released."
         )
     remarks = []
     layout = generator_layout(config)

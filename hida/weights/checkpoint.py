@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
         if isinstance(error, HidaError):
             raise
         raise CheckpointError(
-            f"'{path}' is not a readable weights file ({first_line(error)}); it is damaged or of another kind; copy it again."
+            f"'{path}' is not a readable weights file ({first_line(error)}); damaged or of another kind; copy it again."
         ) from None
     return Checkpoint(path, metadata["format"], config, state, tensors)
 

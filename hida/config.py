@@ -52,8 +52,8 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         require(self.base_width >= 2 and self.base_width % 2 == 0, "base_width must be an even number ≥ 2", self)
         require(self.styles >= 1, "styles must be ≥ 1", self)
-        require(set(self.dog_levels) <= set(range(7)), "dog_levels must lie in 0..6", self)
-        require(0 <= self.dropout < 1, "dropout must lie in [0, 1)", self)
+        require(set(self.dog_levels) <= set(range(7)), "dog_levels must be in 0..6", self)
+        require(0 <= self.dropout < 1, "dropout must be in [0, 1)", self)
         conditioned = self.activation == "info_acon" or self.modulation == "spade"
         require(
             conditioned or not self.style_map,
@@ -95,7 +95,7 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         require(self.base_width >= 1, "base_width must be ≥ 1", self)
-        require(1 <= self.scales <= 4, "scales must lie in 1..4", self)
+        require(1 <= self.scales <= 4, "scales must be in 1..4", self)
         require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
 
 
@@ -160,18 +160,18 @@ class OptimizerConfig:
             self.name == "adamw" or self.weight_decay == 0, "weight_decay has no effect with adam; set it to 0", self
         )
         require(0 < self.learning_rate < math.inf, "learning_rate must be > 0", self)
-        require(0 <= self.beta1 < 1, "beta1 must lie in [0, 1)", self)
-        require(0 <= self.beta2 < 1, "beta2 must lie in [0, 1)", self)
+        require(0 <= self.beta1 < 1, "beta1 must be in [0, 1)", self)
+        require(0 <= self.beta2 < 1, "beta2 must be in [0, 1)", self)
         require(0 <= self.weight_decay < math.inf, "weight_decay must be ≥ 0", self)
         require(self.base_batch >= 0, "base_batch must be ≥ 0", self)
         require(0 <= self.head_start < math.inf, "head_start must be ≥ 0", self)
         require(0 < self.discriminator_rate < math.inf, "discriminator_rate must be > 0", self)
         require(self.constant_epochs >= 0, "constant_epochs must be ≥ 0", self)
-        require(0 <= self.decay_share <= 1, "decay_share must lie in 0..1", self)
+        require(0 <= self.decay_share <= 1, "decay_share must be in 0..1", self)
         require(0 <= self.warmup_epochs < math.inf, "warmup_epochs must be ≥ 0", self)
         require(
             self.schedule == "elapsed" or self.warmup_epochs <= self.constant_epochs,
-            "warmup_epochs must lie in 0..constant_epochs",
+            "warmup_epochs must be in 0..constant_epochs",
             self,
         )
 
@@ -195,9 +195,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         require(self.pad >= 3, "pad must be ≥ 3, so that a 256 crop fits into a 250 image", self)
-        require(0 <= self.jitter <= 1, "jitter must lie in 0..1", self)
-        require(0 <= self.scale < 1, "scale must lie in [0, 1)", self)
-        require(0 <= self.rotate <= 180, "rotate must lie in 0..180", self)
+        require(0 <= self.jitter <= 1, "jitter must be in 0..1", self)
+        require(0 <= self.scale < 1, "scale must be in [0, 1)", self)
+        require(0 <= self.rotate <= 180, "rotate must be in 0..180", self)
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.batch >= 1, "batch must be ≥ 1", self)
         require(0 < self.epochs < math.inf, "epochs must be > 0 and finite", self)
-        require(0 <= self.seed < 2**63, "seed must lie in 0..2⁶³−1", self)
-        require(0 <= self.ema < 1, "ema must lie in [0, 1)", self)
+        require(0 <= self.seed < 2**63, "seed must be in 0..2⁶³−1", self)
+        require(0 <= self.ema < 1, "ema must be in [0, 1)", self)
         require(self.keep >= 1, "keep must be ≥ 1", self)
         require(self.log_every >= 1, "log_every must be ≥ 1", self)
         require(self.checkpoint_minutes > 0, "checkpoint_minutes must be > 0", self)

@@ -143,8 +143,8 @@ def test_integers_are_taken_for_numbers_and_become_floats():
         ({"train": {"minutes": 5}}, r"train\.minutes is 5 but .* add --optimizer\.schedule elapsed"),
         ({"optimizer": {"schedule": "elapsed"}}, r"train\.minutes is 0; give --train\.minutes"),
         ({"optimizer": {"schedule": "steps"}}, r"optimizer\.schedule must be one of epochs, elapsed"),
-        ({"optimizer": {"decay_share": 1.1}}, "decay_share must lie in"),
-        ({"optimizer": {"warmup_epochs": 500}}, "warmup_epochs must lie in"),
+        ({"optimizer": {"decay_share": 1.1}}, "decay_share must be in"),
+        ({"optimizer": {"warmup_epochs": 500}}, "warmup_epochs must be in"),
     ],
 )
 def test_a_wrong_entry_is_named(values, named):

@@ -1,6 +1,6 @@
 """Draw a triangle mesh by a z-buffer: compiled, in ``hida._C``, where that is built, else in numpy, to the same bits.
 
-The centre of pixel (column i, row j) is the point (i, j). A triangle covers the pixels whose centres lie inside it or
+The centre of pixel (column i, row j) is the point (i, j). A triangle covers the pixels whose centres are inside it or
 on its edge; z is interpolated linearly there, and the largest z wins.
 """
 

@@ -188,7 +188,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
         low, high = float(array.min()), float(array.max())
         # A little overshoot is what resampling leaves; anything more is another scale. NaN fails both.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ImageError(f"a float array must lie in [0, 1], this one spans [{low:.4g}, {high:.4g}]: rescale it.")
+            raise ImageError(f"a float array must be in [0, 1], this one spans [{low:.4g}, {high:.4g}]: rescale it.")
         array = np.clip(np.rint(array.astype(np.float64) * 255.0), 0, 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ImageError(f"an array of {array.dtype} is not a picture: give uint8, uint16 or floats in [0, 1].")

@@ -1,4 +1,4 @@
-"""Convolutions 4×4 to one channel, of channels_last tensors on a CPU: heads, and a discriminator's last layer."""
+"""Convolutions 4×4 to one channel, of NHWC tensors on a CPU: heads, and a discriminator's last layer."""
 
 from __future__ import annotations
 

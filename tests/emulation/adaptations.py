@@ -7,7 +7,7 @@ from operands import ADAPTATION_LIMITS as LIMITS
 from operands import randoms, relative_error
 from torch import Tensor
 
-from hida.ops.library import fold
+from hida.ops.library import sum_to
 
 NAMES = ("info_acon", "instance_norm_modulate", "with residual", "ida none", "ida activated", "ida input")
 RESIDUALS = {"ida none": 0, "ida activated": 1, "ida input": 2}
@@ -66,7 +66,7 @@ def gradients(emulated, name, tensors, grad, *kept, needed=None) -> dict[int, Te
         made = e.instance_norm_modulate_backward(grad, *tensors[:2], *kept, wanted)
     pairs = list(zip(made, which, strict=True))
     assert all(g.shape == (0,) for g, i in pairs if not needed[i])
-    return {i: fold(g, tensors[i]) for g, i in pairs if needed[i]}
+    return {i: sum_to(g, tensors[i]) for g, i in pairs if needed[i]}
 
 
 def launched(emulated) -> tuple[int, int, bool]:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,8 @@ from hida.weights.released.layout import (
 # What Lightning checkpoints hold beside tensors, as data: the command line, and numbers of a monitored metric.
 _NUMBERS = (np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)
 _PLAIN: list[type] = [argparse.Namespace, np.dtype, *_NUMBERS]
-_NUMPY_SCALAR = [
-    (np.float64(0).__reduce__()[0], f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")
-]
+_scalar: Any = np.float64(0).__reduce__()[0]  # numpy's own, wherever this version keeps it
+_NUMPY_SCALAR = [(_scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
 
 
 def read(path: Path) -> dict[str, Tensor]:

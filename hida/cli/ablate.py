@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import tyro
 
 from hida.errors import HidaError
-from hida.training.options import AblationOptions
+from hida.training.options import LENGTH_UNKNOWN, AblationOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _require(options: AblationOptions) -> None:
     if (options.budget is None) == (options.iterations is None):
-        raise HidaError("Give either --budget MINUTES or --iterations N.")
+        raise HidaError(LENGTH_UNKNOWN)
     if options.budget is not None and not 0 < options.budget < math.inf:
         raise HidaError(f"--budget must be a number of minutes above 0; it is {options.budget:g}.")
     if options.iterations is not None and options.iterations < 1:

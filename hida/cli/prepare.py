@@ -14,12 +14,13 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -85,21 +86,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError(f"--workers is {command.workers}: give at least 1.")
     _check_folders(command.source, command.out)
     began = time.monotonic()
-    read = {
-        "workers": command.workers,
-        "progress": lambda total: partial(tqdm(total=total, desc="checking", unit="pair").update, 1),
-    }
     if isinstance(command, PairsCommand):
-        chosen = {"table": command.table, "test_fraction": command.test_fraction, "seed": command.seed}
-        source = read_pairs(command.source, **chosen, **read)
+        source = read_pairs(
+            command.source, command.table, command.test_fraction, command.seed, command.workers, _checking
+        )
     else:
-        source = read_fs2k(command.source, **read)
+        source = read_fs2k(command.source, workers=command.workers, progress=_checking)
     check_source(source, command.out, command.allow_faults)
     method, faces = choose_models(command.depth)
     settings = Settings(source.source, method, faces, command.fill_photo, command.fill_sketch)
     made = prepare(source, command.out, settings, partial(load_model, faces), command.workers, command.allow_faults)
     print(summary(made))
     print(f"prepared in {time.monotonic() - began:.0f} s: {command.out}")
+
+
+def _checking(total: int) -> Callable[[], object]:
+    """Show a progress bar over ``total`` pairs; return what advances it by one."""
+    return partial(tqdm(total=total, desc="checking", unit="pair").update, 1)
 
 
 def choose_models(depth: Depth) -> tuple[str, str]:
@@ -141,7 +144,7 @@ def summary(prepared: PreparedSet) -> str:
         by_style = [sum(pair.style == style for pair in pairs) for style in range(len(prepared.styles))]
         counts = ", ".join(f"{name} {count:,}" for name, count in zip(prepared.styles, by_style, strict=True))
         lines.append(f"{split}: {len(pairs):,} pairs ({counts})")
-    exact = sum(is_identity(pair.matrix) for pair in prepared.pairs)
+    exact = sum(is_identity(np.array(pair.matrix)) for pair in prepared.pairs)
     several = sum(pair.faces > 1 for pair in prepared.pairs)
     lines.append(f"{exact:,} came aligned and keep their pixels, {len(prepared.pairs) - exact:,} were aligned;")
     lines[-1] += f" {several:,} photos show several faces, the largest is taken; depth: {prepared.depth}"

@@ -51,4 +51,4 @@ def _sentence(error: OSError) -> str | None:
         errno.EEXIST: f"a file stands where a folder was expected{where}; choose another path.",
         errno.ENOENT: f"there is no such file or folder{where}.",
     }
-    return known.get(error.errno)
+    return None if error.errno is None else known.get(error.errno)

@@ -27,7 +27,7 @@ from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
     from hida.drawing.sketcher import Sketcher
-    from hida.drawing.styles import Style
+    from hida.drawing.styles import NamedStyle, Style
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(command.device)
     tune(device)
     sketcher = Sketcher.from_pretrained(command.weights, device)
-    chosen = [parse_style(text) for text in dict.fromkeys(command.style)]
+    chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
     if not chosen and command.sweep is None:
         chosen = list(range(1, sketcher.styles + 1))
     between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
@@ -110,20 +110,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def draw(
-    sketcher: Sketcher, photo: Path, styles: list[Style], between: list[Style], command: Command
+    sketcher: Sketcher, photo: Path, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], command: Command
 ) -> list[Image.Image]:
     """Return the sketches of one photo, and behind them the sheet and the sweep if they are asked for."""
     from hida.drawing.styles import style_heading, style_map_from_file
     from hida.images.sheet import sheet
 
     image = read_image(photo)
+    wanted: list[Style] = [*styles]
     if command.style_map is not None:
-        styles = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
-    drawn, depth = sketcher.draw(image, [*styles, *between], command.depth, command.frame, show_depth=command.sheet)
-    sketches, swept = drawn[: len(styles)], drawn[len(styles) :]
+        wanted = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
+    drawn, depth = sketcher.draw(image, [*wanted, *between], command.depth, command.frame, show_depth=command.sheet)
+    sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
     height = min(512, max(256, image.height))
     result = list(sketches)
-    if command.sheet:
+    if depth is not None:  # with --sheet
         headings = ("photo", "depth", *(style_heading(style) for style in styles))
         result.append(sheet([[image, depth, *sketches]], headings, height))
     if between:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,17 +32,23 @@ class PairTensors:
         return len(self.names)
 
     def to(self, device: torch.device) -> PairTensors:
-        return self._each(lambda tensor: tensor.to(device), self.names)
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, index: Tensor) -> PairTensors:
         """Return the pairs at ``index`` (K,), on the same device."""
         names = tuple(self.names[i] for i in index.tolist())
         index = index.to(self.photo.device)
-        return self._each(lambda tensor: tensor[index], names)
+        return replace(self._each(lambda tensor: tensor[index]), names=names)
 
-    def _each(self, function: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> PairTensors:
-        teacher = None if self.teacher is None else function(self.teacher)
-        return PairTensors(*map(function, (self.photo, self.depth, self.sketch, self.style)), names, teacher)
+    def _each(self, function: Callable[[Tensor], Tensor]) -> PairTensors:
+        return PairTensors(
+            photo=function(self.photo),
+            depth=function(self.depth),
+            sketch=function(self.sketch),
+            style=function(self.style),
+            names=self.names,
+            teacher=None if self.teacher is None else function(self.teacher),
+        )
 
 
 def load_pairs(prepared: PreparedSet, pairs: Sequence[PreparedPair], *, progress: bool = True) -> PairTensors:

@@ -28,6 +28,13 @@ class Batch(NamedTuple):
     sketch: Tensor
     teacher: Tensor | None = None
 
+    @property
+    def taught(self) -> Tensor:
+        """The teacher's sketch, of a batch that has to have one."""
+        if self.teacher is None:
+            raise ValueError("the pairs were given no teacher's sketches")
+        return self.teacher
+
 
 class Frame(NamedTuple):
     """Where each crop lies: top, left (N,) in source pixels, and whether it is mirrored (N,)."""

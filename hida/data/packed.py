@@ -59,8 +59,7 @@ def pack(
                     archive.writestr(f"{kind}/{pair.name}.webp", data)
                     losses[kind].append(psnr)
                 advance()
-        renamed = tuple(replace(pair, **{k: f"{k}/{pair.name}.webp" for k in FOLDERS}) for pair in pairs)
-        content = {"version": VERSION, **asdict(replace(prepared, pairs=renamed))}
+        content = {"version": VERSION, **asdict(replace(prepared, pairs=tuple(map(_renamed, pairs))))}
         del content["folder"]
         summary = {kind: {"mean": sum(v) / len(v), "least": min(v)} for kind, v in losses.items()}
         archive.writestr(RECORD, json.dumps({"quality": quality, "psnr": summary}))
@@ -97,6 +96,11 @@ def prepared_folder(path: Path) -> Path:
     write_bytes(folder / RECORD, stamp)
     write_bytes(folder / INDEX, index)
     return folder
+
+
+def _renamed(pair: PreparedPair) -> PreparedPair:
+    photo, sketch, depth = (f"{kind}/{pair.name}.webp" for kind in FOLDERS)
+    return replace(pair, photo=photo, sketch=sketch, depth=depth)
 
 
 def _encode(array: np.ndarray, quality: int) -> tuple[bytes, float]:

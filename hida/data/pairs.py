@@ -15,12 +15,20 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hida.data.source import SPLITS, Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
 from hida.errors import HidaError
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
+
+
+class _Row(NamedTuple):
+    """One pair as a table or the folders name it; without a split it is drawn by lot."""
+
+    name: str
+    style: str
+    split: str | None
 
 
 def read_pairs(
@@ -55,14 +63,14 @@ def read_pairs(
     # Numbered styles in the order of their numbers, not "10" before "2".
     styles = tuple(
         sorted(
-            {row["style"] for row in rows},
+            {row.style for row in rows},
             key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)],
         )
     )
 
     pairs, seen = [], set()
     for row in rows:
-        stem = row["name"] if row["name"] in photos or row["name"] in sketches else _without_suffix(row["name"])
+        stem = row.name if row.name in photos or row.name in sketches else _without_suffix(row.name)
         absent = [kind for kind, files in (("photo", photos), ("sketch", sketches)) if stem not in files]
         if stem in seen:
             faults.append(Fault("duplicate", stem, "stands twice in the table: keep one line."))
@@ -70,12 +78,12 @@ def read_pairs(
             message = f"there is no {' and no '.join(f'{kind}/{stem}.*' for kind in absent)}."
             faults.append(Fault(f"missing {' and '.join(absent)}", stem, message))
         else:
-            split = row["split"] or "train"
-            pairs.append(SourcePair(_flat(stem), split, styles.index(row["style"]), photos[stem], sketches[stem]))
+            split = row.split or "train"
+            pairs.append(SourcePair(_flat(stem), split, styles.index(row.style), photos[stem], sketches[stem]))
         seen.add(stem)
     pairs, clashes = _unique(pairs)
     faults += clashes
-    if all(row["split"] is None for row in rows):
+    if all(row.split is None for row in rows):
         pairs = _deal(pairs, test_fraction, seed)
     sound, unreadable, transparent = check_pictures(pairs, workers, progress(len(pairs)))
     faults += unreadable
@@ -95,7 +103,7 @@ def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
     return pictures, faults
 
 
-def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[dict[str, Any]]:
+def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[_Row]:
     names = sorted(photos.keys() | sketches.keys())
     nested = {"/" in name for name in names}
     if len(nested) > 1:
@@ -103,11 +111,10 @@ def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str
         raise HidaError(
             f"'{folder}' mixes folders of styles with loose pictures ('{loose}'): move every picture into a style."
         )
-    style = (lambda name: name.split("/")[0]) if nested == {True} else (lambda name: "style 1")
-    return [{"name": name, "style": style(name), "split": None} for name in names]
+    return [_Row(name, name.split("/")[0] if nested == {True} else "style 1", None) for name in names]
 
 
-def _rows_from_table(table: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
+def _rows_from_table(table: Path) -> tuple[list[_Row], list[Fault]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if table.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
@@ -133,7 +140,7 @@ def _rows_from_table(table: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
             label = name if isinstance(name, str) and name else f"line {number}"
             faults.append(Fault("entry", label, f"{table.name} line {number}: {'; '.join(problems)}."))
         else:
-            good.append({"name": name.strip(), "style": str(style).strip(), "split": split if has_split else None})
+            good.append(_Row(str(name).strip(), str(style).strip(), split if has_split else None))
     return good, faults
 
 

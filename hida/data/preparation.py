@@ -155,7 +155,7 @@ def _prepare_pair(model: FaceModel, pair: SourcePair, out: Path, settings: Setti
     return {"stamp": stamp, "pair": asdict(entry)}
 
 
-_model: FaceModel | None = None
+_model: FaceModel  # of a worker process, which loads it at its start
 
 
 def _start_worker(model: Callable[[], FaceModel]) -> None:
@@ -190,8 +190,9 @@ def _run(
     """Yield ``work(model, pair)`` for each pair as it is done, in this process when one worker is enough."""
     workers = min(workers, len(pairs))
     if workers <= 1:
-        loaded = model() if pairs else None
-        yield from (work(loaded, pair) for pair in pairs)
+        if pairs:
+            loaded = model()
+            yield from (work(loaded, pair) for pair in pairs)
         return
     # Spawned, not forked: a fork of a process whose torch has threads can hang.
     context = multiprocessing.get_context("spawn")

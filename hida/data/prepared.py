@@ -26,6 +26,9 @@ INDEX = "index.json"
 JOURNAL = "journal.jsonl"  # what a preparation has finished so far
 FOLDERS = ("photo", "sketch", "depth")
 
+Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
+Points = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True)
 class PreparedPair:
@@ -41,8 +44,8 @@ class PreparedPair:
     photo: str
     sketch: str
     depth: str
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
-    points: tuple[tuple[float, float], ...]
+    matrix: Matrix
+    points: Points
     faces: int
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -54,7 +57,7 @@ class PreparedSet:
     folder: Path
     source: str
     size: int
-    template: tuple[tuple[float, float], ...]
+    template: Points
     fill: dict[str, str]
     depth: str
     styles: tuple[str, ...]
@@ -80,7 +83,7 @@ class PreparedSet:
                 folder=folder,
                 source=str(raw["source"]),
                 size=int(raw["size"]),
-                template=tuple(tuple(map(float, point)) for point in raw["template"]),
+                template=tuple((float(x), float(y)) for x, y in raw["template"]),
                 fill=dict(raw["fill"]),
                 depth=str(raw["depth"]),
                 styles=tuple(map(str, raw["styles"])),

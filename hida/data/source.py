@@ -81,7 +81,7 @@ def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[s
 
 
 def check_pictures(
-    pairs: Iterable[SourcePair], workers: int = 2, advance: Callable[[], None] = lambda: None
+    pairs: Iterable[SourcePair], workers: int = 2, advance: Callable[[], object] = lambda: None
 ) -> tuple[list[SourcePair], list[Fault], int]:
     """Read every picture in full; return the sound pairs, the faults, and how many sketches are transparent.
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -97,25 +97,25 @@ class Sketcher:
             HidaError: naming the argument, or the photo, that cannot be used.
         """
         several = isinstance(photo, list | tuple)
-        photos = list(photo) if several else [photo]
-        single = isinstance(style, int | np.integer | Mapping | np.ndarray)
-        wanted = None if several or single else [list(style)] * len(photos)
-        if wanted is None:
-            each = [style] * len(photos) if single else list(style)
-            if len(each) != len(photos):
-                raise HidaError(f"style has {len(each)} entries for {len(photos)} photos; give one for each.")
-            wanted = [[number] for number in each]
-        given = list(depth) if isinstance(depth, list | tuple) else [depth] * len(photos)
-        if len(given) != len(photos):
-            raise HidaError(f"depth has {len(given)} entries for {len(photos)} photos; give one for each.")
-        for numbers in wanted:
-            self.require_styles(numbers)
+        photos: list[ImageSource] = _entries(photo)
+        depths_given: list[DepthSource | None] = _entries(depth, len(photos))
+        styles: list[Style]
+        if isinstance(style, int | np.integer | Mapping | np.ndarray):
+            styles, listed = [style] * len(photos), several
+        else:
+            styles, listed = list(style), True
+        if several and len(styles) != len(photos):
+            raise HidaError(f"style has {len(styles)} entries for {len(photos)} photos; give one for each.")
+        if len(depths_given) != len(photos):
+            raise HidaError(f"depth has {len(depths_given)} entries for {len(photos)} photos; give one for each.")
+        self.require_styles(styles)
+        wanted = [[number] for number in styles] if several else [styles]
         sketches = [
             sketch
-            for source, numbers, map_ in zip(photos, wanted, given, strict=True)
+            for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
             for sketch in self.draw(source, numbers, map_, frame)[0]
         ]
-        return sketches if several or not single else sketches[0]
+        return sketches if listed else sketches[0]
 
     def require_styles(self, styles: Sequence[Style]) -> None:
         """Raise HidaError unless these weights can draw every entry."""
@@ -192,8 +192,7 @@ class Sketcher:
     ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
         """Return the views, their depth maps, and what makes the whole photo's: on a large one it takes seconds."""
         size = pixels.shape[1], pixels.shape[0]
-        method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
-        method = "auto" if depth is None else method
+        method = _method(depth)
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
         face = None if frame == "whole" else _first_face(pixels, model)
         if face is None and frame != "whole":
@@ -204,7 +203,7 @@ class Sketcher:
                 )
             warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
         views = plan(size, None if face is None else face.points, surroundings=frame != "face")
-        if method in ("auto", "tddfa", "builtin"):
+        if depth is None or method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
             return (
@@ -218,6 +217,18 @@ class Sketcher:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
         return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
+
+
+def _entries(value: Any, count: int = 1) -> list[Any]:
+    """Return a list's entries, or one value ``count`` times: no type tells a path, itself a sequence, from a list."""
+    return list(value) if isinstance(value, list | tuple) else [value] * count
+
+
+def _method(depth: DepthSource | None) -> str | None:
+    """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
+    if depth is None:
+        return "auto"
+    return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
 
 
 def _first_face(pixels: np.ndarray, model: str) -> Face | None:

@@ -12,8 +12,10 @@ from PIL import Image
 from hida.errors import HidaError
 from hida.images.io import read_image
 
-Style = int | Mapping[int, float] | np.ndarray
-"""A style's number from 1; a mixture {number: weight}; or weights of every pixel of the photo, (H, W, S)."""
+NamedStyle = int | Mapping[int, float]
+"""A style's number from 1, or a mixture {number: weight}."""
+Style = NamedStyle | np.ndarray
+"""A number or a mixture for the whole photo, or weights (H, W, S) for each of its pixels."""
 
 
 def parse_style(text: str) -> int | dict[int, float]:
@@ -34,7 +36,7 @@ def parse_style(text: str) -> int | dict[int, float]:
     return mixture
 
 
-def style_name(style: int | Mapping[int, float]) -> str:
+def style_name(style: NamedStyle) -> str:
     """Return a name for files and headings: "style2", "style1-60_3-40"."""
     if isinstance(style, Mapping):
         total = sum(style.values())
@@ -42,7 +44,7 @@ def style_name(style: int | Mapping[int, float]) -> str:
     return f"style{style}"
 
 
-def style_heading(style: int | Mapping[int, float]) -> str:
+def style_heading(style: NamedStyle) -> str:
     """Return what stands over a drawing: "style 2", "60 % 1, 40 % 3"."""
     if not isinstance(style, Mapping):
         return f"style {style}"
@@ -115,7 +117,7 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
     return weights / total
 
 
-def names(styles: Sequence[int | Mapping[int, float]]) -> list[str]:
+def names(styles: Sequence[NamedStyle]) -> list[str]:
     """Return the names of ``styles``; HidaError when two share one."""
     found = [style_name(style) for style in styles]
     for name in found:

@@ -74,7 +74,8 @@ def plan(size: tuple[int, int], points: np.ndarray | None, surroundings: bool = 
 def _tiled(size: tuple[int, int], face: np.ndarray | None, scale: float, side: int = CROP) -> Plan:
     # A photo smaller than one view is drawn larger, or it would be mostly border.
     scale = max(scale, CROP / max(size))
-    canvas = tuple(max(1, round(length * scale)) for length in size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    canvas = width, height
     # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the photo's edges meet the canvas's.
     kx, ky = canvas[0] / size[0], canvas[1] / size[1]
     to_canvas = np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]])
@@ -120,7 +121,7 @@ def compose_picture(plan: Plan, drawn: list[np.ndarray]) -> Image.Image:
 def _covers(face: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether the face's view shows the whole photo."""
     right, bottom = size[0] - 1, size[1] - 1
-    corners = apply(face, [[0, 0], [right, 0], [0, bottom], [right, bottom]])
+    corners = apply(face, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]]))
     return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
 
 

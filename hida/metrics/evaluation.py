@@ -121,13 +121,14 @@ def draw(
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
     sketcher = Sketcher.from_pretrained(weights, device)
-    pairs = prepared.split("test")
+    listed = prepared.split("test")
     if split == "held_out":
-        options, listed = sketcher.config.train, prepared.split("train")
-        pairs = [listed[k] for k in split_holdout(len(listed), options.holdout, options.seed)[1].tolist()]
-        if not pairs:
+        options, training = sketcher.config.train, prepared.split("train")
+        held_out = split_holdout(len(training), options.holdout, options.seed)[1]
+        listed = tuple(training[k] for k in held_out.tolist())
+        if not listed:
             raise HidaError(f"the weights '{weights}' were trained on all training pairs: none was held out.")
-    pairs = spread(pairs, limit)
+    pairs = spread(listed, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:

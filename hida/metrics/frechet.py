@@ -78,12 +78,15 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
             raise HidaError(f"FID needs at least two images in each set, not {len(x)}.")
     mean_a, mean_b = a.mean(0), b.mean(0)
     root_a, root_b = (a - mean_a) / np.sqrt(len(a) - 1), (b - mean_b) / np.sqrt(len(b) - 1)
-    # With more images than features the triangular factor has the same products and fewer rows.
-    factors = [np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (root_a, root_b)]
-    cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    cross = np.linalg.svd(_fewer_rows(root_a) @ _fewer_rows(root_b).T, compute_uv=False).sum()
     spread = np.square(root_a).sum() + np.square(root_b).sum()
     # Never negative but for rounding.
     return max(0.0, float(np.square(mean_a - mean_b).sum() + spread - 2 * cross))
+
+
+def _fewer_rows(x: np.ndarray) -> np.ndarray:
+    """Return the triangular factor, which has the same products, of a matrix with more rows than columns."""
+    return np.asarray(np.linalg.qr(x, mode="r")) if len(x) > x.shape[1] else x
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:

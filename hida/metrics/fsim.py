@@ -81,17 +81,17 @@ def _ratio(a: Tensor, b: Tensor, constant: float) -> Tensor:
 
 
 def _chroma_similarity(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor | float = 1.0
-    for weights, constant in zip(_CHROMA, (_T3, _T4), strict=True):
-        planes = []
-        for pixels in (a, b):
-            column = torch.tensor(weights, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-            # A single channel broadcasts to three equal ones, whose I and Q are 0.
-            planes.append(_reduce((pixels * column).sum(1)))
-        product = product * _ratio(*planes, constant)
+    (i_a, q_a), (i_b, q_b) = _chroma(a), _chroma(b)
+    product = _ratio(i_a, i_b, _T3) * _ratio(q_a, q_b, _T4)
     # The real part of a negative number's power: opposite colours give a negative product.
     power = product.abs().pow(_LAMBDA)
     return torch.where(product < 0, power * math.cos(math.pi * _LAMBDA), power)
+
+
+def _chroma(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return I and Q at the reduced size; a single channel broadcasts to three equal ones, whose I and Q are 0."""
+    weights = torch.tensor(_CHROMA, dtype=pixels.dtype, device=pixels.device)[:, :, None, None]
+    return _reduce((pixels * weights[0]).sum(1)), _reduce((pixels * weights[1]).sum(1))
 
 
 def _reduce(plane: Tensor) -> Tensor:

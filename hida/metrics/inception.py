@@ -26,6 +26,8 @@ _BATCH_NORM_EPS = 1e-3
 
 
 class _Conv(nn.Conv2d):
+    bias: Tensor  # never without
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()
 
@@ -188,7 +190,7 @@ def load_inception(device: torch.device | str = "cpu") -> Inception:
         layer.weight.copy_(weight.double() * scale[:, None, None, None])
         layer.bias.copy_(beta.double() - mean.double() * scale)
     # Wide convolutions on few pixels: channels last is a third faster on CPUs, and never slower.
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 _Layer = tuple[Tensor, Tensor, Tensor, Tensor]  # kernel, then the batch norm's shift, mean and variance

@@ -55,6 +55,9 @@ class LPIPS(nn.Module):
         weights: a file to use instead of the searched ones (:func:`load_lpips` says which these are).
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, net: str = "alex") -> None:
         super().__init__()
         if net not in _STAGES:
@@ -152,13 +155,13 @@ def _fill_from_asset(network: LPIPS, path: Path) -> None:
 
     arrays = load_arrays(path)
     try:
+        if not isinstance(arrays, dict):
+            raise TypeError("it is a single array")
         (backbone,) = (tree for name, tree in arrays.items() if not name.startswith("NetLinLayer"))
-        layers = [backbone[f"Conv_{i}"] for i in range(len(_convolutions(network)))]
-        pairs = [
-            *zip(_convolutions(network), layers, strict=True),
-            *((head, arrays[f"NetLinLayer_{i}"]["Conv_0"]) for i, head in enumerate(network.heads)),
-        ]
-        for convolution, layer in pairs:
+        stages, heads = _convolutions(network.stages), _convolutions(network.heads)
+        layers = [backbone[f"Conv_{i}"] for i in range(len(stages))]
+        layers += [arrays[f"NetLinLayer_{i}"]["Conv_0"] for i in range(len(heads))]
+        for convolution, layer in zip([*stages, *heads], layers, strict=True):
             kernel = torch.from_numpy(layer["kernel"]).permute(3, 2, 0, 1)
             if kernel.shape != convolution.weight.shape:
                 raise ValueError(f"a kernel of shape {tuple(kernel.shape)}")
@@ -199,5 +202,5 @@ def _package_heads(net: str) -> dict[str, Tensor] | None:
     return None
 
 
-def _convolutions(network: LPIPS) -> list[nn.Conv2d]:
-    return [layer for stage in network.stages for layer in stage if isinstance(layer, nn.Conv2d)]
+def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]

@@ -56,11 +56,11 @@ def find_pairs(
     """
     found = _by_name(prediction)
     remarks: list[str] = []
+    wanted: dict[str, tuple[Path, int | None, Path | None]] = {}
     if is_prepared(target):
         from hida.data.prepared import PreparedSet
 
         prepared = PreparedSet.load(target)
-        wanted = {}
         for pair in prepared.split("test") if names is None else (p for p in prepared.pairs if p.name in names):
             photo, sketch, _ = prepared.files(pair)
             wanted[pair.name] = (sketch, pair.style, photo)

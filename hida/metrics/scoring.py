@@ -43,6 +43,12 @@ class Scores:
     sizes: set[tuple[int, int]]
     resized: int
 
+    def distance(self, measure: Callable[[np.ndarray, np.ndarray], float], rows: np.ndarray) -> float | None:
+        """Return a distance of both sides' features; one image has no covariance, so it is undefined then, not zero."""
+        if self.predictions is None or self.targets is None or len(rows) < 2:
+            return None
+        return measure(self.predictions[rows], self.targets[rows])
+
 
 def load_networks(metrics: Sequence[str], device: str = "cpu") -> None:
     """Load what the metrics need, so that what is missing is said before any work is done.
@@ -97,8 +103,9 @@ def score(
             sizes |= {target.shape for target in targets}
             store.commit()
             progress(len(chunk))
-    stacked = [np.stack(side).astype(np.float64) if with_features else None for side in sides]
-    return Scores({key: np.array(column) for key, column in values.items()}, *stacked, hashes, sizes, resized)
+    columns = {key: np.array(column) for key, column in values.items()}
+    left, right = (np.stack(side).astype(np.float64) if with_features else None for side in sides)
+    return Scores(columns, left, right, hashes, sizes, resized)
 
 
 Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]]
@@ -133,41 +140,45 @@ def _measure(
     device: str,
     parallel: Parallel,
 ) -> list[float]:
-    keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
-    known = {name: store.get(name) for name in keys}
-    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-
-    def measure(rows: list[int]) -> list[float]:
+    def measure(rows: list[int]) -> np.ndarray:
         a, b = (_tensor([images[i] for i in rows], device) for images in (predictions, targets))
         try:
-            return _PAIRWISE[key](a, b).tolist()
+            return np.array(_PAIRWISE[key](a, b).tolist())[:, None]
         except HidaError as error:
             raise HidaError(f"'{paths[rows[0]]}': {error}") from None
 
-    pieces = _pieces(targets, list(missing.values()))
-    for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
-        for i, value in zip(rows, found, strict=True):
-            known[keys[i]] = np.array([value])
-            store.put(keys[i], known[keys[i]])
-    return [float(known[name][0]) for name in keys]
+    keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
+    return [float(value[0]) for value in _kept(keys, targets, measure, np.float64, store, parallel)]
 
 
 def _features(
     images: list[np.ndarray], names: Sequence[str], store: Store, device: str, parallel: Parallel
 ) -> list[np.ndarray]:
-    keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
-    known = {name: store.get(name, np.float32) for name in keys}
-    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-
     def measure(rows: list[int]) -> np.ndarray:
         return inception_features(_tensor([images[i] for i in rows], device)).astype(np.float32)
 
+    keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
+    return _kept(keys, images, measure, np.float32, store, parallel)
+
+
+def _kept(
+    keys: list[str],
+    images: list[np.ndarray],
+    measure: Callable[[list[int]], np.ndarray],
+    dtype: type[np.floating],
+    store: Store,
+    parallel: Parallel,
+) -> list[np.ndarray]:
+    """Return the result of every key from the store; what is missing there is measured, in pieces of rows, and put."""
+    stored = {key: store.get(key, dtype) for key in keys}
+    known = {key: value for key, value in stored.items() if value is not None}
+    missing = {key: i for i, key in enumerate(keys) if key not in known}
     pieces = _pieces(images, list(missing.values()))
     for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
         for i, row in zip(rows, found, strict=True):
             known[keys[i]] = row
             store.put(keys[i], row)
-    return [known[name] for name in keys]
+    return [known[key] for key in keys]
 
 
 def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str]) -> dict[str, Any]:
@@ -194,9 +205,7 @@ def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str
     result: dict[str, Any] = {"n": len(rows)}
     for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
         if key in metrics:
-            # One image has no covariance: the distance is undefined, not zero.
-            value = distance(scores.predictions[rows], scores.targets[rows]) if len(rows) > 1 else None
-            result[key] = {"value": value}
+            result[key] = {"value": scores.distance(distance, rows)}
     columns = {key: column[rows] for key, column in scores.values.items()}
     if columns:
         interval = mean_interval(np.stack(list(columns.values()), 1))
@@ -231,7 +240,7 @@ def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[n
         if image.shape != target.shape:
             if not resize:
                 raise HidaError(_size_fault(pair, image, target))
-            image, resized = _resize(image, target.shape), resized + 1
+            image, resized = _resize(image, *target.shape), resized + 1
         predictions.append(image)
     return predictions, targets, resized
 
@@ -242,10 +251,10 @@ def _read_grey(path: Path) -> np.ndarray:
     return np.array(read_image(path).convert("L"))
 
 
-def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     from PIL import Image
 
-    return np.array(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:

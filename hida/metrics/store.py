@@ -39,7 +39,7 @@ class Store:
         except sqlite3.Error as error:
             raise self._fault(error) from None
 
-    def get(self, key: str, dtype: type = np.float64) -> np.ndarray | None:
+    def get(self, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray | None:
         try:
             row = self._database.execute("SELECT value FROM result WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:

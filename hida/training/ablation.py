@@ -27,7 +27,7 @@ from hida.metrics.protocol import BY_KEY, PAIRS
 from hida.metrics.report import cell, markdown_table
 from hida.models.cost import cost
 from hida.training.distributed import World
-from hida.training.options import AblationOptions, RunOptions
+from hida.training.options import LENGTH_UNKNOWN, AblationOptions, RunOptions
 from hida.training.run import train
 
 TRIAL = 12
@@ -110,10 +110,10 @@ def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) 
         if not same:
             raise HidaError(f"'{options.out}' holds an ablation with other settings ({path}); choose another --out.")
         return iterations
-    seconds = {}
-    if options.iterations:
+    seconds: dict[str, float] = {}
+    if options.iterations is not None:
         iterations = options.iterations
-    else:
+    elif options.budget is not None:
         first = [run for run in runs if run.seed == options.seeds[0]]
         for run in first:
             print(f"{run.folder.name}: measuring its speed")
@@ -125,6 +125,8 @@ def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) 
                 f"--budget {options.budget:g} allows {iterations} iterations here; "
                 f"give {2 * TRIAL * sum(seconds.values()) / len(first) / 60:.1f} minutes or more."
             )
+    else:
+        raise HidaError(LENGTH_UNKNOWN)
     settled = {"settings": settings(options), "iterations": iterations, "seconds_per_iteration": seconds}
     write_json(path, settled)
     return iterations
@@ -234,8 +236,9 @@ def figure(options: AblationOptions, runs: Sequence[Run], prepared: PreparedSet,
     names = [run.config.name for run in shown]
     if options.photos:
         photos = [read_image(path) for path in options.photos]
-        drawers = [Sketcher.from_pretrained(run.weights, device) for run in shown]
-        return sheet([[photo, *(draw(photo) for draw in drawers)] for photo in photos], ["photo", *names])
+        sketchers = [Sketcher.from_pretrained(run.weights, device) for run in shown]
+        drawn = [[photo, *(sketcher.draw(photo, [1])[0][0] for sketcher in sketchers)] for photo in photos]
+        return sheet(drawn, ["photo", *names])
     pairs = spread(prepared.split("test"), options.limit)
     firsts = {pair.style: pair for pair in reversed(pairs)}
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from typing import cast
 
 import torch
 from torch import distributed
@@ -21,7 +22,10 @@ class Clock:
     def __init__(self, world: World, before: float) -> None:
         self.world = world
         # Of the host's own: a message between GPUs would have every iteration wait for the device.
-        self.group = distributed.new_group(backend="gloo") if world.size > 1 else None
+        self.group: distributed.ProcessGroup | None = None
+        if world.size > 1:
+            # torch's type allows for processes outside the group; all are in this one.
+            self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self.zero = time.monotonic() - before
 
     def read(self) -> float:

@@ -41,6 +41,9 @@ class RunOptions:
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
+LENGTH_UNKNOWN = "give either --budget MINUTES or --iterations N."
+
+
 @dataclass(frozen=True)
 class AblationOptions:
     """Train the paper's ablations under one budget, score them, and lay the results side by side."""

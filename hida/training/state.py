@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hida.config import Config, OptimizerConfig
+from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
 from hida.metrics.lpips import load_lpips
-from hida.models import build_discriminator, build_generator
+from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
 from hida.training import losses
 from hida.training.distributed import World
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
+
+NetworkConfig = GeneratorConfig | DiscriminatorConfig
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
@@ -82,7 +84,10 @@ class TrainingState:
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
             )
-        d = _mean(losses.adversarial_discriminator(*logits.chunk(2), config.loss) for logits in judged)
+        d = _mean(
+            losses.adversarial_discriminator(real, fake, config.loss)
+            for real, fake in (logits.chunk(2) for logits in judged)
+        )
         self._update("discriminator", self.discriminator, d)
 
         self.discriminator.requires_grad_(False)
@@ -104,7 +109,7 @@ class TrainingState:
             **further,
         }
         if "distillation" in self.losses:
-            parts["distillation"] = losses.pixel(sketch, batch.teacher)
+            parts["distillation"] = losses.pixel(sketch, batch.taught)
         self._update(
             "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
         )
@@ -234,7 +239,7 @@ def require_generator(weights: Checkpoint, config: Config) -> None:
         )
 
 
-def _differences(theirs: object, ours: object) -> str:
+def _differences(theirs: NetworkConfig, ours: NetworkConfig) -> str:
     names = [field.name for field in fields(theirs) if getattr(theirs, field.name) != getattr(ours, field.name)]
     return ", ".join(f"{name} is {getattr(theirs, name)}, not {getattr(ours, name)}" for name in names)
 
@@ -243,7 +248,7 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
-def _compile_regions(generator: nn.Module) -> None:
+def _compile_regions(generator: Generator) -> None:
     """Compile the levels with large feature maps: there fusing pays, and the small ones would only cost start-up."""
     for region in (*generator.encoder[:2], *generator.decoder[4:], generator.head_sketch, generator.head_depth):
         region.compile()

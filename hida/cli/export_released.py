@@ -15,12 +15,12 @@ import tyro
 
 @dataclass(frozen=True)
 class Command:
-    """Write a Lightning checkpoint with the authors' names, which their code and import-released both read."""
+    """Write a Lightning checkpoint with the authors' tensor names, which their code and import-released both read."""
 
     weights: tyro.conf.Positional[Path]
     """weights or checkpoint file of the released network, or a run's folder"""
     out: tyro.conf.Positional[Path]
-    """the .ckpt to write"""
+    """the .ckpt file to write"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,8 +5,8 @@ hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
 
 Writes NAME_features.png: for every decoder level the map before and after InfoACON, θ, γ, β, the level's result and the
 offsets of DOG; and NAME_modules.png: the sketch with all modules and without each, and what each changes. A module is
-switched off by replacing what it computes from the picture by its mean over the picture, and DOG by sampling where an
-ordinary convolution does. The face's view is shown, or the first of a photo without one.
+switched off by replacing the maps that it computes by their means over the picture, and DOG by sampling where an
+ordinary convolution does. The view of the face is shown, or the first view of a photo without a face.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto and face show the face's view; whole: the first view of the photo as it is"""
+    """auto and face: the view of the face; whole: the first view of the photo as it is"""
     device: str = "auto"
     """cpu, cuda, or auto"""
 

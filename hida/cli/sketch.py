@@ -10,8 +10,6 @@ hida sketch photo.jpg --style-map regions.png
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 from PIL import Image
-from tqdm import tqdm
 
-from hida.cli.photos import Frame, list_photos, name_targets
+from hida.cli.photos import Frame, for_each, list_photos, name_targets
 from hida.errors import HidaError
 from hida.images.io import read_image, write_png
 
@@ -32,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """Draw pencil sketches of photos: one PNG a photo and style, of the photo's size."""
+    """Draw pencil sketches of photos: one PNG for each photo and style, of the photo's size."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """photos, or folders of photos"""
     style: tuple[str, ...] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Path | None = None
-    """mask picture with a style for every region instead: grey levels 1, 2, …, or red, green, blue for styles 1 to 3"""
+    """mask with a style for every region, instead of --style: grey levels 1, 2, …, or red, green, blue for 1 to 3"""
     sweep: tuple[int, int] | None = None
-    """also write NAME_sweep.png: mixtures from one style to another side by side"""
+    """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: int | None = None
-    """pictures of the sweep (5)"""
+    """number of pictures in the sweep; 5 if left out"""
     out: Path = Path("sketches")
     """folder to write to"""
     weights: str = "small"
@@ -51,7 +48,8 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto: the whole photo, its face upright at its own scale; face: paper around the face; whole: no face needed"""
+    """auto: the whole photo, with its face upright at its own scale; face: white paper around the face; whole:
+    the photo as it is, with or without a face"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -83,36 +81,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
     suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
     targets = name_targets(photos, command.out, suffixes)
-    faults, written = 0, []
-    with warnings.catch_warnings(), tqdm(targets, unit="photo", disable=len(targets) < 2) as bar:
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
-        for photo in bar:
-            bar.set_description(photo.name)
-            try:
-                drawn = draw(sketcher, photo, chosen, between, command)
-            except HidaError as error:
-                message = str(error) if str(photo) in str(error) else f"{photo}: {error}"
-                if len(targets) == 1:
-                    raise HidaError(message) from None
-                tqdm.write(f"hida: {message}", file=sys.stderr)
-                faults += 1
-                continue
-            for target, picture in zip(targets[photo], drawn, strict=True):
-                write_png(target, picture)
-                written.append(target)
+    written: list[Path] = []
+
+    def write(photo: Path) -> None:
+        pictures = draw(sketcher, photo, chosen, between, command)
+        for target, picture in zip(targets[photo], pictures, strict=True):
+            write_png(target, picture)
+            written.append(target)
+
+    failed = for_each(targets, write)
     if len(targets) == 1:
         print("\n".join(str(target) for target in written))
     else:
-        print(f"{len(written)} pictures of {len(targets) - faults} photos in {command.out}")
-    if faults:
-        raise HidaError(f"{faults} of {len(targets)} photos could not be drawn; the reasons stand above.")
+        print(f"{len(written)} pictures of {len(targets) - failed} photos in {command.out}")
+    if failed:
+        raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
 
 
 def draw(
     sketcher: Sketcher, photo: Path, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], command: Command
 ) -> list[Image.Image]:
-    """Return the sketches of one photo, and behind them the sheet and the sweep if they are asked for."""
+    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for."""
     from hida.drawing.styles import style_heading, style_map_from_file
     from hida.images.sheet import sheet
 

@@ -232,7 +232,7 @@ def test_another_network_in_the_folder_is_refused(data, straight, capsys):
 def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert hida_train(data, tmp_path / "out") == 2
-    assert "a file stands where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
+    assert "there is a file where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "out").read_text() == "mine"
 
 

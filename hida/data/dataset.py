@@ -18,7 +18,7 @@ from hida.data.prepared import PreparedPair, PreparedSet
 class PairTensors:
     """Pairs as uint8: photo (N, 3, S, S), depth (N, 1, S, S), sketch (N, 1, S, S); style (N,) int64; names.
 
-    ``teacher`` (N, 1, S, S), if there is one: what another network drew of them.
+    ``teacher`` (N, 1, S, S): the sketches that another network drew of them, if there is one.
     """
 
     photo: Tensor
@@ -55,7 +55,7 @@ def load_pairs(prepared: PreparedSet, pairs: Sequence[PreparedPair], *, progress
     """Read ``pairs`` into memory, about 0.3 MB each at 250×250.
 
     Raises:
-        HidaError: naming the file, if one is damaged.
+        HidaError: if a file is damaged, with its name.
     """
     with ThreadPoolExecutor(8) as pool:
         reading = pool.map(prepared.read, pairs)

@@ -1,4 +1,4 @@
-"""Draw and score a set of sketches under the protocol: what ``hida evaluate`` does with its options."""
+"""Draw a set of sketches and score it under the protocol (what ``hida evaluate`` does with its options)."""
 
 from __future__ import annotations
 
@@ -52,20 +52,24 @@ def evaluate(
     Args:
         target: folder of target sketches, a prepared data set, or a pack of one.
         metrics: keys of :data:`hida.metrics.protocol.METRICS`.
+        photos: folder of photos to show in the report.
+        label: name of the evaluation; by default that of the folder or the weights.
         split, limit: which pairs ``weights`` draw; see :func:`draw`.
+        only_common: as :func:`hida.metrics.pairing.find_pairs` takes it.
+        resize: as :func:`hida.metrics.scoring.score` takes it.
         cache: file that keeps results by content, "none", or None for metrics.sqlite in the cache folder.
 
     Returns:
         What scores.json holds.
 
     Raises:
-        HidaError: pairs do not fit together, or a network or weights are missing.
+        HidaError: if pairs do not fit together, or a network or weights are missing.
     """
     where = prepared_folder(target) if target.suffix == ".zip" else target
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
     if weights is not None:
-        load_networks(wanted, device)  # what is missing is told before anything is drawn
+        load_networks(wanted, device)  # so that what is missing is told before anything is drawn
         folder = out / "sketches"
         names = draw(weights, where, folder, device, limit, split)
     assert folder is not None
@@ -108,14 +112,18 @@ def draw(
     limit: int = 0,
     split: Literal["test", "held_out"] = "test",
 ) -> list[str]:
-    """Draw a prepared data set into ``folder``, and return the names; what these weights drew before is kept.
+    """Draw a prepared data set into ``folder``; what these weights drew before is kept.
 
-    ``split`` is "test" or "held_out", the training pairs set aside when these weights were trained; ``limit`` draws
-    only so many pairs, those of :func:`spread`.
+    Args:
+        limit: how many pairs to draw, those of :func:`spread`; 0: all.
+        split: "test", or "held_out", the training pairs set aside when these weights were trained.
+
+    Returns:
+        The names of the pairs.
 
     Raises:
-        HidaError: the target is no prepared data set, the weights cannot be loaded or held nothing out, or the folder
-            holds other files.
+        HidaError: if the target is no prepared data set, the weights cannot be loaded or held nothing out, or the
+            folder holds other files.
     """
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
@@ -127,7 +135,7 @@ def draw(
         held_out = split_holdout(len(training), options.holdout, options.seed)[1]
         listed = tuple(training[k] for k in held_out.tolist())
         if not listed:
-            raise HidaError(f"the weights '{weights}' were trained on all training pairs: none was held out.")
+            raise HidaError(f"the weights '{weights}' saw every training pair, none was held out; use --split test.")
     pairs = spread(listed, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
@@ -149,7 +157,7 @@ _MARK = "drawn.json"
 
 
 def _claim(folder: Path, fingerprint: str) -> None:
-    """Make the folder ours: sketches of other weights or another data set are removed, foreign files are refused."""
+    """Mark the folder as ours: sketches of other weights or data are removed, folders with other files are refused."""
     mark = folder / _MARK
     if mark.is_file():
         try:

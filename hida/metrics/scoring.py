@@ -1,4 +1,4 @@
-"""Score pairs of images with every metric, keeping each result by content."""
+"""Score pairs of images with every metric; each result is kept by the content of its images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ _VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inc
 
 @dataclass(frozen=True)
 class Scores:
-    """Values of each pair-wise metric (N,), Inception features (N, 2048) of both sides, hashes of the targets."""
+    """What was measured of N pairs.
+
+    Args:
+        values: of each pair-wise metric, (N,).
+        predictions, targets: Inception features (N, 2048), None if not asked for.
+        hashes: of the targets' content.
+        sizes: (height, width) of the targets.
+        resized: how many predictions were resized.
+    """
 
     values: dict[str, np.ndarray]
     predictions: np.ndarray | None
@@ -44,17 +52,17 @@ class Scores:
     resized: int
 
     def distance(self, measure: Callable[[np.ndarray, np.ndarray], float], rows: np.ndarray) -> float | None:
-        """Return a distance of both sides' features; one image has no covariance, so it is undefined then, not zero."""
+        """Return a distance of both sides' features; one image has no covariance: undefined (None), not zero."""
         if self.predictions is None or self.targets is None or len(rows) < 2:
             return None
         return measure(self.predictions[rows], self.targets[rows])
 
 
 def load_networks(metrics: Sequence[str], device: str = "cpu") -> None:
-    """Load what the metrics need, so that what is missing is said before any work is done.
+    """Load the networks that the metrics need, so that what is missing is told before any work is done.
 
     Raises:
-        HidaError: a network's weights are not at hand.
+        HidaError: if a network's weights are not available.
     """
     if "lpips" in metrics:
         load_lpips("alex", device=torch.device(device))
@@ -70,14 +78,17 @@ def score(
     resize: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Scores:
-    """Measure every pair; ``progress`` hears how many were done, and all results so far are kept when it returns.
+    """Measure every pair.
 
     Args:
         metrics: keys of :data:`METRICS`.
+        store: keeps the results, up to the last call of ``progress``.
         resize: bring predictions of another size to the target's, bicubic and antialiased, instead of refusing them.
+        progress: called with the number of pairs just done.
 
     Raises:
-        HidaError: an unreadable image or another size than the target's (both name the file), weights not at hand.
+        HidaError: for an unreadable image or one of another size than its target (the message names the file), or
+            weights that are not available.
     """
     pairwise = [key for key in metrics if key in _PAIRWISE]
     with_features = "fid" in metrics or "kid" in metrics
@@ -113,7 +124,7 @@ Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]
 
 @contextmanager
 def _workers(device: str) -> Iterator[Parallel]:
-    """A map over pieces of a batch: on the CPU one single-threaded worker a core.
+    """Yield a map over pieces of a batch: on the CPU one single-threaded worker per core.
 
     The metrics are many small operations; shared among cores each of them would wait for the slowest, which on a busy
     machine costs many times the work itself.
@@ -182,7 +193,7 @@ def _kept(
 
 
 def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str]) -> dict[str, Any]:
-    """The evaluation as it is written to JSON: overall and for each style, with n and intervals, and every pair."""
+    """Return the evaluation as scores.json holds it: overall, each style, with n and intervals, and every pair."""
     styles = sorted({pair.style for pair in pairs if pair.style is not None})
     groups = {"overall": np.arange(len(pairs))}
     for style in styles:
@@ -216,7 +227,7 @@ def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str
 
 
 def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
-    """What keeps the numbers from being comparable under the protocol's name."""
+    """Return what keeps the numbers from being comparable under the protocol's name."""
     found = []
     counts = tuple(sum(pair.style == style for pair in pairs) for style in range(len(STYLE_COUNTS)))
     if len(pairs) != PAIRS or counts != STYLE_COUNTS:
@@ -232,7 +243,7 @@ def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
 
 
 def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Grey predictions and targets, and how many predictions had to be resized."""
+    """Read grey predictions and targets; return also how many predictions had to be resized."""
     targets = [_read_grey(pair.target) for pair in chunk]
     predictions, resized = [], 0
     for pair, target in zip(chunk, targets, strict=True):
@@ -266,7 +277,7 @@ def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:
 
 
 def _pieces(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
-    """The rows in batches of one size, small enough to be shared among workers."""
+    """Return the rows in batches of one size, small enough to be shared among workers."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in rows:
         groups.setdefault(images[i].shape, []).append(i)

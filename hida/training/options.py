@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from hida.config import Config
 
 MetricName = Literal["fid", "kid", "lpips", "scoot", "fsim"]
-METRICS: tuple[MetricName, ...] = ("fid", "kid", "lpips", "scoot", "fsim")
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+"""the keys of :data:`hida.metrics.protocol.METRICS`, repeated here, since importing hida.metrics loads torch"""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Write the depth maps of photos as PNGs.
+"""Write the depth maps of photos as grey PNGs.
 
 hida depth photo.jpg --out depth
+hida depth photos/ --method midas --model intel-isl/MiDaS:DPT_Hybrid
 """
 
 from __future__ import annotations
@@ -21,25 +22,23 @@ from hida.images.io import write_png
 
 @dataclass(frozen=True)
 class Command:
-    """Write the depth maps of photos as grey PNGs: near is bright, the background is black."""
+    """Write the depth maps of photos."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """photos, or folders of photos"""
     out: Path = Path("depth")
     """folder to write to; each map is named after its photo"""
     method: Literal["auto", "tddfa", "midas", "builtin", "none"] = "auto"
-    """tddfa: 3DDFA_V2, after `hida weights fetch tddfa --accept-licence`; builtin: ships with HIDA; midas: needs
-    --model; none: zeros; auto: tddfa where its weights are found, else builtin"""
+    """tddfa (3DDFA_V2), builtin (ships with HIDA), midas (with --model), none (zeros); auto: tddfa or else builtin"""
     model: str | None = None
-    """for midas: a TorchScript or ONNX file, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid; TorchScript and
-    torch.hub run code, so name only what you trust"""
+    """for midas: a TorchScript or ONNX file, or a torch.hub name; all but ONNX run code: name only what you trust"""
     bits: Literal[8, 16] = 8
     """bits per pixel"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida depth``."""
-    command = tyro.cli(Command, args=argv, prog="hida depth")
+    command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
     targets = name_targets(list_photos(command.photos), command.out)
     method = resolve(command.method)
     load(method, command.model)  # what concerns every photo is said once, before any

@@ -41,8 +41,7 @@ class Command:
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights"""
     split: Literal["test", "held_out"] = "test"
-    """with --weights: the test split, or the training pairs that were held out when these weights were trained; compare
-    trainings by the latter"""
+    """with --weights: test, or held_out, the training pairs that these weights were not trained on, to tune by"""
     limit: int = 0
     """with --weights: draw and score this many pairs, evenly spread over the split (0: all)"""
     only_common: bool = False

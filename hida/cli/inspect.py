@@ -1,7 +1,7 @@
 """Show what the modules do inside the network (the paper's Fig. 7).
 
-hida inspect photo.jpg
-hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
+    hida inspect photo.jpg
+    hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
 
 Writes NAME_features.png: for every decoder level the map before and after InfoACON, θ, γ, β, the level's result and the
 offsets of DOG; and NAME_modules.png: the sketch with all modules and without each, and what each changes. A module is

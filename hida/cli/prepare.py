@@ -10,7 +10,6 @@ same command continues a run that was stopped.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
@@ -34,8 +33,6 @@ Depth = Literal["auto", "tddfa", "builtin", "none"]
 PhotoFill = Literal["replicate", "white", "black"]
 SketchFill = Literal["paper", "white", "replicate", "black"]
 
-_MODELS = {"tddfa": ("hida.depth.tddfa", "TDDFA"), "builtin": ("hida.depth.builtin.network", "BuiltinDepth")}
-
 
 @dataclass(frozen=True)
 class _Common:
@@ -44,8 +41,7 @@ class _Common:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """folder to write: new, empty, or begun by this command"""
     depth: Depth = "auto"
-    """depth maps: tddfa (3DDFA_V2), builtin (ships with HIDA), none (all zero); auto: tddfa where its files are found,
-    else builtin"""
+    """depth maps: tddfa (3DDFA_V2), builtin (ships with HIDA), none (all zero); auto: tddfa if found, else builtin"""
     workers: int = min(os.cpu_count() or 1, 8)
     """number of processes"""
     fill_photo: PhotoFill = "replicate"
@@ -133,10 +129,11 @@ def load_model(name: str) -> FaceModel:
     """Load the face model "tddfa" or "builtin".
 
     Raises:
-        HidaError: naming the file that is missing, and how to get it.
+        HidaError: naming the files that are missing, and how to get them.
     """
-    module, model = _MODELS[name]
-    return getattr(importlib.import_module(module), model).load()
+    from hida.depth import face_model
+
+    return face_model(name)
 
 
 def summary(prepared: PreparedSet) -> str:

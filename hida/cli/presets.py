@@ -21,7 +21,7 @@ _PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
 
 @dataclass(frozen=True)
 class Command:
-    """List the presets as a Markdown table: what each changes, its parameters and its operations."""
+    """List the presets."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """presets by name, or TOML files; all presets if left out"""
@@ -31,7 +31,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida presets``."""
-    command = tyro.cli(Command, args=argv, prog="hida presets")
+    command = tyro.cli(Command, args=argv, prog="hida presets", description=__doc__)
     configs = [load_preset(name) for name in command.names or presets()]
     print(table(configs, command.width))
     print(f"\nMillions of generator parameters; 10⁹ operations (2 per multiply-accumulate) for an image of {_side()}².")

@@ -1,4 +1,4 @@
-"""Draw sketches of photos.
+"""Draw pencil sketches of photos.
 
 hida sketch photo.jpg
 hida sketch photos/ --style 1 3 --out drawings --sheet
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """Draw pencil sketches of photos: one PNG for each photo and style, of the photo's size."""
+    """Draw sketches of photos."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """photos, or folders of photos"""
@@ -48,8 +48,7 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto: the whole photo, with its face upright at its own scale; face: white paper around the face; whole:
-    the photo as it is, with or without a face"""
+    """auto: the whole photo, its face upright; face: white paper around the face; whole: the photo as it is"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -58,7 +57,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
-    command = tyro.cli(Command, args=argv, prog="hida sketch")
+    command = tyro.cli(Command, args=argv, prog="hida sketch", description=__doc__)
     from hida.device import choose_device, tune
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep

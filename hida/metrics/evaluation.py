@@ -28,6 +28,8 @@ from hida.metrics.store import Store
 from hida.weights import cache_folder
 
 FILES = ("scores.json", "scores.md", "report.html")
+_SKETCHES = "sketches"
+_MARK = "drawn.json"
 _DRAWN_AT_ONCE = 8
 
 
@@ -70,7 +72,7 @@ def evaluate(
     folder, names = prediction, None
     if weights is not None:
         load_networks(wanted, device)  # so that what is missing is told before anything is drawn
-        folder = out / "sketches"
+        folder = out / _SKETCHES
         names = draw(weights, where, folder, device, limit, split)
     assert folder is not None
     pairs, remarks = find_pairs(folder, where, photos, only_common, names)
@@ -138,7 +140,7 @@ def draw(
             raise HidaError(f"the weights '{weights}' saw every training pair, none was held out; use --split test.")
     pairs = spread(listed, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
-    waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
+    waiting = [pair for pair in pairs if not _sketch(folder, pair).is_file()]
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
         for start in range(0, len(waiting), _DRAWN_AT_ONCE):
             chunk = waiting[start : start + _DRAWN_AT_ONCE]
@@ -148,12 +150,18 @@ def draw(
             styles = torch.tensor([pair.style for pair in chunk])
             drawn = sketcher.draw_aligned(photos.to(device), depths.to(device), styles.to(device)).cpu().numpy()
             for pair, sketch in zip(chunk, drawn[:, 0], strict=True):
-                write_png(folder / f"{pair.name}.png", sketch)
+                write_png(_sketch(folder, pair), sketch)
             bar.update(len(chunk))
     return [pair.name for pair in pairs]
 
 
-_MARK = "drawn.json"
+def sketch_of(out: Path, pair: PreparedPair) -> Path:
+    """Return the file in which :func:`evaluate` left the sketch of a pair that weights have drawn."""
+    return _sketch(out / _SKETCHES, pair)
+
+
+def _sketch(folder: Path, pair: PreparedPair) -> Path:
+    return folder / f"{pair.name}.png"
 
 
 def _claim(folder: Path, fingerprint: str) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hida.errors import HidaError
-from hida.metrics.inputs import as_pair, luminance, per_pair
+from hida.metrics.inputs import as_equal_pair, luminance, per_pair
 
 _SCALES, _ORIENTATIONS = 4, 4
 _MIN_WAVELENGTH, _MULT, _SIGMA_ONF = 6.0, 2.0, 0.55
@@ -42,22 +42,19 @@ def fsim(prediction: Any, target: Any) -> Tensor | float:
     Raises:
         HidaError: for an input of another kind, two sizes, or images smaller than 3×3.
     """
-    a, b, single = _same_size(prediction, target)
+    a, b, single = _batches(prediction, target)
     return per_pair(_similarity(luminance(a), luminance(b)), single)
 
 
 def fsimc(prediction: Any, target: Any) -> Tensor | float:
     """Compute :func:`fsim` with the chromatic terms I and Q (T3 = T4 = 200, λ = 0.03); the same for grey images."""
-    a, b, single = _same_size(prediction, target)
+    a, b, single = _batches(prediction, target)
     chroma = _chroma_similarity(a, b) if 3 in (a.shape[1], b.shape[1]) else None
     return per_pair(_similarity(luminance(a), luminance(b), chroma), single)
 
 
-def _same_size(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
-    a, b, single = as_pair(prediction, target)
-    if a.shape[-2:] != b.shape[-2:]:
-        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
-        raise HidaError(f"FSIM needs two images of one size, not {sizes}; resize the prediction first.")
+def _batches(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
+    a, b, single = as_equal_pair(prediction, target, "FSIM")
     if min(a.shape[-2:]) < 3:
         raise HidaError(f"FSIM needs at least 3×3 pixels, not {a.shape[-2]}×{a.shape[-1]}; give larger images.")
     return a, b, single

@@ -77,6 +77,19 @@ def as_pair(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
     return a, b, single_a and single_b
 
 
+def as_equal_pair(prediction: Any, target: Any, metric: str) -> tuple[Tensor, Tensor, bool]:
+    """Bring both to batches by :func:`as_pair`, for a metric that compares images of one size only.
+
+    Raises:
+        HidaError: as :func:`as_pair` does, or for two sizes.
+    """
+    a, b, single = as_pair(prediction, target)
+    if a.shape[-2:] != b.shape[-2:]:
+        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
+        raise HidaError(f"{metric} needs two images of one size, not {sizes}; resize the prediction first.")
+    return a, b, single
+
+
 def luminance(pixels: Tensor) -> Tensor:
     """Return Y of (N, 1|3, H, W) as (N, H, W), on the same scale."""
     if pixels.shape[1] == 1:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hida.errors import HidaError
-from hida.metrics.inputs import as_pair, per_pair
+from hida.metrics.inputs import as_equal_pair, per_pair
 
 # The means and deviations of ImageNet, for input in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -111,10 +111,7 @@ def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:
     Raises:
         HidaError: for an input of another kind, two sizes, too small an image, or weights not on this machine.
     """
-    a, b, single = as_pair(prediction, target)
-    if a.shape[-2:] != b.shape[-2:]:
-        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
-        raise HidaError(f"LPIPS needs two images of one size, not {sizes}; resize the prediction first.")
+    a, b, single = as_equal_pair(prediction, target, "LPIPS")
     network = load_lpips(net, device=a.device)
     if min(a.shape[-2:]) < _SMALLEST[net]:
         least = _SMALLEST[net]

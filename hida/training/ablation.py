@@ -22,7 +22,7 @@ from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
 from hida.images.io import read_image, write_png
 from hida.images.sheet import sheet
-from hida.metrics.evaluation import evaluate, spread
+from hida.metrics.evaluation import evaluate, sketch_of, spread
 from hida.metrics.protocol import BY_KEY, PAIRS
 from hida.metrics.report import cell, markdown_table
 from hida.models.cost import cost
@@ -48,6 +48,11 @@ class Run:
     def weights(self) -> Path:
         """The file that the run ends with."""
         return self.folder / "weights.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder that its scores are written to."""
+        return self.folder / "evaluation"
 
 
 def ablate(options: AblationOptions, device: str) -> str:
@@ -180,7 +185,7 @@ def score(options: AblationOptions, run: Run) -> dict[str, Any]:
     with _logged(run.folder):
         return evaluate(
             options.data,
-            run.folder / "evaluation",
+            run.evaluation,
             weights=str(run.weights),
             metrics=options.metrics,
             label=run.folder.name,
@@ -250,7 +255,7 @@ def figure(options: AblationOptions, runs: Sequence[Run], prepared: PreparedSet,
     rows = []
     for _, pair in sorted(firsts.items()):
         photo, target, _ = (Image.fromarray(np.asarray(values)) for values in prepared.read(pair))
-        sketches = [read_image(run.folder / "evaluation" / "sketches" / f"{pair.name}.png") for run in shown]
+        sketches = [read_image(sketch_of(run.evaluation, pair)) for run in shown]
         rows.append([photo, target, *sketches])
     return sheet(rows, ["photo", "target", *names])
 

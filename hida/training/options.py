@@ -34,11 +34,9 @@ class RunOptions:
     device: str = "auto"
     """cpu, cuda, or auto"""
     distil: Path | None = None
-    """weights of a teacher (a file or a run's folder) whose sketches are a further target, weighted by
-    --loss.weight-distillation"""
+    """weights of a teacher whose sketches are a further target, weighted by --loss.weight-distillation"""
     start: str | None = None
-    """weights that a fresh run begins from instead of random ones: a built-in name, a file or a run's folder; those of
-    the discriminator are used too if they are in there"""
+    """weights to begin a fresh run from, and its discriminator if any: a built-in name, a file or a run's folder"""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 

@@ -1,7 +1,9 @@
 """Write the depth maps of photos as grey PNGs.
 
-hida depth photo.jpg --out depth
-hida depth photos/ --method midas --model intel-isl/MiDaS:DPT_Hybrid
+    hida depth photo.jpg --out depth
+    hida depth photos/ --method midas --model intel-isl/MiDaS:DPT_Hybrid
+
+Near is bright, the background is black.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """List the presets: how each differs from the released network, and what it costs.
 
-hida presets
-hida presets model_a full --width 16
+    hida presets
+    hida presets model_a full --width 16
+
+The table is Markdown.
 """
 
 from __future__ import annotations

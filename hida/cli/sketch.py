@@ -1,11 +1,13 @@
 """Draw pencil sketches of photos.
 
-hida sketch photo.jpg
-hida sketch photos/ --style 1 3 --out drawings --sheet
-hida sketch photo.jpg --weights runs/mine --depth map.png
-hida sketch photo.jpg --style 1:0.6,3:0.4
-hida sketch photo.jpg --sweep 1 3 --steps 5
-hida sketch photo.jpg --style-map regions.png
+    hida sketch photo.jpg
+    hida sketch photos/ --style 1 3 --out drawings --sheet
+    hida sketch photo.jpg --weights runs/mine --depth map.png
+    hida sketch photo.jpg --style 1:0.6,3:0.4
+    hida sketch photo.jpg --sweep 1 3 --steps 5
+    hida sketch photo.jpg --style-map regions.png
+
+There is one PNG for each photo and style, of the photo's size and named after both.
 """
 
 from __future__ import annotations

@@ -15,7 +15,11 @@ from hida.nn import DOG
 
 
 def require_pyplot() -> ModuleType:
-    """Return matplotlib's pyplot, drawing without a screen; HidaError if it is not installed."""
+    """Return matplotlib's pyplot, which draws without a screen.
+
+    Raises:
+        HidaError: if it is not installed.
+    """
     try:
         import matplotlib
     except ImportError:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from hida.cli.photos import Frame, list_photos, name_targets
-from hida.errors import HidaError
+from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
 from hida.files import atomic_path
 
 
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.models.inspection import ablations, features
 
     photos = list_photos(command.photos)
-    if Path(command.depth).is_file() and len(photos) > 1:
-        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; inspect them one by one.")
+    require_one_for_map(photos, command.depth)
     pyplot = require_pyplot()
     sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
     sketcher.require_styles([command.style])

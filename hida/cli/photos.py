@@ -33,6 +33,16 @@ def list_photos(given: Sequence[Path]) -> list[Path]:
     return photos
 
 
+def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
+    """Check that a depth map given as a file is for one photo.
+
+    Raises:
+        HidaError: if ``depth`` is a file and there are several photos.
+    """
+    if len(photos) > 1 and Path(depth).is_file():
+        raise HidaError(f"--depth {depth} is one map for {len(photos)} photos; give the photos one by one.")
+
+
 def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("",)) -> dict[Path, list[Path]]:
     """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each.
 

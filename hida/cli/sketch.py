@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import tyro
 from PIL import Image
 
-from hida.cli.photos import Frame, for_each, list_photos, name_targets
+from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.images.io import read_image, write_png
 
@@ -65,12 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.drawing.styles import names, parse_style, sweep
 
     photos = list_photos(command.photos)
-    if Path(command.depth).is_file() and len(photos) > 1:
-        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; draw them one by one.")
+    require_one_for_map(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
-        raise HidaError("--style-map gives every region its style: leave out --style, --sheet and --sweep.")
+        raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
-        raise HidaError("--steps has no effect without --sweep.")
+        raise HidaError("--steps has no effect without --sweep; give both or neither.")
     device = choose_device(command.device)
     tune(device)
     sketcher = Sketcher.from_pretrained(command.weights, device)

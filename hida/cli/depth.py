@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
     targets = name_targets(list_photos(command.photos), command.out)
     method = resolve(command.method)
-    load(method, command.model)  # what concerns every photo is said once, before any
+    load(method, command.model)  # so that what is wrong for every photo is told once
     largest, dtype = 2**command.bits - 1, np.uint8 if command.bits == 8 else np.uint16
 
     def write(photo: Path) -> None:

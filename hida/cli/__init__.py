@@ -1,1 +1,1 @@
-"""The commands: one module each, with ``main(argv)``; heavy packages are imported after the words are parsed."""
+"""The commands: one module each, with ``main(argv)``; heavy packages are imported after the arguments are parsed."""

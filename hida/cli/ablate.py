@@ -1,13 +1,13 @@
-"""Train the paper's ablations under one budget, score them, and lay the results side by side.
+"""Train the paper's ablations under one budget, score them, and put the results into one table.
 
     hida ablate --data data/fs2k --budget 600
     hida ablate --data data/fs2k --presets leaky metaacon infoacon --budget 600 --seeds 0 1 2
     hida ablate --data data/fs2k --budget 4 --base-width 12 --limit 100
 
 Every network is trained for the same number of iterations, on the same pairs in the same order, by one recipe; only the
-generator is the preset's. The number follows from the budget and from the speed of all
-the networks in their first iterations. OUT receives plan.json, runs/, table.md, table.json and figure.png; the same
-command continues a stopped one.
+generator is the preset's. The number follows from the budget and from the speed of all networks in their first
+iterations. OUT receives plan.json, runs/, table.md, table.json and figure.png. The same command continues an ablation
+that was stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import tyro
 
 from hida.errors import HidaError
-from hida.training.options import AblationOptions
+from hida.training.options import LENGTH_UNKNOWN, AblationOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _require(options: AblationOptions) -> None:
     if (options.budget is None) == (options.iterations is None):
-        raise HidaError("Give either --budget MINUTES or --iterations N.")
+        raise HidaError(LENGTH_UNKNOWN)
     if options.budget is not None and not 0 < options.budget < math.inf:
         raise HidaError(f"--budget must be a number of minutes above 0; it is {options.budget:g}.")
     if options.iterations is not None and options.iterations < 1:
@@ -42,4 +42,4 @@ def _require(options: AblationOptions) -> None:
     for name in ("presets", "seeds", "metrics"):
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
-            raise HidaError(f"--{name} must name one or more, each once.")
+            raise HidaError(f"--{name} must name one or more, each once; give other values.")

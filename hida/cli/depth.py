@@ -1,12 +1,13 @@
-"""Write the depth of photos as PNGs.
+"""Write the depth maps of photos as grey PNGs.
 
-hida depth photo.jpg --out depth
+    hida depth photo.jpg --out depth
+    hida depth photos/ --method midas --model intel-isl/MiDaS:DPT_Hybrid
+
+Near is bright, the background is black.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
-from hida.cli.photos import list_photos, name_targets
+from hida.cli.photos import for_each, list_photos, name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError
 from hida.images.io import write_png
@@ -24,43 +24,33 @@ from hida.images.io import write_png
 
 @dataclass(frozen=True)
 class Command:
-    """Write the depth of photos as grey PNGs: near is bright, the background black."""
+    """Write the depth maps of photos."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
-    """Photos, or folders of photos."""
+    """photos, or folders of photos"""
     out: Path = Path("depth")
-    """The folder to write to; a map is named after its photo."""
+    """folder to write to; each map is named after its photo"""
     method: Literal["auto", "tddfa", "midas", "builtin", "none"] = "auto"
-    """tddfa: 3DDFA_V2, after `hida weights fetch tddfa --accept-licence`; builtin: ships with HIDA; midas: needs
-    --model; none: zeros; auto: tddfa where its weights are found, else builtin."""
+    """tddfa (3DDFA_V2), builtin (ships with HIDA), midas (with --model), none (zeros); auto: tddfa or else builtin"""
     model: str | None = None
-    """For midas: a TorchScript or ONNX file, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid. TorchScript and
-    torch.hub run code: name only what you trust."""
+    """for midas: a TorchScript or ONNX file, or a torch.hub name; all but ONNX run code: name only what you trust"""
     bits: Literal[8, 16] = 8
-    """Bits of a pixel."""
+    """bits per pixel"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command = tyro.cli(Command, args=argv, prog="hida depth")
+    """Run the command ``hida depth``."""
+    command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
     targets = name_targets(list_photos(command.photos), command.out)
     method = resolve(command.method)
-    load(method, command.model)  # what concerns every photo is said once, before any
-    faults = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
-        for photo, (target,) in tqdm(targets.items(), desc=f"depth ({method})", unit="photo", disable=len(targets) < 2):
-            try:
-                depth = predict(photo, method, model=command.model)
-            except HidaError as error:
-                reason = str(error) if str(photo) in str(error) else f"{photo}: {error}"
-                if len(targets) == 1:
-                    raise HidaError(reason) from None
-                tqdm.write(f"hida: {reason}", file=sys.stderr)
-                faults.append(photo)
-                continue
-            largest = 2**command.bits - 1
-            write_png(target, np.rint(depth * largest).astype(np.uint8 if command.bits == 8 else np.uint16))
-    if faults:
-        raise HidaError(f"{len(faults)} of {len(targets)} photos gave no depth; the reasons stand above.")
+    load(method, command.model)  # so that what is wrong for every photo is told once
+    largest, dtype = 2**command.bits - 1, np.uint8 if command.bits == 8 else np.uint16
+
+    def write(photo: Path) -> None:
+        depth = predict(photo, method, model=command.model)
+        write_png(targets[photo][0], np.rint(depth * largest).astype(dtype))
+
+    failed = for_each(targets, write, f"depth ({method})")
+    if failed:
+        raise HidaError(f"{failed} of {len(targets)} photos gave no depth; the reasons are above.")
     print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {command.out}")

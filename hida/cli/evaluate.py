@@ -1,12 +1,12 @@
 """Score sketches against their targets under one written protocol.
 
-    hida evaluate --pred DIR --target DIR                    anybody's sketches against a folder of targets
+    hida evaluate --pred DIR --target DIR                    any sketches against a folder of targets
     hida evaluate --pred DIR --target PREPARED               ... against the test split of a prepared data set
     hida evaluate --weights small --target PREPARED          draw the test split first, then score it
-    hida evaluate --weights RUN --target PREPARED --split held_out    ... the pairs that RUN held out, to tune by
+    hida evaluate --weights RUN --target PREPARED --split held_out    ... or the pairs that RUN held out, to tune by
 
-Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is kept by the content of its images, so a
-stopped run goes on where it was and a second run measures only what is new. Definitions: docs/metrics.md.
+Writes OUT/scores.json, OUT/scores.md and OUT/report.html. Every result is cached by the content of its images, so a
+stopped run continues where it was and a second run measures only what is new. Definitions: docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -41,25 +41,24 @@ class Command:
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights"""
     split: Literal["test", "held_out"] = "test"
-    """with --weights: the test split, or the training pairs that were held out when these weights were trained, which
-    is what to choose between trainings by"""
+    """with --weights: test, or held_out, the training pairs that these weights were not trained on, to tune by"""
     limit: int = 0
     """with --weights: draw and score this many pairs, evenly spread over the split (0: all)"""
     only_common: bool = False
-    """score the names that both folders have instead of refusing unpaired ones"""
+    """score only the names that both folders have, instead of refusing unpaired ones"""
     resize: bool = False
-    """bring sketches of another size to their targets' (bicubic, antialiased) instead of refusing them"""
+    """resize sketches to their targets' size (bicubic, antialiased), instead of refusing other sizes"""
     device: str = "auto"
     """cpu, cuda, or auto"""
     cache: str | None = None
-    """file that keeps results by content, or "none"; by default metrics.sqlite in the cache folder"""
+    """file that caches results, or "none"; by default metrics.sqlite in the cache folder"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida evaluate``."""
     command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
     if (command.pred is None) == (command.weights is None):
-        raise HidaError("Give either --pred DIR with the sketches to score or --weights to draw them with.")
+        raise HidaError("give either --pred DIR with the sketches to score or --weights to draw them with.")
     from hida.device import choose_device, tune
     from hida.metrics.evaluation import FILES, evaluate
     from hida.metrics.pairing import is_prepared
@@ -68,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if command.limit < 0 or (command.limit and command.weights is None):
-        raise HidaError("--limit must be 0 or more, and chooses what --weights draws; it has no effect with --pred.")
+        raise HidaError("--limit must be 0 or more, and limits what --weights draws; leave it out with --pred.")
     if command.split != "test" and command.weights is None:
-        raise HidaError("--split chooses what --weights draws; it has no effect with --pred.")
+        raise HidaError("--split chooses what --weights draws; leave it out with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(METRICS)}.")
     device = choose_device(command.device)

@@ -1,7 +1,9 @@
 """Write weights of the released network as the authors' code reads them.
 
-hida export-released released.safetensors released.ckpt
-hida export-released runs/mine mine.ckpt
+    hida export-released released.safetensors released.ckpt
+    hida export-released runs/mine mine.ckpt
+
+The file is a Lightning checkpoint with the authors' tensor names, which their code and import-released both read.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ import tyro
 
 @dataclass(frozen=True)
 class Command:
-    """Write a Lightning checkpoint with the authors' names, which their code and import-released both read."""
+    """Write weights as the authors' code reads them."""
 
     weights: tyro.conf.Positional[Path]
     """weights or checkpoint file of the released network, or a run's folder"""
     out: tyro.conf.Positional[Path]
-    """the .ckpt to write"""
+    """the .ckpt file to write"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida export-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida export-released")
+    command = tyro.cli(Command, args=argv, prog="hida export-released", description=__doc__)
     import torch
 
     from hida.files import atomic_path

@@ -15,7 +15,11 @@ from hida.nn import DOG
 
 
 def require_pyplot() -> ModuleType:
-    """Return matplotlib's pyplot, drawing without a screen; HidaError if it is not installed."""
+    """Return matplotlib's pyplot, which draws without a screen.
+
+    Raises:
+        HidaError: if it is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -27,7 +31,7 @@ def require_pyplot() -> ModuleType:
 
 
 def features_figure(pyplot: ModuleType, levels: Sequence[dict[str, Tensor]]) -> Any:
-    """Return the grid: a row a level; of each map the channel that varies most over the picture, and its range."""
+    """Return a grid, one row per level: of each map the channel that varies most over the picture, and its range."""
     columns = [name for name in COLUMNS if any(name in maps for maps in levels)]
     figure, axes = pyplot.subplots(
         len(levels), len(columns), figsize=(1.9 * len(columns) + 0.6, 2.0 * len(levels) + 0.5), squeeze=False
@@ -75,7 +79,7 @@ def _draw_offsets(axis: Any, offsets: Tensor) -> None:
 
 
 def modules_figure(pyplot: ModuleType, photo: Tensor, drawn: dict[str, Tensor]) -> Any:
-    """Return the sketches, and below each what the missing module changes: red darker without it, blue lighter."""
+    """Return the sketches, and below each what the missing module changes: red is darker without it, blue lighter."""
     names = list(drawn)
     figure, axes = pyplot.subplots(2, len(names), figsize=(3.0 * len(names), 6.4), squeeze=False)
     whole = drawn[names[0]].float().cpu().numpy()

@@ -1,7 +1,9 @@
-"""Turn the authors' released checkpoint into this project's weights.
+"""Turn the authors' released checkpoint into HIDA weights.
 
-hida import-released _ckpt_epoch_749.ckpt released.safetensors
-hida sketch photo.jpg --weights released.safetensors
+    hida import-released _ckpt_epoch_749.ckpt released.safetensors
+    hida sketch photo.jpg --weights released.safetensors
+
+Every tensor is read by its name and shape; nothing in the checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -15,21 +17,21 @@ import tyro
 
 @dataclass(frozen=True)
 class Command:
-    """Read the authors' checkpoint, every tensor by its name and shape, and write it as weights of this project."""
+    """Turn the authors' checkpoint into HIDA weights."""
 
     ckpt: tyro.conf.Positional[Path]
-    """the released PyTorch Lightning checkpoint; nothing in it is executed"""
+    """the released PyTorch Lightning checkpoint"""
     out: tyro.conf.Positional[Path]
     """weights file to write (.safetensors), or a folder for weights.safetensors and config.json"""
     keep_unused: bool = True
-    """also store what the network never uses, so that export-released gives the same file back"""
+    """also store the tensors that the network never uses, so that export-released gives the same file back"""
     unused: tuple[str, ...] = ()
-    """further modules to leave aside, by the beginning of their names, instead of refusing them"""
+    """further modules to ignore, by the beginning of their names; unknown ones are refused otherwise"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida import-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida import-released")
+    command = tyro.cli(Command, args=argv, prog="hida import-released", description=__doc__)
     from hida.files import write_json
     from hida.weights import checkpoint
     from hida.weights.released.importing import convert, read

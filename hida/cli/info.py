@@ -1,4 +1,4 @@
-"""Say what is installed, built and found: the first thing to paste into a bug report."""
+"""Show what is installed, built and found: the first thing to paste into a bug report."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ def _native(built: list[str]) -> str:
 
 
 def _nothing() -> None:
-    """Print versions, devices, native ops and the weights found."""
+    """Show versions, devices, native ops and the weights found."""

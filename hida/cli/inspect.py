@@ -1,12 +1,12 @@
 """Show what the modules do inside the network (the paper's Fig. 7).
 
-hida inspect photo.jpg
-hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
+    hida inspect photo.jpg
+    hida inspect photo.jpg --style 3 --weights runs/mine --out inspection
 
 Writes NAME_features.png: for every decoder level the map before and after InfoACON, θ, γ, β, the level's result and the
 offsets of DOG; and NAME_modules.png: the sketch with all modules and without each, and what each changes. A module is
-switched off by replacing what it computes from the picture by its mean over the picture, and DOG by sampling where an
-ordinary convolution does. The face's view is shown, or the first of a photo without one.
+switched off by replacing the maps that it computes by their means over the picture, and DOG by sampling where an
+ordinary convolution does. The view of the face is shown, or the first view of a photo without a face.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from hida.cli.photos import Frame, list_photos, name_targets
-from hida.errors import HidaError
+from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
 from hida.files import atomic_path
 
 
@@ -37,7 +36,7 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto and face show the face's view; whole: the first view of the photo as it is"""
+    """auto and face: the view of the face; whole: the first view of the photo as it is"""
     device: str = "auto"
     """cpu, cuda, or auto"""
 
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.models.inspection import ablations, features
 
     photos = list_photos(command.photos)
-    if Path(command.depth).is_file() and len(photos) > 1:
-        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; inspect them one by one.")
+    require_one_for_map(photos, command.depth)
     pyplot = require_pyplot()
     sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
     sketcher.require_styles([command.style])

@@ -15,24 +15,28 @@ from hida.version import __version__
 COMMANDS = {
     "sketch": ("sketch", "draw sketches of photos"),
     "train": ("train", "train on a prepared data set"),
-    "prepare": ("prepare", "validate, align and add depth: FS2K, or pairs of your own"),
-    "pack": ("pack", "put a prepared data set into one file to carry"),
+    "prepare": ("prepare", "make a training set: check, align and add depth to FS2K or your own pairs"),
+    "pack": ("pack", "put a prepared data set into one file"),
     "evaluate": ("evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
-    "compare": ("compare", "put several evaluations into one table"),
+    "compare": ("compare", "compare evaluations in one table, with paired differences"),
     "ablate": ("ablate", "train and score the paper's ablations under one budget"),
     "inspect": ("inspect", "show what the modules do inside the network"),
-    "presets": ("presets", "list the presets, what they change and what they cost"),
-    "import-released": ("import_released", "read the authors' checkpoint"),
+    "presets": ("presets", "list the presets: what each changes and costs"),
+    "import-released": ("import_released", "turn the authors' checkpoint into HIDA weights"),
     "export-released": ("export_released", "write weights as the authors' code reads them"),
     "depth": ("depth", "write depth maps of photos"),
     "train-depth": ("train_depth", "train the built-in depth predictor"),
-    "weights": ("weights", "list and fetch weights"),
-    "info": ("info", "say what is installed, built and found"),
+    "weights": ("weights", "list weights, fetch them, or extract a run's"),
+    "info": ("info", "show what is installed, built and found"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Dispatch ``hida COMMAND …``."""
+    """Run the command that the first word names with the other words.
+
+    Raises:
+        HidaError: if there is no such command.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -48,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
+    """Return what ``hida --help`` prints."""
     rows = [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         (
             "HIDA: pencil sketches from face photos (ICCV 2023).",
             "",
-            "usage: hida COMMAND [OPTIONS]      (hida COMMAND --help tells a command's options)",
+            "usage: hida COMMAND [OPTIONS]      (hida COMMAND --help lists a command's options)",
             "",
             *rows,
         )
@@ -61,7 +66,7 @@ def usage() -> str:
 
 
 def entry() -> int:
-    """Run the console script."""
+    """Run the console script ``hida``; return its exit status."""
     return run_command(main)
 
 

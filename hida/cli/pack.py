@@ -1,10 +1,10 @@
-"""Put a prepared data set into one small file, to carry to another machine.
+"""Put a prepared data set into one small file, to copy to another machine.
 
     hida pack data/fs2k fs2k.zip                     all pairs, 52 MiB for FS2K
     hida pack data/fs2k train.zip --split train      one split
-    hida train --data fs2k.zip …                     commands take the file where they take the folder
+    hida train --data fs2k.zip …                     train and evaluate take the file in place of the folder
 
-The pictures are stored as WebP with a loss, which is told and kept in the file. Research data stay research data.
+The pictures are stored as lossy WebP; the loss is printed and recorded in the file. The data set's licence still holds.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ class Command:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.zip")]
     """file to write"""
     split: Literal["all", "train", "test"] = "all"
+    """which pairs to store"""
     quality_photo: int = QUALITY["photo"]
-    """WebP quality 0..100; 101 keeps every bit"""
+    """WebP quality of photos, 0 to 100; 101: lossless"""
     quality_sketch: int = QUALITY["sketch"]
+    """WebP quality of sketches, likewise"""
     quality_depth: int = QUALITY["depth"]
+    """WebP quality of depth maps, likewise"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quality = {kind: getattr(command, f"quality_{kind}") for kind in QUALITY}
     for kind, value in quality.items():
         if not 0 <= value <= 101:
-            raise HidaError(f"--quality-{kind} is {value}: give 0 to 100, or 101 for no loss.")
+            raise HidaError(f"--quality-{kind} is {value}; give 0 to 100, or 101 for no loss.")
     prepared = PreparedSet.load(command.data)
     splits = SPLITS if command.split == "all" else (command.split,)
     total = sum(len(prepared.split(split)) for split in splits)

@@ -4,22 +4,22 @@
     hida prepare pairs SRC OUT       your own photo and sketch folders, in any number of styles
 
 The source is checked first; every fault is named and listed in OUT/faults.json, and nothing else is written unless
---allow-faults leaves the faulty pairs out. Photo and sketch of a pair are moved by one similarity. A run that was
-stopped goes on where it was when the same command is given again.
+--allow-faults leaves the faulty pairs out. Photo and sketch of a pair are aligned by the same similarity transform. The
+same command continues a run that was stopped.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -33,67 +33,61 @@ Depth = Literal["auto", "tddfa", "builtin", "none"]
 PhotoFill = Literal["replicate", "white", "black"]
 SketchFill = Literal["paper", "white", "replicate", "black"]
 
-_MODELS = {"tddfa": ("hida.depth.tddfa", "TDDFA"), "builtin": ("hida.depth.builtin.network", "BuiltinDepth")}
-
 
 @dataclass(frozen=True)
 class _Common:
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
     """folder with the photos and sketches"""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """folder to write; empty, new, or one that this command began"""
+    """folder to write: new, empty, or begun by this command"""
     depth: Depth = "auto"
-    """depth maps: tddfa (3DDFA_V2), builtin (ours), none (all zero); auto is tddfa where its files are found, else
-    builtin"""
+    """depth maps: tddfa (3DDFA_V2), builtin (ships with HIDA), none (all zero); auto: tddfa if found, else builtin"""
     workers: int = min(os.cpu_count() or 1, 8)
-    """processes at work"""
+    """number of processes"""
     fill_photo: PhotoFill = "replicate"
-    """what lies beyond the edge of a photo"""
+    """what continues a photo beyond its edge"""
     fill_sketch: SketchFill = "paper"
-    """what lies beyond the edge of a sketch; paper is the median of its own outermost pixels"""
+    """what continues a sketch beyond its edge; paper: the median of its own outermost pixels"""
     allow_faults: bool = False
     """leave faulty pairs out instead of stopping"""
 
 
 @dataclass(frozen=True)
-class FS2KCommand(_Common):
+class FS2K(_Common):
     """Check, align and add depth to FS2K (2,104 pairs, three styles)."""
 
 
 @dataclass(frozen=True)
-class PairsCommand(_Common):
-    """Check, align and add depth to your own pairs: SRC/photo[/STYLE] and SRC/sketch[/STYLE], same file names."""
+class Pairs(_Common):
+    """Check, align and add depth to your own pairs: SRC/photo[/STYLE] and SRC/sketch[/STYLE], with equal file names."""
 
     table: Path | None = None
-    """CSV or JSON with name, style and, if wished, split, instead of a folder for each style"""
+    """CSV or JSON table with the columns name, style and, optionally, split, instead of a folder for each style"""
     test_fraction: float = 0.1
-    """share of each style kept for testing, unless the table has a split"""
+    """share of each style for the test split, unless the table has a split column"""
     seed: int = 0
-    """decides which"""
+    """seed that decides which pairs these are"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida prepare``."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"fs2k": FS2KCommand, "pairs": PairsCommand}, args=argv, prog="hida prepare", description=__doc__
+        {"fs2k": FS2K, "pairs": Pairs}, args=argv, prog="hida prepare", description=__doc__
     )
     from hida.data.fs2k import read_fs2k
     from hida.data.pairs import read_pairs
     from hida.data.preparation import Settings, check_source, prepare
 
     if command.workers < 1:
-        raise HidaError(f"--workers is {command.workers}: give at least 1.")
+        raise HidaError(f"--workers is {command.workers}; give 1 or more.")
     _check_folders(command.source, command.out)
     began = time.monotonic()
-    read = {
-        "workers": command.workers,
-        "progress": lambda total: partial(tqdm(total=total, desc="checking", unit="pair").update, 1),
-    }
-    if isinstance(command, PairsCommand):
-        chosen = {"table": command.table, "test_fraction": command.test_fraction, "seed": command.seed}
-        source = read_pairs(command.source, **chosen, **read)
+    if isinstance(command, Pairs):
+        source = read_pairs(
+            command.source, command.table, command.test_fraction, command.seed, command.workers, _checking
+        )
     else:
-        source = read_fs2k(command.source, **read)
+        source = read_fs2k(command.source, workers=command.workers, progress=_checking)
     check_source(source, command.out, command.allow_faults)
     method, faces = choose_models(command.depth)
     settings = Settings(source.source, method, faces, command.fill_photo, command.fill_sketch)
@@ -102,11 +96,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"prepared in {time.monotonic() - began:.0f} s: {command.out}")
 
 
+def _checking(total: int) -> Callable[[], object]:
+    """Show a progress bar over ``total`` pairs; return what advances it by one."""
+    return partial(tqdm(total=total, desc="checking", unit="pair").update, 1)
+
+
 def choose_models(depth: Depth) -> tuple[str, str]:
     """Return the depth method and the face model that ``depth`` means on this machine.
 
-    Raises HidaError when the model cannot be loaded; "none" needs one too, for without the facial points nothing can
-    be aligned.
+    Without depth a face model is needed too, since pairs are aligned by facial points.
+
+    Raises:
+        HidaError: if the model cannot be loaded.
     """
     faces = depth
     if depth in ("auto", "none"):
@@ -115,7 +116,7 @@ def choose_models(depth: Depth) -> tuple[str, str]:
             faces = "tddfa"
         except HidaError as error:
             faces = "builtin"
-            print(f"note: 3DDFA_V2 is not at hand, the built-in model stands in for it: {error}", file=sys.stderr)
+            print(f"note: 3DDFA_V2 is not available, the built-in model is used instead: {error}", file=sys.stderr)
     # Loaded here, so that what is missing is said once and before any worker starts.
     load_model(faces)
     if depth == "none":
@@ -125,13 +126,18 @@ def choose_models(depth: Depth) -> tuple[str, str]:
 
 
 def load_model(name: str) -> FaceModel:
-    """Load "tddfa" or "builtin"; HidaError says which file is missing and how to get it."""
-    module, model = _MODELS[name]
-    return getattr(importlib.import_module(module), model).load()
+    """Load the face model "tddfa" or "builtin".
+
+    Raises:
+        HidaError: naming the files that are missing, and how to get them.
+    """
+    from hida.depth import face_model
+
+    return face_model(name)
 
 
 def summary(prepared: PreparedSet) -> str:
-    """Say in a few lines what a prepared set holds."""
+    """Return a few lines that say what a prepared set holds."""
     from hida.data.source import SPLITS
     from hida.images.alignment import is_identity
 
@@ -141,7 +147,7 @@ def summary(prepared: PreparedSet) -> str:
         by_style = [sum(pair.style == style for pair in pairs) for style in range(len(prepared.styles))]
         counts = ", ".join(f"{name} {count:,}" for name, count in zip(prepared.styles, by_style, strict=True))
         lines.append(f"{split}: {len(pairs):,} pairs ({counts})")
-    exact = sum(is_identity(pair.matrix) for pair in prepared.pairs)
+    exact = sum(is_identity(np.array(pair.matrix)) for pair in prepared.pairs)
     several = sum(pair.faces > 1 for pair in prepared.pairs)
     lines.append(f"{exact:,} came aligned and keep their pixels, {len(prepared.pairs) - exact:,} were aligned;")
     lines[-1] += f" {several:,} photos show several faces, the largest is taken; depth: {prepared.depth}"
@@ -149,15 +155,15 @@ def summary(prepared: PreparedSet) -> str:
 
 
 def _check_folders(source: Path, out: Path) -> None:
-    """Refuse to write where anything but an earlier run's output lies."""
+    """Refuse to write where there is anything but an earlier run's output."""
     from hida.data.preparation import FAULTS
     from hida.data.prepared import FOLDERS, INDEX, JOURNAL
 
     if not source.is_dir():
-        raise HidaError(f"'{source}' is not a folder: give the folder with the photos and sketches.")
+        raise HidaError(f"'{source}' is not a folder; give the folder with the photos and sketches.")
     if out.exists() and not out.is_dir():
-        raise HidaError(f"'{out}' is a file: give a folder to write.")
+        raise HidaError(f"'{out}' is a file; give a folder to write.")
     ours = {*FOLDERS, INDEX, JOURNAL, FAULTS}
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if out.resolve() == source.resolve() or found - ours or (found and not found & {INDEX, JOURNAL, FAULTS}):
-        raise HidaError(f"'{out}' holds other files already: give a new or empty folder to write.")
+        raise HidaError(f"'{out}' holds other files already; give a new or empty folder to write.")

@@ -1,7 +1,9 @@
-"""List the presets: what each one changes against the released network, and what it costs.
+"""List the presets: how each differs from the released network, and what it costs.
 
-hida presets
-hida presets model_a full --width 16
+    hida presets
+    hida presets model_a full --width 16
+
+The table is Markdown.
 """
 
 from __future__ import annotations
@@ -21,24 +23,24 @@ _PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
 
 @dataclass(frozen=True)
 class Command:
-    """List the presets as a Markdown table: what each changes, its parameters, its arithmetic."""
+    """List the presets."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """presets or TOML files; all presets if left out"""
+    """presets by name, or TOML files; all presets if left out"""
     width: int | None = None
-    """count at this base width instead of each preset's own"""
+    """base width to count at, instead of each preset's own"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida presets``."""
-    command = tyro.cli(Command, args=argv, prog="hida presets")
+    command = tyro.cli(Command, args=argv, prog="hida presets", description=__doc__)
     configs = [load_preset(name) for name in command.names or presets()]
     print(table(configs, command.width))
-    print(f"\nMillions of generator parameters; 10⁹ operations (2 a multiply-accumulate) an image of {_side()}².")
+    print(f"\nMillions of generator parameters; 10⁹ operations (2 per multiply-accumulate) for an image of {_side()}².")
 
 
 def table(configs: Sequence[Config], width: int | None = None) -> str:
-    """Return the Markdown table of ``configs``: name, changes against ``released``, parameters and operations."""
+    """Return the Markdown table of ``configs``: name, differences from ``released``, parameters and operations."""
     from hida.metrics.report import markdown_table
     from hida.models.cost import cost
 

@@ -11,10 +11,11 @@ from hida.errors import HidaError, Interrupted
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's ``main`` and return its exit status.
+    """Run a command's ``main``; an error that is not the user's is a defect, and keeps its traceback.
 
-    0 success; 2 a :class:`HidaError` or a file-system refusal, said in one line on stderr; 130 interrupted;
-    141 when the reader of the output has gone. Anything else is a defect of ours and keeps its traceback.
+    Returns:
+        The exit status: 0 for success; 2 for a :class:`HidaError` or a refusal of the file system, told in one line on
+        stderr; 130 when interrupted; 141 when the reader of the output has gone.
     """
     try:
         main(argv)
@@ -47,8 +48,8 @@ def _sentence(error: OSError) -> str | None:
         errno.EROFS: f"the file system is read-only{where}; choose another output folder.",
         errno.ENAMETOOLONG: f"the file name is too long{where}; shorten it.",
         errno.ENOTDIR: f"a part of the path is a file, not a folder{where}; choose another path.",
-        errno.EISDIR: f"a folder stands where a file was expected{where}; choose another path.",
-        errno.EEXIST: f"a file stands where a folder was expected{where}; choose another path.",
-        errno.ENOENT: f"there is no such file or folder{where}.",
+        errno.EISDIR: f"there is a folder where a file was expected{where}; choose another path.",
+        errno.EEXIST: f"there is a file where a folder was expected{where}; choose another path.",
+        errno.ENOENT: f"there is no such file or folder{where}; check the path.",
     }
-    return known.get(error.errno)
+    return None if error.errno is None else known.get(error.errno)

@@ -1,17 +1,17 @@
-"""Draw sketches of photos.
+"""Draw pencil sketches of photos.
 
-hida sketch photo.jpg
-hida sketch photos/ --style 1 3 --out drawings --sheet
-hida sketch photo.jpg --weights runs/mine --depth map.png
-hida sketch photo.jpg --style 1:0.6,3:0.4
-hida sketch photo.jpg --sweep 1 3 --steps 5
-hida sketch photo.jpg --style-map regions.png
+    hida sketch photo.jpg
+    hida sketch photos/ --style 1 3 --out drawings --sheet
+    hida sketch photo.jpg --weights runs/mine --depth map.png
+    hida sketch photo.jpg --style 1:0.6,3:0.4
+    hida sketch photo.jpg --sweep 1 3 --steps 5
+    hida sketch photo.jpg --style-map regions.png
+
+There is one PNG for each photo and style, of the photo's size and named after both.
 """
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,31 +19,30 @@ from typing import TYPE_CHECKING
 
 import tyro
 from PIL import Image
-from tqdm import tqdm
 
-from hida.cli.photos import Frame, list_photos, name_targets
+from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
     from hida.drawing.sketcher import Sketcher
-    from hida.drawing.styles import Style
+    from hida.drawing.styles import NamedStyle, Style
 
 
 @dataclass(frozen=True)
 class Command:
-    """Draw pencil sketches of photos: one PNG a photo and style, of the photo's size."""
+    """Draw sketches of photos."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """photos, or folders of photos"""
     style: tuple[str, ...] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Path | None = None
-    """mask picture with a style for every region instead: grey levels 1, 2, …, or red, green, blue for styles 1 to 3"""
+    """mask with a style for every region, instead of --style: grey levels 1, 2, …, or red, green, blue for 1 to 3"""
     sweep: tuple[int, int] | None = None
-    """also write NAME_sweep.png: mixtures from one style to another side by side"""
+    """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: int | None = None
-    """pictures of the sweep (5)"""
+    """number of pictures in the sweep; 5 if left out"""
     out: Path = Path("sketches")
     """folder to write to"""
     weights: str = "small"
@@ -51,7 +50,7 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto: the whole photo, its face upright at its own scale; face: paper around the face; whole: no face needed"""
+    """auto: the whole photo, its face upright; face: white paper around the face; whole: the photo as it is"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -60,22 +59,21 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
-    command = tyro.cli(Command, args=argv, prog="hida sketch")
+    command = tyro.cli(Command, args=argv, prog="hida sketch", description=__doc__)
     from hida.device import choose_device, tune
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep
 
     photos = list_photos(command.photos)
-    if Path(command.depth).is_file() and len(photos) > 1:
-        raise HidaError(f"--depth {command.depth} is one map for {len(photos)} photos; draw them one by one.")
+    require_one_for_map(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
-        raise HidaError("--style-map gives every region its style: leave out --style, --sheet and --sweep.")
+        raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
-        raise HidaError("--steps has no effect without --sweep.")
+        raise HidaError("--steps has no effect without --sweep; give both or neither.")
     device = choose_device(command.device)
     tune(device)
     sketcher = Sketcher.from_pretrained(command.weights, device)
-    chosen = [parse_style(text) for text in dict.fromkeys(command.style)]
+    chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
     if not chosen and command.sweep is None:
         chosen = list(range(1, sketcher.styles + 1))
     between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
@@ -83,47 +81,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
     suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
     targets = name_targets(photos, command.out, suffixes)
-    faults, written = 0, []
-    with warnings.catch_warnings(), tqdm(targets, unit="photo", disable=len(targets) < 2) as bar:
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
-        for photo in bar:
-            bar.set_description(photo.name)
-            try:
-                drawn = draw(sketcher, photo, chosen, between, command)
-            except HidaError as error:
-                message = str(error) if str(photo) in str(error) else f"{photo}: {error}"
-                if len(targets) == 1:
-                    raise HidaError(message) from None
-                tqdm.write(f"hida: {message}", file=sys.stderr)
-                faults += 1
-                continue
-            for target, picture in zip(targets[photo], drawn, strict=True):
-                write_png(target, picture)
-                written.append(target)
+    written: list[Path] = []
+
+    def write(photo: Path) -> None:
+        pictures = draw(sketcher, photo, chosen, between, command)
+        for target, picture in zip(targets[photo], pictures, strict=True):
+            write_png(target, picture)
+            written.append(target)
+
+    failed = for_each(targets, write)
     if len(targets) == 1:
         print("\n".join(str(target) for target in written))
     else:
-        print(f"{len(written)} pictures of {len(targets) - faults} photos in {command.out}")
-    if faults:
-        raise HidaError(f"{faults} of {len(targets)} photos could not be drawn; the reasons stand above.")
+        print(f"{len(written)} pictures of {len(targets) - failed} photos in {command.out}")
+    if failed:
+        raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
 
 
 def draw(
-    sketcher: Sketcher, photo: Path, styles: list[Style], between: list[Style], command: Command
+    sketcher: Sketcher, photo: Path, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], command: Command
 ) -> list[Image.Image]:
-    """Return the sketches of one photo, and behind them the sheet and the sweep if they are asked for."""
+    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for."""
     from hida.drawing.styles import style_heading, style_map_from_file
     from hida.images.sheet import sheet
 
     image = read_image(photo)
+    wanted: list[Style] = [*styles]
     if command.style_map is not None:
-        styles = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
-    drawn, depth = sketcher.draw(image, [*styles, *between], command.depth, command.frame, show_depth=command.sheet)
-    sketches, swept = drawn[: len(styles)], drawn[len(styles) :]
+        wanted = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
+    drawn, depth = sketcher.draw(image, [*wanted, *between], command.depth, command.frame, show_depth=command.sheet)
+    sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
     height = min(512, max(256, image.height))
     result = list(sketches)
-    if command.sheet:
+    if depth is not None:  # with --sheet
         headings = ("photo", "depth", *(style_heading(style) for style in styles))
         result.append(sheet([[image, depth, *sketches]], headings, height))
     if between:

@@ -6,8 +6,8 @@
     hida train --data data/fs2k --preset small --out runs/quick --optimizer.schedule elapsed --train.minutes 30
     torchrun --nproc_per_node=2 -m hida.train --data data/fs2k --preset released --out runs/released
 
-The folder of the run receives config.json, log.jsonl, samples/, checkpoints/ and at the end weights.safetensors.
-Calling the same command again continues from the newest whole checkpoint.
+The folder of the run receives config.json, log.jsonl, samples/, checkpoints/ and, at the end, weights.safetensors.
+The same command again continues from the newest whole checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         train(command, world)
     except CaptureFailed as failure:
-        # Processes that have met cannot meet again one by one: there torchrun's user has to do it.
+        # The processes of a group cannot begin again one by one: there the user of torchrun has to do it.
         if world.size > 1 or not restart.is_own_command(words):
             raise
         print(
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: list[str]) -> RunOptions:
-    """Read the command line over the preset that it names."""
+    """Read the command line; its defaults are those of the preset that it names."""
     preset = "small"
     for position, word in enumerate(argv):
         if word == "--preset" and position + 1 < len(argv):
@@ -63,7 +63,7 @@ def parse(argv: list[str]) -> RunOptions:
 
 
 def _rest_of(command: RunOptions, seconds: float, done: int) -> list[str]:
-    """Return the words that have the command do without graphs what it has not done up to the capture."""
+    """Return the options that make the command do the rest without graphs, ``seconds`` and ``done`` iterations on."""
     words = ["--train.no-cuda-graph", "--resume", "auto"]
     if command.time_limit:
         words += ["--time-limit", f"{max(command.time_limit - seconds / 60, 1e-9):.9f}"]

@@ -2,9 +2,9 @@
 
     hida train-depth --photos FS2K --out depth.safetensors
 
-A folder that holds anno_train.json is read as FS2K: its training pairs only, and 100 test photos for the last report.
-Needs the 3DDFA weights (``hida weights fetch tddfa --accept-licence``). 1,058 photos, 1,150 steps: 20 minutes on one
-CPU core.
+A folder that holds anno_train.json is read as FS2K: its training pairs only, and 100 test photos for the final report.
+Needs the 3DDFA weights (`hida weights fetch tddfa --accept-licence`). 1,058 photos and 1,150 steps take 20 minutes on
+one CPU core.
 """
 
 from __future__ import annotations

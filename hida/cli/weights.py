@@ -1,4 +1,4 @@
-"""``hida weights list``, ``hida weights fetch NAME…`` and ``hida weights snapshot RUN OUT``."""
+"""List weights, fetch them, or extract a run's: ``hida weights list``, ``fetch NAME…`` and ``snapshot RUN OUT``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hida.errors import HidaError
 
 @dataclass(frozen=True)
 class List:
-    """List every file of weights: its size, its licence and where it lies on this machine."""
+    """List every weights file: its size, its licence and where it is on this machine."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class Fetch:
     """Download weights into the cache."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
-    """Names from `hida weights list`, or a group: tddfa, metrics, all."""
+    """names from `hida weights list`, or a group: tddfa, metrics, all"""
     accept_licence: bool = False
-    """Accept the licence of restricted weights (the Basel Face Model: non-commercial, no redistribution)."""
+    """accept the licence of restricted weights (the Basel Face Model: non-commercial, no redistribution)"""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Write the averaged weights of a run's newest checkpoint, as the run itself does at its end."""
+    """Write the EMA weights of a run's newest checkpoint, as the run itself does at its end."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, which may be going on, or one of its checkpoints."""
+    """folder of the run, which may still be training, or one of its checkpoints"""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
-    """The .safetensors file to write."""
+    """the .safetensors file to write"""
 
 
 Command = (
@@ -69,7 +69,7 @@ def _list() -> None:
 
 def _fetch(command: Fetch) -> None:
     if not command.names:
-        raise HidaError("Say which weights to fetch; `hida weights list` shows their names.")
+        raise HidaError("no weights were named; give names from `hida weights list`.")
     groups = {**weights.GROUPS, "all": tuple(weights.ASSETS)}
     names = list(dict.fromkeys(name for given in command.names for name in groups.get(given, (given,))))
     for name in names:
@@ -87,18 +87,18 @@ def _snapshot(command: Snapshot) -> None:
         raise HidaError("the name of the file to write is empty; give it one that ends in .safetensors.")
     run, out = Path(command.run), Path(command.out)  # as words, since the path of no word is '.'
     if out.suffix != ".safetensors":
-        raise HidaError(f"'{out}' would be a safetensors file; give it a name that ends in .safetensors.")
+        raise HidaError(f"'{out}' is to be a safetensors file; give it a name that ends in .safetensors.")
     if out.is_dir():
         raise HidaError(f"'{out}' is a folder; give the name of a file to write.")
     if not run.exists():
         raise HidaError(f"there is no run '{run}'; give the folder that hida train --out has written.")
-    # A damaged one says no longer what it is; the run's own are known by their names.
+    # A damaged checkpoint no longer says that it is one; the run's own are known by their names.
     own = {path.resolve() for path in (run, *checkpoint.checkpoint_paths(run))}
     if checkpoint.holds_checkpoint(out) or out.resolve() in own:
         raise HidaError(f"'{out}' is a checkpoint, which the weights would replace; choose another name.")
     try:
         found = checkpoint.write_snapshot(run, out)
-    except OSError as error:  # of a temporary file, which the user has not named
+    except OSError as error:  # names a temporary file, which the user does not know
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "a part of the path is a file" if blocked else error.strerror or error
         raise HidaError(f"'{out}' could not be written ({reason}); choose another place.") from None

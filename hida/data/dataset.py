@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from hida.data.prepared import PreparedPair, PreparedSet
 class PairTensors:
     """Pairs as uint8: photo (N, 3, S, S), depth (N, 1, S, S), sketch (N, 1, S, S); style (N,) int64; names.
 
-    ``teacher`` (N, 1, S, S), if there is one: what another network drew of them.
+    ``teacher`` (N, 1, S, S): the sketches that another network drew of them, if there is one.
     """
 
     photo: Tensor
@@ -32,24 +32,30 @@ class PairTensors:
         return len(self.names)
 
     def to(self, device: torch.device) -> PairTensors:
-        return self._each(lambda tensor: tensor.to(device), self.names)
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, index: Tensor) -> PairTensors:
         """Return the pairs at ``index`` (K,), on the same device."""
         names = tuple(self.names[i] for i in index.tolist())
         index = index.to(self.photo.device)
-        return self._each(lambda tensor: tensor[index], names)
+        return replace(self._each(lambda tensor: tensor[index]), names=names)
 
-    def _each(self, function: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> PairTensors:
-        teacher = None if self.teacher is None else function(self.teacher)
-        return PairTensors(*map(function, (self.photo, self.depth, self.sketch, self.style)), names, teacher)
+    def _each(self, function: Callable[[Tensor], Tensor]) -> PairTensors:
+        return PairTensors(
+            photo=function(self.photo),
+            depth=function(self.depth),
+            sketch=function(self.sketch),
+            style=function(self.style),
+            names=self.names,
+            teacher=None if self.teacher is None else function(self.teacher),
+        )
 
 
 def load_pairs(prepared: PreparedSet, pairs: Sequence[PreparedPair], *, progress: bool = True) -> PairTensors:
     """Read ``pairs`` into memory, about 0.3 MB each at 250×250.
 
     Raises:
-        HidaError: naming the file, if one is damaged.
+        HidaError: if a file is damaged, with its name.
     """
     with ThreadPoolExecutor(8) as pool:
         reading = pool.map(prepared.read, pairs)

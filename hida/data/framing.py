@@ -28,29 +28,36 @@ class Batch(NamedTuple):
     sketch: Tensor
     teacher: Tensor | None = None
 
+    @property
+    def taught(self) -> Tensor:
+        """The teacher's sketch, of a batch that has to have one."""
+        if self.teacher is None:
+            raise ValueError("the pairs were given no teacher's sketches")
+        return self.teacher
+
 
 class Frame(NamedTuple):
-    """Where each crop lies: top, left (N,) in source pixels, and whether it is mirrored (N,)."""
+    """Where each crop is: top, left (N,) in source pixels, and whether it is mirrored (N,)."""
 
     top: Tensor
     left: Tensor
     flip: Tensor
 
 
-def random_batch(pairs: PairTensors, config: AugmentConfig, generator: torch.Generator) -> Batch:
-    """Frame ``pairs`` at random: pad, crop 256×256, mirror, and optionally turn, scale and re-colour.
-
-    All random numbers come from ``generator`` (a CPU generator), so that a resumed run draws the same ones.
-    """
-    plan = draw_plan(torch.arange(len(pairs)), pairs.photo.shape[-1], config, generator)
-    return planned_batch(pairs, plan.to(pairs.photo.device), config)
-
-
 def draw_plan(index: Tensor, side: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Draw what becomes of the pairs at ``index`` (N,): a row (N, 10) for each, which a device needs nothing beside.
+    """Draw at random how each pair is framed: where it is cropped and mirrored, and how turned, scaled and re-coloured.
 
-    A row holds index, top, left, flip, angle in radians, factor, and the four strengths of :func:`_jitter`. float32
-    is exact for every whole number that occurs.
+    Args:
+        index: (N,), which pairs.
+        side: of the stored pictures.
+        generator: a CPU generator, the only source of random numbers, so that a resumed run draws the same ones.
+
+    Returns:
+        (N, 10), one row per pair, all that a device needs: index, top, left, flip, angle in radians, factor, and the
+        four strengths of :func:`_jitter`. float32 is exact for every whole number that occurs.
+
+    Raises:
+        HidaError: if the pictures with their border are smaller than the crop.
     """
     n = len(index)
     if side + 2 * config.pad < CROP:
@@ -75,7 +82,7 @@ def draw_plan(index: Tensor, side: int, config: AugmentConfig, generator: torch.
 
 
 def planned_batch(pairs: PairTensors, plan: Tensor, config: AugmentConfig) -> Batch:
-    """Cut a batch out of ``pairs`` as ``plan`` (:func:`draw_plan`, on the same device) says, without synchronising."""
+    """Cut a batch out of ``pairs`` by ``plan`` (of :func:`draw_plan`, on the same device), without synchronising."""
     index, top, left, flip = plan[:, :4].long().unbind(1)
     angle, factor = plan[:, 4], plan[:, 5]
     frame = Frame(top, left, flip.bool())
@@ -103,9 +110,14 @@ def centred_batch(pairs: PairTensors, config: AugmentConfig) -> Batch:
 
 
 def crop(images: Tensor, frame: Frame, fill: Fill, index: Tensor | None = None) -> Tensor:
-    """Cut 256×256 crops out of uint8 ``images`` (N, C, S, S), which may reach beyond the border.
+    """Cut 256×256 crops, which may reach beyond the border, out of uint8 images.
 
-    ``index`` (K,) names the pictures of the K crops; without it they are all of them, in order.
+    Args:
+        images: (N, C, S, S).
+        index: (K,), the pictures of the K crops; all of them, in order, if left out.
+
+    Returns:
+        (K, C, 256, 256) uint8.
     """
     side = images.shape[-1]
     steps = torch.arange(CROP, device=images.device)
@@ -113,7 +125,7 @@ def crop(images: Tensor, frame: Frame, fill: Fill, index: Tensor | None = None) 
     rows = steps + frame.top[:, None]
     item = (torch.arange(images.shape[0], device=images.device) if index is None else index)[:, None, None]
     inner_rows, inner_columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
-    # Contiguous: a CPU's convolutions would take over the pixels-first order, and are slower in it.
+    # Contiguous: a CPU's convolutions would adopt the NHWC layout of this result, and are slower in it.
     result = images.permute(0, 2, 3, 1)[item, inner_rows[:, :, None], inner_columns[:, None, :]].permute(0, 3, 1, 2)
     result = result.contiguous()
     if fill == "replicate":

@@ -1,6 +1,6 @@
-"""FS2K read and checked: 2,104 photo–sketch pairs in three styles, the split and the style from its JSON files.
+"""Read and check FS2K: 2,104 photo–sketch pairs in three styles; its JSON files give the split and the style.
 
-Fan et al., Facial-Sketch Synthesis: A New Challenge, https://arxiv.org/abs/2112.15439
+Source: Fan et al., "Facial-Sketch Synthesis: A New Challenge", https://arxiv.org/abs/2112.15439.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ def read_fs2k(
 ) -> SourceSet:
     """Read FS2K from ``folder`` and check everything: entries, counts, partners, suffixes, sizes, every picture.
 
-    expected: pairs by split and style. Counts are judged when nothing else is wrong, for a broken entry changes
-        them too; until then a deviation is a note.
-    progress: called with the number of pairs, returns what is called after each.
+    Args:
+        expected: pairs by split and style. Counts are checked when nothing else is wrong, since a broken entry changes
+            them too; until then a deviation is a note.
+        progress: called with the number of pairs; returns what is called after each.
 
-    Raises HidaError only when the folder is not laid out as FS2K; all else becomes a :class:`Fault` in the result.
+    Returns:
+        The sound pairs, and a :class:`Fault` for everything that is wrong.
+
+    Raises:
+        HidaError: if the folder is not laid out as FS2K is.
     """
     reader = _Reader(Path(folder))
     pairs = [pair for split in expected for pair in reader.read(split)]
@@ -53,7 +58,7 @@ def read_fs2k(
         found = ", ".join(
             f"{split} {reader.entries.get(split, 0):,} of {sum(counts):,}" for split, counts in expected.items()
         )
-        notes.append(f"annotated pairs: {found}; counts are judged once the other faults are mended.")
+        notes.append(f"annotated pairs: {found}; counts are checked once the other faults are mended.")
     return SourceSet("fs2k", reader.folder, STYLES, tuple(sound), tuple(faults), tuple(notes))
 
 
@@ -86,7 +91,7 @@ class _Reader:
 
     def _scan(self) -> None:
         if not self.folder.is_dir():
-            raise HidaError(f"'{self.folder}' is not a folder: give the folder of FS2K ({LAYOUT}).")
+            raise HidaError(f"'{self.folder}' is not a folder; give the folder of FS2K ({LAYOUT}).")
         needed = ("anno_train.json", "anno_test.json", "photo", "sketch")
         missing = [name for name in needed if not (self.folder / name).exists()]
         if missing:
@@ -108,7 +113,7 @@ class _Reader:
             raise HidaError(f"'{self.folder}' is not FS2K, it has no {', '.join(missing)} ({LAYOUT}).")
 
     def unnamed(self) -> list[str]:
-        """Pairs, by the photo's name, whose photo or sketch lies in the folders without an entry."""
+        """Return the pairs, by the photo's name, whose photo or sketch is in the folders without an entry."""
         named = {name.replace("sketch", "photo", 1).replace("/sketch", "/image") for name in self.pictures}
         return sorted(named - set(self.splits))
 
@@ -130,7 +135,7 @@ class _Reader:
         return [pair for pair in pairs if pair is not None]
 
     def _pair(self, entry: Any, split: str, place: str) -> SourcePair | None:
-        """Check one entry: one fault for all that is wrong in it, one for each picture that it names in vain."""
+        """Check one entry: one fault for all that is wrong in it, one for each picture that is named but missing."""
         name = entry.get("image_name") if isinstance(entry, dict) else None
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
         problems = _problems(entry)
@@ -163,7 +168,7 @@ class _Reader:
 
 
 def _problems(entry: Any) -> list[str]:
-    """Say everything that is wrong with the fields of an entry."""
+    """Return everything that is wrong with the fields of an entry."""
     if not isinstance(entry, dict):
         return [f"holds a {type(entry).__name__}, not an object with named fields"]
     fields = [("image_name",), *((name,) for name in _INTEGERS), *_COLOURS]

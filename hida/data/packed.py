@@ -1,9 +1,9 @@
-"""A prepared set in one small file to carry: a ZIP of its index and of its pictures as WebP.
+"""A prepared set in one small file: a ZIP of its index and of its pictures as WebP.
 
     index.json    as in a prepared folder, its paths ending in .webp
     packed.json   {"quality": {...}, "psnr": {kind: {"mean", "least"}}}: what packing lost, in dB
 
-Where a command takes a prepared folder it takes such a file too, and lays it out beside itself, in FILE.unpacked.
+Training and evaluation take such a file in place of a prepared folder, and unpack it into FILE.unpacked next to it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,21 @@ def pack(
     quality: dict[str, int] = QUALITY,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[str, float]]:
-    """Write the pairs of ``splits`` to ``out``; return {kind: {"mean", "least"}}, the PSNR in dB that is left.
+    """Write the pairs of ``splits`` to ``out``.
 
-    quality: WebP quality 0..100 of each kind; 101 is lossless.
+    Args:
+        quality: WebP quality 0 to 100 of each kind; 101 is lossless.
+        advance: called after each pair.
+
+    Returns:
+        The PSNR in dB of what was stored: {kind: {"mean", "least"}}.
+
+    Raises:
+        HidaError: if there are no pairs in ``splits``.
     """
     pairs = [pair for split in splits for pair in prepared.split(split)]
     if not pairs:
-        raise HidaError(f"'{prepared.folder}' has no pairs in {' and '.join(splits)}; nothing to pack.")
+        raise HidaError(f"'{prepared.folder}' has no pairs in {' and '.join(splits)}; choose another split.")
     losses: dict[str, list[float]] = {kind: [] for kind in FOLDERS}
 
     def encode(pair: PreparedPair) -> list[tuple[bytes, float]]:
@@ -59,8 +67,7 @@ def pack(
                     archive.writestr(f"{kind}/{pair.name}.webp", data)
                     losses[kind].append(psnr)
                 advance()
-        renamed = tuple(replace(pair, **{k: f"{k}/{pair.name}.webp" for k in FOLDERS}) for pair in pairs)
-        content = {"version": VERSION, **asdict(replace(prepared, pairs=renamed))}
+        content = {"version": VERSION, **asdict(replace(prepared, pairs=tuple(map(_renamed, pairs))))}
         del content["folder"]
         summary = {kind: {"mean": sum(v) / len(v), "least": min(v)} for kind, v in losses.items()}
         archive.writestr(RECORD, json.dumps({"quality": quality, "psnr": summary}))
@@ -69,10 +76,10 @@ def pack(
 
 
 def prepared_folder(path: Path) -> Path:
-    """Return the folder of a prepared set: ``path`` itself, or where the packed file ``path`` is laid out.
+    """Return the folder of a prepared set: ``path`` itself, or, of a pack, the folder that it is unpacked into.
 
     Raises:
-        HidaError: if the file is damaged or no packed set.
+        HidaError: if the file is damaged or is no pack.
     """
     if not path.is_file():
         return path
@@ -90,13 +97,21 @@ def prepared_folder(path: Path) -> Path:
                 kind, _, name = member.filename.partition("/")
                 if kind in FOLDERS and name == Path(name).name and "\\" not in name and ":" not in name:
                     if member.file_size > _LARGEST:
-                        raise HidaError(f"'{path}' holds a picture of {member.file_size:,} bytes: it is no packed set.")
+                        raise HidaError(
+                            f"'{path}' is no packed data set, it holds a picture of {member.file_size:,} bytes; make "
+                            "one with hida pack."
+                        )
                     write_bytes(folder / kind / name, archive.read(member))
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise HidaError(f"'{path}' is no packed data set, or damaged ({error}): make it with hida pack.") from None
+        raise HidaError(f"'{path}' is no packed data set, or damaged ({error}); make it with hida pack.") from None
     write_bytes(folder / RECORD, stamp)
     write_bytes(folder / INDEX, index)
     return folder
+
+
+def _renamed(pair: PreparedPair) -> PreparedPair:
+    photo, sketch, depth = (f"{kind}/{pair.name}.webp" for kind in FOLDERS)
+    return replace(pair, photo=photo, sketch=sketch, depth=depth)
 
 
 def _encode(array: np.ndarray, quality: int) -> tuple[bytes, float]:
@@ -105,5 +120,5 @@ def _encode(array: np.ndarray, quality: int) -> tuple[bytes, float]:
     image.save(buffer, "WEBP", quality=min(quality, 100), lossless=quality > 100, method=4)
     again = np.asarray(read_image(Image.open(buffer)).convert(image.mode), np.float64)
     error = float(np.square(again - array).mean())
-    # A tenth of a grey level squared stands for none: identical pictures count as 58 dB and not as infinitely many.
+    # The error is taken to be at least a tenth of a grey level squared: identical pictures get 58 dB, not infinity.
     return buffer.getvalue(), 10 * math.log10(255**2 / max(error, 0.1))

@@ -1,9 +1,9 @@
 """A user's own photo and sketch folders, with any number of styles.
 
-    SRC/photo/NAME.*        + SRC/sketch/NAME.*          one style (APDrawing's kind)
+    SRC/photo/NAME.*        + SRC/sketch/NAME.*          one style (as in APDrawing)
     SRC/photo/STYLE/NAME.*  + SRC/sketch/STYLE/NAME.*    a style for each folder, in the order of their names
 
-or a table (CSV with a header line, or a JSON list of objects) with the columns name, style and, if wished, split
+or a table (CSV with a header line, or a JSON list of objects) with the columns name, style and, optionally, split
 (train or test): name is the picture's path under SRC/photo and SRC/sketch, with or without suffix.
 """
 
@@ -15,12 +15,20 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hida.data.source import SPLITS, Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
 from hida.errors import HidaError
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
+
+
+class _Row(NamedTuple):
+    """One pair as a table or the folders name it; without a split it is assigned at random."""
+
+    name: str
+    style: str
+    split: str | None
 
 
 def read_pairs(
@@ -33,14 +41,21 @@ def read_pairs(
 ) -> SourceSet:
     """Read a user's pairs and check each: a partner of the same stem, one size, both readable.
 
-    test_fraction: share of each style that becomes the test split, unless the table has a split column. The choice
-        hangs on ``seed`` and the names alone: adding pairs does not deal the others anew.
+    Args:
+        table: file that names the pairs; if left out, the folders do.
+        test_fraction: share of each style that becomes the test split, unless the table has a split column. The choice
+            depends on ``seed`` and the names only: adding pairs does not move the others.
+        progress: called with the number of pairs; returns what is called after each.
 
-    Raises HidaError for a folder or table laid out otherwise; what is wrong with a pair becomes a :class:`Fault`.
+    Returns:
+        The sound pairs, and a :class:`Fault` for each pair with which something is wrong.
+
+    Raises:
+        HidaError: if the folder or the table is laid out otherwise.
     """
     folder = Path(folder)
     if not 0 <= test_fraction < 1:
-        raise HidaError(f"the test fraction is {test_fraction:g}: give a number from 0 up to, but below, 1.")
+        raise HidaError(f"the test fraction is {test_fraction:g}; give a number from 0 up to, but below, 1.")
     for kind in ("photo", "sketch"):
         if not (folder / kind).is_dir():
             raise HidaError(f"'{folder}' has no folder '{kind}' ({LAYOUT}).")
@@ -55,28 +70,28 @@ def read_pairs(
     # Numbered styles in the order of their numbers, not "10" before "2".
     styles = tuple(
         sorted(
-            {row["style"] for row in rows},
+            {row.style for row in rows},
             key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)],
         )
     )
 
     pairs, seen = [], set()
     for row in rows:
-        stem = row["name"] if row["name"] in photos or row["name"] in sketches else _without_suffix(row["name"])
+        stem = row.name if row.name in photos or row.name in sketches else _without_suffix(row.name)
         absent = [kind for kind, files in (("photo", photos), ("sketch", sketches)) if stem not in files]
         if stem in seen:
-            faults.append(Fault("duplicate", stem, "stands twice in the table: keep one line."))
+            faults.append(Fault("duplicate", stem, "is twice in the table: keep one line."))
         elif absent:
             message = f"there is no {' and no '.join(f'{kind}/{stem}.*' for kind in absent)}."
             faults.append(Fault(f"missing {' and '.join(absent)}", stem, message))
         else:
-            split = row["split"] or "train"
-            pairs.append(SourcePair(_flat(stem), split, styles.index(row["style"]), photos[stem], sketches[stem]))
+            split = row.split or "train"
+            pairs.append(SourcePair(_flat(stem), split, styles.index(row.style), photos[stem], sketches[stem]))
         seen.add(stem)
     pairs, clashes = _unique(pairs)
     faults += clashes
-    if all(row["split"] is None for row in rows):
-        pairs = _deal(pairs, test_fraction, seed)
+    if all(row.split is None for row in rows):
+        pairs = _assign_splits(pairs, test_fraction, seed)
     sound, unreadable, transparent = check_pictures(pairs, workers, progress(len(pairs)))
     faults += unreadable
     if not sound and not faults:
@@ -86,7 +101,7 @@ def read_pairs(
 
 
 def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
-    """All pictures directly in ``folder`` or one folder below, by their path without suffix."""
+    """Return all pictures directly in ``folder`` or one folder below, by their path without suffix."""
     pictures, faults, _ = pictures_by_stem(folder)
     for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         more, wrong, _ = pictures_by_stem(below)
@@ -95,28 +110,27 @@ def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
     return pictures, faults
 
 
-def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[dict[str, Any]]:
+def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[_Row]:
     names = sorted(photos.keys() | sketches.keys())
     nested = {"/" in name for name in names}
     if len(nested) > 1:
         loose = next(name for name in names if "/" not in name)
         raise HidaError(
-            f"'{folder}' mixes folders of styles with loose pictures ('{loose}'): move every picture into a style."
+            f"'{folder}' mixes folders of styles with loose pictures ('{loose}'); move every picture into a style."
         )
-    style = (lambda name: name.split("/")[0]) if nested == {True} else (lambda name: "style 1")
-    return [{"name": name, "style": style(name), "split": None} for name in names]
+    return [_Row(name, name.split("/")[0] if nested == {True} else "style 1", None) for name in names]
 
 
-def _rows_from_table(table: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
+def _rows_from_table(table: Path) -> tuple[list[_Row], list[Fault]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if table.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
     except OSError as error:
-        raise HidaError(f"the table '{table}' cannot be read ({error.strerror}): check the path.") from None
+        raise HidaError(f"the table '{table}' cannot be read ({error.strerror}); check the path.") from None
     except (ValueError, csv.Error) as error:
-        raise HidaError(f"the table '{table}' is neither valid CSV nor JSON ({error}).") from None
+        raise HidaError(f"the table '{table}' is neither valid CSV nor JSON ({error}); correct it there.") from None
     if not isinstance(rows, list) or not rows:
-        raise HidaError(f"the table '{table}' has no lines: give the columns name, style and, if wished, split.")
+        raise HidaError(f"the table '{table}' has no lines; give the columns name, style and, optionally, split.")
     good, faults = [], []
     has_split = any(isinstance(row, dict) and row.get("split") for row in rows)
     for number, row in enumerate(rows, 1):
@@ -133,7 +147,7 @@ def _rows_from_table(table: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
             label = name if isinstance(name, str) and name else f"line {number}"
             faults.append(Fault("entry", label, f"{table.name} line {number}: {'; '.join(problems)}."))
         else:
-            good.append({"name": name.strip(), "style": str(style).strip(), "split": split if has_split else None})
+            good.append(_Row(str(name).strip(), str(style).strip(), split if has_split else None))
     return good, faults
 
 
@@ -142,7 +156,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _flat(stem: str) -> str:
-    """A file name for a pair: nothing in it but what every file system takes."""
+    """Return a file name for a pair, of characters that every file system takes."""
     return re.sub(r"[^\w.-]+", "_", stem.replace("/", "_"))
 
 
@@ -160,7 +174,7 @@ def _unique(pairs: list[SourcePair]) -> tuple[list[SourcePair], list[Fault]]:
     return list(kept.values()), faults
 
 
-def _deal(pairs: list[SourcePair], test_fraction: float, seed: int) -> list[SourcePair]:
+def _assign_splits(pairs: list[SourcePair], test_fraction: float, seed: int) -> list[SourcePair]:
     """Put the share ``test_fraction`` of each style into the test split, by a hash of seed and name."""
     chosen: set[str] = set()
     for style in {pair.style for pair in pairs}:

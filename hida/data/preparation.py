@@ -1,4 +1,4 @@
-"""The work behind ``hida prepare``: each pair aligned, given its depth and written, in parallel and resumably.
+"""Prepare a data set: align each pair, compute its depth and write both, in parallel; a stopped run continues.
 
 A journal in OUT has the settings in its first line and then one line for each finished pair; the index of
 :mod:`hida.data.prepared` is written last, so that a folder with an index is whole.
@@ -39,7 +39,7 @@ _COMPRESSION = 2  # a third of the time of PNG's usual 6, for files a few per ce
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a prepared pair's pixels; a journal written under others is not taken up again."""
+    """Everything that decides a prepared pair's pixels; a journal written with other settings is not continued."""
 
     source: str
     depth: str = "tddfa"
@@ -48,14 +48,16 @@ class Settings:
     fill_sketch: str = "paper"
 
     def stamp(self) -> dict[str, Any]:
+        """Return the settings with what else decides the pixels, as the journal's first line holds them."""
         frame = {"version": VERSION, "frame": list(FRAME), "template": TEMPLATE.tolist(), "keep_within": KEEP_WITHIN}
         return {**asdict(self), **frame}
 
 
 def check_source(source: SourceSet, out: Path, allow_faults: bool) -> None:
-    """Name the faults of ``source`` and list them in OUT/faults.json, a JSON list of {kind, name, message}.
+    """Print the faults of ``source`` and list them in OUT/faults.json, a JSON list of {kind, name, message}.
 
-    Raises HidaError when there are any, unless ``allow_faults`` means to leave those pairs out.
+    Raises:
+        HidaError: if there are any, unless ``allow_faults`` leaves those pairs out.
     """
     write_json(out / FAULTS, [asdict(fault) for fault in source.faults])
     _report(source.faults, source.notes)
@@ -71,12 +73,16 @@ def prepare(
     workers: int = 1,
     allow_faults: bool = False,
 ) -> PreparedSet:
-    """Align every sound pair of ``source``, draw its depth, write the PNGs and the index of :mod:`hida.data.prepared`.
+    """Align every sound pair of ``source``, compute its depth, write the PNGs and the index.
 
-    model: builds the face model, once in each worker process (so it must be picklable when workers > 1).
+    Pairs that are done stay done: the next call continues where this one ended.
 
-    A photo without a face is a fault like those of the source: named, added to OUT/faults.json, and a HidaError in
-    the end unless ``allow_faults``. Pairs that are done stay done: the next call takes up where this one ended.
+    Args:
+        model: builds the face model, once in each worker process (so it must be picklable when workers > 1).
+
+    Raises:
+        HidaError: at the end, if photos show no face, unless ``allow_faults``; each is printed and added to
+            OUT/faults.json like the faults of the source. Or if no pair could be prepared.
     """
     (out / INDEX).unlink(missing_ok=True)
     done = _read_journal(out, settings, source.pairs)
@@ -105,8 +111,8 @@ def prepare(
             raise _stop(len(lost), source.folder, out)
     finished = tuple(PreparedPair(**done[pair.name]["pair"]) for pair in source.pairs if pair.name in done)
     if not finished:
-        raise HidaError(f"no pair of '{source.folder}' could be prepared: see {out / FAULTS}.")
-    _remove_strays(out, finished)
+        raise HidaError(f"no pair of '{source.folder}' could be prepared; see {out / FAULTS}.")
+    _remove_leftovers(out, finished)
     PreparedSet(
         folder=out,
         source=source.source,
@@ -155,11 +161,11 @@ def _prepare_pair(model: FaceModel, pair: SourcePair, out: Path, settings: Setti
     return {"stamp": stamp, "pair": asdict(entry)}
 
 
-_model: FaceModel | None = None
+_model: FaceModel  # of a worker process, which loads it at its start
 
 
 def _start_worker(model: Callable[[], FaceModel]) -> None:
-    """Load the model of a worker process, which leaves interrupts to its parent and uses one thread."""
+    """Load the model in a worker process, which leaves interrupts to its parent and uses one thread."""
     global _model
     import torch
 
@@ -171,6 +177,7 @@ def _start_worker(model: Callable[[], FaceModel]) -> None:
 
 
 def _end_with_parent() -> None:
+    """Wait for the parent process to end, then end this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -190,8 +197,9 @@ def _run(
     """Yield ``work(model, pair)`` for each pair as it is done, in this process when one worker is enough."""
     workers = min(workers, len(pairs))
     if workers <= 1:
-        loaded = model() if pairs else None
-        yield from (work(loaded, pair) for pair in pairs)
+        if pairs:
+            loaded = model()
+            yield from (work(loaded, pair) for pair in pairs)
         return
     # Spawned, not forked: a fork of a process whose torch has threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -201,21 +209,21 @@ def _run(
             yield future.result()
     except BrokenProcessPool:
         raise HidaError(
-            "a worker process died, perhaps for want of memory: give the command again, with fewer --workers; "
-            "it goes on where it was."
+            "a worker process died, perhaps for lack of memory; give the command again, with fewer --workers: "
+            "it continues where it was."
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _stamp(pair: SourcePair) -> list[Any]:
-    """What shows that a source pair is still the one that was prepared."""
+    """Return what shows that a source pair is still the one that was prepared: split, style, sizes and times."""
     files = [path.stat() for path in (pair.photo, pair.sketch)]
     return [pair.split, pair.style, *(number for file in files for number in (file.st_size, file.st_mtime_ns))]
 
 
 def _read_journal(out: Path, settings: Settings, pairs: Iterable[SourcePair]) -> dict[str, dict[str, Any]]:
-    """Journal entries, by name, of pairs that stand finished and unchanged under the same settings."""
+    """Return the journal's entries, by name, of pairs that are finished and unchanged under the same settings."""
     try:
         first, *lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines()
         if json.loads(first) != settings.stamp():
@@ -245,8 +253,8 @@ def _write_journal(out: Path, settings: Settings, entries: Iterable[dict[str, An
     write_bytes(out / JOURNAL, ("\n".join(lines) + "\n").encode())
 
 
-def _remove_strays(out: Path, pairs: Iterable[PreparedPair]) -> None:
-    """Delete PNGs of pairs that are no more in the set, and what a killed run left unfinished."""
+def _remove_leftovers(out: Path, pairs: Iterable[PreparedPair]) -> None:
+    """Delete PNGs of pairs that are no longer in the set, and what a killed run left unfinished."""
     names = {f"{pair.name}.png" for pair in pairs}
     for path in (path for folder in FOLDERS for path in (out / folder).glob("*.png")):
         if path.name not in names:
@@ -265,17 +273,17 @@ def _report(faults: Sequence[Fault], notes: Sequence[str] = ()) -> None:
 def _stop(count: int, source: Path, out: Path) -> HidaError:
     faults = "1 fault" if count == 1 else f"{count:,} faults"
     return HidaError(
-        f"{faults} in '{source}', named above and listed in '{out / FAULTS}': "
-        "mend them, or pass --allow-faults to leave those pairs out."
+        f"{faults} in '{source}', named above and listed in '{out / FAULTS}'; "
+        "correct them, or pass --allow-faults to leave those pairs out."
     )
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one sentence; what is finished stands in the journal."""
+    """Turn SIGINT and SIGTERM into one sentence; what is finished is in the journal."""
 
     def stop(signum: int, frame: object) -> None:
-        raise Interrupted("stopped; give the same command again to go on.")
+        raise Interrupted("stopped; give the same command again to continue.")
 
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

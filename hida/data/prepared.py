@@ -26,13 +26,18 @@ INDEX = "index.json"
 JOURNAL = "journal.jsonl"  # what a preparation has finished so far
 FOLDERS = ("photo", "sketch", "depth")
 
+Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
+Points = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True)
 class PreparedPair:
     """One aligned pair.
 
-    matrix: the 2×3 similarity from the source's pixels to the frame; points: left-image eye, right-image eye and
-    mouth in the source; faces: how many were found (the largest is taken).
+    Args:
+        matrix: the 2×3 similarity from the source's pixels to the frame.
+        points: left-image eye, right-image eye and mouth in the source.
+        faces: how many were found (the largest is taken).
     """
 
     name: str
@@ -41,20 +46,20 @@ class PreparedPair:
     photo: str
     sketch: str
     depth: str
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
-    points: tuple[tuple[float, float], ...]
+    matrix: Matrix
+    points: Points
     faces: int
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A prepared folder; see the module's text for its files."""
+    """A prepared folder; the module's docstring lists its files."""
 
     folder: Path
     source: str
     size: int
-    template: tuple[tuple[float, float], ...]
+    template: Points
     fill: dict[str, str]
     depth: str
     styles: tuple[str, ...]
@@ -62,25 +67,29 @@ class PreparedSet:
 
     @classmethod
     def load(cls, folder: str | Path) -> PreparedSet:
-        """Read and check ``OUT/index.json``; HidaError when the folder is not a whole prepared set."""
+        """Read and check ``OUT/index.json``.
+
+        Raises:
+            HidaError: if the folder is not a whole prepared set.
+        """
         folder = Path(folder)
         index = folder / INDEX
         if not index.is_file():
             begun = (folder / JOURNAL).exists()
             reason = "its preparation did not finish" if begun else f"it has no {INDEX}"
-            raise HidaError(f"'{folder}' is not a prepared data set ({reason}): run 'hida prepare fs2k SRC {folder}'.")
+            raise HidaError(f"'{folder}' is not a prepared data set ({reason}); run 'hida prepare fs2k SRC {folder}'.")
         try:
             raw = json.loads(index.read_text(encoding="utf-8"))
             if raw["version"] != VERSION:
                 raise HidaError(
-                    f"'{index}' has format {raw['version']}, this program reads {VERSION}: run hida prepare again."
+                    f"'{index}' has format {raw['version']}, this program reads {VERSION}; run hida prepare again."
                 )
             pairs = tuple(_pair(entry, len(raw["styles"])) for entry in raw["pairs"])
             loaded = cls(
                 folder=folder,
                 source=str(raw["source"]),
                 size=int(raw["size"]),
-                template=tuple(tuple(map(float, point)) for point in raw["template"]),
+                template=tuple((float(x), float(y)) for x, y in raw["template"]),
                 fill=dict(raw["fill"]),
                 depth=str(raw["depth"]),
                 styles=tuple(map(str, raw["styles"])),
@@ -88,10 +97,10 @@ class PreparedSet:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise HidaError(f"'{index}' is damaged ({reason}): run hida prepare again.") from None
+            raise HidaError(f"'{index}' is damaged ({reason}); run hida prepare again.") from None
         absent = next((file for pair in pairs for file in loaded.files(pair) if not file.is_file()), None)
         if absent:
-            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing: run hida prepare again to complete it.")
+            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; run hida prepare again to complete it.")
         return loaded
 
     def save(self) -> None:
@@ -100,9 +109,13 @@ class PreparedSet:
         write_json(self.folder / INDEX, content)
 
     def split(self, name: str) -> tuple[PreparedPair, ...]:
-        """Return the pairs of "train" or "test", in the order of the index."""
+        """Return the pairs of "train" or "test", in the order of the index.
+
+        Raises:
+            HidaError: for another split.
+        """
         if name not in SPLITS:
-            raise HidaError(f"there is no split '{name}': choose one of {', '.join(SPLITS)}.")
+            raise HidaError(f"there is no split '{name}'; choose one of {', '.join(SPLITS)}.")
         return tuple(pair for pair in self.pairs if pair.split == name)
 
     def files(self, pair: PreparedPair) -> tuple[Path, Path, Path]:
@@ -110,13 +123,17 @@ class PreparedSet:
         return self.folder / pair.photo, self.folder / pair.sketch, self.folder / pair.depth
 
     def read(self, pair: PreparedPair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read photo H×W×3, sketch H×W and depth H×W, all uint8; HidaError when one is damaged or of another size."""
+        """Read photo H×W×3, sketch H×W and depth H×W, all uint8.
+
+        Raises:
+            HidaError: if one is damaged or of another size.
+        """
         arrays = []
         for path, mode in zip(self.files(pair), ("RGB", "L", "L"), strict=True):
             image = read_image(path).convert(mode)
             if image.size != (self.size, self.size):
                 raise HidaError(
-                    f"'{path}' is {image.width}×{image.height}, not {self.size}×{self.size}: prepare again."
+                    f"'{path}' is {image.width}×{image.height}, not {self.size}×{self.size}; run hida prepare again."
                 )
             arrays.append(np.array(image))
         return arrays[0], arrays[1], arrays[2]

@@ -51,7 +51,7 @@ class SourceSet:
     notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, list[int]]:
-        """Pairs by split and style: {"train": [357, 350, 351], ...}."""
+        """Return the number of pairs by split and style: {"train": [357, 350, 351], ...}."""
         table = {split: [0] * len(self.styles) for split in SPLITS}
         for pair in self.pairs:
             table[pair.split][pair.style] += 1
@@ -59,9 +59,9 @@ class SourceSet:
 
 
 def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[str, Path]]:
-    """List the pictures of ``folder`` by stem, faults for stems that occur twice, and files that are no pictures.
+    """Return the pictures of ``folder`` by stem, a fault for each stem that occurs twice, and other files.
 
-    Suffixes are taken in any case; hidden files and the litter of file managers are passed over.
+    Suffixes count in any case; hidden files and those that file managers leave are skipped.
     """
     pictures: dict[str, Path] = {}
     faults: list[Fault] = []
@@ -81,7 +81,7 @@ def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[s
 
 
 def check_pictures(
-    pairs: Iterable[SourcePair], workers: int = 2, advance: Callable[[], None] = lambda: None
+    pairs: Iterable[SourcePair], workers: int = 2, advance: Callable[[], object] = lambda: None
 ) -> tuple[list[SourcePair], list[Fault], int]:
     """Read every picture in full; return the sound pairs, the faults, and how many sketches are transparent.
 

@@ -1,1 +1,1 @@
-"""From any photo to what the generator sees, and back: views, their drawing, and their composition."""
+"""Draw any photo: cut it into views that the generator takes, draw them, and join the drawings into one picture."""

@@ -1,4 +1,4 @@
-"""Photo in, sketch out: the one object that an application needs."""
+"""Draw photos with a trained generator: the one object that an application needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class Sketcher:
 
         sketcher = Sketcher.from_pretrained("small")
         sketch = sketcher("photo.jpg", style=1)                 # PIL "L", the size of the photo
-        sketches = sketcher([a, b, c], style=[1, 2, 3])         # a style for each
+        sketches = sketcher([a, b, c], style=[1, 2, 3])         # one style for each photo
         sketches = sketcher("photo.jpg", style=[1, 2, 3])       # one photo in three styles
 
     ``generator`` is the network, ``config`` its frozen configuration.
@@ -64,7 +64,7 @@ class Sketcher:
 
     @property
     def styles(self) -> int:
-        """How many styles these weights can draw; one if the style does not enter the network."""
+        """The number of styles that these weights can draw; one if the style does not enter the network."""
         return self.config.generator.styles if self.config.generator.style_map else 1
 
     @property
@@ -82,43 +82,47 @@ class Sketcher:
 
         Args:
             photo: a path, a PIL image, an H×W(×3) array, or a list of these.
-            style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights of every pixel. A
+            style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel. A
                 list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
                 photo's size; a list gives one for each photo.
-            frame: "auto" draws the whole photo with its face upright at its own scale, and, where it shows none and
-                ``depth`` says how to go on, as it is; "face" leaves the paper white around the face; "whole" looks
-                for no face.
+            frame: "auto" draws the whole photo with its face upright at its own scale; a photo without a face is drawn
+                as it is if ``depth`` does not need one. "face" leaves the paper white around the face. "whole" draws
+                the photo as it is and looks for no face.
 
         Returns:
             Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
 
         Raises:
-            HidaError: naming the argument, or the photo, that cannot be used.
+            HidaError: if an argument, or a photo, cannot be used; the message names it.
         """
         several = isinstance(photo, list | tuple)
-        photos = list(photo) if several else [photo]
-        single = isinstance(style, int | np.integer | Mapping | np.ndarray)
-        wanted = None if several or single else [list(style)] * len(photos)
-        if wanted is None:
-            each = [style] * len(photos) if single else list(style)
-            if len(each) != len(photos):
-                raise HidaError(f"style has {len(each)} entries for {len(photos)} photos; give one for each.")
-            wanted = [[number] for number in each]
-        given = list(depth) if isinstance(depth, list | tuple) else [depth] * len(photos)
-        if len(given) != len(photos):
-            raise HidaError(f"depth has {len(given)} entries for {len(photos)} photos; give one for each.")
-        for numbers in wanted:
-            self.require_styles(numbers)
+        photos: list[ImageSource] = _entries(photo)
+        depths_given: list[DepthSource | None] = _entries(depth, len(photos))
+        styles: list[Style]
+        if isinstance(style, int | np.integer | Mapping | np.ndarray):
+            styles, listed = [style] * len(photos), several
+        else:
+            styles, listed = list(style), True
+        if several and len(styles) != len(photos):
+            raise HidaError(f"style has {len(styles)} entries for {len(photos)} photos; give one for each.")
+        if len(depths_given) != len(photos):
+            raise HidaError(f"depth has {len(depths_given)} entries for {len(photos)} photos; give one for each.")
+        self.require_styles(styles)
+        wanted = [[number] for number in styles] if several else [styles]
         sketches = [
             sketch
-            for source, numbers, map_ in zip(photos, wanted, given, strict=True)
+            for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
             for sketch in self.draw(source, numbers, map_, frame)[0]
         ]
-        return sketches if several or not single else sketches[0]
+        return sketches if listed else sketches[0]
 
     def require_styles(self, styles: Sequence[Style]) -> None:
-        """Raise HidaError unless these weights can draw every entry."""
+        """Check that these weights can draw every style.
+
+        Raises:
+            HidaError: naming the first that they cannot draw.
+        """
         for style in styles:
             require_style(style, self.styles)
 
@@ -131,7 +135,11 @@ class Sketcher:
         frame: Frame = "auto",
         show_depth: bool = False,
     ) -> tuple[list[Image.Image], Image.Image | None]:
-        """Draw one photo in ``styles``; return the sketches and, to ``show_depth``, the map that guided them."""
+        """Draw one photo in ``styles``; arguments and errors are those of :meth:`__call__`.
+
+        Returns:
+            The sketches, and, with ``show_depth``, the depth map of the whole photo as a picture.
+        """
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
@@ -153,7 +161,11 @@ class Sketcher:
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
     ) -> tuple[Tensor, Tensor]:
-        """Return what the generator sees of a photo's face, or of the first piece of one without: photo and depth."""
+        """Return the photo and the depth of the face's view, or of the first view of a photo without a face.
+
+        Returns:
+            (1, 3, H, W) in [−1, 1] and (1, 1, H, W) in [0, 1], as the generator takes them.
+        """
         pixels = np.asarray(read_image(photo))
         views, depth_views, _ = self._prepare(pixels, depth, frame)
         # The face's view is the last one.
@@ -164,9 +176,15 @@ class Sketcher:
 
     @torch.inference_mode()
     def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:
-        """Draw prepared pairs: uint8 photos (N, 3, 250, 250), depths (N, 1, 250, 250), styles (N,) from 0.
+        """Draw prepared pairs.
 
-        Returns uint8 sketches (N, 1, 250, 250).
+        Args:
+            photos: uint8 (N, 3, 250, 250).
+            depths: uint8 (N, 1, 250, 250).
+            styles: (N,), from 0.
+
+        Returns:
+            uint8 sketches (N, 1, 250, 250).
         """
         empty = torch.zeros_like(depths)
         batch = centred_batch(PairTensors(photos, depths, empty, styles, ("",) * len(photos)), self.config.augment)
@@ -176,11 +194,13 @@ class Sketcher:
         return _bytes(sketch[:, :, first : first + side, first : first + side])
 
     def _steering(self, style: Style, views: Plan) -> Tensor:
-        """Return what the generator takes as style for each view: numbers, weights, or maps of weights."""
+        """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
         count, styles = len(views.views), self.config.generator.styles
         if isinstance(style, np.ndarray):
             if style.shape[1::-1] != views.size:
-                raise HidaError(f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size.")
+                raise HidaError(
+                    f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size; resize it."
+                )
             maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):
@@ -190,10 +210,9 @@ class Sketcher:
     def _prepare(
         self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame
     ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
-        """Return the views, their depth maps, and what makes the whole photo's: on a large one it takes seconds."""
+        """Return the views, their depth maps, and a function that computes the whole photo's (in seconds)."""
         size = pixels.shape[1], pixels.shape[0]
-        method = depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
-        method = "auto" if depth is None else method
+        method = _method(depth)
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
         face = None if frame == "whole" else _first_face(pixels, model)
         if face is None and frame != "whole":
@@ -204,7 +223,7 @@ class Sketcher:
                 )
             warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
         views = plan(size, None if face is None else face.points, surroundings=frame != "face")
-        if method in ("auto", "tddfa", "builtin"):
+        if depth is None or method in ("auto", "tddfa", "builtin"):
             if face is None:
                 face = _any_face(pixels, model)
             return (
@@ -220,12 +239,24 @@ class Sketcher:
         return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
 
 
+def _entries(value: Any, count: int = 1) -> list[Any]:
+    """Return a list's entries, or one value ``count`` times: no type tells a path, itself a sequence, from a list."""
+    return list(value) if isinstance(value, list | tuple) else [value] * count
+
+
+def _method(depth: DepthSource | None) -> str | None:
+    """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
+    if depth is None:
+        return "auto"
+    return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
+
+
 def _first_face(pixels: np.ndarray, model: str) -> Face | None:
     return next(iter(depths.face_model(model).faces(pixels)), None)
 
 
 def _any_face(pixels: np.ndarray, model: str) -> Face:
-    """Return the largest face, or the whole picture taken for one."""
+    """Return the largest face or, if there is none, the whole picture as if it were one."""
     return _first_face(pixels, model) or depths.face_model("builtin").whole(pixels)
 
 

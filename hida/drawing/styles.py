@@ -1,4 +1,4 @@
-"""Styles as a user names them: a number, a mixture, or a map that gives every pixel its own."""
+"""Styles as a user names them: a number, a mixture, or a map with one style for each pixel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from PIL import Image
 from hida.errors import HidaError
 from hida.images.io import read_image
 
-Style = int | Mapping[int, float] | np.ndarray
-"""A style's number from 1; a mixture {number: weight}; or weights of every pixel of the photo, (H, W, S)."""
+NamedStyle = int | Mapping[int, float]
+"""A style's number from 1, or a mixture {number: weight}."""
+Style = NamedStyle | np.ndarray
+"""A number or a mixture for the whole photo, or weights (H, W, S) for each of its pixels."""
 
 
 def parse_style(text: str) -> int | dict[int, float]:
@@ -28,13 +30,15 @@ def parse_style(text: str) -> int | dict[int, float]:
         parts = [part.split(":") for part in text.split(",")]
         mixture = {int(number): float(weight) for number, weight in parts}
     except ValueError:
-        raise HidaError(f"--style {text!r} is neither a style's number nor a mixture such as 1:0.6,3:0.4.") from None
+        raise HidaError(
+            f"--style {text!r} is neither a style nor a mixture; give a number, or weights such as 1:0.6,3:0.4."
+        ) from None
     if len(mixture) < len(parts):
-        raise HidaError(f"--style {text!r} names a style twice.")
+        raise HidaError(f"--style {text!r} names a style twice; give each one weight.")
     return mixture
 
 
-def style_name(style: int | Mapping[int, float]) -> str:
+def style_name(style: NamedStyle) -> str:
     """Return a name for files and headings: "style2", "style1-60_3-40"."""
     if isinstance(style, Mapping):
         total = sum(style.values())
@@ -42,8 +46,8 @@ def style_name(style: int | Mapping[int, float]) -> str:
     return f"style{style}"
 
 
-def style_heading(style: int | Mapping[int, float]) -> str:
-    """Return what stands over a drawing: "style 2", "60 % 1, 40 % 3"."""
+def style_heading(style: NamedStyle) -> str:
+    """Return the heading of a drawing: "style 2", "60 % 1, 40 % 3"."""
     if not isinstance(style, Mapping):
         return f"style {style}"
     parts = {number: 100 * weight / sum(style.values()) for number, weight in style.items() if weight}
@@ -53,10 +57,14 @@ def style_heading(style: int | Mapping[int, float]) -> str:
 
 
 def require_style(style: Style, styles: int) -> None:
-    """Raise HidaError unless ``style`` can be drawn by weights that have ``styles`` styles."""
+    """Check that weights with ``styles`` styles can draw ``style``.
+
+    Raises:
+        HidaError: if they cannot.
+    """
     if isinstance(style, np.ndarray):
         if style.ndim != 3 or style.shape[2] != styles or not np.isfinite(style).all() or style.min() < 0:
-            raise HidaError(f"a style map must be (H, W, {styles}) weights ≥ 0; its shape is {style.shape}.")
+            raise HidaError(f"a style map must be (H, W, {styles}) finite weights ≥ 0; its shape is {style.shape}.")
         return
     numbers = list(style) if isinstance(style, Mapping) else [style]
     for number in numbers:
@@ -77,20 +85,30 @@ def mixture_weights(style: Mapping[int, float], styles: int) -> np.ndarray:
 
 
 def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
-    """Return ``steps`` mixtures from one style to another, both ends included."""
+    """Return ``steps`` mixtures from one style to another, both ends included.
+
+    Raises:
+        HidaError: for one style, or fewer than two steps.
+    """
     if steps < 2 or first == last:
-        raise HidaError("a sweep needs two different styles and 2 steps or more.")
+        raise HidaError("a sweep needs two different styles and 2 steps or more; change --sweep or --steps.")
     return [{first: 1 - k / (steps - 1), last: k / (steps - 1)} for k in range(steps)]
 
 
 def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
-    """Read a mask picture as weights (H, W, S) of a photo of ``size`` (width, height); they sum to 1 at each pixel.
+    """Read a mask as style weights for each pixel of a photo.
 
     A grey mask holds style numbers 1 … S as its grey levels. In a coloured one red, green and blue are the weights of
     styles 1, 2 and 3, so that (255, 0, 0) is style 1 and mixed colours are mixtures; it cannot name a fourth style.
 
+    Args:
+        size: (width, height) of the photo.
+
+    Returns:
+        (H, W, S) float32, summing to 1 at each pixel.
+
     Raises:
-        HidaError: it cannot be read, holds another number, a black pixel, or more colours than there are styles.
+        HidaError: if it cannot be read, or holds another number, a black pixel, or more colours than there are styles.
     """
     image = read_image(path)
     pixels = np.asarray(image)
@@ -104,19 +122,23 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
             )
         return np.eye(styles, dtype=np.float32)[numbers - 1]
     if pixels[:, :, styles:].any():
-        raise HidaError(f"the mask '{path}' has more colours than these weights have styles ({styles}).")
+        raise HidaError(f"the mask '{path}' has more colours than these weights have styles ({styles}); use fewer.")
     if image.size != size:
         pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
     weights = np.zeros((*pixels.shape[:2], styles), np.float32)
     weights[:, :, : min(3, styles)] = pixels[:, :, : min(3, styles)]
     total = weights.sum(2, keepdims=True)
     if not total.min():
-        raise HidaError(f"the mask '{path}' has black pixels, which are no style; give each one a colour.")
+        raise HidaError(f"the mask '{path}' has black pixels, which name no style; give every pixel a colour.")
     return weights / total
 
 
-def names(styles: Sequence[int | Mapping[int, float]]) -> list[str]:
-    """Return the names of ``styles``; HidaError when two share one."""
+def names(styles: Sequence[NamedStyle]) -> list[str]:
+    """Return the names of ``styles``.
+
+    Raises:
+        HidaError: if two share one.
+    """
     found = [style_name(style) for style in styles]
     for name in found:
         if found.count(name) > 1:

@@ -39,8 +39,13 @@ FEATHER = 40
 class Plan:
     """The views of one photo.
 
-    size: (width, height) of the photo; face: matrix of the face's view or None; tiles: matrices of the others;
-    canvas: (width, height) that the tiles share, 0×0 without tiles, and to_canvas its matrix; side: of every view.
+    Args:
+        size: (width, height) of the photo.
+        face: matrix of the face's view, or None.
+        tiles: matrices of the other views.
+        canvas: (width, height) that the tiles share; 0×0 without tiles.
+        to_canvas: matrix from the photo to the canvas.
+        side: of every view, in pixels.
     """
 
     size: tuple[int, int]
@@ -52,6 +57,7 @@ class Plan:
 
     @property
     def views(self) -> tuple[np.ndarray, ...]:
+        """The matrices of all views: the tiles, then the face."""
         return (*self.tiles, *(() if self.face is None else (self.face,)))
 
 
@@ -74,7 +80,8 @@ def plan(size: tuple[int, int], points: np.ndarray | None, surroundings: bool = 
 def _tiled(size: tuple[int, int], face: np.ndarray | None, scale: float, side: int = CROP) -> Plan:
     # A photo smaller than one view is drawn larger, or it would be mostly border.
     scale = max(scale, CROP / max(size))
-    canvas = tuple(max(1, round(length * scale)) for length in size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    canvas = width, height
     # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the photo's edges meet the canvas's.
     kx, ky = canvas[0] / size[0], canvas[1] / size[1]
     to_canvas = np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]])
@@ -93,6 +100,7 @@ def _starts(length: int, side: int) -> list[float]:
 
 
 def shift(x: float, y: float) -> np.ndarray:
+    """Return the matrix that moves by (x, y)."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
 
 
@@ -118,14 +126,14 @@ def compose_picture(plan: Plan, drawn: list[np.ndarray]) -> Image.Image:
 
 
 def _covers(face: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether the face's view shows the whole photo."""
+    """Return whether the face's view shows the whole photo."""
     right, bottom = size[0] - 1, size[1] - 1
-    corners = apply(face, [[0, 0], [right, 0], [0, bottom], [right, bottom]])
+    corners = apply(face, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]]))
     return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
 
 
 def _joined(plan: Plan, drawn: list[np.ndarray]) -> np.ndarray:
-    """Blend the tiles on the canvas, each weighed by its distance to its rim."""
+    """Blend the tiles on the canvas, each pixel weighted by its distance to its tile's rim."""
     width, height = plan.canvas
     side = plan.side
     distance = np.minimum(np.arange(side), np.arange(side)[::-1]).astype(np.float32)

@@ -10,9 +10,10 @@ _CHUNK = 256  # resamples drawn at once, so that memory stays small for thousand
 def mean_interval(
     values: np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Interval of the mean of each column: (N, K) → (low, high), each (K,); the same resamples for all columns.
+    """Compute the interval of the mean of each column of (N, K) ``values``, from the same resamples for all columns.
 
-    Returns None for fewer than two rows: one image says nothing of the spread.
+    Returns:
+        (low, high), each (K,); None for fewer than two rows, since one image says nothing of the spread.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:

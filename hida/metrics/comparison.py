@@ -1,7 +1,7 @@
-"""Evaluations side by side, with paired differences against the first.
+"""Compare evaluations: one table, with paired differences from the first (what ``hida compare`` does).
 
-Every difference is over the images that both have, with a 95 % bootstrap interval. What the paper reports stands beside
-them, marked as reported: it was measured under another protocol (docs/metrics.md).
+Every difference is over the images that both have, with a 95 % bootstrap interval. The paper's own numbers are marked
+as reported: they were measured under another protocol (docs/metrics.md).
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ from hida.metrics.scoring import SCHEMA
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read an evaluation; HidaError when the file is not one."""
+    """Read an evaluation: a scores.json, or the folder that holds it.
+
+    Raises:
+        HidaError: if it is none, damaged, or of another format.
+    """
     path = path / "scores.json" if path.is_dir() else path
     if not path.is_file():
         raise HidaError(f"'{path}' does not exist; give a scores.json that hida evaluate wrote.")
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["schema"] != SCHEMA:
-            raise HidaError(f"'{path}' has format {result['schema']}, this program reads {SCHEMA}: evaluate again.")
+            raise HidaError(f"'{path}' has format {result['schema']}, this program reads {SCHEMA}; evaluate again.")
         for record in result["pairs"]:
             _ = record["name"], record["target"], [float(record[key]) for key in _pairwise(result)]
         _ = result["label"], result["protocol"]["deviations"], [group["n"] for group in result["groups"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HidaError(f"'{path}' is not a file of scores ({error}); evaluate again.") from None
+        raise HidaError(f"'{path}' is not a file of scores ({error}); run hida evaluate again.") from None
     return result
 
 
@@ -42,10 +46,14 @@ def _pairwise(result: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(results: Sequence[Mapping[str, Any]], paper: bool = True) -> str:
-    """The table and the differences as Markdown.
+    """Return the table and the differences as Markdown.
+
+    Args:
+        results: evaluations as :func:`load` reads them.
+        paper: whether to add what the paper reports.
 
     Raises:
-        HidaError: two evaluations that share a name were scored against different targets.
+        HidaError: if two evaluations that share a name were scored against different targets.
     """
     shown = [metric for metric in METRICS if any(metric.key in result["metrics"] for result in results)]
     labels = _labels(results)
@@ -102,10 +110,17 @@ def _differences(
 def paired_differences(
     base: Mapping[str, Any], other: Mapping[str, Any], group: str, keys: Sequence[str]
 ) -> tuple[int, dict[str, tuple[float, float | None, float | None]]]:
-    """Mean of other − base over the names both have in ``group`` ("overall" or "style k"), with its interval.
+    """Compute the mean of other − base over the names that both have in a group, with its interval.
+
+    Args:
+        group: "overall" or "style k".
+        keys: of pair-wise metrics.
 
     Returns:
         The number of pairs, and (mean, low, high) of each key; low and high are None for a single pair.
+
+    Raises:
+        HidaError: if the two were scored against different targets.
     """
     first = {record["name"]: record for record in base["pairs"] if group in ("overall", f"style {record.get('style')}")}
     common = [(first[record["name"]], record) for record in other["pairs"] if record["name"] in first]
@@ -132,7 +147,7 @@ def _difference_cell(metric: Metric, mean: float, low: float | None, high: float
 
 
 def _set_difference(metric: Metric, a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> str:
-    """A distance of sets has no pairs and, here, no interval; of unequal n it is not comparable at all."""
+    """Return the difference of a distance of sets: without an interval, and not comparable where n differs."""
     if a is None or b is None or a[metric.key]["value"] is None or b[metric.key]["value"] is None:
         return "–"
     if a["n"] != b["n"]:
@@ -141,6 +156,6 @@ def _set_difference(metric: Metric, a: Mapping[str, Any] | None, b: Mapping[str,
 
 
 def _labels(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Labels, numbered where two evaluations carry the same."""
+    """Return the labels, numbered where two evaluations have the same."""
     plain = [str(result["label"]) for result in results]
     return [label if plain.count(label) == 1 else f"{label} ({i + 1})" for i, label in enumerate(plain)]

@@ -1,4 +1,4 @@
-"""Draw and score a set of sketches under the protocol: what ``hida evaluate`` does with its options."""
+"""Draw a set of sketches and score it under the protocol (what ``hida evaluate`` does with its options)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from hida.metrics.store import Store
 from hida.weights import cache_folder
 
 FILES = ("scores.json", "scores.md", "report.html")
+_SKETCHES = "sketches"
+_MARK = "drawn.json"
 _DRAWN_AT_ONCE = 8
 
 
@@ -52,21 +54,25 @@ def evaluate(
     Args:
         target: folder of target sketches, a prepared data set, or a pack of one.
         metrics: keys of :data:`hida.metrics.protocol.METRICS`.
+        photos: folder of photos to show in the report.
+        label: name of the evaluation; by default that of the folder or the weights.
         split, limit: which pairs ``weights`` draw; see :func:`draw`.
+        only_common: as :func:`hida.metrics.pairing.find_pairs` takes it.
+        resize: as :func:`hida.metrics.scoring.score` takes it.
         cache: file that keeps results by content, "none", or None for metrics.sqlite in the cache folder.
 
     Returns:
         What scores.json holds.
 
     Raises:
-        HidaError: pairs do not fit together, or a network or weights are missing.
+        HidaError: if pairs do not fit together, or a network or weights are missing.
     """
     where = prepared_folder(target) if target.suffix == ".zip" else target
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
     if weights is not None:
-        load_networks(wanted, device)  # what is missing is told before anything is drawn
-        folder = out / "sketches"
+        load_networks(wanted, device)  # so that what is missing is told before anything is drawn
+        folder = out / _SKETCHES
         names = draw(weights, where, folder, device, limit, split)
     assert folder is not None
     pairs, remarks = find_pairs(folder, where, photos, only_common, names)
@@ -108,28 +114,33 @@ def draw(
     limit: int = 0,
     split: Literal["test", "held_out"] = "test",
 ) -> list[str]:
-    """Draw a prepared data set into ``folder``, and return the names; what these weights drew before is kept.
+    """Draw a prepared data set into ``folder``; what these weights drew before is kept.
 
-    ``split`` is "test" or "held_out", the training pairs set aside when these weights were trained; ``limit`` draws
-    only so many pairs, those of :func:`spread`.
+    Args:
+        limit: how many pairs to draw, those of :func:`spread`; 0: all.
+        split: "test", or "held_out", the training pairs set aside when these weights were trained.
+
+    Returns:
+        The names of the pairs.
 
     Raises:
-        HidaError: the target is no prepared data set, the weights cannot be loaded or held nothing out, or the folder
-            holds other files.
+        HidaError: if the target is no prepared data set, the weights cannot be loaded or held nothing out, or the
+            folder holds other files.
     """
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)
     sketcher = Sketcher.from_pretrained(weights, device)
-    pairs = prepared.split("test")
+    listed = prepared.split("test")
     if split == "held_out":
-        options, listed = sketcher.config.train, prepared.split("train")
-        pairs = [listed[k] for k in split_holdout(len(listed), options.holdout, options.seed)[1].tolist()]
-        if not pairs:
-            raise HidaError(f"the weights '{weights}' were trained on all training pairs: none was held out.")
-    pairs = spread(pairs, limit)
+        options, training = sketcher.config.train, prepared.split("train")
+        held_out = split_holdout(len(training), options.holdout, options.seed)[1]
+        listed = tuple(training[k] for k in held_out.tolist())
+        if not listed:
+            raise HidaError(f"the weights '{weights}' saw every training pair, none was held out; use --split test.")
+    pairs = spread(listed, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
-    waiting = [pair for pair in pairs if not (folder / f"{pair.name}.png").is_file()]
+    waiting = [pair for pair in pairs if not _sketch(folder, pair).is_file()]
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
         for start in range(0, len(waiting), _DRAWN_AT_ONCE):
             chunk = waiting[start : start + _DRAWN_AT_ONCE]
@@ -139,16 +150,22 @@ def draw(
             styles = torch.tensor([pair.style for pair in chunk])
             drawn = sketcher.draw_aligned(photos.to(device), depths.to(device), styles.to(device)).cpu().numpy()
             for pair, sketch in zip(chunk, drawn[:, 0], strict=True):
-                write_png(folder / f"{pair.name}.png", sketch)
+                write_png(_sketch(folder, pair), sketch)
             bar.update(len(chunk))
     return [pair.name for pair in pairs]
 
 
-_MARK = "drawn.json"
+def sketch_of(out: Path, pair: PreparedPair) -> Path:
+    """Return the file in which :func:`evaluate` left the sketch of a pair that weights have drawn."""
+    return _sketch(out / _SKETCHES, pair)
+
+
+def _sketch(folder: Path, pair: PreparedPair) -> Path:
+    return folder / f"{pair.name}.png"
 
 
 def _claim(folder: Path, fingerprint: str) -> None:
-    """Make the folder ours: sketches of other weights or another data set are removed, foreign files are refused."""
+    """Mark the folder as ours: sketches of other weights or data are removed, folders with other files are refused."""
     mark = folder / _MARK
     if mark.is_file():
         try:

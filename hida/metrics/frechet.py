@@ -1,6 +1,6 @@
 """FID and KID: distances between two sets of images in the 2015 Inception's feature space.
 
-FID: Heusel et al., NeurIPS 2017 (arXiv:1706.08500). KID: Bińkowski et al., ICLR 2018 (arXiv:1801.01401).
+Source: Heusel et al., NeurIPS 2017 (arXiv:1706.08500), FID; Bińkowski et al., ICLR 2018 (arXiv:1801.01401), KID.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _BATCH = 16
 
 
 def fid(a: Any, b: Any, tap: int = 2048) -> float:
-    """Fréchet distance of the Inception features of two sets; 0 for equal sets, symmetric, biased upwards for small n.
+    """Compute the Fréchet distance of the Inception features of two sets of images.
 
-    Never compare values of unequal n.
+    It is 0 for equal sets, symmetric, and biased upwards for small n: never compare values of unequal n.
 
     Args:
         a, b: a folder (searched to any depth), a list of paths, or a uint8 or [0, 1] float tensor (N, 1|3, H, W).
@@ -32,30 +32,38 @@ def fid(a: Any, b: Any, tap: int = 2048) -> float:
         tap: 2048 (pool3, the published FID), 768, 192 or 64.
 
     Raises:
-        HidaError: fewer than two images on a side, an unreadable file, or no Inception weights on this machine.
+        HidaError: for fewer than two images on a side, an unreadable file, or missing Inception weights.
     """
     return frechet_distance(features(a, tap), features(b, tap))
 
 
 def kid(a: Any, b: Any, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
-    """Squared maximum mean discrepancy of pool3 features, kernel (x·y/2048 + 1)³, unbiased: may be below 0.
+    """Compute the squared maximum mean discrepancy of pool3 features, kernel (x·y/2048 + 1)³.
 
-    By default the estimate uses all pairs at once; it is what the mean over random subsets, as other tools report it,
-    tends to. ``subsets`` > 0 gives that mean over so many subsets of ``subset_size`` (at most the smaller set).
-    Inputs and errors are those of :func:`fid`.
+    The estimate is unbiased, so it may be below 0. By default it uses all pairs at once, which is the limit of the mean
+    over random subsets that other tools report.
+
+    Args:
+        a, b: as :func:`fid` takes them.
+        subsets: if above 0, the result is the mean over so many random subsets.
+        subset_size: images per subset, at most those of the smaller set.
+        seed: of the random subsets.
+
+    Raises:
+        HidaError: as :func:`fid` does, or for subsets of fewer than two images.
     """
     return kernel_distance(features(a), features(b), subsets, subset_size, seed)
 
 
 def features(images: Any, tap: int = 2048) -> np.ndarray:
-    """Inception features of a set (see :func:`fid` for what it may be): (N, tap) float64."""
+    """Return the Inception features (N, tap) float64 of a set, given as :func:`fid` takes it."""
     rows = [np.zeros((0, tap))]
     rows += [inception_features(batch, tap) for batch in _batches(images)]
     return np.concatenate(rows)
 
 
 def inception_features(batch: Tensor, tap: int = 2048) -> np.ndarray:
-    """Features of one batch: uint8 or [0, 1] float (N, 1|3, H, W) → (N, tap) float64, computed in float32."""
+    """Return the features (N, tap) float64, computed in float32, of a uint8 or [0, 1] float batch (N, 1|3, H, W)."""
     pixels, _ = as_batch(batch)
     network = load_inception(device=pixels.device)
     found = [np.zeros((0, tap))]
@@ -67,7 +75,7 @@ def inception_features(batch: Tensor, tap: int = 2048) -> np.ndarray:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """‖μ₁−μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of two feature sets (N, D), (M, D), in float64.
+    """Compute ‖μ₁−μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of two feature sets (N, D), (M, D), in float64.
 
     The trace of the root is the nuclear norm of A·Bᵀ for centred features A, B with Σ = AᵀA: no matrix root, and
     exactly real and non-negative.
@@ -75,23 +83,26 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     for x in (a, b):
         if len(x) < 2:
-            raise HidaError(f"FID needs at least two images in each set, not {len(x)}.")
+            raise HidaError(f"FID needs at least two images in each set, not {len(x)}; add some.")
     mean_a, mean_b = a.mean(0), b.mean(0)
     root_a, root_b = (a - mean_a) / np.sqrt(len(a) - 1), (b - mean_b) / np.sqrt(len(b) - 1)
-    # With more images than features the triangular factor has the same products and fewer rows.
-    factors = [np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (root_a, root_b)]
-    cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    cross = np.linalg.svd(_fewer_rows(root_a) @ _fewer_rows(root_b).T, compute_uv=False).sum()
     spread = np.square(root_a).sum() + np.square(root_b).sum()
     # Never negative but for rounding.
     return max(0.0, float(np.square(mean_a - mean_b).sum() + spread - 2 * cross))
 
 
+def _fewer_rows(x: np.ndarray) -> np.ndarray:
+    """Return the triangular factor, which has the same products, of a matrix with more rows than columns."""
+    return np.asarray(np.linalg.qr(x, mode="r")) if len(x) > x.shape[1] else x
+
+
 def kernel_distance(a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
-    """Unbiased squared MMD of two feature sets (N, D), (M, D); see :func:`kid`."""
+    """Compute the unbiased squared MMD of two feature sets (N, D), (M, D); see :func:`kid`."""
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     for x in (a, b):
         if len(x) < 2:
-            raise HidaError(f"KID needs at least two images in each set, not {len(x)}.")
+            raise HidaError(f"KID needs at least two images in each set, not {len(x)}; add some.")
     aa, bb, ab = (np.power(x @ y.T / a.shape[1] + 1, 3) for x, y in ((a, a), (b, b), (a, b)))
     if subsets <= 0:
         return _discrepancy(aa, bb, ab)
@@ -120,7 +131,11 @@ def _batches(images: Any) -> Iterator[Tensor]:
 
 
 def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every picture below ``folder`` by suffix, hidden ones left out, sorted; HidaError where there is none."""
+    """Return every picture below ``folder`` by suffix, hidden ones left out, sorted.
+
+    Raises:
+        HidaError: if there is none.
+    """
     from hida.images.io import IMAGE_SUFFIXES
 
     folder = Path(folder)
@@ -139,7 +154,7 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _files_by_size(paths: Sequence[str | os.PathLike[str]]) -> Iterable[Tensor]:
-    """uint8 RGB batches in order; a batch ends where the size changes."""
+    """Yield uint8 RGB batches in order; a batch ends where the size changes."""
     from hida.images.io import read_image
 
     waiting: list[Tensor] = []

@@ -1,6 +1,7 @@
-"""FSIM and FSIMc: feature similarity by phase congruency and gradient, after Zhang et al., TIP 2011.
+"""FSIM and FSIMc: feature similarity by phase congruency and gradient.
 
-https://doi.org/10.1109/TIP.2011.2109730; the constants are those of the paper and its authors' code.
+Source: Zhang et al., TIP 2011, https://doi.org/10.1109/TIP.2011.2109730; the constants are those of the paper and its
+authors' code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hida.errors import HidaError
-from hida.metrics.inputs import as_pair, luminance, per_pair
+from hida.metrics.inputs import as_equal_pair, luminance, per_pair
 
 _SCALES, _ORIENTATIONS = 4, 4
 _MIN_WAVELENGTH, _MULT, _SIGMA_ONF = 6.0, 2.0, 0.55
@@ -28,9 +29,9 @@ _NO_AMPLITUDE = 1e-9
 
 
 def fsim(prediction: Any, target: Any) -> Tensor | float:
-    """Feature similarity of the luminance, in (0, 1], 1 for equal images; symmetric; float64 inside.
+    """Compute the feature similarity of the luminance: in (0, 1], 1 for equal images, symmetric.
 
-    Where neither image has any phase congruency (both constant), all pixels weigh the same.
+    Where neither image has any phase congruency (both constant), all pixels have the same weight. Computed in float64.
 
     Args:
         prediction, target: uint8 or float [0, 1], of one size; (N, 1|3, H, W) tensors, or H×W(×3) arrays.
@@ -39,31 +40,28 @@ def fsim(prediction: Any, target: Any) -> Tensor | float:
         (N,) float64 tensor for batches, a float for a single pair.
 
     Raises:
-        HidaError: an input of another kind, two sizes, or images smaller than 3×3.
+        HidaError: for an input of another kind, two sizes, or images smaller than 3×3.
     """
-    a, b, single = _same_size(prediction, target)
+    a, b, single = _batches(prediction, target)
     return per_pair(_similarity(luminance(a), luminance(b)), single)
 
 
 def fsimc(prediction: Any, target: Any) -> Tensor | float:
-    """:func:`fsim` with the chromatic terms I and Q (T3 = T4 = 200, λ = 0.03); for grey images the same number."""
-    a, b, single = _same_size(prediction, target)
+    """Compute :func:`fsim` with the chromatic terms I and Q (T3 = T4 = 200, λ = 0.03); the same for grey images."""
+    a, b, single = _batches(prediction, target)
     chroma = _chroma_similarity(a, b) if 3 in (a.shape[1], b.shape[1]) else None
     return per_pair(_similarity(luminance(a), luminance(b), chroma), single)
 
 
-def _same_size(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
-    a, b, single = as_pair(prediction, target)
-    if a.shape[-2:] != b.shape[-2:]:
-        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
-        raise HidaError(f"FSIM needs two images of one size, not {sizes}; resize the prediction first.")
+def _batches(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
+    a, b, single = as_equal_pair(prediction, target, "FSIM")
     if min(a.shape[-2:]) < 3:
-        raise HidaError(f"FSIM needs images of at least 3×3 pixels, not {a.shape[-2]}×{a.shape[-1]}.")
+        raise HidaError(f"FSIM needs at least 3×3 pixels, not {a.shape[-2]}×{a.shape[-1]}; give larger images.")
     return a, b, single
 
 
 def _similarity(a: Tensor, b: Tensor, chroma: Tensor | None = None) -> Tensor:
-    """(N, H, W) luminances on 0–255, optional (N, h, w) chromatic similarity at the reduced size → (N,)."""
+    """Return (N,) similarities of (N, H, W) luminances on 0–255, and (N, h, w) chromatic ones at the reduced size."""
     a, b = _reduce(a), _reduce(b)
     pc_a, pc_b = phase_congruency(a), phase_congruency(b)
     gradient_a, gradient_b = _gradient(a), _gradient(b)
@@ -81,21 +79,21 @@ def _ratio(a: Tensor, b: Tensor, constant: float) -> Tensor:
 
 
 def _chroma_similarity(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor | float = 1.0
-    for weights, constant in zip(_CHROMA, (_T3, _T4), strict=True):
-        planes = []
-        for pixels in (a, b):
-            column = torch.tensor(weights, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-            # A single channel broadcasts to three equal ones, whose I and Q are 0.
-            planes.append(_reduce((pixels * column).sum(1)))
-        product = product * _ratio(*planes, constant)
+    (i_a, q_a), (i_b, q_b) = _chroma(a), _chroma(b)
+    product = _ratio(i_a, i_b, _T3) * _ratio(q_a, q_b, _T4)
     # The real part of a negative number's power: opposite colours give a negative product.
     power = product.abs().pow(_LAMBDA)
     return torch.where(product < 0, power * math.cos(math.pi * _LAMBDA), power)
 
 
+def _chroma(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return I and Q at the reduced size; a single channel broadcasts to three equal ones, whose I and Q are 0."""
+    weights = torch.tensor(_CHROMA, dtype=pixels.dtype, device=pixels.device)[:, :, None, None]
+    return _reduce((pixels * weights[0]).sum(1)), _reduce((pixels * weights[1]).sum(1))
+
+
 def _reduce(plane: Tensor) -> Tensor:
-    """Mean over F×F (zeros outside), every F-th pixel; F brings the shorter side near 256."""
+    """Return means over F×F (zeros outside) at every F-th pixel; F brings the shorter side near 256."""
     factor = max(1, math.floor(min(plane.shape[-2:]) / 256 + 0.5))
     if factor == 1:
         return plane
@@ -106,7 +104,7 @@ def _reduce(plane: Tensor) -> Tensor:
 
 
 def _gradient(plane: Tensor) -> Tensor:
-    """Scharr magnitude, zeros outside the image: (N, H, W) → (N, H, W)."""
+    """Return the Scharr magnitude, zeros outside the image: (N, H, W) → (N, H, W)."""
     smooth = torch.tensor([3.0, 10.0, 3.0], dtype=plane.dtype, device=plane.device) / 16
     slope = torch.tensor([1.0, 0.0, -1.0], dtype=plane.dtype, device=plane.device)
     across = smooth[:, None] * slope[None, :]
@@ -150,18 +148,18 @@ def _filters(height: int, width: int, device: torch.device) -> _Filters:
 
 
 def _frequencies(size: int, device: torch.device) -> Tensor:
-    """Normalised frequencies in FFT order; an odd axis is spread over size − 1, as the reference has it."""
+    """Return normalised frequencies in FFT order; an odd axis is spread over size − 1, as in the reference."""
     index = torch.arange(size, dtype=torch.float64, device=device) - size // 2
     return torch.fft.ifftshift(index / (size if size % 2 == 0 else size - 1))
 
 
 def phase_congruency(plane: Tensor) -> Tensor:
-    """Phase congruency summed over orientations: (N, H, W) float64 on 0–255 → (N, H, W), 0 where nothing stands out."""
+    """Return the phase congruency, summed over orientations and 0 without structure: (N, H, W) on 0–255 → (N, H, W)."""
     if not plane.numel():
         return torch.zeros_like(plane)
     filters = _filters(*plane.shape[-2:], plane.device)
     chunk = 1 if plane.device.type == "cpu" else 16
-    # Fresh memory for 16 complex fields an image would cost as much as the transforms: reuse one workspace.
+    # Fresh memory for 16 complex fields per image would cost as much as the transforms: reuse one workspace.
     product = torch.empty((chunk, *filters.bank.shape[1:]), dtype=torch.complex128, device=plane.device)
     response = torch.empty_like(product)
     squares = torch.empty(product.shape, dtype=plane.dtype, device=plane.device)
@@ -197,7 +195,7 @@ def _congruency(plane: Tensor, filters: _Filters, product: Tensor, response: Ten
 
 
 def _median(values: Tensor) -> Tensor:
-    """Median of each row; of an even number, the mean of the middle two (torch.median gives the lower one)."""
+    """Return the median of each row; of an even number, the mean of the middle two (torch.median: the lower one)."""
     lower = values.median(1, keepdim=True).values
     if values.shape[1] % 2:
         return lower[:, 0]

@@ -1,7 +1,9 @@
-"""The 2015 TensorFlow Inception network that FID and KID are defined with (Heusel et al., arXiv:1706.08500).
+"""The 2015 TensorFlow Inception network that defines FID and KID.
 
 It differs from torchvision's Inception v3 in its weights, in average pooling that does not count the padding, and in
 the maximum pooling of its last block. Batch norm is folded into the convolutions.
+
+Source: Heusel et al., arXiv:1706.08500.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ _BATCH_NORM_EPS = 1e-3
 
 
 class _Conv(nn.Conv2d):
+    bias: Tensor  # never without
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()
 
@@ -169,10 +173,10 @@ class Inception(nn.Module):
 
 @functools.lru_cache(maxsize=2)
 def load_inception(device: torch.device | str = "cpu") -> Inception:
-    """The network with the weights of the asset ``inception``, either of its two file formats, read as data.
+    """Return the network with the weights of the asset ``inception``; both of its file formats are read as data.
 
     Raises:
-        HidaError: the file is not on this machine (the sentence says what fetches it), or holds something else.
+        HidaError: if the file is not on this machine (the message says what fetches it), or holds something else.
     """
     from hida import weights
 
@@ -188,14 +192,14 @@ def load_inception(device: torch.device | str = "cpu") -> Inception:
         layer.weight.copy_(weight.double() * scale[:, None, None, None])
         layer.bias.copy_(beta.double() - mean.double() * scale)
     # Wide convolutions on few pixels: channels last is a third faster on CPUs, and never slower.
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 _Layer = tuple[Tensor, Tensor, Tensor, Tensor]  # kernel, then the batch norm's shift, mean and variance
 
 
 def _state_layers(path: Path) -> Iterable[_Layer]:
-    """Layers of the usual PyTorch state dictionary, in the order of its convolutions."""
+    """Yield the layers of the usual PyTorch state dictionary, in the order of its convolutions."""
     from hida.weights.foreign import load_state
 
     state = load_state(path)
@@ -220,14 +224,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 class _Module:
-    """Stands for any scripted module: its attributes in order, none of its code."""
+    """What any scripted module is read as: its attributes in order, none of its code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.attributes = state
 
 
 def _torchscript_layers(path: Path) -> Iterable[_Layer]:
-    """Layers of a TorchScript archive: tensors are read from it, the program inside is neither loaded nor run."""
+    """Yield the layers of a TorchScript archive: its tensors are read, its program is neither loaded nor run."""
     import pickle
 
     with zipfile.ZipFile(path) as archive:

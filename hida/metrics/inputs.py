@@ -24,7 +24,7 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
         The batch, on the image's own device, and whether the input was a single image.
 
     Raises:
-        HidaError: another shape or type, an empty image, a value that is not finite or lies outside [0, 1].
+        HidaError: for another shape or type, an empty image, or a value that is not finite or outside [0, 1].
     """
     if isinstance(image, Tensor):
         pixels, channels_last = image.detach(), False
@@ -42,7 +42,7 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise HidaError(f"{name} has shape {shape}; give N,1,H,W or N,3,H,W tensors, or H×W or H×W×3 arrays.")
     if 0 in pixels.shape[2:]:
-        raise HidaError(f"{name} has no pixels (shape {shape}).")
+        raise HidaError(f"{name} has no pixels (shape {shape}); give another image.")
     if pixels.dtype == torch.uint8:
         return pixels.double(), single
     if not pixels.is_floating_point():
@@ -57,7 +57,14 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
 
 
 def as_pair(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
-    """:func:`as_batch` for both; a single image on one side is compared with every image of the other."""
+    """Bring both to batches by :func:`as_batch`; a single image on one side is compared with all of the other.
+
+    Returns:
+        The two batches, and whether both inputs were single images.
+
+    Raises:
+        HidaError: as :func:`as_batch` does, or for unequal counts or devices.
+    """
     a, single_a = as_batch(prediction, "the prediction")
     b, single_b = as_batch(target, "the target")
     if len(a) != len(b) and not single_a and not single_b:
@@ -70,8 +77,21 @@ def as_pair(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:
     return a, b, single_a and single_b
 
 
+def as_equal_pair(prediction: Any, target: Any, metric: str) -> tuple[Tensor, Tensor, bool]:
+    """Bring both to batches by :func:`as_pair`, for a metric that compares images of one size only.
+
+    Raises:
+        HidaError: as :func:`as_pair` does, or for two sizes.
+    """
+    a, b, single = as_pair(prediction, target)
+    if a.shape[-2:] != b.shape[-2:]:
+        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
+        raise HidaError(f"{metric} needs two images of one size, not {sizes}; resize the prediction first.")
+    return a, b, single
+
+
 def luminance(pixels: Tensor) -> Tensor:
-    """Y of (N, 1|3, H, W) as (N, H, W), on the same scale."""
+    """Return Y of (N, 1|3, H, W) as (N, H, W), on the same scale."""
     if pixels.shape[1] == 1:
         return pixels[:, 0]
     weights = torch.tensor(LUMA, dtype=pixels.dtype, device=pixels.device)
@@ -79,5 +99,5 @@ def luminance(pixels: Tensor) -> Tensor:
 
 
 def per_pair(values: Tensor, single: bool) -> Tensor | float:
-    """A float for one pair, the (N,) tensor for a batch."""
+    """Return a float for a single pair, the (N,) tensor for a batch."""
     return values.item() if single else values

@@ -1,7 +1,9 @@
-"""LPIPS v0.1: learned perceptual distance, after Zhang et al., CVPR 2018 (arXiv:1801.03924).
+"""LPIPS v0.1: learned perceptual distance.
 
 The networks are written out here in plain torch, so that the metric needs neither torchvision nor an unasked download;
 the numbers are those of the ``lpips`` package, which the tests compare with.
+
+Source: Zhang et al., CVPR 2018 (arXiv:1801.03924).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hida.errors import HidaError
-from hida.metrics.inputs import as_pair, per_pair
+from hida.metrics.inputs import as_equal_pair, per_pair
 
 # The means and deviations of ImageNet, for input in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -52,8 +54,13 @@ class LPIPS(nn.Module):
 
     Args:
         net: "alex" (the field's usual choice) or "vgg".
-        weights: a file to use instead of the searched ones (:func:`load_lpips` says which these are).
+
+    Raises:
+        HidaError: for another net.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, net: str = "alex") -> None:
         super().__init__()
@@ -78,7 +85,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def features(self, image: Tensor) -> Iterator[Tensor]:
-        """The stages' outputs, each position scaled to unit length over the channels."""
+        """Yield the stages' outputs, each position scaled to unit length over the channels."""
         x = (image - self.shift) / self.scale
         for stage in self.stages:
             x = stage(x)
@@ -92,7 +99,7 @@ class LPIPS(nn.Module):
 
 
 def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:
-    """Learned perceptual distance, 0 for equal images, symmetric; grey is copied to three channels.
+    """Compute the learned perceptual distance: 0 for equal images, symmetric; grey is copied to three channels.
 
     Args:
         prediction, target: uint8 or float [0, 1], of one size; (N, 1|3, H, W) tensors, or H×W(×3) arrays.
@@ -102,16 +109,14 @@ def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:
         (N,) float64 tensor for batches, a float for a single pair. The networks run in float32.
 
     Raises:
-        HidaError: an input of another kind, two sizes, too small an image, or weights that are not on this machine.
+        HidaError: for an input of another kind, two sizes, too small an image, or weights not on this machine.
     """
-    a, b, single = as_pair(prediction, target)
-    if a.shape[-2:] != b.shape[-2:]:
-        sizes = " and ".join(f"{h}×{w}" for h, w in (a.shape[-2:], b.shape[-2:]))
-        raise HidaError(f"LPIPS needs two images of one size, not {sizes}; resize the prediction first.")
+    a, b, single = as_equal_pair(prediction, target, "LPIPS")
     network = load_lpips(net, device=a.device)
     if min(a.shape[-2:]) < _SMALLEST[net]:
         least = _SMALLEST[net]
-        raise HidaError(f"LPIPS ({net}) needs images of at least {least}×{least} pixels, not {tuple(a.shape[-2:])}.")
+        size = f"{a.shape[-2]}×{a.shape[-1]}"
+        raise HidaError(f"LPIPS ({net}) needs at least {least}×{least} pixels, not {size}; give larger images.")
     distances = [torch.zeros(0, dtype=torch.float64, device=a.device)]
     with torch.inference_mode():
         for x, y in zip(a.split(_BATCH), b.split(_BATCH), strict=True):
@@ -122,14 +127,14 @@ def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:
 
 @functools.lru_cache(maxsize=4)
 def load_lpips(net: str = "alex", device: torch.device | str = "cpu") -> LPIPS:
-    """The network with its weights, from what is on this machine.
+    """Return the network with its weights, from what is on this machine.
 
     The backbone comes from the asset ``alexnet-features`` or ``vgg16-features`` (which hold the heads too), otherwise
     from torchvision's checkpoint in the torch hub cache with the heads of an installed ``lpips`` package. Both are read
     as data: neither torchvision nor the package is imported.
 
     Raises:
-        HidaError: neither is there; the sentence says which command fetches them.
+        HidaError: if neither is there; the message says which command fetches them.
     """
     from hida import weights
 
@@ -152,13 +157,13 @@ def _fill_from_asset(network: LPIPS, path: Path) -> None:
 
     arrays = load_arrays(path)
     try:
+        if not isinstance(arrays, dict):
+            raise TypeError("it is a single array")
         (backbone,) = (tree for name, tree in arrays.items() if not name.startswith("NetLinLayer"))
-        layers = [backbone[f"Conv_{i}"] for i in range(len(_convolutions(network)))]
-        pairs = [
-            *zip(_convolutions(network), layers, strict=True),
-            *((head, arrays[f"NetLinLayer_{i}"]["Conv_0"]) for i, head in enumerate(network.heads)),
-        ]
-        for convolution, layer in pairs:
+        stages, heads = _convolutions(network.stages), _convolutions(network.heads)
+        layers = [backbone[f"Conv_{i}"] for i in range(len(stages))]
+        layers += [arrays[f"NetLinLayer_{i}"]["Conv_0"] for i in range(len(heads))]
+        for convolution, layer in zip([*stages, *heads], layers, strict=True):
             kernel = torch.from_numpy(layer["kernel"]).permute(3, 2, 0, 1)
             if kernel.shape != convolution.weight.shape:
                 raise ValueError(f"a kernel of shape {tuple(kernel.shape)}")
@@ -172,7 +177,7 @@ def _fill_from_asset(network: LPIPS, path: Path) -> None:
 
 
 def _torchvision_state(network: LPIPS) -> dict[str, Tensor] | None:
-    """State from torch hub's cache and the lpips package's heads, or None where either is missing."""
+    """Return the state from torch hub's cache and the lpips package's heads, or None where either is missing."""
     from hida.weights.foreign import load_state
 
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION[network.net]
@@ -190,7 +195,7 @@ def _torchvision_state(network: LPIPS) -> dict[str, Tensor] | None:
 
 
 def _package_heads(net: str) -> dict[str, Tensor] | None:
-    """The linear heads that ship with the ``lpips`` package, found without importing it; None if not installed."""
+    """Return the heads that ship with the ``lpips`` package, found without importing it; None if not installed."""
     spec = util.find_spec("lpips")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "weights" / "v0.1" / f"{net}.pth"
@@ -199,5 +204,5 @@ def _package_heads(net: str) -> dict[str, Tensor] | None:
     return None
 
 
-def _convolutions(network: LPIPS) -> list[nn.Conv2d]:
-    return [layer for stage in network.stages for layer in stage if isinstance(layer, nn.Conv2d)]
+def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]

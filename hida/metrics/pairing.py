@@ -1,4 +1,4 @@
-"""Which prediction belongs to which target, by name."""
+"""Pair predictions with their targets, by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FS2K_SKETCH = re.compile(r"sketch(\d+)_sketch(\d+)")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its target; the style counts from 0 and is None where the target does not tell it."""
+    """A prediction and its target; the style counts from 0, and is None where it is not known."""
 
     name: str
     prediction: Path
@@ -27,7 +27,7 @@ class Pair:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether the folder is a prepared data set rather than a folder of images."""
+    """Return whether the folder is a prepared data set rather than a folder of images."""
     return any((folder / name).is_file() for name in _PREPARED)
 
 
@@ -41,7 +41,7 @@ def find_pairs(
     """Pair a folder of predictions with a folder of targets or some of a prepared set.
 
     A picture's name is its path below the folder without suffix, "/" read as "_". Predictions of a prepared set's other
-    pairs are left aside.
+    pairs are left out.
 
     Args:
         prediction, target, photos: folders; a prepared set brings its own photos.
@@ -49,18 +49,18 @@ def find_pairs(
         names: of a prepared set, the pairs to score; by default its test split.
 
     Returns:
-        The pairs by the order of the targets, and remarks on what was left aside.
+        The pairs in the order of the targets, and remarks on what was left out.
 
     Raises:
-        HidaError: a folder that is none or is empty, two files of one name, or an unpaired name.
+        HidaError: for a folder that is none or is empty, two files of one name, or an unpaired name.
     """
     found = _by_name(prediction)
     remarks: list[str] = []
+    wanted: dict[str, tuple[Path, int | None, Path | None]] = {}
     if is_prepared(target):
         from hida.data.prepared import PreparedSet
 
         prepared = PreparedSet.load(target)
-        wanted = {}
         for pair in prepared.split("test") if names is None else (p for p in prepared.pairs if p.name in names):
             photo, sketch, _ = prepared.files(pair)
             wanted[pair.name] = (sketch, pair.style, photo)
@@ -106,7 +106,7 @@ def _by_name(folder: Path) -> Mapping[str, Path]:
         if sketch:
             name = f"photo{sketch[1]}_image{sketch[2]}"
         if name in found:
-            raise HidaError(f"'{found[name]}' and '{path}' both stand for {name}; remove one of them.")
+            raise HidaError(f"'{found[name]}' and '{path}' both have the name {name}; remove one of them.")
         found[name] = path
     return found
 

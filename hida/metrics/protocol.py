@@ -1,4 +1,4 @@
-"""The evaluation protocol ``fs2k-v1``: what is measured, on what, and what the paper reports."""
+"""Define the evaluation protocol ``fs2k-v1``: what is measured, on which images, and what the paper reports."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ class Metric:
 
     @property
     def heading(self) -> str:
+        """The title with an arrow in the direction of improvement."""
         return f"{self.title} {'↑' if self.better > 0 else '↓'}"
 
     def format(self, value: float | None) -> str:
+        """Return a value as tables show it, – for one that is undefined."""
         return "–" if value is None else f"{value * self.factor:.{self.digits}f}"
 
 

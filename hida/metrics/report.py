@@ -1,4 +1,4 @@
-"""An evaluation as a Markdown table and as one HTML file with its best, median and worst pairs."""
+"""Present an evaluation as a Markdown table and as one HTML file with its best, median and worst pairs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 
 
 def cell(metric: Metric, entry: Mapping[str, Any] | None) -> str:
-    """A value with its interval: ``0.372 [0.368, 0.377]``, or – where it is undefined."""
+    """Return a value with its interval: ``0.372 [0.368, 0.377]``, or – where it is undefined."""
     if entry is None or entry.get("value") is None:
         return "–"
     text = metric.format(entry["value"])
@@ -43,13 +43,13 @@ def cell(metric: Metric, entry: Mapping[str, Any] | None) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column left and the others right aligned."""
+    """Return a Markdown table, its first column left and the others right aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of an evaluation's table: overall, then each style."""
+    """Return the heading and the rows of an evaluation's table: overall, then each style."""
     metrics = [metric for metric in METRICS if metric.key in result["metrics"]]
     head = ["", "n", *[metric.heading for metric in metrics]]
     rows = [
@@ -60,7 +60,7 @@ def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The whole evaluation as Markdown."""
+    """Return the whole evaluation as Markdown."""
     parts = [f"# {result['label']}", markdown_table(*group_rows(result)), _protocol_line(result)]
     parts += [f"* {rule}" for rule in result["protocol"]["rules"]]
     parts += [f"* **deviation**: {text}" for text in result["protocol"]["deviations"]]
@@ -74,7 +74,7 @@ def _protocol_line(result: Mapping[str, Any]) -> str:
 
 
 def html_report(result: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
-    """A self-contained page: the table, the protocol, and for each metric its best, median and worst pairs."""
+    """Return a self-contained page: the table, the protocol, and each metric's best, median and worst pairs."""
     head, rows = group_rows(result)
     cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
@@ -139,5 +139,5 @@ def _picture(path: Path) -> str:
 
 
 def as_reported_row(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    """Cells of a row taken from a publication, each marked so."""
+    """Return the cells of a row from a publication, each marked as reported."""
     return [f"{BY_KEY[key].format(values[key])} (as reported)" if key in values else "–" for key in metrics]

@@ -1,4 +1,7 @@
-"""SCOOT: how alike the stroke texture of two sketches is, after Fan et al., ICCV 2019 (arXiv:1908.08433)."""
+"""SCOOT: how similar the stroke texture of two sketches is.
+
+Source: Fan et al., ICCV 2019 (arXiv:1908.08433).
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ _SMALLEST = 2 * _GRID  # a block must be able to hold a pair in each direction
 
 
 def scoot(prediction: Any, target: Any) -> Tensor | float:
-    """Structure co-occurrence texture score Q = 1/(1 + ‖t(prediction) − t(target)‖₂), in (0, 1], 1 for equal texture.
+    """Compute the structure co-occurrence texture score Q = 1/(1 + ‖t(prediction) − t(target)‖₂), in (0, 1].
 
     t is the 32-vector of contrast and energy of a 4×4 grid of blocks (:func:`texture`). A prediction of another size is
-    first resized to the target's (bicubic, antialiased). It is symmetric for images of one size.
+    first resized to the target's (bicubic, antialiased). Equal texture gives 1; it is symmetric for images of one size.
 
     Args:
         prediction: uint8 or float [0, 1]; (N, 1|3, H, W) tensor, or an H×W(×3) array. RGB is turned grey.
@@ -33,7 +36,7 @@ def scoot(prediction: Any, target: Any) -> Tensor | float:
         (N,) float64 tensor for batches, a float for a single pair.
 
     Raises:
-        HidaError: an input of another kind, or smaller than 8×8.
+        HidaError: for an input of another kind, or smaller than 8×8.
     """
     a, b, single = as_pair(prediction, target)
     grey_a, grey_b = luminance(a), luminance(b)
@@ -47,7 +50,7 @@ def scoot(prediction: Any, target: Any) -> Tensor | float:
 
 
 def texture(grey: Tensor) -> Tensor:
-    """Contrast (16) and energy (16) of each image's blocks, row by row: (N, H, W) whole numbers 0–255 → (N, 32).
+    """Return contrast (16) and energy (16) of each image's blocks, by rows: (N, H, W) integers 0–255 → (N, 32).
 
     Levels are min(5, ⌊6v/255⌋). A block's matrix is the mean of its four directional co-occurrence counts, rounded half
     up and normalised to p; contrast is Σ(i−j)²p, energy Σp². A block of one level has contrast 0 and energy 1, so a
@@ -55,7 +58,7 @@ def texture(grey: Tensor) -> Tensor:
     """
     count, height, width = grey.shape
     if min(height, width) < _SMALLEST:
-        raise HidaError(f"SCOOT needs images of at least {_SMALLEST}×{_SMALLEST} pixels, not {height}×{width}.")
+        raise HidaError(f"SCOOT needs at least {_SMALLEST}×{_SMALLEST} pixels, not {height}×{width}; enlarge it.")
     levels = (grey.long() * _LEVELS // 255).clamp_(max=_LEVELS - 1)
     rows, columns = ([size * k // _GRID for k in range(_GRID + 1)] for size in (height, width))
     blocks = [
@@ -73,7 +76,7 @@ def texture(grey: Tensor) -> Tensor:
 
 
 def _counts(block: Tensor) -> Tensor:
-    """Co-occurrence counts summed over the four directions: (N, h, w) levels → (N, 36)."""
+    """Return co-occurrence counts summed over the four directions: (N, h, w) levels → (N, 36)."""
     count, height, width = block.shape
     cells = _LEVELS**2
     image = torch.arange(count, device=block.device)[:, None, None] * cells
@@ -90,5 +93,5 @@ def _counts(block: Tensor) -> Tensor:
 
 
 def _round(grey: Tensor) -> Tensor:
-    """Whole grey values, halves up, as an 8-bit image would hold them."""
+    """Return whole grey values, halves up, as an 8-bit image would hold them."""
     return torch.floor(grey + 0.5)

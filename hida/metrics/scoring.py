@@ -1,4 +1,4 @@
-"""Score pairs of images with every metric, keeping each result by content."""
+"""Score pairs of images with every metric; each result is kept by the content of its images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ _VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inc
 
 @dataclass(frozen=True)
 class Scores:
-    """Values of each pair-wise metric (N,), Inception features (N, 2048) of both sides, hashes of the targets."""
+    """What was measured of N pairs.
+
+    Args:
+        values: of each pair-wise metric, (N,).
+        predictions, targets: Inception features (N, 2048), None if not asked for.
+        hashes: of the targets' content.
+        sizes: (height, width) of the targets.
+        resized: how many predictions were resized.
+    """
 
     values: dict[str, np.ndarray]
     predictions: np.ndarray | None
@@ -43,12 +51,18 @@ class Scores:
     sizes: set[tuple[int, int]]
     resized: int
 
+    def distance(self, measure: Callable[[np.ndarray, np.ndarray], float], rows: np.ndarray) -> float | None:
+        """Return a distance of both sides' features; one image has no covariance: undefined (None), not zero."""
+        if self.predictions is None or self.targets is None or len(rows) < 2:
+            return None
+        return measure(self.predictions[rows], self.targets[rows])
+
 
 def load_networks(metrics: Sequence[str], device: str = "cpu") -> None:
-    """Load what the metrics need, so that what is missing is said before any work is done.
+    """Load the networks that the metrics need, so that what is missing is told before any work is done.
 
     Raises:
-        HidaError: a network's weights are not at hand.
+        HidaError: if a network's weights are not available.
     """
     if "lpips" in metrics:
         load_lpips("alex", device=torch.device(device))
@@ -64,14 +78,17 @@ def score(
     resize: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Scores:
-    """Measure every pair; ``progress`` hears how many were done, and all results so far are kept when it returns.
+    """Measure every pair.
 
     Args:
         metrics: keys of :data:`METRICS`.
+        store: keeps the results, up to the last call of ``progress``.
         resize: bring predictions of another size to the target's, bicubic and antialiased, instead of refusing them.
+        progress: called with the number of pairs just done.
 
     Raises:
-        HidaError: an unreadable image or another size than the target's (both name the file), weights not at hand.
+        HidaError: for an unreadable image or one of another size than its target (the message names the file), or
+            weights that are not available.
     """
     pairwise = [key for key in metrics if key in _PAIRWISE]
     with_features = "fid" in metrics or "kid" in metrics
@@ -97,8 +114,9 @@ def score(
             sizes |= {target.shape for target in targets}
             store.commit()
             progress(len(chunk))
-    stacked = [np.stack(side).astype(np.float64) if with_features else None for side in sides]
-    return Scores({key: np.array(column) for key, column in values.items()}, *stacked, hashes, sizes, resized)
+    columns = {key: np.array(column) for key, column in values.items()}
+    left, right = (np.stack(side).astype(np.float64) if with_features else None for side in sides)
+    return Scores(columns, left, right, hashes, sizes, resized)
 
 
 Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]]
@@ -106,7 +124,7 @@ Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]
 
 @contextmanager
 def _workers(device: str) -> Iterator[Parallel]:
-    """A map over pieces of a batch: on the CPU one single-threaded worker a core.
+    """Yield a map over pieces of a batch: on the CPU one single-threaded worker per core.
 
     The metrics are many small operations; shared among cores each of them would wait for the slowest, which on a busy
     machine costs many times the work itself.
@@ -133,45 +151,49 @@ def _measure(
     device: str,
     parallel: Parallel,
 ) -> list[float]:
-    keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
-    known = {name: store.get(name) for name in keys}
-    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-
-    def measure(rows: list[int]) -> list[float]:
+    def measure(rows: list[int]) -> np.ndarray:
         a, b = (_tensor([images[i] for i in rows], device) for images in (predictions, targets))
         try:
-            return _PAIRWISE[key](a, b).tolist()
+            return np.array(_PAIRWISE[key](a, b).tolist())[:, None]
         except HidaError as error:
             raise HidaError(f"'{paths[rows[0]]}': {error}") from None
 
-    pieces = _pieces(targets, list(missing.values()))
-    for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
-        for i, value in zip(rows, found, strict=True):
-            known[keys[i]] = np.array([value])
-            store.put(keys[i], known[keys[i]])
-    return [float(known[name][0]) for name in keys]
+    keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
+    return [float(value[0]) for value in _kept(keys, targets, measure, np.float64, store, parallel)]
 
 
 def _features(
     images: list[np.ndarray], names: Sequence[str], store: Store, device: str, parallel: Parallel
 ) -> list[np.ndarray]:
-    keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
-    known = {name: store.get(name, np.float32) for name in keys}
-    missing = {name: i for i, name in enumerate(keys) if known[name] is None}
-
     def measure(rows: list[int]) -> np.ndarray:
         return inception_features(_tensor([images[i] for i in rows], device)).astype(np.float32)
 
+    keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
+    return _kept(keys, images, measure, np.float32, store, parallel)
+
+
+def _kept(
+    keys: list[str],
+    images: list[np.ndarray],
+    measure: Callable[[list[int]], np.ndarray],
+    dtype: type[np.floating],
+    store: Store,
+    parallel: Parallel,
+) -> list[np.ndarray]:
+    """Return the result of every key from the store; what is missing there is measured, in pieces of rows, and put."""
+    stored = {key: store.get(key, dtype) for key in keys}
+    known = {key: value for key, value in stored.items() if value is not None}
+    missing = {key: i for i, key in enumerate(keys) if key not in known}
     pieces = _pieces(images, list(missing.values()))
     for rows, found in zip(pieces, parallel(measure, pieces), strict=True):
         for i, row in zip(rows, found, strict=True):
             known[keys[i]] = row
             store.put(keys[i], row)
-    return [known[name] for name in keys]
+    return [known[key] for key in keys]
 
 
 def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str]) -> dict[str, Any]:
-    """The evaluation as it is written to JSON: overall and for each style, with n and intervals, and every pair."""
+    """Return the evaluation as scores.json holds it: overall, each style, with n and intervals, and every pair."""
     styles = sorted({pair.style for pair in pairs if pair.style is not None})
     groups = {"overall": np.arange(len(pairs))}
     for style in styles:
@@ -194,9 +216,7 @@ def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str
     result: dict[str, Any] = {"n": len(rows)}
     for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
         if key in metrics:
-            # One image has no covariance: the distance is undefined, not zero.
-            value = distance(scores.predictions[rows], scores.targets[rows]) if len(rows) > 1 else None
-            result[key] = {"value": value}
+            result[key] = {"value": scores.distance(distance, rows)}
     columns = {key: column[rows] for key, column in scores.values.items()}
     if columns:
         interval = mean_interval(np.stack(list(columns.values()), 1))
@@ -207,7 +227,7 @@ def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str
 
 
 def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
-    """What keeps the numbers from being comparable under the protocol's name."""
+    """Return what keeps the numbers from being comparable under the protocol's name."""
     found = []
     counts = tuple(sum(pair.style == style for pair in pairs) for style in range(len(STYLE_COUNTS)))
     if len(pairs) != PAIRS or counts != STYLE_COUNTS:
@@ -223,7 +243,7 @@ def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
 
 
 def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """Grey predictions and targets, and how many predictions had to be resized."""
+    """Read grey predictions and targets; return also how many predictions had to be resized."""
     targets = [_read_grey(pair.target) for pair in chunk]
     predictions, resized = [], 0
     for pair, target in zip(chunk, targets, strict=True):
@@ -231,7 +251,7 @@ def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[n
         if image.shape != target.shape:
             if not resize:
                 raise HidaError(_size_fault(pair, image, target))
-            image, resized = _resize(image, target.shape), resized + 1
+            image, resized = _resize(image, *target.shape), resized + 1
         predictions.append(image)
     return predictions, targets, resized
 
@@ -242,10 +262,10 @@ def _read_grey(path: Path) -> np.ndarray:
     return np.array(read_image(path).convert("L"))
 
 
-def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     from PIL import Image
 
-    return np.array(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:
@@ -257,7 +277,7 @@ def _size_fault(pair: Pair, image: np.ndarray, target: np.ndarray) -> str:
 
 
 def _pieces(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
-    """The rows in batches of one size, small enough to be shared among workers."""
+    """Return the rows in batches of one size, small enough to be shared among workers."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in rows:
         groups.setdefault(images[i].shape, []).append(i)

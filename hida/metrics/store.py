@@ -1,4 +1,4 @@
-"""Results kept by the content they were computed from, so that nothing is measured twice and a stopped run goes on."""
+"""Keep results by the content that they were computed from: nothing is measured twice, and a stopped run continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hida.errors import HidaError
 
 
 def content_hash(pixels: np.ndarray) -> str:
-    """Name of an image by its pixels and shape, whatever its file's name or compression."""
+    """Return a name of an image by its pixels and shape, whatever its file's name or compression."""
     digest = hashlib.blake2b(repr((pixels.shape, str(pixels.dtype))).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
@@ -22,10 +22,10 @@ def content_hash(pixels: np.ndarray) -> str:
 class Store:
     """Float arrays by key in one SQLite file; with no path, in memory only.
 
-    What :meth:`put` wrote since the last :meth:`commit` is lost when the process dies, whole entries never are torn.
+    What :meth:`put` wrote since the last :meth:`commit` is lost when the process dies; entries are never torn.
 
     Raises:
-        HidaError: the file is not a store, is damaged, or stays locked by another process.
+        HidaError: if the file is no store, is damaged, or stays locked by another process.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -39,7 +39,8 @@ class Store:
         except sqlite3.Error as error:
             raise self._fault(error) from None
 
-    def get(self, key: str, dtype: type = np.float64) -> np.ndarray | None:
+    def get(self, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray | None:
+        """Return what is kept under ``key``, or None."""
         try:
             row = self._database.execute("SELECT value FROM result WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
@@ -47,12 +48,14 @@ class Store:
         return None if row is None else np.frombuffer(row[0], dtype=dtype)
 
     def put(self, key: str, value: np.ndarray) -> None:
+        """Keep ``value`` under ``key``."""
         try:
             self._database.execute("INSERT OR REPLACE INTO result VALUES (?, ?)", (key, np.asarray(value).tobytes()))
         except sqlite3.Error as error:
             raise self._fault(error) from None
 
     def commit(self) -> None:
+        """Make everything that was put durable."""
         try:
             self._database.commit()
         except sqlite3.Error as error:
@@ -62,4 +65,4 @@ class Store:
         self._database.close()
 
     def _fault(self, error: sqlite3.Error) -> HidaError:
-        return HidaError(f"The cache {self.path} cannot be used ({error}); delete it, or run with --cache none.")
+        return HidaError(f"the cache {self.path} cannot be used ({error}); delete it, or run with --cache none.")

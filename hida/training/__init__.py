@@ -1,1 +1,1 @@
-"""The parts of the training engine that :mod:`hida.train` puts into one loop."""
+"""Training: :mod:`hida.training.run` is a whole run, :mod:`hida.training.loop` its loop over the iterations."""

@@ -1,4 +1,4 @@
-"""Train the paper's ablations under one budget and score them: what ``hida ablate`` does with its options."""
+"""Train the paper's ablations under one budget and score them (what ``hida ablate`` does with its options)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
 from hida.images.io import read_image, write_png
 from hida.images.sheet import sheet
-from hida.metrics.evaluation import evaluate, spread
+from hida.metrics.evaluation import evaluate, sketch_of, spread
 from hida.metrics.protocol import BY_KEY, PAIRS
 from hida.metrics.report import cell, markdown_table
 from hida.models.cost import cost
 from hida.training.distributed import World
-from hida.training.options import AblationOptions, RunOptions
+from hida.training.options import LENGTH_UNKNOWN, AblationOptions, RunOptions
 from hida.training.run import train
 
 TRIAL = 12
-"""Iterations that tell a network's speed; they are the first of its run, not extra ones."""
+"""Iterations that a network's speed is measured by; they are the first of its run, not extra ones."""
 FILES = ("table.md", "table.json", "figure.png")
-_EVERY = 4  # iterations a log line during training
+_EVERY = 4  # iterations between log lines
 
 
 @dataclass(frozen=True)
 class Run:
-    """One network and seed: its configuration but for the length, and its folder."""
+    """One network and seed: its configuration without the length, and its folder."""
 
     config: Config
     seed: int
@@ -46,21 +46,28 @@ class Run:
 
     @property
     def weights(self) -> Path:
+        """The file that the run ends with."""
         return self.folder / "weights.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder that its scores are written to."""
+        return self.folder / "evaluation"
 
 
 def ablate(options: AblationOptions, device: str) -> str:
     """Train and score every network, write :data:`FILES`, and return the table as Markdown.
 
     Raises:
-        HidaError: too few pairs, too small a budget, or a folder of another ablation.
-        Interrupted: a signal has stopped a training; the same options go on from there.
+        HidaError: for too few pairs, too small a budget, or a folder of another ablation.
+        Interrupted: if a signal has stopped a training; the same options continue from there.
     """
     prepared = PreparedSet.load(options.data)
     runs = [make_run(options, name, seed, len(prepared.styles)) for name in options.presets for seed in options.seeds]
-    size = len(prepared.split("train")) - runs[0].config.train.holdout
+    listed, holdout = len(prepared.split("train")), runs[0].config.train.holdout
+    size = listed - holdout
     if size < 1:
-        raise HidaError(f"'{options.data}' has no training pairs beside {runs[0].config.train.holdout} held out ones.")
+        raise HidaError(f"'{options.data}' has {listed} training pairs and {holdout} are held out; prepare more.")
     iterations = plan(options, runs, size, device)
     for run in runs:
         print(f"{run.folder.name}: {iterations:,} iterations")
@@ -84,7 +91,7 @@ def make_run(options: AblationOptions, name: str, seed: int, styles: int) -> Run
     training = dataclasses.replace(
         recipe.train,
         batch=options.batch,
-        minutes=0.0,  # everybody has the same iterations, however long they take
+        minutes=0.0,  # all run the same number of iterations, however long they take
         precision=options.precision,
         seed=seed,
         log_every=_EVERY,
@@ -99,7 +106,11 @@ def make_run(options: AblationOptions, name: str, seed: int, styles: int) -> Run
 
 
 def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) -> int:
-    """Return the number of iterations of every network; it is measured once and kept in plan.json."""
+    """Return the number of iterations of every network, from plan.json or else measured and written there.
+
+    Raises:
+        HidaError: if plan.json is damaged or of another ablation, or the budget is too small.
+    """
     path = options.out / "plan.json"
     if path.is_file():
         try:
@@ -110,10 +121,10 @@ def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) 
         if not same:
             raise HidaError(f"'{options.out}' holds an ablation with other settings ({path}); choose another --out.")
         return iterations
-    seconds = {}
-    if options.iterations:
+    seconds: dict[str, float] = {}
+    if options.iterations is not None:
         iterations = options.iterations
-    else:
+    elif options.budget is not None:
         first = [run for run in runs if run.seed == options.seeds[0]]
         for run in first:
             print(f"{run.folder.name}: measuring its speed")
@@ -125,23 +136,25 @@ def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) 
                 f"--budget {options.budget:g} allows {iterations} iterations here; "
                 f"give {2 * TRIAL * sum(seconds.values()) / len(first) / 60:.1f} minutes or more."
             )
+    else:
+        raise HidaError(LENGTH_UNKNOWN)
     settled = {"settings": settings(options), "iterations": iterations, "seconds_per_iteration": seconds}
     write_json(path, settled)
     return iterations
 
 
 def settings(options: AblationOptions) -> dict[str, Any]:
-    """Return what decides the training, as plan.json keeps it."""
+    """Return the options that decide the training, as plan.json holds them."""
     names = ("presets", "recipe", "budget", "iterations", "seeds", "base_width", "batch", "precision")
     kept = {name: getattr(options, name) for name in names}
     return {"data": str(options.data)} | {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 def _train(options: AblationOptions, run: Run, size: int, iterations: int | None, device: str) -> None:
-    """Train up to ``iterations``, or for a trial of the speed; what is there already is not done again."""
+    """Train up to ``iterations``, or to measure the speed; what is there already is not done again."""
     if run.weights.is_file():
         return
-    # Half an iteration less: the rounding of the quotient must not add one.
+    # Half an iteration less, so that rounding the quotient does not add one.
     length = 1e6 if iterations is None else (iterations - 0.5) * options.batch / size
     config = dataclasses.replace(
         run.config,
@@ -160,7 +173,7 @@ def _train(options: AblationOptions, run: Run, size: int, iterations: int | None
 
 
 def _speeds(run: Run) -> list[float]:
-    """Return the images a second of every log line."""
+    """Return the images per second of every log line."""
     path = run.folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     entries = [json.loads(line) for line in lines]
@@ -168,11 +181,11 @@ def _speeds(run: Run) -> list[float]:
 
 
 def score(options: AblationOptions, run: Run) -> dict[str, Any]:
-    """Draw and score the test pairs; what was measured before is kept by content."""
+    """Draw and score the test pairs; what was measured before is cached by content."""
     with _logged(run.folder):
         return evaluate(
             options.data,
-            run.folder / "evaluation",
+            run.evaluation,
             weights=str(run.weights),
             metrics=options.metrics,
             label=run.folder.name,
@@ -200,7 +213,7 @@ def row(run: Run, result: dict[str, Any], iterations: int) -> dict[str, Any]:
 
 
 def report(options: AblationOptions, rows: Sequence[dict[str, Any]], iterations: int) -> str:
-    """Return the table as Markdown, with the budget and n below it."""
+    """Return the table as Markdown, with notes on the budget and n below it."""
     keys = [key for key in BY_KEY if key in rows[0]["metrics"]]
     head = ["", "seed", "M parameters", "GFLOP", "minutes", "n", *[BY_KEY[key].heading for key in keys]]
     lines = [
@@ -215,7 +228,7 @@ def report(options: AblationOptions, rows: Sequence[dict[str, Any]], iterations:
         ]
         for entry in rows
     ]
-    budget = "" if options.budget is None else f" (a budget of {options.budget:g} minutes a network)"
+    budget = "" if options.budget is None else f" (a budget of {options.budget:g} minutes per network)"
     notes = [
         f"{iterations:,} iterations of {options.batch} pairs each{budget}, base width {options.base_width}, "
         f"{options.precision}, {options.device}; everything but the generator is the recipe of `{options.recipe}`.",
@@ -234,21 +247,22 @@ def figure(options: AblationOptions, runs: Sequence[Run], prepared: PreparedSet,
     names = [run.config.name for run in shown]
     if options.photos:
         photos = [read_image(path) for path in options.photos]
-        drawers = [Sketcher.from_pretrained(run.weights, device) for run in shown]
-        return sheet([[photo, *(draw(photo) for draw in drawers)] for photo in photos], ["photo", *names])
+        sketchers = [Sketcher.from_pretrained(run.weights, device) for run in shown]
+        drawn = [[photo, *(sketcher.draw(photo, [1])[0][0] for sketcher in sketchers)] for photo in photos]
+        return sheet(drawn, ["photo", *names])
     pairs = spread(prepared.split("test"), options.limit)
     firsts = {pair.style: pair for pair in reversed(pairs)}
     rows = []
     for _, pair in sorted(firsts.items()):
         photo, target, _ = (Image.fromarray(np.asarray(values)) for values in prepared.read(pair))
-        sketches = [read_image(run.folder / "evaluation" / "sketches" / f"{pair.name}.png") for run in shown]
+        sketches = [read_image(sketch_of(run.evaluation, pair)) for run in shown]
         rows.append([photo, target, *sketches])
     return sheet(rows, ["photo", "target", *names])
 
 
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[None]:
-    """Send what a step prints to OUT's own file, so that the table is what remains on the screen."""
+    """Send what is printed to ``output.txt`` in the folder, so that the table remains on the screen."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         yield

@@ -1,10 +1,11 @@
-"""What ends a run before its last epoch: its time, a limit, a signal."""
+"""End a run before its last epoch: by its time, a limit or a signal."""
 
 from __future__ import annotations
 
 import math
 import signal
 import time
+from typing import cast
 
 import torch
 from torch import distributed
@@ -13,19 +14,25 @@ from hida.training.distributed import World
 
 
 class Clock:
-    """The seconds that a run has trained, over all of its parts, the same in every process: the leader's.
+    """The seconds that a run has trained, over all of its parts; every process reads the leader's.
 
-    It runs from the moment at which it is made.
+    It runs from its construction.
+
+    Args:
+        before: the seconds that earlier parts of the run have trained.
     """
 
     def __init__(self, world: World, before: float) -> None:
         self.world = world
-        # Of the host's own: a message between GPUs would have every iteration wait for the device.
-        self.group = distributed.new_group(backend="gloo") if world.size > 1 else None
+        # A group on the host: a message between GPUs would make every iteration wait for the device.
+        self.group: distributed.ProcessGroup | None = None
+        if world.size > 1:
+            # torch's type allows for processes outside the group; all are in this one.
+            self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self.zero = time.monotonic() - before
 
     def read(self) -> float:
-        """Return the seconds; every process has to ask equally often."""
+        """Return the seconds; every process has to call this equally often."""
         seconds = time.monotonic() - self.zero
         if self.group is None:
             return seconds
@@ -35,11 +42,10 @@ class Clock:
 
 
 class StopFlag:
-    """Raised by the deadline (of time.monotonic), and by SIGINT and SIGTERM, of which nothing dies then.
+    """A flag that is raised by a deadline (of time.monotonic), and, while it is entered, by SIGINT and SIGTERM.
 
-    A second SIGINT does interrupt.
-
-    Not within two seconds, however: torchrun passes on the Ctrl-C that the terminal has sent to every process.
+    The signals end nothing by themselves then; only a second SIGINT does interrupt. Within two seconds of the first it
+    does not: torchrun passes on the Ctrl-C that the terminal has sent to every process.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
@@ -47,6 +53,7 @@ class StopFlag:
 
     @property
     def raised(self) -> bool:
+        """Whether the run is to stop."""
         return self.signalled or time.monotonic() >= self.deadline
 
     def __enter__(self) -> StopFlag:

@@ -1,4 +1,4 @@
-"""The processes of one run: none of this does anything when there is only one."""
+"""The processes of one run; with a single process nothing here does anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> World:
-        """Join the process group that torchrun's environment describes; NCCL on GPUs, gloo on CPUs."""
+        """Join the process group that torchrun's environment describes: NCCL on GPUs, gloo on CPUs.
+
+        Raises:
+            HidaError: if the environment describes several processes incompletely.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         chosen = torch.device(device)
         if chosen.type == "cuda" and chosen.index is not None:
@@ -52,6 +56,7 @@ class World:
             distributed.barrier()
 
     def leave(self) -> None:
+        """Leave the process group."""
         if self.size > 1:
             distributed.destroy_process_group()
 

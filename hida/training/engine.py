@@ -1,4 +1,4 @@
-"""An iteration from the pairs on the device to the updated networks: on a GPU one CUDA graph, replayed."""
+"""Run iterations, from the pairs on the device to the updated networks: on a GPU as one CUDA graph, replayed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hida.training.state import TrainingState
 WARM_UP = 3
 """Iterations that run one by one before the capture: they choose algorithms and allocate the optimisers' states."""
 AHEAD = 4
-"""Iterations that may be queued on a GPU: enough to keep it busy, few enough that the host's clock tells its time."""
+"""Iterations that may be queued on a GPU: enough to keep it busy, few enough that the host can time it."""
 FAIL_CAPTURE = "HIDA_FAIL_CAPTURE"
-"""A hook for tests, an environment variable: the capture fails, also on a CPU, where there is none to begin with."""
+"""Environment variable for tests: the capture fails, also on a CPU, which otherwise has none."""
 
 
 class CaptureFailed(HidaError):
-    """The iteration could not be captured; the process is of no further use for training.
+    """The iteration could not be captured, and this process cannot continue the training.
 
-    torch has no way back from a capture that failed: the CUDA generator takes part in it for good, and the next thing
-    that draws a random number fails. The networks are what they were, since captured work does not run.
+    torch cannot undo a capture that failed: the CUDA generator remains part of it, and the next thing that draws a
+    random number fails. The networks are what they were, since captured work does not run.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -40,12 +40,12 @@ class CaptureFailed(HidaError):
 
 
 class Engine:
-    """Runs iterations of ``state`` on ``pairs``, which lie on its device.
+    """Runs iterations of ``state`` on ``pairs``, which are on its device.
 
     Only the *plan* (which pairs, framed how) comes from the host, in one copy of a few hundred bytes into a buffer that
-    stays where it is. From there on everything is on the device: gathering, framing, both updates, the losses' sums.
+    stays where it is. Everything after it happens on the device: gathering, framing, both updates, the losses' sums.
     That part is captured once and then replayed where ``graphs`` is true, else called: the same code either way. The
-    iterations before the capture are ordinary ones of the run, so that no state has to be put back.
+    iterations before the capture are ordinary ones of the run, so that no state has to be restored.
 
     On a GPU the host runs ahead of the device, by ``AHEAD`` iterations at most.
     """
@@ -69,10 +69,10 @@ class Engine:
         return self.graph is None and self.countdown == 0
 
     def step(self) -> None:
-        """Run one iteration; nothing waits for it.
+        """Run one iteration, without waiting for the device.
 
         Raises:
-            CaptureFailed: instead, where the capture did; nothing has been changed then.
+            CaptureFailed: if the capture did; nothing has been changed then.
         """
         state = self.state
         self.plan.copy_(self._host_plan(), non_blocking=True)
@@ -94,7 +94,7 @@ class Engine:
         return dict(zip(self.state.losses, means, strict=True))
 
     def losses_here(self) -> dict[str, float]:
-        """Return this process's mean losses so far, and go on summing them."""
+        """Return this process's mean losses since then, and continue to sum them."""
         return dict(zip(self.state.losses, (self.sums / max(self.summed, 1)).tolist(), strict=True))
 
     def _host_plan(self) -> Tensor:
@@ -104,7 +104,7 @@ class Engine:
         index = index[world.rank * self.share : (world.rank + 1) * self.share]
         random = torch.Generator().manual_seed(mixed_seed(options.seed, world.rank, first, 4))
         plan = draw_plan(index, self.pairs.photo.shape[-1], state.config.augment, random)
-        # The allocator of pinned memory keeps it until the copy is through.
+        # The allocator of pinned memory keeps it until the copy is done.
         return plan.pin_memory() if world.device.type == "cuda" else plan
 
     def _device_part(self) -> None:
@@ -133,7 +133,7 @@ class Engine:
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def _capture(self) -> None:
-        """Record the device's part."""
+        """Capture the device's part."""
         fails = bool(os.environ.get(FAIL_CAPTURE))
         try:
             if self.stream is None:

@@ -1,4 +1,4 @@
-"""What a run leaves to read: the log, TensorBoard events and the sample grids."""
+"""Write what a run leaves to read: the log, TensorBoard events and the sample grids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hida.training.state import TrainingState
 
 
 class Journal:
-    """``log.jsonl`` (one JSON object a line), optionally TensorBoard, and ``samples/*.png`` of a run's folder."""
+    """``log.jsonl`` (one JSON object per line), ``samples/*.png`` and, optionally, TensorBoard of a run's folder."""
 
     def __init__(self, folder: Path, iteration: int, tensorboard: bool) -> None:
         self.folder, self.path = folder, folder / "log.jsonl"
@@ -25,6 +25,7 @@ class Journal:
         self.writer = require_tensorboard()(str(folder / "tensorboard")) if tensorboard else None
 
     def write(self, iteration: int, epoch: float, values: dict[str, float], **more: Any) -> None:
+        """Write one line; ``values`` go to TensorBoard too, ``more`` does not."""
         entry = {"iteration": iteration, "epoch": round(epoch, 4), **values, **more}
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
@@ -33,7 +34,7 @@ class Journal:
                 self.writer.add_scalar(name, value, iteration)
 
     def draw_samples(self, state: TrainingState, batch: Batch) -> None:
-        """Draw photo, depth, sketch, target and reconstructed depth, a row a pair."""
+        """Draw photo, depth, sketch, target and reconstructed depth, one row per pair."""
         sketch, depth_hat = state.draw(batch)
         rows = [
             [
@@ -52,13 +53,14 @@ class Journal:
             self.writer.add_image("samples", np.asarray(picture), state.iteration, dataformats="HWC")
 
     def close(self) -> None:
+        """Close the files."""
         self.file.close()
         if self.writer:
             self.writer.close()
 
 
 def _drop_lines_after(path: Path, iteration: int) -> None:
-    """Forget what a resumed run will write again; a torn last line goes too."""
+    """Remove the lines that a resumed run will write again, and a torn last one."""
     if not path.exists():
         return
     kept = []
@@ -72,7 +74,11 @@ def _drop_lines_after(path: Path, iteration: int) -> None:
 
 
 def require_tensorboard() -> Any:
-    """Return TensorBoard's SummaryWriter class; HidaError if it is not installed."""
+    """Return TensorBoard's SummaryWriter class.
+
+    Raises:
+        HidaError: if it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""The loop around the iterations: how far, and what is logged, watched and saved on the way."""
+"""The loop around the iterations: how far it goes, and what is logged, evaluated, drawn and saved on the way."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ HELD_OUT_BATCH = 8
 
 
 def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_after: int) -> None:
-    """Train to the end of the epochs or of the time, for ``stop_after`` iterations (0: any), or until ``stop``.
+    """Train to the last epoch or minute, for ``stop_after`` iterations (0: any number), or until ``stop``.
 
-    A checkpoint of the last iteration is in ``out`` then.
+    A checkpoint of the last iteration is in ``out`` afterwards.
+
+    Args:
+        watched: the held-out pairs.
+        out: the folder of the run.
 
     Raises:
-        CaptureFailed: if there is no going on in this process; a checkpoint of the last iteration is there as well.
+        CaptureFailed: if the run cannot continue in this process; the checkpoint is there as well.
         HidaError: if the losses are no longer finite.
     """
-    state, world = engine.state, engine.state.world
+    state = engine.state
     loop = _Loop(engine, watched, out, stop_after)
-    # A run for a given time is over then, also where it had to begin again and to load everything once more.
+    # The time of a run includes what it took to begin again in another process and to load everything once more.
     away = restart.seconds_between()
-    clock = Clock(world, state.elapsed + away) if loop.timed else None
+    clock = Clock(state.world, state.elapsed + away) if loop.timed else None
     try:
         while not loop.over:
-            if engine.captures_next:
-                loop.step_with_a_way_back()
-            else:
-                engine.step()
+            loop.step()
             if clock:
                 state.elapsed = clock.read()
             loop.after_step(stop)
@@ -55,79 +56,83 @@ class _Loop:
     """What the loop keeps between iterations."""
 
     def __init__(self, engine: Engine, watched: PairTensors, out: Path, stop_after: int) -> None:
-        self.engine, self.watched, self.out = engine, watched, out
+        self.engine, self.state, self.watched, self.out = engine, engine.state, watched, out
         state, size = engine.state, len(engine.pairs)
         config, options = state.config, state.config.train
+
+        # How far
         self.timed = math.isfinite(config.seconds)
         # Counted from the images, since an earlier part of the run may have had another batch.
         epochs_left = max(0, math.ceil((options.epochs * size - state.images) / options.batch))
         self.last = state.iteration + min(math.inf if self.timed else epochs_left, stop_after or math.inf)
         self.stopping = False
-        # At the last iterations of an epoch's fraction the counters cross a multiple of the interval.
-        self.sample, self.evaluate, self.save = (
-            _Every(epochs * size, state.images)
-            for epochs in (options.sample_epochs, options.evaluate_epochs, options.checkpoint_epochs)
-        )
-        self.saved = self.marked = time.monotonic()
+
+        # What is due when: the counter of images crosses a multiple of the interval at the end of a share of an epoch.
+        self.samples = _Every(options.sample_epochs * size, state.images)
+        self.evaluations = _Every(options.evaluate_epochs * size, state.images)
+        self.checkpoints = _Every(options.checkpoint_epochs * size, state.images)
+        self.saved = self.logged = time.monotonic()
         self.saved_iteration = -1
+
+        # Where it is told
         leads = state.world.leads
         self.journal = Journal(out, state.iteration, options.tensorboard) if leads else None
-        length = {"total": self.last, "initial": state.iteration, "unit": "it"}
-        if self.timed:
-            length = {"total": round(config.seconds), "initial": int(state.elapsed), "miniters": 0}
-            length["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt} s{postfix}"
-        # None: only on a terminal, since a log needs no thousand lines of it.
-        self.bar = tqdm(**length, desc="train", disable=None if leads else True, dynamic_ncols=True)
+        self.bar = _bar(state, self.last, self.timed)
 
     @property
     def over(self) -> bool:
-        return self.stopping or self.ended
+        """Whether no further iteration is to run."""
+        ended = self.state.iteration >= self.last or self.state.elapsed >= self.state.config.seconds
+        return self.stopping or ended
 
-    @property
-    def ended(self) -> bool:
-        state = self.engine.state
-        return state.iteration >= self.last or state.elapsed >= state.config.seconds
-
-    def step_with_a_way_back(self) -> None:
-        """Run the iteration that captures, with a checkpoint before it; where it succeeds that goes again."""
-        state = self.engine.state
-        extra = None
-        if state.world.leads and self.saved_iteration != state.iteration:
-            _require_finite(self.engine.losses_here(), state.iteration)
-            extra = _write_checkpoint(self.out, state)
-        state.world.wait()
+    def step(self) -> None:
+        """Run one iteration; before one that captures a checkpoint is written, which is removed if it succeeds."""
+        way_back = self._way_back() if self.engine.captures_next else None
         self.engine.step()
-        if extra:
-            extra.unlink(missing_ok=True)
+        if way_back:
+            way_back.unlink(missing_ok=True)
 
     def after_step(self, stop: StopFlag) -> None:
-        """Log, watch, draw and save what is due."""
-        engine, state, journal = self.engine, self.engine.state, self.journal
-        options, epoch = state.config.train, state.images / len(engine.pairs)
+        """Log, evaluate, draw samples and save, each if it is due."""
+        state, options = self.state, self.state.config.train
         self.bar.update(int(state.elapsed) - self.bar.n if self.timed else 1)
         logging = state.iteration % options.log_every == 0
         # Processes agree on a stop where they wait for each other anyway.
         self.stopping = state.world.any(stop.raised) if logging or state.world.size == 1 else False
-        due = self.save.due(state.images) or time.monotonic() - self.saved > 60 * options.checkpoint_minutes
-        saving = state.world.leads and (due or self.over)
+        saving = self._saves()
         if logging:
-            self._log(epoch)
-        if (self._evaluates() or self.evaluate.due(state.images)) and len(self.watched) and journal:
-            journal.write(state.iteration, epoch, {"held_out_l1": held_out_error(state, self.watched)})
-        if self.sample.due(state.images) and journal:
-            journal.draw_samples(
-                state, _sample_batch(self.watched if len(self.watched) else engine.pairs, state.config)
-            )
+            self._log()
+        if self._evaluates():
+            self._evaluate()
+        if self.samples.due(state.images):
+            self._draw_samples()
         if saving:
-            _require_finite(engine.losses_here(), state.iteration)
-            save_checkpoint(self.out, state)
-            self.saved, self.saved_iteration = time.monotonic(), state.iteration
+            self._save()
 
-    def _log(self, epoch: float) -> None:
-        engine, state = self.engine, self.engine.state
+    def close(self) -> None:
+        """Close the progress bar and the journal."""
+        self.bar.close()
+        if self.journal:
+            self.journal.close()
+
+    @property
+    def _epoch(self) -> float:
+        return self.state.images / len(self.engine.pairs)
+
+    def _way_back(self) -> Path | None:
+        """Write a checkpoint to continue from in another process; None if there is one of this iteration already."""
+        state, extra = self.state, None
+        if state.world.leads and self.saved_iteration != state.iteration:
+            _require_finite(self.engine.losses_here(), state.iteration)
+            extra = _write_checkpoint(self.out, state)
+        state.world.wait()
+        return extra
+
+    def _log(self) -> None:
+        engine, state, epoch = self.engine, self.state, self._epoch
         summed, values, now = engine.summed, engine.losses(), time.monotonic()
-        speed = summed * state.config.train.batch / (now - self.marked)
-        self.marked = now
+        speed = summed * state.config.train.batch / (now - self.logged)
+        self.logged = now
         _require_finite(values, state.iteration)
         if self.journal:
             more = {"images_per_second": speed}
@@ -138,18 +143,53 @@ class _Loop:
         self.bar.set_postfix(shown, refresh=False)
 
     def _evaluates(self) -> bool:
-        """Return whether this is the last iteration of the time, which falls on no epoch's end."""
-        state = self.engine.state
-        return self.timed and state.elapsed >= state.config.seconds and bool(state.config.train.evaluate_epochs)
+        """Return whether the held-out error is due: by the epochs, or at the end of the time, which ends no epoch."""
+        state = self.state
+        at_the_end = self.timed and state.elapsed >= state.config.seconds and bool(state.config.train.evaluate_epochs)
+        return at_the_end or self.evaluations.due(state.images)
 
-    def close(self) -> None:
-        self.bar.close()
+    def _evaluate(self) -> None:
+        if self.journal and len(self.watched):
+            error = held_out_error(self.state, self.watched)
+            self.journal.write(self.state.iteration, self._epoch, {"held_out_l1": error})
+
+    def _draw_samples(self) -> None:
         if self.journal:
-            self.journal.close()
+            pairs = self.watched if len(self.watched) else self.engine.pairs
+            self.journal.draw_samples(self.state, _sample_batch(pairs, self.state.config))
+
+    def _saves(self) -> bool:
+        """Return whether this process has to write a checkpoint: by the epochs, by the minutes, or at the end."""
+        state = self.state
+        minutes = state.config.train.checkpoint_minutes
+        due = self.checkpoints.due(state.images) or time.monotonic() - self.saved > 60 * minutes
+        return state.world.leads and (due or self.over)
+
+    def _save(self) -> None:
+        _require_finite(self.engine.losses_here(), self.state.iteration)
+        save_checkpoint(self.out, self.state)
+        self.saved, self.saved_iteration = time.monotonic(), self.state.iteration
+
+
+def _bar(state: TrainingState, last: float, timed: bool) -> tqdm:
+    """Return a progress bar over the iterations, or over the seconds of a timed run."""
+    # None: only on a terminal, since a log needs no thousand lines of it.
+    disable = None if state.world.leads else True
+    if not timed:
+        return tqdm(total=last, initial=state.iteration, unit="it", desc="train", disable=disable, dynamic_ncols=True)
+    return tqdm(
+        total=round(state.config.seconds),
+        initial=int(state.elapsed),
+        miniters=0,
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} s{postfix}",
+        desc="train",
+        disable=disable,
+        dynamic_ncols=True,
+    )
 
 
 def held_out_error(state: TrainingState, watched: PairTensors) -> float:
-    """Return the mean absolute error of the averaged generator's sketches, in grey levels of [0, 1]."""
+    """Return the mean absolute error of the EMA generator's sketches, in grey levels of [0, 1]."""
     total = 0.0
     for start in range(0, len(watched), HELD_OUT_BATCH):
         index = torch.arange(start, min(start + HELD_OUT_BATCH, len(watched)))
@@ -161,7 +201,7 @@ def held_out_error(state: TrainingState, watched: PairTensors) -> float:
 def save_checkpoint(out: Path, state: TrainingState) -> None:
     """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
     path = _write_checkpoint(out, state)
-    # A later one can only be torn, since the run began before it: it must not push out whole ones.
+    # Only damaged checkpoints can be of later iterations, since the run began before them: they must not count.
     written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
     for old in written[state.config.train.keep :]:
         old.unlink(missing_ok=True)
@@ -174,7 +214,7 @@ def _write_checkpoint(out: Path, state: TrainingState) -> Path:
 
 
 def _sample_batch(pairs: PairTensors, config: Config) -> Batch:
-    """Return two pairs of each style, as far as there are any."""
+    """Return up to two pairs of each style."""
     picked = [torch.nonzero(pairs.style == style)[:2, 0] for style in range(config.generator.styles)]
     return centred_batch(pairs.take(torch.cat(picked).cpu()), config.augment)
 
@@ -188,7 +228,7 @@ def _require_finite(values: dict[str, float], iteration: int) -> None:
 
 
 class _Every:
-    """Tells when a count of images has crossed another multiple of an interval (0: never)."""
+    """Tell when a counter of images crosses a multiple of an interval (0: never)."""
 
     def __init__(self, interval: float, start: int) -> None:
         self.interval, self.last = interval, start

@@ -37,12 +37,12 @@ def pixel(sketch: Tensor, target: Tensor) -> Tensor:
 
 
 def feature_matching(drawn: list[list[Tensor]], target: list[list[Tensor]]) -> Tensor:
-    """Return the mean absolute difference of the discriminator's features, every layer and scale having the same say.
-
-    Source: Wang et al., "pix2pixHD", CVPR 2018, Eq. 4.
+    """Return the mean absolute difference of the discriminator's features, with equal weight for each layer and scale.
 
     Args:
         drawn, target: what ``Discriminator.features`` gives; of each scale the last entry, the logits, is left out.
+
+    Source: Wang et al., "pix2pixHD", CVPR 2018, Eq. 4.
     """
     pairs = [pair for a, b in zip(drawn, target, strict=True) for pair in zip(a[:-1], b[:-1], strict=True)]
     return torch.stack([pixel(a, b) for a, b in pairs]).mean()
@@ -51,8 +51,8 @@ def feature_matching(drawn: list[list[Tensor]], target: list[list[Tensor]]) -> T
 def perceptual(network: nn.Module, sketch: Tensor, target: Tensor) -> Tensor:
     """Return the mean distance of sketches under a network of three-channel pictures in [−1, 1], such as LPIPS.
 
-    Both lose up to three rows and columns at their edges, at random: AlexNet looks at every fourth pixel, and a
-    generator that knew which would draw in that grid.
+    Both are cropped by up to three rows and columns at their edges, at random: AlexNet samples every fourth pixel, and
+    a generator would otherwise learn to draw in that grid.
 
     Args:
         sketch, target: (N, 1, H, W) in [−1, 1].
@@ -76,7 +76,7 @@ def textural(sketch: Tensor, photo: Tensor, target: Tensor, config: LossConfig) 
 
     ``sobel_sketch``: Sobel gradients of the drawn and of the target sketch. ``prewitt_photo`` (released code):
     Prewitt/3 gradients of the drawn sketch, copied to three channels, and of the photo. Zero padding; the squared
-    norms and the product are summed over channels; 1e-7 stands inside each norm's root.
+    norms and the product are summed over channels; 1e-7 is added inside each norm's root.
 
     Args:
         sketch, target: (N, 1, H, W) in [−1, 1].

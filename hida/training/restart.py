@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 _SINCE = "HIDA_BEGUN_AGAIN"
-"""variable of the environment: time.monotonic(), one clock for all processes of a machine, when the first one ended"""
+"""environment variable: time.monotonic() when the first process ended; all processes of a machine share that clock"""
 
 
 def is_own_command(words: Sequence[str]) -> bool:
-    """Return whether ``words`` end the process's command line, so that it can be begun again with further ones.
+    """Return whether ``words`` end the process's command line, so that it can begin again with further ones.
 
     Where another program has called us, replacing the process would end that program.
     """
@@ -26,7 +26,7 @@ def begin_again(further: Sequence[str]) -> NoReturn:
     os.environ[_SINCE] = f"{time.monotonic()}"
     sys.stdout.flush()
     sys.stderr.flush()
-    # Whatever keeps the device's memory goes with its files.
+    # Closing the device's files frees its memory.
     for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else ():
         if int(name) > 2:
             try:

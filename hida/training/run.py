@@ -1,4 +1,4 @@
-"""A training run from its data to its weights: what ``hida train`` does with its options."""
+"""Run a training from its data to its weights (what ``hida train`` does with its options)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ TEACHER_BATCH = 8
 
 
 def train(options: RunOptions, world: World) -> None:
-    """Train until the last epoch or minute, ``stop_after`` iterations, or a signal; always leave a checkpoint.
+    """Train until the last epoch or minute, for ``stop_after`` iterations, or until a signal; leave a checkpoint.
 
     Raises:
-        CaptureFailed: if the run has to go on in another process, without graphs; a checkpoint is there.
+        CaptureFailed: if the run has to continue in another process, without graphs; a checkpoint is there.
+        HidaError: if options, data and weights do not fit together, or the losses are no longer finite.
     """
     config, out = options.config, options.out
     deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
@@ -67,7 +68,10 @@ def train(options: RunOptions, world: World) -> None:
         )
     teacher = Sketcher.from_pretrained(options.distil, str(world.device)) if options.distil else None
     if teacher and teacher.styles != len(prepared.styles):
-        raise HidaError(f"the teacher '{options.distil}' has {teacher.styles} styles; choose one with the data's.")
+        raise HidaError(
+            f"the teacher '{options.distil}' has {teacher.styles} styles; "
+            f"choose one with {len(prepared.styles)}, as the data has."
+        )
     pairs = load_pairs(prepared, listed, progress=world.leads)
     training, watched = pairs.take(kept).to(world.device), pairs.take(held_out).to(world.device)
     del pairs
@@ -81,8 +85,8 @@ def train(options: RunOptions, world: World) -> None:
         state.restore(newest)
         origin = f"resumed from {newest.path}"
     elif start is not None:
-        judge = "its discriminator" if state.adopt(start) else "a fresh discriminator"
-        origin = f"begun from {options.start} with {judge}"
+        discriminator = "its discriminator" if state.adopt(start) else "a fresh discriminator"
+        origin = f"begun from {options.start} with {discriminator}"
     if world.leads:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.to_dict())
@@ -91,7 +95,7 @@ def train(options: RunOptions, world: World) -> None:
     del newest, start
 
     # Phase 3: the loop
-    # The scaler of fp16 skips iterations whose gradients overflow, which a graph cannot.
+    # The loss scaler of fp16 skips iterations whose gradients overflow; a graph cannot skip any.
     able = world.device.type == "cuda" and config.train.precision != "fp16"
     engine = Engine(state, training, config.train.cuda_graph and (able or FAIL_CAPTURE in os.environ))
     first = state.iteration
@@ -99,7 +103,7 @@ def train(options: RunOptions, world: World) -> None:
         try:
             loop.run(engine, watched, out, stop, options.stop_after)
         except CaptureFailed:
-            if not stop.raised:  # asked to stop meanwhile, the run has nothing to go on with
+            if not stop.raised:  # else the run was asked to stop meanwhile, and is not to begin again
                 raise
 
     # Phase 4: what remains
@@ -109,7 +113,7 @@ def train(options: RunOptions, world: World) -> None:
 
 
 def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
-    """Write the weights at the end, and where a timed run stops; say how to go on, and whether nothing was done."""
+    """Write the weights at the end, or where a timed run stops; print how to continue, and whether nothing was done."""
     options, timed = state.config.train, bool(state.config.train.minutes)
     ended = state.elapsed >= state.config.seconds if timed else state.images >= options.epochs * size
     path = out / "weights.safetensors"
@@ -132,9 +136,9 @@ def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
 
 
 def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors:
-    """Return the pairs with what ``teacher`` draws of each, once and unframed.
+    """Return the pairs with the sketch that ``teacher`` draws of each, once and unframed.
 
-    Framed like the target afterwards, it costs an iteration no forward of the teacher.
+    It is framed later like the target, so that an iteration needs no forward of the teacher.
     """
     starts = range(0, len(pairs), TEACHER_BATCH)
     drawn = [
@@ -159,4 +163,4 @@ def _require_runnable(options: RunOptions, world: World) -> None:
     if not 0 <= options.time_limit < math.inf:
         raise HidaError(f"--time-limit is {options.time_limit:g}; give minutes > 0, or 0 for no limit.")
     if options.stop_after < 0:
-        raise HidaError(f"--stop-after is {options.stop_after}; give iterations > 0, or 0 to go on to the end.")
+        raise HidaError(f"--stop-after is {options.stop_after}; give iterations > 0, or 0 for no limit.")

@@ -1,4 +1,4 @@
-"""What follows from the number of images seen: the data order, the seeds, the learning rate (or from the time).
+"""Compute from the number of images seen the data order, the seeds and the learning rate (which may follow the time).
 
 Nothing here has a state, so that a resumed run continues exactly.
 """
@@ -49,8 +49,10 @@ def learning_rates(config: Config, epoch: float, elapsed: float = 0.0) -> dict[s
 def learning_rate(config: Config, epoch: float, elapsed: float = 0.0) -> float:
     """Return the common rate at ``epoch`` and after ``elapsed`` seconds: it grows, stays constant, and falls to 0.
 
-    Growing follows the epochs, falling the schedule's measure. With a ``base_batch`` the rate is scaled linearly by the
-    batch: Goyal et al., https://arxiv.org/abs/1706.02677.
+    It grows with the epochs and falls by the schedule's measure. With a ``base_batch`` it is scaled linearly by the
+    batch.
+
+    Source: Goyal et al., https://arxiv.org/abs/1706.02677.
     """
     options = config.optimizer
     rate = options.learning_rate * (config.train.batch / options.base_batch if options.base_batch else 1.0)
@@ -58,7 +60,7 @@ def learning_rate(config: Config, epoch: float, elapsed: float = 0.0) -> float:
         left = _left(elapsed, (1 - options.decay_share) * config.seconds, config.seconds)
     else:
         left = _left(epoch, options.constant_epochs, config.train.epochs)
-    # The first images are those of an iteration that has begun: none runs at a rate of 0.
+    # Slightly ahead of the epoch, so that the first iteration does not run at a rate of 0.
     grown = (epoch + 1e-3) / options.warmup_epochs if epoch < options.warmup_epochs else 1.0
     return rate * min(grown, left)
 

@@ -1,4 +1,4 @@
-"""The networks, optimisers and counters of a run, and one iteration of them."""
+"""The state of a run: its networks, optimisers and counters, and one iteration of them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hida.config import Config, OptimizerConfig
+from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
 from hida.metrics.lpips import load_lpips
-from hida.models import build_discriminator, build_generator
+from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
 from hida.training import losses
 from hida.training.distributed import World
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 
+NetworkConfig = GeneratorConfig | DiscriminatorConfig
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
 FURTHER = ("feature_matching", "perceptual", "distillation")
-"""losses that are reckoned only where they have a weight"""
+"""losses that are computed only if their weight is above 0"""
 
 
 class TrainingState:
-    """Generator, its average, discriminator, two optimisers, the loss scaler, and the images seen."""
+    """Generator, its EMA, discriminator, two optimisers, the loss scaler, and the images seen."""
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
@@ -40,7 +42,7 @@ class TrainingState:
             self.discriminator.to(memory_format=torch.channels_last)
         world.share(self.generator)
         world.share(self.discriminator)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         # Tensors, and on the device: a captured step reads the rates of its iteration from them.
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
@@ -51,7 +53,7 @@ class TrainingState:
         self.iteration = 0
         self.images = 0
         self.elapsed = 0.0
-        """seconds trained, over all parts of a run that ends by them; nothing counts them in another"""
+        """seconds trained, over all parts of a run that is timed; 0 in one that is not"""
         if config.train.compile:
             _compile_regions(self.generator)
 
@@ -63,26 +65,29 @@ class TrainingState:
         return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
-        """Set what follows from the images seen and the time: the learning rates, dropout's random numbers."""
+        """Set what depends on the images seen and the time: the learning rates, dropout's random numbers."""
         for name, rate in learning_rates(self.config, epoch, self.elapsed).items():
             self.rates[name].fill_(rate)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
-        """Update D on real and drawn, then G, with one forward of G shared by both; return the ``losses``.
+        """Update D on real and drawn sketches, then G, with one forward of G for both; return the ``losses``.
 
-        Nothing in here waits for the device or hangs on the iteration's number, so that a CUDA graph can hold it.
+        Nothing in here waits for the device or depends on the iteration's number, so that a CUDA graph can hold it.
         """
         config = self.config
         with self.autocast():
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
-            judged = self.discriminator.judge(
+            scales = self.discriminator.judge(
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
             )
-        d = _mean(losses.adversarial_discriminator(*logits.chunk(2), config.loss) for logits in judged)
+        d = _mean(
+            losses.adversarial_discriminator(real, fake, config.loss)
+            for real, fake in (logits.chunk(2) for logits in scales)
+        )
         self._update("discriminator", self.discriminator, d)
 
         self.discriminator.requires_grad_(False)
@@ -104,7 +109,7 @@ class TrainingState:
             **further,
         }
         if "distillation" in self.losses:
-            parts["distillation"] = losses.pixel(sketch, batch.teacher)
+            parts["distillation"] = losses.pixel(sketch, batch.taught)
         self._update(
             "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
         )
@@ -112,23 +117,24 @@ class TrainingState:
         return torch.stack([d, *parts.values()]).detach()
 
     def finish(self) -> None:
-        """Count the iteration and let the averaged generator follow."""
+        """Count the iteration and update the generator's EMA."""
         self.iteration += 1
         self.images += self.config.train.batch
-        # Early on the average follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
+        # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
         decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
 
     def autocast(self) -> AbstractContextManager:
+        """Return the context in which the networks compute in the configured precision."""
         precision = self.config.train.precision
         return torch.autocast(self.world.device.type, HALF.get(precision), enabled=precision in HALF)
 
     @torch.inference_mode()
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Draw with the averaged generator: sketch and reconstructed depth in float32."""
+        """Draw with the EMA generator: sketch and reconstructed depth in float32."""
         with self.autocast():
-            sketch, depth_hat = self.average(batch.photo, batch.depth, batch.style)
+            sketch, depth_hat = self.ema(batch.photo, batch.depth, batch.style)
         return sketch.float(), depth_hat.float()
 
     def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
@@ -141,9 +147,13 @@ class TrainingState:
         self.scaler.step(optimizer)
         optimizer.zero_grad()
 
+    def _networks(self) -> dict[str, nn.Module]:
+        """Return the networks by their names in a checkpoint."""
+        return {"generator": self.generator, "ema": self.ema, "discriminator": self.discriminator}
+
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state under its checkpoint name."""
-        networks = {"generator": self.generator, "ema": self.average, "discriminator": self.discriminator}
+        networks = self._networks()
         result = {f"{part}.{name}": t for part, net in networks.items() for name, t in net.state_dict().items()}
         for part, optimizer in self.optimizers.items():
             for name, parameter in networks[part].named_parameters():
@@ -162,26 +172,26 @@ class TrainingState:
         }
 
     def adopt(self, weights: Checkpoint) -> bool:
-        """Begin with trained networks: the averaged generator for both ours, the discriminator where it fits.
+        """Begin with trained networks: their EMA for the generator and its EMA, their discriminator if it fits.
 
         Returns:
-            Whether it did.
+            Whether the discriminator did fit.
 
         Raises:
             CheckpointError: if they are of another generator.
         """
         require_generator(weights, self.config)
-        drawer = generator_tensors(weights)
-        for network in (self.generator, self.average):
-            fill_module(network, drawer, weights.path)
-        judge, theirs = weights.part("discriminator"), weights.config.discriminator
-        fits = bool(judge) and replace(theirs, noise=self.config.discriminator.noise) == self.config.discriminator
+        generator = generator_tensors(weights)
+        for network in (self.generator, self.ema):
+            fill_module(network, generator, weights.path)
+        tensors, theirs, ours = weights.part("discriminator"), weights.config.discriminator, self.config.discriminator
+        fits = bool(tensors) and replace(theirs, noise=ours.noise) == ours
         if fits:
-            fill_module(self.discriminator, judge, weights.path)
+            fill_module(self.discriminator, tensors, weights.path)
         return fits
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint's networks, optimisers and counters.
+        """Continue with a checkpoint's networks, optimisers and counters.
 
         Raises:
             CheckpointError: if its networks or number of processes differ from this run's.
@@ -199,7 +209,7 @@ class TrainingState:
                 f"'{checkpoint.path}' was written by {processes} process(es) and this run has {self.world.size}; "
                 "an exact resume needs the same number."
             )
-        networks = {"generator": self.generator, "ema": self.average, "discriminator": self.discriminator}
+        networks = self._networks()
         for part, network in networks.items():
             fill_module(network, checkpoint.part(part), checkpoint.path)
         for part, optimizer in self.optimizers.items():
@@ -213,11 +223,11 @@ class TrainingState:
             for parameter, values in zip(networks[part].parameters(), entries.values(), strict=True):
                 for key, value in values.items():
                     if value.shape == parameter.shape:
-                        # The fused step walks memory: the moments must lie as the (maybe channels-last) weights do.
+                        # The fused step walks memory: the moments need the layout of the (maybe NHWC) weights.
                         values[key] = torch.empty_like(parameter, device="cpu").copy_(value).detach()
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
             for group in optimizer.param_groups:
-                group["lr"] = self.rates[part]  # loading has put a copy in its place
+                group["lr"] = self.rates[part]  # loading has replaced it by a copy
         if checkpoint.state["scaler"]:  # empty unless the precision was fp16
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
@@ -225,7 +235,11 @@ class TrainingState:
 
 
 def require_generator(weights: Checkpoint, config: Config) -> None:
-    """Raise CheckpointError unless the weights are of this run's generator."""
+    """Check that the weights are of this run's generator.
+
+    Raises:
+        CheckpointError: if they are not.
+    """
     theirs, ours = weights.config.generator, config.generator
     if replace(theirs, dropout=ours.dropout) != ours:
         raise CheckpointError(
@@ -234,7 +248,7 @@ def require_generator(weights: Checkpoint, config: Config) -> None:
         )
 
 
-def _differences(theirs: object, ours: object) -> str:
+def _differences(theirs: NetworkConfig, ours: NetworkConfig) -> str:
     names = [field.name for field in fields(theirs) if getattr(theirs, field.name) != getattr(ours, field.name)]
     return ", ".join(f"{name} is {getattr(theirs, name)}, not {getattr(ours, name)}" for name in names)
 
@@ -243,8 +257,8 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
-def _compile_regions(generator: nn.Module) -> None:
-    """Compile the levels with large feature maps: there fusing pays, and the small ones would only cost start-up."""
+def _compile_regions(generator: Generator) -> None:
+    """Compile the levels with large feature maps: fusing pays there; the small ones would only add start-up time."""
     for region in (*generator.encoder[:2], *generator.decoder[4:], generator.head_sketch, generator.head_depth):
         region.compile()
 

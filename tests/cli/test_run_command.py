@@ -46,8 +46,8 @@ def test_a_users_fault_is_one_line_and_status_2(capsys):
         (errno.EROFS, "read-only"),
         (errno.ENAMETOOLONG, "too long"),
         (errno.ENOTDIR, "not a folder"),
-        (errno.EISDIR, "a folder stands where a file"),
-        (errno.EEXIST, "a file stands where a folder"),
+        (errno.EISDIR, "there is a folder where a file"),
+        (errno.EEXIST, "there is a file where a folder"),
         (errno.ENOENT, "no such file or folder"),
     ],
 )

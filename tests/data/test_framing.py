@@ -11,7 +11,7 @@ import torch
 
 from hida.config import AugmentConfig
 from hida.data.dataset import PairTensors
-from hida.data.framing import CROP, Frame, centred_batch, crop, random_batch
+from hida.data.framing import CROP, Frame, centred_batch, crop, draw_plan, planned_batch
 from hida.errors import HidaError
 
 STILL = AugmentConfig(flip=False, pad=3)  # 250 + 2·3 = 256: one place only
@@ -72,6 +72,11 @@ def test_beyond_the_border_stands_the_fill(fill, keywords):
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (18, 18), (18, 18)), **keywords)
     assert (cut[0].numpy() == padded[0, :, :256, 13 : 13 + 256]).all()
     assert (cut[1].numpy() == padded[1, :, 30:286, 30:286][:, :, ::-1]).all()
+
+
+def random_batch(given, config, random):
+    plan = draw_plan(torch.arange(len(given)), given.photo.shape[-1], config, random)
+    return planned_batch(given, plan, config)
 
 
 def test_identity_framing_is_the_padded_picture():

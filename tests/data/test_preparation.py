@@ -322,7 +322,7 @@ def test_the_command_stops_at_faults_with_status_2(source, tmp_path, monkeypatch
 def test_a_missing_model_is_said_and_auto_takes_the_other(source, tmp_path, monkeypatch, capsys):
     use_dots(monkeypatch, missing=("tddfa",))
     assert prepare.choose_models("auto") == ("builtin", "builtin")
-    assert "the built-in model stands in" in capsys.readouterr().err
+    assert "the built-in model is used instead" in capsys.readouterr().err
     assert prepare.choose_models("none") == ("none", "builtin")
     assert prepare.choose_models("builtin") == ("builtin", "builtin")
     arguments = ["pairs", str(source[0].folder), str(tmp_path / "out"), "--depth", "tddfa"]
@@ -363,7 +363,7 @@ def test_real_pairs_of_fs2k(tmp_path):
     try:
         prepare.load_model("tddfa")
     except HidaError as error:
-        pytest.skip(f"3DDFA_V2 is not at hand: {error}")
+        pytest.skip(f"3DDFA_V2 is not available: {error}")
     whole = read_fs2k(os.environ["HIDA_FS2K"])
     wanted = ("photo1_image1508", "photo1_image1081", "photo3_image0161", "photo2_image0034")
     few = SourceSet("fs2k", whole.folder, whole.styles, tuple(p for p in whole.pairs if p.name in wanted))

@@ -70,7 +70,7 @@ def test_equals_the_lpips_package(net):
         pytest.skip(f"the lpips package does not import here: {error}")
     ours = MODULE.load_lpips(net)
     theirs = [module for module in oracle.net.modules() if isinstance(module, torch.nn.Conv2d)]
-    for mine, other in zip(MODULE._convolutions(ours), theirs, strict=True):
+    for mine, other in zip(MODULE._convolutions(ours.stages), theirs, strict=True):
         other.weight.data.copy_(mine.weight)
         other.bias.data.copy_(mine.bias)
     a, b = images(2, size=70, seed=1), images(2, size=70, seed=2) // 2
@@ -120,7 +120,7 @@ def test_one_feature_map_by_hand():
 
 def test_the_fallback_reads_torchvision_s_checkpoint(tmp_path, monkeypatch):
     donor = MODULE.LPIPS("alex")
-    convolutions = MODULE._convolutions(donor)
+    convolutions = MODULE._convolutions(donor.stages)
     # torchvision numbers the layers of ``features``; the classifier must not be mistaken for them.
     state = {}
     for index, layer in zip((0, 3, 6, 8, 10), convolutions, strict=True):

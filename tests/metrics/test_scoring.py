@@ -87,7 +87,7 @@ def test_a_prepared_set_brings_styles_and_photos_and_only_its_test_split(tmp_pat
     [
         (["a.png"], ["a.png", "b.png"], r"1 of 2 targets have no prediction .*\(b\)"),
         (["a.png", "x.png"], ["a.png"], r"1 predictions have no target .*x\.png"),
-        (["a.png", "a.jpg"], ["a.png"], r"both stand for a"),
+        (["a.png", "a.jpg"], ["a.png"], r"both have the name a"),
         (["a.png"], [], "not a folder"),
         ([".hidden.png"], ["a.png"], "holds no images"),
     ],

@@ -55,9 +55,7 @@ def test_each_trains_a_step_saves_and_loads(name, tmp_path):
     generator, loaded = checkpoint.load_generator(path)
     assert loaded == config
     with torch.inference_mode():
-        torch.testing.assert_close(
-            generator(photo, depth, style), state.average(photo, depth, style), rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(generator(photo, depth, style), state.ema(photo, depth, style), rtol=0, atol=1e-6)
 
 
 def test_model_a_is_the_u_net_of_pix2pix():

@@ -18,7 +18,7 @@ from hida.config import (
     TrainConfig,
 )
 from hida.data.dataset import PairTensors
-from hida.data.framing import random_batch
+from hida.data.framing import draw_plan, planned_batch
 from hida.training.distributed import World
 from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
 from hida.training.schedule import batch_indices, mixed_seed
@@ -73,7 +73,8 @@ def test_the_engine_does_what_a_plain_loop_does(config):
     for k in range(4):
         index = batch_indices(plain.images, 2, 5, 0)
         random = torch.Generator().manual_seed(mixed_seed(0, 0, plain.images, 4))
-        values = plain.step(random_batch(data.take(index), config.augment, random), plain.images / 5)
+        plan = draw_plan(torch.arange(2), data.photo.shape[-1], config.augment, random)
+        values = plain.step(planned_batch(data.take(index), plan, config.augment), plain.images / 5)
         assert losses[k] == {name: value.item() for name, value in values.items()}
     assert differing(engine.state, plain) == []
     assert engine.state.counters() == plain.counters()

@@ -195,7 +195,7 @@ REFUSALS = {
     "a weight without teacher": (["--loss.weight-distillation", "1"], "have an effect only together"),
     "no teacher": (["--distil", "{tmp}/a.safetensors", "--loss.weight-distillation", "1"], "there is no weights file"),
     "time": (["--time-limit", "-1"], "--time-limit is -1; give minutes"),
-    "iterations": (["--stop-after", "-3"], "--stop-after is -3; give iterations > 0, or 0 to go on to the end"),
+    "iterations": (["--stop-after", "-3"], "--stop-after is -3; give iterations > 0, or 0 for no limit"),
     "wrong folder": (["--data", "{tmp}"], "is not a prepared data set"),
     "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),
     "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
@@ -232,7 +232,7 @@ def test_another_network_in_the_folder_is_refused(data, straight, capsys):
 def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert hida_train(data, tmp_path / "out") == 2
-    assert "a file stands where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
+    assert "there is a file where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -70,7 +70,7 @@ def test_the_seed_decides_the_start():
     other = TrainingState(variant(seed=1), ALONE)
     assert_same(first.tensors(), again.tensors())
     assert not torch.equal(first.generator.stem_photo.weight, other.generator.stem_photo.weight)
-    assert_same(first.generator.state_dict(), first.average.state_dict())
+    assert_same(first.generator.state_dict(), first.ema.state_dict())
 
 
 @pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
@@ -187,22 +187,22 @@ def test_in_a_head_start_the_discriminator_alone_learns():
 
 def test_the_average_follows_and_is_warmed_up():
     state = TrainingState(CONFIG, ALONE)
-    expected = {name: p.clone() for name, p in state.average.named_parameters()}
+    expected = {name: p.clone() for name, p in state.ema.named_parameters()}
     for iteration in (1, 2):
         state.step(batch(iteration), 0.0)
         decay = min(0.5, iteration / (10 + iteration))
         for name, p in state.generator.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * p.detach()
-    for name, p in state.average.named_parameters():
+    for name, p in state.ema.named_parameters():
         torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-7)
-    assert not state.average.training
-    assert not any(p.requires_grad for p in state.average.parameters())
+    assert not state.ema.training
+    assert not any(p.requires_grad for p in state.ema.parameters())
 
 
 def test_without_averaging_the_average_is_the_generator():
     state = TrainingState(variant(ema=0.0), ALONE)
     state.step(batch(), 0.0)
-    assert_same(state.generator.state_dict(), state.average.state_dict())
+    assert_same(state.generator.state_dict(), state.ema.state_dict())
 
 
 def test_drawing_is_the_average_without_dropout_and_disturbs_nothing():

@@ -1,0 +1,10 @@
+"""The protocol's metrics, and the names by which the commands know them."""
+
+from typing import get_args
+
+from hida.metrics.protocol import BY_KEY
+from hida.training.options import METRICS, MetricName
+
+
+def test_the_commands_know_every_metric_in_the_order_of_the_tables():
+    assert METRICS == get_args(MetricName) == tuple(BY_KEY)

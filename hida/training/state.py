@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
+from hida.device import to_channels_last
 from hida.metrics.lpips import load_lpips
 from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
@@ -38,8 +39,8 @@ class TrainingState:
         self.generator = build_generator(config).to(world.device)
         self.discriminator = build_discriminator(config).to(world.device)
         if config.train.channels_last and (world.device.type != "cpu" or selected() == "native"):
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
+            to_channels_last(self.generator)
+            to_channels_last(self.discriminator)
         world.share(self.generator)
         world.share(self.discriminator)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()

@@ -1,8 +1,8 @@
 // info_acon, ida and instance_norm_modulate of channels_last tensors, in tiles: info_acon.cpp and ida.cpp say what they
-// compute. A plane does not lie in one piece here, and a block of planes is too large to be kept: what the second pass
+// compute. A plane is not contiguous here, and a block of planes is too large to be kept: what the second pass
 // needs of the activation it computes again, two exponentials being cheaper than a float32 copy of the block.
 #include "activation.h"
-#include "tiles.h"
+#include "nhwc.h"
 
 namespace hida {
 namespace HIDA_ISA {
@@ -10,10 +10,11 @@ namespace {
 
 // The activation of a strip: slopes, and θ = σ(logits), once if there is one a channel.
 template <class Real>
-class Activation {
+class StripActivation {
  public:
-  // Not `active`: there is no activation, and this is not asked for it.
-  Activation(bool active, const Strip& strip, const Image& logits, const Image& p1, const Image& p2) : logits_(logits) {
+  // Not `active`: there is no activation, and nothing may be asked of this.
+  StripActivation(bool active, const Strip& strip, const Image& logits, const Image& p1, const Image& p2)
+      : logits_(logits) {
     if (!active) return;
     const int64_t n = strip.n, c = strip.c;
     strip.repeat(base.at, [&](int64_t k) { return read_one<Real>(p2, n, c + k); });
@@ -54,12 +55,12 @@ class Activation {
   Tile<Real> theta_;
 };
 
-// The sums that the gradients of p1, p2 and of a switch a channel are.
+// The sums that the gradients of p1, p2 and of one θ per channel are.
 template <class Real>
-struct ActivationSums {
+struct StripAconSums {
   Tile<Real> q, rest, logits;
 
-  ActivationSums() { q.clear(), rest.clear(), logits.clear(); }
+  StripAconSums() { q.clear(), rest.clear(), logits.clear(); }
   // As AconLineSums::add: takes the gradient of the activation's value, returns that of the logits.
   template <class T>
   HIDA_INLINE T add(int64_t i, const T& df, const T& x, const T& slope_q, const T& tilt) {
@@ -72,18 +73,18 @@ struct ActivationSums {
   void write(const Strip& strip, void* dp1, void* dp2, void* dlogits) const {
     for (int64_t k = 0; k < strip.width; ++k) {
       AconSums sums;
-      sums.q = strip.fold(q.at, k), sums.rest = strip.fold(rest.at, k), sums.logits = strip.fold(logits.at, k);
+      sums.q = strip.sum_of(q.at, k), sums.rest = strip.sum_of(rest.at, k), sums.logits = strip.sum_of(logits.at, k);
       sums.template write<Real>(dp1, dp2, dlogits, strip.n * strip.extent.c + strip.c + k);
     }
   }
 };
 
 template <class Real>
-void acon_forward(const Acon& a, int64_t begin, int64_t end) {
+void info_acon_forward(const InfoAcon& a, int64_t begin, int64_t end) {
   Tile<Real> x, y;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Strip strip(a.planes.extent, unit);
-    Activation<Real> activation(true, strip, a.logits, a.p1, a.p2);
+  for (int64_t item = begin; item < end; ++item) {
+    const Strip strip(a.planes.extent, item);
+    StripActivation<Real> activation(true, strip, a.logits, a.p1, a.p2);
     strip.for_tiles([&](int64_t first, int64_t count) {
       strip.read(a.x, first, count, x.at);
       activation.for_tile(strip, first, count, [&](int64_t i, auto theta) HIDA_INLINED {
@@ -95,12 +96,12 @@ void acon_forward(const Acon& a, int64_t begin, int64_t end) {
 }
 
 template <class Real>
-void acon_backward(const Acon& a, int64_t begin, int64_t end) {
+void acon_backward(const InfoAcon& a, int64_t begin, int64_t end) {
   Tile<Real> x, grad, dx, dlogits;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Strip strip(a.planes.extent, unit);
-    Activation<Real> activation(true, strip, a.logits, a.p1, a.p2);
-    ActivationSums<Real> sums;
+  for (int64_t item = begin; item < end; ++item) {
+    const Strip strip(a.planes.extent, item);
+    StripActivation<Real> activation(true, strip, a.logits, a.p1, a.p2);
+    StripAconSums<Real> sums;
     strip.for_tiles([&](int64_t first, int64_t count) {
       strip.read(a.x, first, count, x.at);
       strip.read(a.grad, first, count, grad.at);
@@ -121,9 +122,9 @@ template <class Real>
 void adapt_forward(const Adapt& a, int64_t begin, int64_t end) {
   Tile<Real> x, f, mean, rstd, gamma, beta, added, y;
   Real *means = static_cast<Real*>(a.mean), *rstds = static_cast<Real*>(a.rstd);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Strip strip(a.planes.extent, unit);
-    Activation<Real> activation(a.activate, strip, a.logits, a.p1, a.p2);
+  for (int64_t item = begin; item < end; ++item) {
+    const Strip strip(a.planes.extent, item);
+    StripActivation<Real> activation(a.activate, strip, a.logits, a.p1, a.p2);
     const auto value = [&](int64_t first, int64_t count, Tile<Real>& to) {
       if (!a.activate) return strip.read(a.x, first, count, to.at);
       strip.read(a.x, first, count, x.at);
@@ -143,8 +144,8 @@ void adapt_forward(const Adapt& a, int64_t begin, int64_t end) {
       const auto write = [&](auto residual) HIDA_INLINED {
         for_vectors<Real>(count * strip.width, [&](int64_t i, auto like) HIDA_INLINED {
           const auto f_i = load_like(like, f + i);
-          const auto unit_f = normalise(f_i, load_like(like, mean + i), load_like(like, rstd + i));
-          store(y + i, residual(modulate(unit_f, load_like(like, gamma + i), load_like(like, beta + i)), f_i, i));
+          const auto x_hat = normalise(f_i, load_like(like, mean + i), load_like(like, rstd + i));
+          store(y + i, residual(modulate(x_hat, load_like(like, gamma + i), load_like(like, beta + i)), f_i, i));
         });
       };
       if (a.residual == Residual::activated)
@@ -164,11 +165,11 @@ void adapt_backward(const Adapt& a, int64_t begin, int64_t end) {
   const Real *means = static_cast<Real*>(a.mean), *rstds = static_cast<Real*>(a.rstd);
   // What of the upstream gradient goes past the norm: to f, or straight to x.
   const Real to_f = a.residual == Residual::activated ? 1 : 0, to_x = a.grad_to_x ? 1 : 0;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Strip strip(a.planes.extent, unit);
+  for (int64_t item = begin; item < end; ++item) {
+    const Strip strip(a.planes.extent, item);
     const int64_t at = strip.n * strip.extent.c + strip.c;
-    Activation<Real> activation(a.activate, strip, a.logits, a.p1, a.p2);
-    ActivationSums<Real> sums;
+    StripActivation<Real> activation(a.activate, strip, a.logits, a.p1, a.p2);
+    StripAconSums<Real> sums;
     strip.repeat(mean.at, [&](int64_t k) { return means[at + k]; });
     strip.repeat(rstd.at, [&](int64_t k) { return rstds[at + k]; });
     const auto read = [&](int64_t first, int64_t count) {
@@ -177,18 +178,18 @@ void adapt_backward(const Adapt& a, int64_t begin, int64_t end) {
       strip.read(a.gamma, first, count, gamma.at);
     };
     // d is the gradient of the normalised value.
-    const auto unit_at = [&](int64_t i, auto f)
-                             HIDA_INLINED { return normalise(f, load_like(f, mean + i), load_like(f, rstd + i)); };
+    const auto x_hat_at = [&](int64_t i, auto f)
+                              HIDA_INLINED { return normalise(f, load_like(f, mean + i), load_like(f, rstd + i)); };
     const auto d_at = [&](int64_t i, auto like)
                           HIDA_INLINED { return load_like(like, grad + i) * (1 + load_like(like, gamma + i)); };
     sum_d.clear(), sum_dx.clear();
     strip.for_tiles([&](int64_t first, int64_t count) {
       read(first, count);
       const auto sum_up = [&](int64_t i, auto f) HIDA_INLINED {
-        const auto unit_f = unit_at(i, f), d = d_at(i, f);
-        store(dgamma + i, load_like(f, grad + i) * unit_f);
+        const auto x_hat = x_hat_at(i, f), d = d_at(i, f);
+        store(dgamma + i, load_like(f, grad + i) * x_hat);
         sum_d.add(i, d);  // grad is zero behind the end: nothing is added there
-        sum_dx.add(i, d * unit_f);
+        sum_dx.add(i, d * x_hat);
       };
       if (a.activate)
         activation.for_tile(strip, first, count, [&](int64_t i, auto theta) HIDA_INLINED {
@@ -200,12 +201,12 @@ void adapt_backward(const Adapt& a, int64_t begin, int64_t end) {
       strip.write(a.dgamma, first, count, dgamma.at);
     });
     const double pixels = double(strip.extent.pixels());
-    strip.repeat(mean_d.at, [&](int64_t k) { return Real(strip.fold(sum_d.at, k) / pixels); });
-    strip.repeat(mean_dx.at, [&](int64_t k) { return Real(strip.fold(sum_dx.at, k) / pixels); });
+    strip.repeat(mean_d.at, [&](int64_t k) { return Real(strip.sum_of(sum_d.at, k) / pixels); });
+    strip.repeat(mean_dx.at, [&](int64_t k) { return Real(strip.sum_of(sum_dx.at, k) / pixels); });
     strip.for_tiles([&](int64_t first, int64_t count) {
       read(first, count);
       const auto upstream = [&](int64_t i, auto f) HIDA_INLINED {
-        return normalise_gradient(d_at(i, f), unit_at(i, f), load_like(f, mean_d + i), load_like(f, mean_dx + i),
+        return normalise_gradient(d_at(i, f), x_hat_at(i, f), load_like(f, mean_d + i), load_like(f, mean_dx + i),
                                   load_like(f, rstd + i));
       };
       if (a.activate) {
@@ -231,16 +232,16 @@ void adapt_backward(const Adapt& a, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void acon_channels(const Acon& a, int64_t begin, int64_t end) {
-  a.planes.wide ? acon_forward<double>(a, begin, end) : acon_forward<float>(a, begin, end);
+void info_acon_nhwc(const InfoAcon& a, int64_t begin, int64_t end) {
+  a.planes.wide ? info_acon_forward<double>(a, begin, end) : info_acon_forward<float>(a, begin, end);
 }
-void acon_channels_backward(const Acon& a, int64_t begin, int64_t end) {
+void info_acon_nhwc_backward(const InfoAcon& a, int64_t begin, int64_t end) {
   a.planes.wide ? acon_backward<double>(a, begin, end) : acon_backward<float>(a, begin, end);
 }
-void adapt_channels(const Adapt& a, int64_t begin, int64_t end) {
+void adapt_nhwc(const Adapt& a, int64_t begin, int64_t end) {
   a.planes.wide ? adapt_forward<double>(a, begin, end) : adapt_forward<float>(a, begin, end);
 }
-void adapt_channels_backward(const Adapt& a, int64_t begin, int64_t end) {
+void adapt_nhwc_backward(const Adapt& a, int64_t begin, int64_t end) {
   a.planes.wide ? adapt_backward<double>(a, begin, end) : adapt_backward<float>(a, begin, end);
 }
 

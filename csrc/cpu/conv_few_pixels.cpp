@@ -1,17 +1,17 @@
-// Convolutions that are bound by reading their weights, because their pixels are few, and doublings (transposed
-// convolutions, 4×4, stride 2, padding 1) that are bound by it or by reading their input, because they have one output
+// Convolutions that are bound by reading their weights, because their pixels are few, and transposed
+// convolutions (4×4, stride 2, padding 1) that are bound by it or by reading their input, because they have one output
 // channel or a few. General libraries rearrange the weights first, which costs more than the convolution.
 // Traffic: weights and input once.
-#include "isa.h"
-#include "lines.h"
-#include "multiply.h"
+#include "gemm.h"
+#include "kernels.h"
+#include "nchw.h"
 
 namespace hida {
 namespace HIDA_ISA {
 namespace {
 
-constexpr int64_t kTaps = 16;   // of a doubling
-constexpr int64_t kDepth = 16;  // weight rows read abreast
+constexpr int64_t kTaps = 16;   // of a transposed convolution
+constexpr int64_t kDepth = 16;  // weight rows read side by side
 
 // Add T (16 taps of one channel, each of rows [first, last) of input pixels, `width` numbers apart) into an output
 // plane, of which rows [begin, end) are kept.
@@ -33,23 +33,22 @@ void spread(const float* taps, int64_t width, int64_t first, int64_t last, const
   }
 }
 
-void begin_plane(const Doubling& d, int64_t c, int64_t count, float* to) {
+void begin_plane(const ConvTranspose& d, int64_t c, int64_t count, float* to) {
   const float bias = d.bias ? d.bias[c] : 0.0f;
   for (int64_t i = 0; i < count; ++i) to[i] = bias;
 }
 
-// A unit is d.channels output channels of the whole batch.
-void by_channels(const Doubling& d, int64_t begin, int64_t end) {
+// A work item is d.channels output channels of the whole batch.
+void by_channels(const ConvTranspose& d, int64_t begin, int64_t end) {
   const int64_t pixels = d.in.n * d.in.pixels(), width = (pixels + kBlock - 1) / kBlock * kBlock, outputs = d.out.c;
   Scratch<float> taps(d.channels * kTaps * width);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t c0 = unit * d.channels;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t c0 = item * d.channels;
     const int64_t channels = outputs - c0 < d.channels ? outputs - c0 : d.channels;
     std::memset(taps.get(), 0, size_t(channels * kTaps * width) * sizeof(float));
     for (int64_t k = 0; k < d.in.c; k += kDepth)
-      multiply(channels * kTaps, width, d.in.c - k < kDepth ? d.in.c - k : kDepth,
-               d.weight + (k * outputs + c0) * kTaps, int64_t(1), outputs * kTaps, d.columns + k * width, width,
-               taps.get(), width);
+      gemm(channels * kTaps, width, d.in.c - k < kDepth ? d.in.c - k : kDepth, d.weight + (k * outputs + c0) * kTaps,
+           int64_t(1), outputs * kTaps, d.columns + k * width, width, taps.get(), width);
     for (int64_t c = 0; c < channels; ++c) {
       for (int64_t n = 0; n < d.in.n; ++n) {
         float* plane = d.y + (n * outputs + c0 + c) * d.out.pixels();
@@ -60,18 +59,18 @@ void by_channels(const Doubling& d, int64_t begin, int64_t end) {
   }
 }
 
-// A unit is kRowsDoubled input rows of one image. The rows beside them are multiplied again.
-void by_rows(const Doubling& d, int64_t begin, int64_t end) {
-  const int64_t chunks = (d.in.h + kRowsDoubled - 1) / kRowsDoubled, outputs = d.out.c;
-  const int64_t width = (kRowsDoubled + 2) * d.in.w;
+// A work item is kTransposeRows input rows of one image. The rows beside them are multiplied again.
+void by_rows(const ConvTranspose& d, int64_t begin, int64_t end) {
+  const int64_t chunks = (d.in.h + kTransposeRows - 1) / kTransposeRows, outputs = d.out.c;
+  const int64_t width = (kTransposeRows + 2) * d.in.w;
   Scratch<float> taps(outputs * kTaps * width);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / chunks, row = unit % chunks * kRowsDoubled;
-    const int64_t stop = row + kRowsDoubled < d.in.h ? row + kRowsDoubled : d.in.h;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / chunks, row = item % chunks * kTransposeRows;
+    const int64_t stop = row + kTransposeRows < d.in.h ? row + kTransposeRows : d.in.h;
     const int64_t first = row > 0 ? row - 1 : 0, last = stop < d.in.h ? stop + 1 : stop;
     std::memset(taps.get(), 0, size_t(outputs * kTaps * width) * sizeof(float));
-    multiply(outputs * kTaps, (last - first) * d.in.w, d.in.c, d.weight, int64_t(1), outputs * kTaps,
-             d.x + n * d.in.c * d.in.pixels() + first * d.in.w, d.in.pixels(), taps.get(), width);
+    gemm(outputs * kTaps, (last - first) * d.in.w, d.in.c, d.weight, int64_t(1), outputs * kTaps,
+         d.x + n * d.in.c * d.in.pixels() + first * d.in.w, d.in.pixels(), taps.get(), width);
     for (int64_t c = 0; c < outputs; ++c) {
       float* plane = d.y + (n * outputs + c) * d.out.pixels();
       begin_plane(d, c, 2 * (stop - row) * d.out.w, plane + 2 * row * d.out.w);
@@ -83,7 +82,7 @@ void by_rows(const Doubling& d, int64_t begin, int64_t end) {
 }  // namespace
 
 // One channel's columns: (taps, pixels of the batch, padded), zeros outside the image.
-void plain_columns(const Deform& d, int64_t begin, int64_t end) {
+void im2col(const Deform& d, int64_t begin, int64_t end) {
   const int64_t pixels = d.in.pixels(), count = d.out.n * d.out.pixels(),
                 width = (count + kBlock - 1) / kBlock * kBlock;
   Scratch<float> plane(pixels + 64);
@@ -108,7 +107,7 @@ void plain_columns(const Deform& d, int64_t begin, int64_t end) {
   }
 }
 
-void doubling(const Doubling& d, int64_t begin, int64_t end) {
+void conv_transpose(const ConvTranspose& d, int64_t begin, int64_t end) {
   d.columns ? by_channels(d, begin, end) : by_rows(d, begin, end);
 }
 

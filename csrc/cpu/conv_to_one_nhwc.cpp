@@ -1,7 +1,7 @@
 // Convolutions 4×4 of a channels_last tensor to one output channel: a transposed one of stride 2 and padding 1, or one
 // of stride 1 and padding 2. A pixel's channels meet sixteen weights each, so that a pixel's products are one vector
 // (16 floats) which is summed over channels: y is then a sum of few of its numbers. Traffic n forward, 3n backward.
-#include "lines.h"
+#include "nchw.h"
 
 namespace hida {
 namespace HIDA_ISA {
@@ -15,7 +15,7 @@ HIDA_INLINE Sixteen sixteen(const float* from) {
   return load_like(Sixteen{}, from);
 }
 
-// `count` pixels of a row as (pixels, channels); channels lie abreast in x.
+// `count` pixels of a row as (pixels, channels); x is NHWC.
 void read_row(const Image& x, const Extent& e, int64_t n, int64_t row, float* to) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
@@ -47,7 +47,7 @@ HIDA_INLINE void products(const float* x, const float* weight, int64_t channels,
 
 // The upstream gradient that each of the sixteen weights of a row's pixels meets, (pixels, 16). `rows` holds the rows
 // of the gradient from `top` on, `stride` long, two zeros before the first column.
-void gradients(const ToOne& a, const float* rows, int64_t top, int64_t stride, int64_t row, float* to) {
+void gradients(const ConvToOne& a, const float* rows, int64_t top, int64_t stride, int64_t row, float* to) {
   for (int64_t ky = 0; ky < 4; ++ky) {
     const float* line = rows + (a.transposed ? 2 * row - 1 + ky - top : row + 2 - ky - top) * stride + 2;
     if (a.transposed)
@@ -60,14 +60,14 @@ void gradients(const ToOne& a, const float* rows, int64_t top, int64_t stride, i
 
 }  // namespace
 
-void to_one(const ToOne& a, int64_t begin, int64_t end) {
+void conv_to_one_nhwc(const ConvToOne& a, int64_t begin, int64_t end) {
   const int64_t w = a.in.w, c = a.in.c, row_of_z = 16 * (w + 4), blocks = a.blocks(a.out.h);
-  const int64_t most = kRowsOfOne + 3;
+  const int64_t most = kToOneRows + 3;
   Scratch<float> x(w * c), z(most * row_of_z), line(a.out.w);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / blocks, from = unit % blocks * kRowsOfOne;
-    const int64_t to = from + kRowsOfOne < a.out.h ? from + kRowsOfOne : a.out.h;
-    // Rows of x that these rows of y hang on; two pixels of zeros stand on either side of each.
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / blocks, from = item % blocks * kToOneRows;
+    const int64_t to = from + kToOneRows < a.out.h ? from + kToOneRows : a.out.h;
+    // Rows of x that these rows of y depend on; there are two pixels of zeros on either side of each.
     const int64_t top = a.transposed ? from / 2 - 1 : from - 2, bottom = a.transposed ? (to - 1) / 2 + 1 : to;
     std::memset(z.get(), 0, size_t(most * row_of_z) * sizeof(float));
     for (int64_t row = top < 0 ? 0 : top; row <= bottom && row < a.in.h; ++row) {
@@ -103,21 +103,21 @@ void to_one(const ToOne& a, int64_t begin, int64_t end) {
   }
 }
 
-void to_one_backward(const ToOne& a, int64_t begin, int64_t end) {
+void conv_to_one_nhwc_backward(const ConvToOne& a, int64_t begin, int64_t end) {
   constexpr int64_t L = kLanes<float>;
   const int64_t w = a.in.w, c = a.in.c, blocks = a.blocks(a.in.h), stride = a.out.w + 5 + L;
-  const int64_t most = 2 * kRowsOfOne + 3, whole = padded<float>(c);
+  const int64_t most = 2 * kToOneRows + 3, whole = padded<float>(c);
   Scratch<float> x(w * c), dx(w * c + L), g(w * 16), rows(most * stride), columns(16 * whole);
   // The weights, tap by tap.
   for (int64_t i = 0; i < 16 * whole; ++i) columns[i] = i % whole < c ? a.weight[i % whole * 16 + i / whole] : 0;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / blocks, from = unit % blocks * kRowsOfOne;
-    const int64_t to = from + kRowsOfOne < a.in.h ? from + kRowsOfOne : a.in.h;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / blocks, from = item % blocks * kToOneRows;
+    const int64_t to = from + kToOneRows < a.in.h ? from + kToOneRows : a.in.h;
     const int64_t top = a.transposed ? 2 * from - 1 : from - 1, bottom = a.transposed ? 2 * to : to + 1;
     std::memset(rows.get(), 0, size_t(most * stride) * sizeof(float));
     for (int64_t row = top < 0 ? 0 : top; row <= bottom && row < a.out.h; ++row)
       copy_line(a.grad, a.out, n, 0, row * a.out.w, a.out.w, rows.get() + (row - top) * stride + 2);
-    float* dweight = a.dweight == nullptr ? nullptr : a.dweight + unit * c * 16;
+    float* dweight = a.dweight == nullptr ? nullptr : a.dweight + item * c * 16;
     if (dweight) std::memset(dweight, 0, size_t(c * 16) * sizeof(float));
     for (int64_t row = from; row < to; ++row) {
       gradients(a, rows.get(), top, stride, row, g.get());

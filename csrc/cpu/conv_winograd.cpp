@@ -10,8 +10,8 @@
 // The points are 0, ±√½, ±√2 and infinity: their powers stay near 1, and so does the rounding (1.5e-6 of the result of
 // 256 channels instead of 0.3e-6; the customary 0, ±1, ±2 and infinity: 3.4e-6).
 // Traffic: x once or nearly, the weights once a wave, y once; the spectra of a wave stay in the last cache.
-#include "isa.h"
-#include "multiply.h"
+#include "gemm.h"
+#include "kernels.h"
 
 namespace hida {
 namespace HIDA_ISA {
@@ -20,7 +20,7 @@ namespace {
 using V = Vec<float>;
 constexpr int L = kLanes<float>;
 constexpr int kSide = 6, kPoints = kSide * kSide;  // of a tile's input, and of its spectrum
-constexpr int kPad = 16;                           // rows of filters must not fall into the same sets of the cache
+constexpr int kPad = 16;                           // rows of filters must not map to the same sets of the cache
 constexpr float kA = 0.70710678f, kB = 1.41421356f, kAA = 0.5f, kBB = 2.0f;
 static_assert(kWinogradTiles % L == 0);
 
@@ -113,25 +113,25 @@ HIDA_INLINE void collect(const V places[4], V row[4]) {
   row[2] = in_turn(high_even, high_odd, 0), row[3] = in_turn(high_even, high_odd, L / 2);
 }
 
-struct Tile {
+struct OutputTile {
   int64_t n, y, x;  // image, row and column of its first output; of the first even one, where outputs are doubled
 };
 
-struct Block {
-  Tile tiles[kWinogradTiles];
+struct TileBlock {
+  OutputTile tiles[kWinogradTiles];
   int64_t count;
   int64_t width() const { return (count + L - 1) / L * L; }
   // Whether the tiles of the lanes from `first` on are four numbers wide and follow each other in a row.
   bool in_a_row(int64_t first, int64_t step) const {
     if (step != 4 || first + L > count) return false;
-    const Tile &a = tiles[first], &b = tiles[first + L - 1];
+    const OutputTile &a = tiles[first], &b = tiles[first + L - 1];
     return a.n == b.n && a.y == b.y && b.x - a.x == 4 * (L - 1);
   }
 };
 
-Block block_at(const Winograd& w, int64_t number) {
+TileBlock block_at(const Winograd& w, int64_t number) {
   const int64_t first = (w.first + number) * kWinogradTiles, left = w.tiles() - first;
-  Block block;
+  TileBlock block;
   block.count = left < kWinogradTiles ? left : kWinogradTiles;
   for (int64_t t = 0; t < block.count; ++t) {
     const int64_t tile = first + t, step = w.step();
@@ -141,7 +141,7 @@ Block block_at(const Winograd& w, int64_t number) {
 }
 
 // L tiles that follow each other in a row of the image.
-void gather_row(const Winograd& w, const Tile& tile, const float* plane, float* to) {
+void gather_row(const Winograd& w, const OutputTile& tile, const float* plane, float* to) {
   constexpr int kLength = 4 * L + 2;
   alignas(64) float line[(kLength + L - 1) / L * L] = {};
   for (int row = 0; row < kSide; ++row) {
@@ -169,15 +169,15 @@ void gather_row(const Winograd& w, const Tile& tile, const float* plane, float* 
 }
 
 // The 6×6 inputs of a block's tiles in one channel, a tile in each lane; zeros outside the image.
-void gather(const Winograd& w, const Block& block, int64_t channel, float* to) {
+void gather(const Winograd& w, const TileBlock& block, int64_t channel, float* to) {
   for (int64_t t = 0; t < block.count; ++t) {
     if (t % L == 0 && block.in_a_row(t, w.step())) {
-      const Tile& first = block.tiles[t];
+      const OutputTile& first = block.tiles[t];
       gather_row(w, first, w.x + (first.n * w.in.c + channel) * w.in.pixels(), to + t);
       t += L - 1;
       continue;
     }
-    const Tile& tile = block.tiles[t];
+    const OutputTile& tile = block.tiles[t];
     const float* plane = w.x + (tile.n * w.in.c + channel) * w.in.pixels();
     float* lane = to + t;
     if (tile.y > 0 && tile.x > 0 && tile.y + kSide - 1 <= w.in.h && tile.x + kSide - 1 <= w.in.w) {
@@ -200,7 +200,7 @@ void gather(const Winograd& w, const Block& block, int64_t channel, float* to) {
   }
 }
 
-// Where the two taps of a parity lie among four, in the order in which they meet their inputs.
+// Where the two taps of a parity are among four, in the order in which they meet their inputs.
 constexpr int kDoubled[2][2] = {{3, 1}, {2, 0}};
 
 // The filters between `count` input channels, one in a lane, and one row of the products: their spectra.
@@ -217,18 +217,18 @@ HIDA_INLINE void filter(const float (*lanes)[L], const int (&tap)[kTaps][kTaps],
 // (36, rows, C_in + kPad): the spectra of rows [first, first + rows) of the products, of whole output channels.
 void filters(const Winograd& w, int64_t first, int64_t rows, float* to) {
   const int64_t inputs = w.in.c, row_size = inputs + kPad, plane = rows * row_size;
-  const int taps = w.twice ? 16 : 9;
-  const int64_t apart = w.twice ? taps * w.out.c : taps;  // the weights of two input channels
+  const int taps = w.transposed ? 16 : 9;
+  const int64_t apart = w.transposed ? taps * w.out.c : taps;  // the weights of two input channels
   alignas(64) float lanes[16][L] = {};
   for (int64_t row = 0; row < rows; row += w.phases()) {
     const int64_t channel = (first + row) / w.phases();
-    const float* weight = w.weight + channel * (w.twice ? taps : inputs * taps);
+    const float* weight = w.weight + channel * (w.transposed ? taps : inputs * taps);
     for (int64_t c = 0; c < inputs; c += L) {
       const int64_t count = inputs - c < L ? inputs - c : L;
       for (int64_t lane = 0; lane < count; ++lane)
         for (int i = 0; i < taps; ++i) lanes[i][lane] = weight[(c + lane) * apart + i];
       float* at = to + row * row_size + c;
-      if (!w.twice) {
+      if (!w.transposed) {
         constexpr int kTaps[3][3] = {{0, 1, 2}, {3, 4, 5}, {6, 7, 8}};
         filter(lanes, kTaps, count, plane, at);
         continue;
@@ -244,10 +244,10 @@ void filters(const Winograd& w, int64_t first, int64_t rows, float* to) {
 
 // One row of the products, transformed back, into its output channel's planes.
 template <int kOutputs, int kStep>
-void scatter(const Winograd& w, const Block& block, int64_t row, const float* from) {
+void scatter(const Winograd& w, const TileBlock& block, int64_t row, const float* from) {
   const int64_t channel = row / w.phases(), phase = row % w.phases(), odd_y = phase / 2, odd_x = phase % 2;
   for (int64_t t = 0; t < block.count; ++t) {
-    const Tile& tile = block.tiles[t];
+    const OutputTile& tile = block.tiles[t];
     float* plane = w.y + (tile.n * w.out.c + channel) * w.out.pixels();
     if (kOutputs == 4 && t % L == 0 && tile.y + 4 <= w.out.h && tile.x + 4 * L <= w.out.w && block.in_a_row(t, 4)) {
       for (int r = 0; r < 4; ++r) {
@@ -283,7 +283,7 @@ void scatter(const Winograd& w, const Block& block, int64_t row, const float* fr
 
 // Transform back `rows` rows of products, from `first` on, and put them where they belong.
 template <int kOutputs, int kStep>
-void finish(const Winograd& w, const Block& block, int64_t first, int64_t rows, const float* products) {
+void finish(const Winograd& w, const TileBlock& block, int64_t first, int64_t rows, const float* products) {
   alignas(64) float drawn[kOutputs * kOutputs * kWinogradTiles];
   const int64_t point = rows * kWinogradTiles;
   for (int64_t r = 0; r < rows; ++r) {
@@ -300,16 +300,16 @@ void finish(const Winograd& w, const Block& block, int64_t first, int64_t rows, 
 
 }  // namespace
 
-// A unit is kBlock input channels of one block of the wave.
+// A work item is kBlock input channels of one block of the wave.
 void winograd_input(const Winograd& w, int64_t begin, int64_t end) {
   const int64_t inputs = w.in.c, groups = (inputs + kBlock - 1) / kBlock;
   alignas(64) float seen[kPoints * kWinogradTiles] = {};
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Block block = block_at(w, unit / groups);
-    const int64_t start = unit % groups * kBlock, stop = start + kBlock < inputs ? start + kBlock : inputs;
+  for (int64_t item = begin; item < end; ++item) {
+    const TileBlock block = block_at(w, item / groups);
+    const int64_t start = item % groups * kBlock, stop = start + kBlock < inputs ? start + kBlock : inputs;
     for (int64_t c = start; c < stop; ++c) {
       gather(w, block, c, seen);
-      float* to = w.spectra + (unit / groups * kPoints * inputs + c) * kWinogradTiles;
+      float* to = w.spectra + (item / groups * kPoints * inputs + c) * kWinogradTiles;
       for (int64_t v = 0; v < block.width(); v += L)
         both_ways<kSide, kSide>(
             [&](int r, int i) HIDA_INLINED { return load(seen + (r * kSide + i) * kWinogradTiles + v); }, of_input,
@@ -318,23 +318,23 @@ void winograd_input(const Winograd& w, int64_t begin, int64_t end) {
   }
 }
 
-// A unit is w.rows rows of the products of every block of the wave.
+// A work item is w.rows rows of the products of every block of the wave.
 void winograd_output(const Winograd& w, int64_t begin, int64_t end) {
   const int64_t inputs = w.in.c, row_size = inputs + kPad, total = w.out.c * w.phases();
   Scratch<float> spectra(kPoints * w.rows * row_size), products(kPoints * kRows * kWinogradTiles);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t first = unit * w.rows, rows = total - first < w.rows ? total - first : w.rows;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t first = item * w.rows, rows = total - first < w.rows ? total - first : w.rows;
     filters(w, first, rows, spectra.get());
     for (int64_t number = 0; number < w.blocks; ++number) {
-      const Block block = block_at(w, number);
+      const TileBlock block = block_at(w, number);
       const float* seen = w.spectra + number * kPoints * inputs * kWinogradTiles;
       for (int64_t row = 0; row < rows; row += kRows) {
         const int64_t count = rows - row < kRows ? rows - row : kRows, point = count * kWinogradTiles;
         std::memset(products.get(), 0, size_t(kPoints * point) * sizeof(float));
         for (int64_t p = 0; p < kPoints; ++p)
-          multiply(count, block.width(), inputs, spectra.get() + (p * rows + row) * row_size, row_size, int64_t(1),
-                   seen + p * inputs * kWinogradTiles, kWinogradTiles, products.get() + p * point, kWinogradTiles);
-        (w.twice ? finish<5, 2> : finish<4, 1>)(w, block, first + row, count, products.get());
+          gemm(count, block.width(), inputs, spectra.get() + (p * rows + row) * row_size, row_size, int64_t(1),
+               seen + p * inputs * kWinogradTiles, kWinogradTiles, products.get() + p * point, kWinogradTiles);
+        (w.transposed ? finish<5, 2> : finish<4, 1>)(w, block, first + row, count, products.get());
       }
     }
   }

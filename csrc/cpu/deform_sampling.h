@@ -6,17 +6,17 @@
 #pragma once
 
 #include "../math.h"
-#include "lines.h"
+#include "nchw.h"
 
 namespace hida {
 namespace HIDA_ISA {
 
 // Channels [channel, channel + count) of one group and one deformable group.
-struct Block {
+struct ChannelBlock {
   int64_t channel, count, group, deformable;
 };
 
-inline Block block_at(const Deform& d, int64_t index) {
+inline ChannelBlock block_at(const Deform& d, int64_t index) {
   const int64_t per_group = d.in.c / d.groups, per_deformable = d.in.c / d.deformable;
   for (int64_t c = 0;;) {
     const int64_t group = c / per_group, deformable = c / per_deformable;
@@ -37,7 +37,7 @@ inline int64_t blocked_image(const Deform& d) {
 
 // Rearrange one block of one image.
 template <class Real>
-inline void block_image(const Deform& d, const Block& block, int64_t n, Real* to) {
+inline void block_image(const Deform& d, const ChannelBlock& block, int64_t n, Real* to) {
   alignas(64) Real line[kLine];
   const int64_t pixels = d.in.pixels();
   std::memset(to + pixels * kBlock, 0, kBlock * sizeof(Real));
@@ -57,7 +57,7 @@ inline void block_image(const Deform& d, const Block& block, int64_t n, Real* to
 
 // And back, for the input's gradient.
 template <class Real>
-inline void unblock_image(const Deform& d, const Block& block, int64_t n, const Real* from) {
+inline void unblock_image(const Deform& d, const ChannelBlock& block, int64_t n, const Real* from) {
   alignas(64) Real line[kLine];
   const int64_t pixels = d.in.pixels();
   for (int64_t first = 0; first < pixels; first += kLine) {
@@ -88,12 +88,12 @@ struct Sample {
   Real share[4], down, right, mask;
 };
 
-// The sampling points of up to kTile output pixels: samples[tap·kTile + pixel]. Images lie `image_stride` elements
-// apart, the one numbered `first_image` first.
+// The sampling points of up to kPixelsAtATime output pixels: samples[tap·kPixelsAtATime + pixel]. Images are
+// `image_stride` elements apart, the one numbered `first_image` first.
 template <class Real>
 inline void find_samples(const Deform& d, int64_t deformable, int64_t first, int64_t count, int64_t first_image,
                          int64_t image_stride, Sample<Real>* samples) {
-  Real down[kTile + 64], right[kTile + 64], mask[kTile + 64];  // copy_line pads to a vector
+  Real down[kPixelsAtATime + 64], right[kPixelsAtATime + 64], mask[kPixelsAtATime + 64];  // copy_line pads to a vector
   const int64_t taps = d.taps(), pixels = d.in.pixels();
   const Extent spread = d.out;
   for_images(d, first, count, [&](int64_t n, int64_t pixel, int64_t done, int64_t run) {
@@ -109,7 +109,7 @@ inline void find_samples(const Deform& d, int64_t deformable, int64_t first, int
       for (int64_t i = 0; i < run; ++i) {
         const Point<Real> point = locate(down[i] + Real(row * d.stride_h + tap_row),
                                          right[i] + Real(column * d.stride_w + tap_column), d.in.h, d.in.w, pixels);
-        Sample<Real>& sample = samples[tap * kTile + done + i];
+        Sample<Real>& sample = samples[tap * kPixelsAtATime + done + i];
         for (int corner = 0; corner < 4; ++corner) sample.at[corner] = base + point.pixel[corner] * kBlock;
         shares(point, sample.share);
         sample.down = point.down;

@@ -10,7 +10,7 @@ namespace hida {
 namespace generic {
 extern const Kernels table;
 }
-#if defined(HIDA_X86_TABLES)
+#if defined(__x86_64__)
 namespace avx2 {
 extern const Kernels table;
 }
@@ -26,7 +26,7 @@ const Kernels& choose() {
   const std::string wanted = named ? named : "";
   if (!wanted.empty() && wanted != "avx512" && wanted != "avx2" && wanted != "generic")
     throw std::runtime_error("HIDA_CPU is '" + wanted + "'; choose avx512, avx2 or generic.");
-#if defined(HIDA_X86_TABLES)
+#if defined(__x86_64__)
   __builtin_cpu_init();
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -49,5 +49,5 @@ const Kernels& kernels() {
 }  // namespace hida
 
 extern "C" __attribute__((visibility("default"))) const char* hida_cpu_kernels() {
-  return hida::kernels().name;
+  return hida::kernels().isa;
 }

@@ -1,10 +1,10 @@
-// Tiles: a few pixels of a block of channels as one dense array of the computing type, channels abreast, which is how a
-// channels_last tensor lies in memory. What belongs to a channel (slopes, mean ...) is repeated for every pixel of a
-// tile, and a sum over pixels is a tile of sums: so that a kernel is a loop over two or more arrays of equal length,
+// Tiles: a few pixels of a block of channels as one dense array of the computing type, channels side by side, which is
+// how a channels_last tensor is in memory. What belongs to a channel (slopes, mean ...) is repeated for every pixel of
+// a tile, and a sum over pixels is a tile of sums: so that a kernel is a loop over two or more arrays of equal length,
 // whatever the number of channels, and every number is added in the same order in each run.
 #pragma once
 
-#include "lines.h"
+#include "nchw.h"
 
 namespace hida {
 namespace HIDA_ISA {
@@ -16,9 +16,9 @@ struct Strip {
   Extent extent;
   int64_t n, c, width, pixels;
 
-  HIDA_INLINE Strip(const Extent& e, int64_t unit) : extent(e) {
+  HIDA_INLINE Strip(const Extent& e, int64_t item) : extent(e) {
     const int64_t blocks = channel_blocks(e.c);
-    n = unit / blocks, c = unit % blocks * kChannels;
+    n = item / blocks, c = item % blocks * kChannels;
     width = e.c - c < kChannels ? e.c - c : kChannels;
     pixels = kTileNumbers / width;
   }
@@ -39,7 +39,7 @@ struct Strip {
 
   // The sum of channel k over a tile of sums.
   template <class Real>
-  HIDA_INLINE double fold(const Real* sums, int64_t k) const {
+  HIDA_INLINE double sum_of(const Real* sums, int64_t k) const {
     double total = 0;
     for (int64_t p = 0; p < pixels; ++p) total += double(sums[p * width + k]);
     return total;
@@ -102,7 +102,7 @@ struct Tile {
   }
 };
 
-// Zero what lies behind the end of a tile, `left` numbers away: only a single vector can reach beyond it.
+// Zero what is behind the end of a tile, `left` numbers away: only a single vector can reach beyond it.
 template <class Real, int K>
 HIDA_INLINE Several<Real, K> keep_inside(const Several<Real, K>& v, int64_t) {
   return v;
@@ -138,8 +138,8 @@ HIDA_INLINE void strip_statistics(const Strip& strip, double eps, Real* mean, Re
     });
   });
   for (int64_t k = 0; k < strip.width; ++k) {
-    const double off = strip.fold(sums.at, k) / double(pixels);
-    const double variance = strip.fold(squares.at, k) / double(pixels) - off * off;
+    const double off = strip.sum_of(sums.at, k) / double(pixels);
+    const double variance = strip.sum_of(squares.at, k) / double(pixels) - off * off;
     const int64_t at = strip.n * strip.extent.c + strip.c + k;
     mean[at] = Real(double(shift[k]) + off);
     rstd[at] = Real(1 / __builtin_sqrt((variance < 0 ? 0 : variance) + eps));

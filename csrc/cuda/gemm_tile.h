@@ -1,6 +1,6 @@
 // Products of a 64×64 tile by a block of 128 threads, or of 128×64 by 256, operands in shared memory.
 //
-// An operand takes 144 bytes a row and holds 128 bytes of each row (kDepth<M> numbers), in one of two ways:
+// An operand takes 144 bytes per row and holds 128 bytes of each row (kDepth<M> numbers), in one of two ways:
 //   row by row   pitch 144 bytes; depth is contiguous
 //   by depth     kDepth<M> lines of all rows, and eight more; rows are contiguous
 // Both pitches are odd multiples of 16 bytes, or leave fragments on different banks: no conflicts in either.
@@ -12,9 +12,9 @@
 namespace hida {
 namespace cuda {
 
-constexpr int kThreads = 128, kTile64 = 64, kOperand = 9216, kRowPitch = 144;
+constexpr int kGemmThreads = 128, kTileSide = 64, kOperand = 9216, kRowPitch = 144;
 template <int Rows>
-constexpr int kThreadsOf = Rows * kThreads / kTile64;
+constexpr int kGemmThreadsOf = Rows * kGemmThreads / kTileSide;
 
 // Blocks that a multiprocessor should hold at least. (Turing has shared memory for one of 128 rows.)
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -22,35 +22,35 @@ constexpr int kResidentTall = 1;
 #else
 constexpr int kResidentTall = 2;
 #endif
-template <class M, int Rows = kTile64>
-constexpr int kResident = Rows > kTile64                  ? kResidentTall
+template <class M, int Rows = kTileSide>
+constexpr int kResident = Rows > kTileSide                ? kResidentTall
                           : sizeof(typename M::Real) == 8 ? 2
                                                           : 3;
 template <class M>
 constexpr int kDepth = int(128 / sizeof(typename M::Bits));
-// Distance of two lines of an operand in bytes, units in a line.
-template <class M, bool ByDepth, int Rows = kTile64>
+// Distance of two lines of an operand in bytes, vectors in a line.
+template <class M, bool ByDepth, int Rows = kTileSide>
 constexpr int kPitch = ByDepth ? (Rows + 8) * int(sizeof(typename M::Bits)) : kRowPitch;
-template <class M, bool ByDepth, int Rows = kTile64>
-constexpr int kUnits = ByDepth ? Rows / kUnit<M> : 8;
+template <class M, bool ByDepth, int Rows = kTileSide>
+constexpr int kVecs = ByDepth ? Rows / kPerVec<M> : 8;
 
 // TF32 keeps ten bits; tensor cores would cut the rest off, which is a bias.
 template <class M>
-HIDA_DEVICE Unit rounded(Unit unit) {
+HIDA_DEVICE Vec16 rounded(Vec16 vec) {
   if constexpr (std::is_same_v<M, Tf32>) {
 #pragma unroll
-    for (uint32_t& word : unit.word)
+    for (uint32_t& word : vec.word)
       if ((word & 0x7f800000u) != 0x7f800000u) word = (word + 0x0fffu + (word >> 13 & 1)) & ~0x1fffu;
   }
-  return unit;
+  return vec;
 }
 
-// The tile's sums, spread over the threads. AByDepth, BByDepth: how the operands lie.
-template <class M, bool AByDepth, bool BByDepth, int Rows = kTile64, bool Tensor = M::tensor>
-struct Tile;
+// The tile's sums, spread over the threads. AByDepth, BByDepth: how the operands are stored.
+template <class M, bool AByDepth, bool BByDepth, int Rows = kTileSide, bool Tensor = M::tensor>
+struct GemmTile;
 
 template <class M, bool AByDepth, bool BByDepth, int Rows>
-struct Tile<M, AByDepth, BByDepth, Rows, true> {
+struct GemmTile<M, AByDepth, BByDepth, Rows, true> {
   float sum[2][4][4];
 
   HIDA_DEVICE void clear() {
@@ -92,12 +92,12 @@ struct Tile<M, AByDepth, BByDepth, Rows, true> {
   // Sixteen rows, 32 bytes of depth, as four 8×8 squares: for the left operand rows change first, for the right depth.
   template <bool ByDepth, bool Right>
   static HIDA_DEVICE void fragment(uint32_t (&r)[4], const char* from, int row, int step, int lane) {
-    constexpr int pitch = kPitch < M, ByDepth, Right ? kTile64 : Rows > ;
+    constexpr int pitch = kPitch < M, ByDepth, Right ? kTileSide : Rows > ;
     const int square = lane / 8;
     const int down = (Right ? square / 2 : square % 2) * 8, deep = Right ? square % 2 : square / 2;
     if constexpr (!ByDepth) {
       ldmatrix(r, from + (row + down + lane % 8) * pitch + step * 32 + deep * 16, false);
-    } else if constexpr (kUnit<M> == 8) {
+    } else if constexpr (kPerVec<M> == 8) {
       ldmatrix(r, from + (step * 16 + deep * 8 + lane % 8) * pitch + (row + down) * 2, true);
     } else {
 #pragma unroll
@@ -111,9 +111,9 @@ struct Tile<M, AByDepth, BByDepth, Rows, true> {
 };
 
 template <class M, bool AByDepth, bool BByDepth, int Rows>
-struct Tile<M, AByDepth, BByDepth, Rows, false> {
+struct GemmTile<M, AByDepth, BByDepth, Rows, false> {
   using Real = typename M::Real;
-  static constexpr int V = kUnit<M>;
+  static constexpr int V = kPerVec<M>;
   Real sum[4][8];
 
   HIDA_DEVICE void clear() {
@@ -124,16 +124,16 @@ struct Tile<M, AByDepth, BByDepth, Rows, false> {
   HIDA_DEVICE void add(const char* a, const char* b) {
     const int ty = int(threadIdx.x) / 8, tx = int(threadIdx.x) % 8;
 #pragma unroll 1
-    for (int unit = 0; unit < 8; ++unit) {
+    for (int vec = 0; vec < 8; ++vec) {
       Real x[4][V], y[V], line[8];
 #pragma unroll
       for (int i = 0; i < (AByDepth ? V : 4); ++i) {
         if constexpr (!AByDepth) {
-          unpack<M>(load_unit(a + row(ty, i) * kRowPitch + unit * 16), x[i]);
+          unpack<M>(load16(a + row(ty, i) * kRowPitch + vec * 16), x[i]);
         } else {
 #pragma unroll
           for (int part = 0; part < 4 / V; ++part) {
-            unpack<M>(load_unit(a + (unit * V + i) * kPitch<M, true, Rows> + row(ty, part * V) * int(sizeof(Real))), y);
+            unpack<M>(load16(a + (vec * V + i) * kPitch<M, true, Rows> + row(ty, part * V) * int(sizeof(Real))), y);
 #pragma unroll
             for (int j = 0; j < V; ++j) x[part * V + j][i] = y[j];
           }
@@ -142,7 +142,7 @@ struct Tile<M, AByDepth, BByDepth, Rows, false> {
       if constexpr (!BByDepth) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-          unpack<M>(load_unit(b + column(tx, j) * kRowPitch + unit * 16), y);
+          unpack<M>(load16(b + column(tx, j) * kRowPitch + vec * 16), y);
 #pragma unroll
           for (int k = 0; k < V; ++k)
 #pragma unroll
@@ -153,7 +153,7 @@ struct Tile<M, AByDepth, BByDepth, Rows, false> {
         for (int k = 0; k < V; ++k) {
 #pragma unroll
           for (int part = 0; part < 8 / V; ++part) {
-            unpack<M>(load_unit(b + (unit * V + k) * kPitch<M, true> + column(tx, part * V) * int(sizeof(Real))), y);
+            unpack<M>(load16(b + (vec * V + k) * kPitch<M, true> + column(tx, part * V) * int(sizeof(Real))), y);
 #pragma unroll
             for (int j = 0; j < V; ++j) line[part * V + j] = y[j];
           }
@@ -189,31 +189,31 @@ struct Tile<M, AByDepth, BByDepth, Rows, false> {
 
 // What a block keeps in shared memory for a product: two operands, later the results, kResultPitch<M> apart.
 template <class M>
-constexpr int kResultPitch = kTile64 + kUnit<M> % 8 + (kUnit<M> == 8 ? 4 : 0);
-template <class M, int Rows = kTile64>
+constexpr int kResultPitch = kTileSide + kPerVec<M> % 8 + (kPerVec<M> == 8 ? 4 : 0);
+template <class M, int Rows = kTileSide>
 constexpr int kTileBytes = std::max(Rows * kResultPitch<M> * int(sizeof(typename M::Real)), Rows* kRowPitch + kOperand);
 
-// tile += A·B over chunks [begin, end) of kDepth<M> numbers. A loader is asked `at(chunk)`, then `unit(line, unit)`;
-// what is next is loaded into registers while the tensor cores work. `prepare(chunk)` runs a whole phase before a
-// chunk is loaded: it may write shared memory that the loaders of earlier chunks do not read.
+// tile += A·B over chunks [begin, end) of kDepth<M> numbers. A loader is asked `at(chunk)`, then `vector(line,
+// vector)`; what is next is loaded into registers while the tensor cores work. `prepare(chunk)` runs a whole phase
+// before a chunk is loaded: it may write shared memory that the loaders of earlier chunks do not read.
 template <class M, bool AByDepth, bool BByDepth, int Rows, class A, class B, class Prepare>
-HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b,
+HIDA_DEVICE void multiply(GemmTile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b,
                           Prepare prepare) {
-  constexpr int threads = kThreadsOf<Rows>, left = 4, right = 4 * kTile64 / Rows, offset = Rows * kRowPitch;
+  constexpr int threads = kGemmThreadsOf<Rows>, left = 4, right = 4 * kTileSide / Rows, offset = Rows * kRowPitch;
   if (begin >= end) return;
-  Unit ahead[left + right];
+  Vec16 ahead[left + right];
   const auto load = [&](int chunk) {
     b.at(chunk);  // first what takes more registers on the way
 #pragma unroll
     for (int i = 0; i < right; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      ahead[left + i] = b.unit(e / kUnits<M, BByDepth>, e % kUnits<M, BByDepth>);
+      ahead[left + i] = b.vec(e / kVecs<M, BByDepth>, e % kVecs<M, BByDepth>);
     }
     a.at(chunk);
 #pragma unroll
     for (int i = 0; i < left; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      ahead[i] = a.unit(e / kUnits<M, AByDepth, Rows>, e % kUnits<M, AByDepth, Rows>);
+      ahead[i] = a.vec(e / kVecs<M, AByDepth, Rows>, e % kVecs<M, AByDepth, Rows>);
     }
   };
   prepare(begin);
@@ -225,15 +225,14 @@ HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory,
 #pragma unroll
     for (int i = 0; i < left; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      store_unit(
-          memory + e / kUnits<M, AByDepth, Rows> * kPitch<M, AByDepth, Rows> + e % kUnits<M, AByDepth, Rows> * 16,
-          rounded<M>(ahead[i]));
+      store16(memory + e / kVecs<M, AByDepth, Rows> * kPitch<M, AByDepth, Rows> + e % kVecs<M, AByDepth, Rows> * 16,
+              rounded<M>(ahead[i]));
     }
 #pragma unroll
     for (int i = 0; i < right; ++i) {
       const int e = int(threadIdx.x) + i * threads;
-      store_unit(memory + offset + e / kUnits<M, BByDepth> * kPitch<M, BByDepth> + e % kUnits<M, BByDepth> * 16,
-                 rounded<M>(ahead[left + i]));
+      store16(memory + offset + e / kVecs<M, BByDepth> * kPitch<M, BByDepth> + e % kVecs<M, BByDepth> * 16,
+              rounded<M>(ahead[left + i]));
     }
     __syncthreads();
     if (chunk + 2 < end) prepare(chunk + 2);
@@ -244,7 +243,7 @@ HIDA_DEVICE void multiply(Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory,
 
 // The tile's sums to shared memory, row by row.
 template <class M, bool AByDepth, bool BByDepth, int Rows>
-HIDA_DEVICE typename M::Real* spread(const Tile<M, AByDepth, BByDepth, Rows>& tile, char* memory) {
+HIDA_DEVICE typename M::Real* spread(const GemmTile<M, AByDepth, BByDepth, Rows>& tile, char* memory) {
   auto* result = reinterpret_cast<typename M::Real*>(memory);
   __syncthreads();
   tile.each([&](int row, int column, typename M::Real x) { result[row * kResultPitch<M> + column] = x; });

@@ -12,10 +12,10 @@ template <class Real, bool Vector>
 struct Adapted {
   const Adapt& a;
   const bool activate;
-  const Switch<Real, Vector> plane;
+  const Activation<Real, Vector> plane;
   const Plane x, gamma;
 
-  HIDA_DEVICE Adapted(const Adapt& a_, const Seat& s)
+  HIDA_DEVICE Adapted(const Adapt& a_, const ThreadWork& s)
       : a(a_),
         activate(a_.activate),
         plane(a_.logits, a_.p1, a_.p2, a_.planes.extent, s, a_.activate),
@@ -34,7 +34,8 @@ constexpr int64_t kOwnShared = 1 << 10;
 constexpr int64_t reserved_for(bool vector) {
   return kOwnShared + (vector ? 1 << 10 : 11 << 10);
 }
-static_assert((2 + 3) * kThreads * int(sizeof(float)) + 256 <= 11 << 10, "two calls of add_up, of two and three sums");
+static_assert((2 + 3) * kPlaneThreads * int(sizeof(float)) + 256 <= 11 << 10,
+              "two calls of add_up, of two and three sums");
 
 // How many blocks share a plane of which each thread has a pack at a time in `steps`: `least` or more, more where
 // planes are too few for the chip.

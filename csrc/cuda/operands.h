@@ -1,4 +1,4 @@
-// Numbers as the products see them. A product's operands lie in units of 16 bytes; `M` names what multiplies them:
+// Numbers as the products see them. A product's operands are vectors of 16 bytes; `M` names what multiplies them:
 //   Bf16, Fp16, Tf32  tensor cores, sums in float          Fp32, Fp64  plain multiply-adds
 #pragma once
 
@@ -11,70 +11,35 @@
 namespace hida {
 namespace cuda {
 
-struct alignas(16) Unit {
+struct alignas(16) Vec16 {
   uint32_t word[4];
 };
 
-HIDA_DEVICE Unit load_unit(const void* from) {
+HIDA_DEVICE Vec16 load16(const void* from) {
   const uint4 v = *static_cast<const uint4*>(from);
   return {{v.x, v.y, v.z, v.w}};
 }
-HIDA_DEVICE void store_unit(void* to, const Unit& unit) {
-  *static_cast<uint4*>(to) = make_uint4(unit.word[0], unit.word[1], unit.word[2], unit.word[3]);
+HIDA_DEVICE void store16(void* to, const Vec16& vec) {
+  *static_cast<uint4*>(to) = make_uint4(vec.word[0], vec.word[1], vec.word[2], vec.word[3]);
 }
 
-HIDA_DEVICE float from_bf16(uint32_t bits) {
-  return __uint_as_float(bits << 16);
-}
-HIDA_DEVICE uint32_t to_bf16(float x) {  // to nearest, ties to even
+HIDA_DEVICE uint32_t to_bf16(float x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
   return bits;
 #else
-  const uint32_t bits = __float_as_uint(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
-  return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  return narrow_bf16(x);
 #endif
 }
 
-HIDA_DEVICE float from_fp16(uint32_t bits) {
-#if defined(HIDA_EMULATE_CUDA)
-  const uint32_t exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float size = exponent == 0    ? float(fraction) * 0x1p-24f
-                     : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                      : std::ldexp(float(fraction + 1024), int(exponent) - 25);
-  return bits >> 15 ? -size : size;
-#else
-  float x;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(uint16_t(bits)));
-  return x;
-#endif
-}
-HIDA_DEVICE uint32_t to_fp16(float x) {
-#if defined(HIDA_EMULATE_CUDA)
-  const uint32_t sign = __float_as_uint(x) >> 16 & 0x8000u;
-  const float size = std::fabs(x);
-  if (std::isnan(x)) return 0x7fffu;
-  if (size >= 65520.0f) return sign | 0x7c00u;
-  if (size < 0x1p-14f) return sign | uint32_t(std::nearbyint(size * 0x1p24f));
-  int exponent;
-  const float fraction = std::frexp(size, &exponent);  // in [1/2, 1)
-  return sign | ((uint32_t(exponent + 14) << 10) + uint32_t(std::nearbyint(fraction * 2048.0f)) - 1024u);
-#else
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return bits;
-#endif
-}
-
-// Each names its unit: numbers in it, what sums and coordinates are computed in, how memory holds it.
+// Each names its vector: numbers in it, what sums and coordinates are computed in, how memory holds it.
 struct Bf16 {
   using Real = float;
   using Bits = uint16_t;
   static constexpr Dtype dtype = Dtype::bf16;
   static constexpr bool tensor = true;
-  static HIDA_DEVICE float read(uint32_t bits) { return from_bf16(bits); }
+  static HIDA_DEVICE float read(uint32_t bits) { return widen_bf16(bits); }
   static HIDA_DEVICE uint32_t write(float x) { return to_bf16(x); }
 };
 struct Fp16 {
@@ -82,8 +47,8 @@ struct Fp16 {
   using Bits = uint16_t;
   static constexpr Dtype dtype = Dtype::f16;
   static constexpr bool tensor = true;
-  static HIDA_DEVICE float read(uint32_t bits) { return from_fp16(bits); }
-  static HIDA_DEVICE uint32_t write(float x) { return to_fp16(x); }
+  static HIDA_DEVICE float read(uint32_t bits) { return widen_f16(bits); }
+  static HIDA_DEVICE uint32_t write(float x) { return narrow_f16(x); }
 };
 struct Fp32 {
   using Real = float;
@@ -105,31 +70,35 @@ struct Fp64 {
 template <class M>
 using Stored = std::conditional_t<std::is_same_v<M, Tf32>, Fp32, M>;
 
-template <class M>
-constexpr int kUnit = int(16 / sizeof(typename M::Bits));
+// DO(M) for what memory holds, and for everything that multiplies: to instantiate templates for each.
+#define HIDA_FOR_STORED(DO) DO(Bf16) DO(Fp16) DO(Fp32) DO(Fp64)
+#define HIDA_FOR_NUMBERS(DO) HIDA_FOR_STORED(DO) DO(Tf32)
 
 template <class M>
-HIDA_DEVICE void unpack(const Unit& unit, typename M::Real (&x)[kUnit<M>]) {
-  if constexpr (kUnit<M> == 8) {
+constexpr int kPerVec = int(16 / sizeof(typename M::Bits));
+
+template <class M>
+HIDA_DEVICE void unpack(const Vec16& vec, typename M::Real (&x)[kPerVec<M>]) {
+  if constexpr (kPerVec<M> == 8) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      x[2 * i] = M::read(unit.word[i] & 0xffffu);
-      x[2 * i + 1] = M::read(unit.word[i] >> 16);
+      x[2 * i] = M::read(vec.word[i] & 0xffffu);
+      x[2 * i + 1] = M::read(vec.word[i] >> 16);
     }
   } else {
-    memcpy(x, &unit, 16);
+    memcpy(x, &vec, 16);
   }
 }
 template <class M>
-HIDA_DEVICE Unit pack(const typename M::Real (&x)[kUnit<M>]) {
-  Unit unit;
-  if constexpr (kUnit<M> == 8) {
+HIDA_DEVICE Vec16 pack(const typename M::Real (&x)[kPerVec<M>]) {
+  Vec16 vec;
+  if constexpr (kPerVec<M> == 8) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) unit.word[i] = M::write(x[2 * i]) | M::write(x[2 * i + 1]) << 16;
+    for (int i = 0; i < 4; ++i) vec.word[i] = M::write(x[2 * i]) | M::write(x[2 * i + 1]) << 16;
   } else {
-    memcpy(&unit, x, 16);
+    memcpy(&vec, x, 16);
   }
-  return unit;
+  return vec;
 }
 
 // One number of any dtype.
@@ -141,9 +110,9 @@ HIDA_DEVICE Real read_as(const void* data, Dtype dtype, int64_t index) {
     case Dtype::f64:
       return Real(static_cast<const double*>(data)[index]);
     case Dtype::bf16:
-      return Real(from_bf16(static_cast<const uint16_t*>(data)[index]));
+      return Real(widen_bf16(static_cast<const uint16_t*>(data)[index]));
     default:
-      return Real(from_fp16(static_cast<const uint16_t*>(data)[index]));
+      return Real(widen_f16(static_cast<const uint16_t*>(data)[index]));
   }
 }
 template <class Real>
@@ -159,18 +128,18 @@ HIDA_DEVICE void write_as(void* data, Dtype dtype, int64_t index, Real x) {
       static_cast<uint16_t*>(data)[index] = uint16_t(to_bf16(float(x)));
       break;
     default:
-      static_cast<uint16_t*>(data)[index] = uint16_t(to_fp16(float(x)));
+      static_cast<uint16_t*>(data)[index] = uint16_t(narrow_f16(float(x)));
   }
 }
 
-// A unit from numbers of any dtype, the last `V − count` of them zero. Whole units of 16-byte aligned memory are read
-// in vectors, float into half types, too.
+// A vector from numbers of any dtype, the last `V − count` of them zero. Whole vectors of 16-byte aligned memory are
+// read in vectors, float into half types, too.
 template <class M>
-HIDA_DEVICE Unit read_unit(const void* data, Dtype dtype, int64_t index, int count, bool aligned) {
-  constexpr int V = kUnit<M>;
+HIDA_DEVICE Vec16 read16(const void* data, Dtype dtype, int64_t index, int count, bool aligned) {
+  constexpr int V = kPerVec<M>;
   typename M::Real x[V];
   if (count >= V && aligned) {
-    if (dtype == M::dtype) return load_unit(static_cast<const typename M::Bits*>(data) + index);
+    if (dtype == M::dtype) return load16(static_cast<const typename M::Bits*>(data) + index);
     if (V == 8 && dtype == Dtype::f32) {
       const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(data) + index);
 #pragma unroll

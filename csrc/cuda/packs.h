@@ -1,4 +1,4 @@
-// Reading and writing tensors: a pack of elements a thread at a time, converted to and from the computing type.
+// Reading and writing tensors: a pack of elements per thread at a time, converted to and from the computing type.
 #pragma once
 
 #include <initializer_list>
@@ -13,43 +13,6 @@ template <class Real>
 constexpr int kPack = 32 / int(sizeof(Real));
 
 // ---- 16-bit floats ----------------------------------------------------------------------------------------------
-
-HIDA_DEVICE float widen_bf16(uint32_t bits) {
-  return __uint_as_float(bits << 16);
-}
-
-HIDA_DEVICE uint32_t narrow_bf16(float value) {  // to nearest even; NaN stays NaN
-  const uint32_t bits = __float_as_uint(value);
-  return value != value ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-}
-
-#if defined(HIDA_EMULATE_CUDA)
-inline float widen_f16(uint32_t bits) {
-  const uint32_t sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
-  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | rest << 13);
-  // 2¹¹² moves the exponent's origin, of subnormal numbers too.
-  return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest << 13) * 0x1p112f));
-}
-inline uint32_t narrow_f16(float value) {
-  const uint32_t sign = __float_as_uint(value) >> 16 & 0x8000u, rest = __float_as_uint(value) & 0x7fffffffu;
-  if (rest > 0x7f800000u) return sign | 0x7fffu;
-  if (rest >= 0x477ff000u) return sign | 0x7c00u;
-  if (rest < 0x38800000u)  // subnormal: adding ½ aligns the last bit, and rounds to even
-    return sign | (__float_as_uint(__uint_as_float(rest) + 0.5f) - 0x3f000000u);
-  return sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
-}
-#else
-HIDA_DEVICE float widen_f16(uint32_t bits) {
-  float value;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(uint16_t(bits)));
-  return value;
-}
-HIDA_DEVICE uint32_t narrow_f16(float value) {
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-  return bits;
-}
-#endif
 
 // Two floats as one word of a 16-bit dtype, and back. `low` comes first in memory.
 HIDA_DEVICE uint32_t narrow_two(float low, float high, bool bf16) {
@@ -108,7 +71,7 @@ struct Plane {
   char* data;
   Dtype dtype;
   int64_t row, step;
-  int width;  // 0: pixels lie at equal distances
+  int width;  // 0: pixels are at equal distances
 
   HIDA_DEVICE Plane(const Image& image, const Extent& e, int64_t n, int64_t c)
       : dtype(image.dtype), row(image.row), step(image.step), width(image.row == e.w * image.step ? 0 : int(e.w)) {
@@ -128,7 +91,7 @@ struct Plane {
   }
 };
 
-// The pixels of a thread's pack: neighbours that lie in one piece in every operand, or every `stride`-th.
+// The pixels of a thread's pack: neighbours that are contiguous in every operand, or every `stride`-th.
 template <class Real, bool Vector>
 struct Pixels;
 template <>
@@ -174,7 +137,7 @@ struct Pack<float, true> {
       low = *reinterpret_cast<const uint4*>(plane.data + pixels.first * 2);
     }
   }
-  // In shared memory, in one unit of 16 bytes or two, `apart` units apart; says where the next may go.
+  // To shared memory, in 16 or 32 bytes, the halves `apart` uint4s apart; returns where the next may go.
   HIDA_DEVICE uint4* keep(Dtype dtype, uint4* to, int apart) const {
     *to = low;
     if (dtype != Dtype::f32) return to + apart;
@@ -259,17 +222,17 @@ HIDA_DEVICE void write_pack(const Plane& plane, const Pixels<Real, false>& pixel
     if (pixels.has(k)) write_element(plane.data, plane.dtype, plane.offset(pixels.at(k)), v[k]);
 }
 
-// Whether an image may be read in packs: its planes lie in one piece, on 16-byte boundaries. (On the host.)
-inline bool lies_in_packs(const Image& image, const Extent& e) {
+// Whether an image may be read in packs: its planes are contiguous, on 16-byte boundaries. (On the host.)
+inline bool is_packable(const Image& image, const Extent& e) {
   if (image.data == nullptr) return true;
   if (image.dtype == Dtype::f64 || e.pixels() % kPack<float> != 0 || image.step != 1 || image.row != e.w) return false;
   const int64_t size = size_of(image.dtype);
   return reinterpret_cast<uintptr_t>(image.data) % 16 == 0 && image.n * size % 16 == 0 && image.c * size % 16 == 0;
 }
-inline bool all_in_packs(const Extent& e, const Image& logits, std::initializer_list<const Image*> others) {
+inline bool all_packable(const Extent& e, const Image& logits, std::initializer_list<const Image*> others) {
   for (const Image* image : others)
-    if (!lies_in_packs(*image, e)) return false;
-  return (logits.row == 0 && logits.step == 0) || lies_in_packs(logits, e);
+    if (!is_packable(*image, e)) return false;
+  return (logits.row == 0 && logits.step == 0) || is_packable(logits, e);
 }
 
 }  // namespace cuda

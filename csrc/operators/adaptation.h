@@ -1,5 +1,5 @@
 // The operators info_acon, ida and instance_norm_modulate: checks and memory, for a back end that runs the kernels.
-// Backend::acon(a, x), acon_backward, adapt and adapt_backward run what `a` describes, where the tensor x is.
+// Backend::info_acon(a, x), info_acon_backward, adapt and adapt_backward run what `a` describes, where the tensor x is.
 #pragma once
 
 #include <optional>
@@ -57,14 +57,14 @@ Tensor info_acon(const Tensor& x, const Tensor& logits, const Tensor& p1, const 
   require_device_of("x", x, {{"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
   Tensor y = in_large_pages(empty_like(x));
   if (x.numel() == 0) return y;
-  Acon a;
+  InfoAcon a;
   a.planes = {e, is_wide({&x, &logits, &p1, &p2}), is_channels_last(x, e)};
   a.x = image_of("x", x, e);
   a.logits = image_of("logits", logits, e);
   a.p1 = image_of("p1", p1, e);
   a.p2 = image_of("p2", p2, e);
   a.y = image_of("y", y, e, true);
-  Backend::acon(a, x);
+  Backend::info_acon(a, x);
   return y;
 }
 
@@ -75,7 +75,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
   check_activation(e, logits, p1, p2);
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
   require_device_of("x", x, {{"grad", &grad}, {"logits", &logits}, {"p1", &p1}, {"p2", &p2}});
-  Acon a;
+  InfoAcon a;
   a.planes = {e, is_wide({&x, &logits, &p1, &p2}), is_channels_last(x, e)};
   Tensor dx = wants(wanted, 0) ? in_large_pages(empty_like(x)) : absent(x);
   LogitsGradient dlogits(x, logits, e, a.planes.wide, wants(wanted, 1));
@@ -92,7 +92,7 @@ Four info_acon_backward(const Tensor& grad, const Tensor& x, const Tensor& logit
     a.dlogits_sum = dlogits.sums;
     if (wants(wanted, 2)) a.dp1 = dp1.mutable_data_ptr();
     if (wants(wanted, 3)) a.dp2 = dp2.mutable_data_ptr();
-    Backend::acon_backward(a, x);
+    Backend::info_acon_backward(a, x);
   } else {
     for (Tensor* t : {&dlogits.tensor, &dp1, &dp2}) torch::stable::zero_(*t);
   }
@@ -167,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ida_backward(const Tensor& gr
                      {"p2", &p2},
                      {"mean", &mean},
                      {"rstd", &rstd}});
-  // beta, which is not here, may have been the one wide operand: the statistics know.
+  // beta, which is not here, may have been the one float64 operand: the statistics' dtype says so.
   const bool wide = mean.scalar_type() == ScalarType::Double;
   check_statistics(mean, rstd, e, wide);
   Tensor dh = wants(wanted, 0) ? in_large_pages(empty_like(h)) : absent(h);

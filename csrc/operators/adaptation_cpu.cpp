@@ -1,5 +1,6 @@
-// info_acon, ida and instance_norm_modulate on CPU tensors: the kernels' units, spread over threads.
-#include "../adaptation.h"
+// info_acon, ida and instance_norm_modulate on CPU tensors: the kernels' work items, spread over threads.
+#include "../cpu/kernels.h"
+#include "adaptation.h"
 
 namespace hida {
 namespace {
@@ -13,17 +14,17 @@ struct Cpu {
   static void spread(Kernel<Arguments> planes, Kernel<Arguments> channels, const Arguments& a) {
     const Extent& e = a.planes.extent;
     if (!a.planes.channels_last)
-      return for_units(e.n * e.c, e.pixels(), [&](int64_t begin, int64_t end) { planes(a, begin, end); });
-    for_units(e.n * channel_blocks(e.c), e.pixels() * (e.c < kChannels ? e.c : kChannels),
+      return for_items(e.n * e.c, e.pixels(), [&](int64_t begin, int64_t end) { planes(a, begin, end); });
+    for_items(e.n * channel_blocks(e.c), e.pixels() * (e.c < kChannels ? e.c : kChannels),
               [&](int64_t begin, int64_t end) { channels(a, begin, end); });
   }
-  static void acon(const Acon& a, const Tensor&) { spread(kernels().acon, kernels().acon_channels, a); }
-  static void acon_backward(const Acon& a, const Tensor&) {
-    spread(kernels().acon_backward, kernels().acon_channels_backward, a);
+  static void info_acon(const InfoAcon& a, const Tensor&) { spread(kernels().info_acon, kernels().info_acon_nhwc, a); }
+  static void info_acon_backward(const InfoAcon& a, const Tensor&) {
+    spread(kernels().info_acon_backward, kernels().info_acon_nhwc_backward, a);
   }
-  static void adapt(const Adapt& a, const Tensor&) { spread(kernels().adapt, kernels().adapt_channels, a); }
+  static void adapt(const Adapt& a, const Tensor&) { spread(kernels().adapt, kernels().adapt_nhwc, a); }
   static void adapt_backward(const Adapt& a, const Tensor&) {
-    spread(kernels().adapt_backward, kernels().adapt_channels_backward, a);
+    spread(kernels().adapt_backward, kernels().adapt_nhwc_backward, a);
   }
 };
 

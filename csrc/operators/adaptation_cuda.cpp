@@ -1,7 +1,6 @@
 // info_acon, ida and instance_norm_modulate on CUDA tensors: device, stream and workspace.
-#include "../adaptation.h"
-
-#include "stream.h"
+#include "adaptation.h"
+#include "stream_cuda.h"
 
 namespace hida {
 namespace {
@@ -19,8 +18,8 @@ class Workspace {
 };
 
 struct Cuda {
-  static void acon(const Acon& a, const Tensor& x) { cuda::info_acon(a, cuda::Here(x.get_device_index())); }
-  static void acon_backward(const Acon& a, const Tensor& x) {
+  static void info_acon(const InfoAcon& a, const Tensor& x) { cuda::info_acon(a, cuda::Here(x.get_device_index())); }
+  static void info_acon_backward(const InfoAcon& a, const Tensor& x) {
     const cuda::Here here(x.get_device_index());
     cuda::info_acon_backward(a, Workspace(x, cuda::info_acon_backward_workspace(a, here), a.planes.wide).get(), here);
   }

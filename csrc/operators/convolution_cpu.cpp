@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "../tensors.h"
+#include "../cpu/kernels.h"
+#include "tensors.h"
 
 namespace hida {
 namespace {
@@ -29,21 +30,21 @@ Tensor columns_of(Deform& d, const Tensor& x) {
   Tensor columns = new_empty(x, {d.in.c * d.taps() * padded(d.out.n * d.out.pixels())});
   d.x = image_of("x", x, d.in);
   d.columns = columns.mutable_data_ptr();
-  for_units(d.in.c, d.taps() * d.out.n * d.out.pixels(),
-            [&](int64_t begin, int64_t end) { kernels().plain_columns(d, begin, end); });
+  for_items(d.in.c, d.taps() * d.out.n * d.out.pixels(),
+            [&](int64_t begin, int64_t end) { kernels().im2col(d, begin, end); });
   return columns;
 }
 
 // Spectra of a wave: below 16 MB, so that they stay in the last cache.
-Tensor by_winograd(bool twice, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+Tensor by_winograd(bool transposed, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                    const Extent& in, const Tensor& y, const Extent& out) {
   Winograd w;
-  w.twice = twice, w.in = in, w.out = out;
+  w.transposed = transposed, w.in = in, w.out = out;
   w.x = static_cast<const float*>(x.const_data_ptr());
   w.weight = static_cast<const float*>(weight.const_data_ptr());
   if (bias) w.bias = static_cast<const float*>(bias->const_data_ptr());
   w.y = static_cast<float*>(y.mutable_data_ptr());
-  const int64_t inputs = std::max<int64_t>(1, in.c);  // sizes: where there are none, the bias is still drawn
+  const int64_t inputs = std::max<int64_t>(1, in.c);  // sizes: where there are none, the bias is still written
   const int64_t blocks = (w.tiles() + kWinogradTiles - 1) / kWinogradTiles, block_size = 36 * inputs * kWinogradTiles;
   const int64_t most = std::max<int64_t>(1, (1 << 22) / block_size), waves = (blocks + most - 1) / most;
   w.rows = std::clamp<int64_t>(6144 / inputs / 12 * 12, 12, 48);
@@ -52,9 +53,9 @@ Tensor by_winograd(bool twice, const Tensor& x, const Tensor& weight, const std:
   for (int64_t wave = 0; wave < waves; ++wave) {
     w.first = wave * blocks / waves;
     w.blocks = (wave + 1) * blocks / waves - w.first;
-    for_units(w.blocks * ((in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
+    for_items(w.blocks * ((in.c + kBlock - 1) / kBlock), 36 * kBlock * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_input(w, from, to); });
-    for_units((out.c * w.phases() + w.rows - 1) / w.rows, w.blocks * w.rows * inputs * kWinogradTiles,
+    for_items((out.c * w.phases() + w.rows - 1) / w.rows, w.blocks * w.rows * inputs * kWinogradTiles,
               [&](int64_t from, int64_t to) { kernels().winograd_output(w, from, to); });
   }
   return y;
@@ -82,7 +83,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   d.pad_h = padding[0], d.pad_w = padding[1];
   d.out = {d.in.n, w.n, (d.in.h + 2 * d.pad_h - w.h) / d.stride_h + 1, (d.in.w + 2 * d.pad_w - w.w) / d.stride_w + 1};
   const bool three = w.h == 3 && w.w == 3 && d.stride_h == 1 && d.stride_w == 1 && d.pad_h == 1 && d.pad_w == 1;
-  const bool few = d.out.n * d.out.pixels() <= (three ? 2 : 4) * kTile;
+  const bool few = d.out.n * d.out.pixels() <= (three ? 2 : 4) * kPixelsAtATime;
   if (!few && !three)
     fail("conv2d is for at most 256 output pixels in the whole batch, or for 3×3 with stride 1 and padding 1.");
   require_bias(bias, d.out.c);
@@ -96,13 +97,13 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   d.weight = weight.const_data_ptr();
   d.y = image_of("y", y, d.out, true);
   const Tensor columns = columns_of(d, x);
-  for_units((d.out.c + kRowsAtATime - 1) / kRowsAtATime, d.in.c * d.taps() * kRowsAtATime,
+  for_items((d.out.c + kRowsAtATime - 1) / kRowsAtATime, d.in.c * d.taps() * kRowsAtATime,
             [&](int64_t begin, int64_t end) { kernels().deform_product(d, begin, end); });
   return y;
 }
 
 Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  Doubling d;
+  ConvTranspose d;
   d.in = extent_of("x", x);
   const Extent w = extent_of("weight", weight);
   require_float("x", x);
@@ -113,23 +114,23 @@ Tensor double_size(const Tensor& x, const Tensor& weight, const std::optional<Te
   require_bias(bias, d.out.c);
   Tensor y = in_large_pages(new_empty(x, {d.out.n, d.out.c, d.out.h, d.out.w}));
   if (y.numel() == 0) return y;
-  const bool rows = pixels > 4 * kTile && d.out.c < kFewChannels && d.in.w % kBlock == 0;
-  if (pixels > 4 * kTile && !rows) return by_winograd(true, x, weight, bias, d.in, y, d.out);
+  const bool rows = pixels > 4 * kPixelsAtATime && d.out.c < kFewChannels && d.in.w % kBlock == 0;
+  if (pixels > 4 * kPixelsAtATime && !rows) return by_winograd(true, x, weight, bias, d.in, y, d.out);
   d.weight = static_cast<const float*>(weight.const_data_ptr());
   d.y = static_cast<float*>(y.mutable_data_ptr());
   if (bias) d.bias = static_cast<const float*>(bias->const_data_ptr());
   d.x = static_cast<const float*>(x.const_data_ptr());
   Tensor keep = x;
   if (!rows) {
-    if (pixels > kTile) d.channels = 16;  // the products of a unit stay in the second-level cache
+    if (pixels > kPixelsAtATime) d.channels = 16;  // the products of an item stay in the second-level cache
     Deform plain;
     plain.in = plain.out = d.in;
     keep = columns_of(plain, x);
     d.columns = static_cast<const float*>(keep.const_data_ptr());
   }
-  const int64_t units =
-      d.columns ? (d.out.c + d.channels - 1) / d.channels : d.in.n * ((d.in.h + kRowsDoubled - 1) / kRowsDoubled);
-  for_units(units, 1 << 20, [&](int64_t begin, int64_t end) { kernels().doubling(d, begin, end); });
+  const int64_t items =
+      d.columns ? (d.out.c + d.channels - 1) / d.channels : d.in.n * ((d.in.h + kTransposeRows - 1) / kTransposeRows);
+  for_items(items, 1 << 20, [&](int64_t begin, int64_t end) { kernels().conv_transpose(d, begin, end); });
   return y;
 }
 

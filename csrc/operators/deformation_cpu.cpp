@@ -1,7 +1,8 @@
 // deform_conv2d on CPU tensors: checks, memory, threads.
-#include "../deformation.h"
-
 #include <tuple>
+
+#include "../cpu/kernels.h"
+#include "deformation.h"
 
 namespace hida {
 namespace {
@@ -18,7 +19,7 @@ int64_t count_blocks(const Deform& d) {
   return blocks;
 }
 
-// The weights as the kernels want them, kept alive in `keep`.
+// The weights contiguous and in the computing type; `keep` owns them.
 const void* plain_weight(const Tensor& weight, bool wide, Tensor& keep) {
   keep = weight;
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
@@ -54,17 +55,17 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight
   Tensor blocked = new_empty(x, {d.in.n * d.blocks * (d.in.pixels() + 1) * kBlock}, computing(d));
   d.blocked = blocked.mutable_data_ptr();
   const int64_t pixels = d.out.n * d.out.pixels(), work = d.in.c / d.groups * d.taps() * d.out.c;
-  for_units(d.in.n * d.blocks, d.in.pixels() * kBlock,
+  for_items(d.in.n * d.blocks, d.in.pixels() * kBlock,
             [&](int64_t begin, int64_t end) { kernels().deform_rearrange(d, begin, end); });
-  if (pixels <= kTile) {
-    Tensor columns = new_empty(x, {d.in.c * d.taps() * kTile}, computing(d));
+  if (pixels <= kPixelsAtATime) {
+    Tensor columns = new_empty(x, {d.in.c * d.taps() * kPixelsAtATime}, computing(d));
     d.columns = columns.mutable_data_ptr();
-    for_units(d.blocks, kBlock * d.taps() * kTile,
+    for_items(d.blocks, kBlock * d.taps() * kPixelsAtATime,
               [&](int64_t begin, int64_t end) { kernels().deform_columns(d, begin, end); });
-    for_units((d.out.c + kRowsAtATime - 1) / kRowsAtATime, work / d.out.c * kRowsAtATime,
+    for_items((d.out.c + kRowsAtATime - 1) / kRowsAtATime, work / d.out.c * kRowsAtATime,
               [&](int64_t begin, int64_t end) { kernels().deform_product(d, begin, end); });
   } else {
-    for_units((pixels + kTile - 1) / kTile, work,
+    for_items((pixels + kPixelsAtATime - 1) / kPixelsAtATime, work,
               [&](int64_t begin, int64_t end) { kernels().deform_tiles(d, begin, end); });
   }
   return y;
@@ -100,11 +101,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
     partial = new_empty(x, {d.blocks * 3 * d.taps() * d.out.n * d.out.pixels()}, computing(d));
     d.dsampling = partial.mutable_data_ptr();
   }
-  for_units(d.parts * d.blocks, kBlock * d.taps() * d.out.pixels() * d.out.c,
+  for_items(d.parts * d.blocks, kBlock * d.taps() * d.out.pixels() * d.out.c,
             [&](int64_t begin, int64_t end) { kernels().deform_backward(d, begin, end); });
   if (d.dsampling != nullptr)
-    for_units(d.out.n * d.deformable * d.taps(), d.out.pixels() * d.blocks * 3,
-              [&](int64_t begin, int64_t end) { kernels().deform_gather(d, begin, end); });
+    for_items(d.out.n * d.deformable * d.taps(), d.out.pixels() * d.blocks * 3,
+              [&](int64_t begin, int64_t end) { kernels().deform_sum_samples(d, begin, end); });
   if (wants(2)) dweight = add_parts(dweight, d.parts);
   return {dx, doffset, dweight, dmask};
 }

@@ -3,13 +3,12 @@
 //                          cannot be read through the stable ABI
 //   HIDA_DEFORM_PATH       tiny or large: that path, where it can take the shape (for tests)
 //   HIDA_DEFORM_WORKSPACE  bytes of workspace to aim at, at most
-#include "../deformation.h"
-
 #include <cstdlib>
 #include <tuple>
 
-#include "deform_conv.h"
-#include "stream.h"
+#include "../cuda/deform_conv.h"
+#include "deformation.h"
+#include "stream_cuda.h"
 
 namespace hida {
 namespace {
@@ -30,7 +29,7 @@ Choice choice() {
   return c;
 }
 
-// `keep`: the weights in one piece.
+// `keep`: the weights contiguous.
 Convolution convolution_of(const Deform& d, const Tensor& x, const Tensor& weight, Tensor& keep) {
   Convolution c;
   static_cast<Deform&>(c) = d;
@@ -60,7 +59,7 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight
   Convolution c = convolution_of(d, x, weight, keep);
   c.y = image_of("y", y, d.out, true);
   const cuda::Here here(x.get_device_index());
-  const cuda::Plan plan = cuda::plan_forward(c, here, choice());
+  const cuda::DeformPlan plan = cuda::plan_forward(c, here, choice());
   Tensor workspace = workspace_of(x, plan.bytes);
   cuda::deform_forward(c, plan, aligned(workspace), here);
   return y;
@@ -93,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
   if (wants(2)) c.dweight = dweight.mutable_data_ptr();
   if (wants_mask) c.dmask = image_of("dmask", dmask, d.out, true);
   const cuda::Here here(x.get_device_index());
-  const cuda::Plan plan = cuda::plan_backward(c, here, choice());
+  const cuda::DeformPlan plan = cuda::plan_backward(c, here, choice());
   Tensor workspace = workspace_of(x, plan.bytes);
   cuda::deform_backward(c, plan, aligned(workspace), here);
   return {dx, doffset, dweight, dmask};

@@ -1,4 +1,4 @@
-#include "stream.h"
+#include "stream_cuda.h"
 
 #include <dlfcn.h>
 

@@ -1,7 +1,7 @@
 // Where the operators launch: on the device of a tensor, on torch's current stream there.
 #pragma once
 
-#include "launch.h"
+#include "../cuda/launch.h"
 
 namespace hida {
 namespace cuda {

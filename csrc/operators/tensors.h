@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "../arguments.h"
 
 namespace hida {
 
@@ -60,7 +60,7 @@ inline Dtype dtype_of(const char* name, const Tensor& t) {
 }
 
 // Ask the system for pages of 2 MB behind a large new tensor of the CPU: its first writing costs a fault for each page,
-// and allocators give large blocks back whenever one is freed. A hint; nothing hangs on it.
+// and allocators give large blocks back whenever one is freed. A hint; nothing depends on it.
 inline Tensor in_large_pages(Tensor t) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPage = uintptr_t(1) << 21;
@@ -115,7 +115,7 @@ inline void require_device_of(const char* first, const Tensor& x,
 }
 
 // `t` spread over `extent`: dimensions of size 1 are repeated. Strides that cannot matter are chosen so that a plane
-// which lies in one piece is seen as one.
+// that is contiguous is seen as such.
 inline Image image_of(const char* name, const Tensor& t, const Extent& e, bool writable = false) {
   require_here(name, t);
   Image image;
@@ -148,7 +148,7 @@ inline Tensor sums(const Tensor& like, const Extent& e, bool wide) {
 }
 
 // For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a
-// slice takes torch.compile, with dynamic shapes, for ever to reason about.)
+// slice takes torch.compile, with dynamic shapes, very long to reason about.)
 inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {
   const bool last = x.stride(1) == 1 && x.stride(3) != 1;
   return torch::stable::empty(
@@ -160,12 +160,12 @@ inline bool is_channels_last(const Tensor& t, const Extent& e) {
   return e.pixels() > 1 && e.c > 1 && t.stride(1) == 1 && t.stride(3) != 1;
 }
 
-// Spread `units` over torch's threads, each range worth at least some ten thousand elements.
+// Spread `items` over torch's threads, each range worth at least some ten thousand elements.
 template <class F>
-void for_units(int64_t units, int64_t elements_each, const F& f) {
-  if (units <= 0) return;
+void for_items(int64_t items, int64_t elements_each, const F& f) {
+  if (items <= 0) return;
   const int64_t grain = elements_each >= 16384 ? 1 : 16384 / (elements_each > 0 ? elements_each : 1);
-  torch::stable::parallel_for(0, units, grain, f);
+  torch::stable::parallel_for(0, items, grain, f);
 }
 
 }  // namespace hida

@@ -23,7 +23,7 @@ INCLUDE = Path(torch.__file__).parent / "include"
 # What runs the kernels.
 EMULATION = [HERE / "cuda.cpp", HERE / "fibers.cpp", HERE / "runtime.cpp"]
 # What stands for the real device and its streams is here.
-REPLACED = ("device.cu", "stream.cpp")
+REPLACED = ("device.cu", "stream_cuda.cpp")
 FLAGS = [
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi"),
     *("-Dhida=hida_emulation", "-DHIDA_EMULATE_CUDA", "-DHIDA_CUDA_TENSORS", f"-I{HERE}", f"-I{CSRC}"),
@@ -35,8 +35,8 @@ SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-
 
 def sources() -> list[Path]:
     """Return every source of the emulated library."""
-    cuda = [p for p in (*CSRC.glob("cuda/*.cu"), *CSRC.glob("cuda/*.cpp")) if p.name not in REPLACED]
-    return [CSRC / "ops.cpp", *sorted(cuda), *EMULATION, HERE / "device.cpp"]
+    cuda = [p for p in (*CSRC.glob("cuda/*.cu"), *CSRC.glob("operators/*_cuda.cpp")) if p.name not in REPLACED]
+    return [CSRC / "operators/schemas.cpp", *sorted(cuda), *EMULATION, HERE / "device.cpp"]
 
 
 def compiler() -> list[str]:

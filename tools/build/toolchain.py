@@ -1,4 +1,4 @@
-"""What there is to build the native ops with: torch's headers, a C++ compiler, ninja, pybind11, nvcc."""
+"""What the native ops are built from, and what there is to build them with: torch, a C++ compiler, ninja, nvcc."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from collections.abc import Iterable
 from importlib import util
 from pathlib import Path
 
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 TORCH = (2, 11)  # the oldest whose stable C++ interface has all that is used here
-ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
+
+
+def listed(group: str) -> list[str]:
+    """Return the files (relative to csrc/) or the flags of a group of ``csrc/sources.txt``."""
+    lines = (line.split() for line in (CSRC / "sources.txt").read_text().splitlines())
+    return [word for first, *words in filter(None, lines) if first == group for word in words]
 
 
 def compiler() -> list[str]:
@@ -103,7 +109,8 @@ def missing_cuda() -> str:
 def gencode() -> list[str]:
     """Return nvcc's flags for the chips that ``TORCH_CUDA_ARCH_LIST`` names."""
     flags = []
-    for name in re.split(r"[;, ]+", (os.environ.get("TORCH_CUDA_ARCH_LIST") or ARCHITECTURES).strip()):
+    named = (os.environ.get("TORCH_CUDA_ARCH_LIST") or "").strip()
+    for name in re.split(r"[;, ]+", named) if named else listed("chips"):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
         if match is None:
             raise SystemExit(

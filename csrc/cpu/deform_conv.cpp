@@ -1,7 +1,8 @@
 // deform_conv2d, forward: y[o] = Σ_c,tap W[o][c][tap]·mask·x[c](sampling point of the tap) + bias.
 //
-// A tile of kPixelsAtATime output pixels and a block of kBlock channels at a time: sample into a small column tile, then
-// multiply it by the weights, which stay as they are. No im2col: the columns of a block fit the second-level cache.
+// A tile of kPixelsAtATime output pixels and a block of kBlock channels at a time: sample into a small column tile,
+// then multiply it by the weights, which stay as they are. No im2col: the columns of a block fit the second-level
+// cache.
 //
 // Few output pixels (HIDA's own layers) make few tiles; then the columns are built once, and the output channels, hence
 // the weights, which are all the traffic there is, are spread over the threads.

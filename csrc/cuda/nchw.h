@@ -1,7 +1,7 @@
-// info_acon and ida of contiguous planes (NCHW), all of one dtype: what their kernels share. A plane stays in the registers
-// of a part of a warp (up to 32 packs of eight pixels), of a block, or of the blocks of a cluster, which is all the
-// difference between small planes and large ones. Loads come first: nothing that they wait for, every operand at once,
-// 16 bytes each. Addresses are counted in 16 bytes, in 32 bits.
+// info_acon and ida of contiguous planes (NCHW), all of one dtype: what their kernels share. A plane stays in the
+// registers of a part of a warp (up to 32 packs of eight pixels), of a block, or of the blocks of a cluster, which is
+// all the difference between small planes and large ones. Loads come first: nothing that they wait for, every operand
+// at once, 16 bytes each. Addresses are counted in 16 bytes, in 32 bits.
 //
 // A sum over a plane costs one barrier. Warps add up by shuffles (several sums at a time: the halves of a warp exchange
 // what the other one goes on with), write a number each, and then every warp adds those up itself, in the same order.

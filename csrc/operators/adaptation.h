@@ -14,10 +14,6 @@ using torch::stable::new_empty;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
-inline bool wants(int64_t wanted, int which) {
-  return (wanted >> which & 1) != 0;
-}
-
 inline void check_activation(const Extent& e, const Tensor& logits, const Tensor& p1, const Tensor& p2) {
   require_shape("logits", logits, {{e.n, e.c, e.h, e.w}, {e.n, 1, e.h, e.w}, {e.n, e.c, 1, 1}, {1, e.c, 1, 1}});
   require_shape("p1", p1, {{1, e.c, 1, 1}});
@@ -113,14 +109,6 @@ Three run_adapt(Adapt& a, const Tensor& x, const Tensor& gamma, const Tensor& be
   a.rstd = rstd.mutable_data_ptr();
   Backend::adapt(a, x);
   return {y, mean, rstd};
-}
-
-inline void check_statistics(const Tensor& mean, const Tensor& rstd, const Extent& e, bool wide) {
-  for (const Tensor* t : {&mean, &rstd}) {
-    require_shape("mean and rstd", *t, {{e.n, e.c}});
-    if (!t->is_contiguous() || t->scalar_type() != (wide ? ScalarType::Double : ScalarType::Float))
-      fail("mean and rstd must be those that the forward operator returned.");
-  }
 }
 
 inline Residual residual_of(int64_t number) {

@@ -59,4 +59,27 @@ inline ScalarType computing(const Deform& d) {
   return d.wide ? ScalarType::Double : ScalarType::Float;
 }
 
+// The gradients of deform_conv2d that are wanted, the others empty. `weight_shape`: of the weights' gradient.
+struct DeformGradients {
+  Tensor dx, doffset, dweight, dmask;
+
+  DeformGradients(const Deform& d, const Tensor& x, const Tensor& offset, const std::optional<Tensor>& mask,
+                  const Shape& weight_shape, int64_t wanted)
+      : dx(wants(wanted, 0) ? torch::stable::empty_like(x) : absent(x)),
+        doffset(wants(wanted, 1) ? torch::stable::empty_like(offset) : absent(x)),
+        dweight(wants(wanted, 2) ? new_empty(x, weight_shape, computing(d)) : absent(x)),
+        dmask(wants(wanted, 3) && mask ? torch::stable::empty_like(*mask) : absent(x)) {}
+
+  void zero() {
+    for (Tensor* t : {&dx, &doffset, &dweight, &dmask}) torch::stable::zero_(*t);
+  }
+  // Tell the kernels where they go.
+  void describe(Deform& d) {
+    if (dx.dim() == 4) d.dx = image_of("dx", dx, d.in, true);
+    if (doffset.dim() == 4) d.doffset = image_of("doffset", doffset, d.out, true);
+    if (dweight.dim() > 1) d.dweight = dweight.mutable_data_ptr();
+    if (dmask.dim() == 4) d.dmask = image_of("dmask", dmask, d.out, true);
+  }
+};
+
 }  // namespace hida

@@ -78,26 +78,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
                                                                   const std::optional<Tensor>& mask, int64_t wanted) {
   Deform d = describe(x, offset, weight, nullptr, stride, padding, dilation, mask);
   require_shape("grad", grad, {{d.out.n, d.out.c, d.out.h, d.out.w}});
-  const auto wants = [&](int which) { return (wanted >> which & 1) != 0; };
-  const bool wants_mask = wants(3) && mask;
-  Tensor dx = wants(0) ? torch::stable::empty_like(x) : absent(x);
-  Tensor doffset = wants(1) ? torch::stable::empty_like(offset) : absent(x);
-  Tensor dweight =
-      wants(2) ? new_empty(x, {d.parts, d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, computing(d)) : absent(x);
-  Tensor dmask = wants_mask ? torch::stable::empty_like(*mask) : absent(x);
+  DeformGradients to(d, x, offset, mask, {d.parts, d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, wanted);
+  const auto results = [&]() -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
+    return {to.dx, to.doffset, wants(wanted, 2) ? add_parts(to.dweight, d.parts) : to.dweight, to.dmask};
+  };
   if (grad.numel() == 0) {
-    for (Tensor* t : {&dx, &doffset, &dweight, &dmask}) torch::stable::zero_(*t);
-    if (wants(2)) dweight = add_parts(dweight, d.parts);
-    return {dx, doffset, dweight, dmask};
+    to.zero();
+    return results();
   }
   Tensor keep, partial = absent(x);
   d.weight = plain_weight(weight, d.wide, keep);
   d.grad = image_of("grad", grad, d.out);
-  if (wants(0)) d.dx = image_of("dx", dx, d.in, true);
-  if (wants(1)) d.doffset = image_of("doffset", doffset, d.out, true);
-  if (wants(2)) d.dweight = dweight.mutable_data_ptr();
-  if (wants_mask) d.dmask = image_of("dmask", dmask, d.out, true);
-  if (wants(1) || wants_mask) {
+  to.describe(d);
+  if (d.doffset.data != nullptr || d.dmask.data != nullptr) {
     partial = new_empty(x, {d.blocks * 3 * d.taps() * d.out.n * d.out.pixels()}, computing(d));
     d.dsampling = partial.mutable_data_ptr();
   }
@@ -106,8 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
   if (d.dsampling != nullptr)
     for_items(d.out.n * d.deformable * d.taps(), d.out.pixels() * d.blocks * 3,
               [&](int64_t begin, int64_t end) { kernels().deform_sum_samples(d, begin, end); });
-  if (wants(2)) dweight = add_parts(dweight, d.parts);
-  return {dx, doffset, dweight, dmask};
+  return results();
 }
 
 }  // namespace

@@ -73,29 +73,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(const Tensor& 
   const Deform d = describe_convolution(x, offset, weight, nullptr, stride, padding, dilation, mask);
   require_shape("grad", grad, {{d.out.n, d.out.c, d.out.h, d.out.w}});
   require_device_of("x", x, {{"grad", &grad}});
-  const auto wants = [&](int which) { return (wanted >> which & 1) != 0; };
-  const bool wants_mask = wants(3) && mask;
-  Tensor dx = wants(0) ? torch::stable::empty_like(x) : absent(x);
-  Tensor doffset = wants(1) ? torch::stable::empty_like(offset) : absent(x);
-  Tensor dweight =
-      wants(2) ? new_empty(x, {d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, computing(d)) : absent(x);
-  Tensor dmask = wants_mask ? torch::stable::empty_like(*mask) : absent(x);
+  DeformGradients to(d, x, offset, mask, {d.out.c, d.in.c / d.groups, d.kernel_h, d.kernel_w}, wanted);
   if (grad.numel() == 0) {
-    for (Tensor* t : {&dx, &doffset, &dweight, &dmask}) torch::stable::zero_(*t);
-    return {dx, doffset, dweight, dmask};
+    to.zero();
+    return {to.dx, to.doffset, to.dweight, to.dmask};
   }
   Tensor keep;
   Convolution c = convolution_of(d, x, weight, keep);
   c.grad = image_of("grad", grad, d.out);
-  if (wants(0)) c.dx = image_of("dx", dx, d.in, true);
-  if (wants(1)) c.doffset = image_of("doffset", doffset, d.out, true);
-  if (wants(2)) c.dweight = dweight.mutable_data_ptr();
-  if (wants_mask) c.dmask = image_of("dmask", dmask, d.out, true);
+  to.describe(c);
   const cuda::Here here(x.get_device_index());
   const cuda::DeformPlan plan = cuda::plan_backward(c, here, choice());
   Tensor workspace = workspace_of(x, plan.bytes);
   cuda::deform_backward(c, plan, aligned(workspace), here);
-  return {dx, doffset, dweight, dmask};
+  return {to.dx, to.doffset, to.dweight, to.dmask};
 }
 
 }  // namespace

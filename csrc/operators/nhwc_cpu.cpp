@@ -40,12 +40,7 @@ Tensor leaky_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& me
   LeakyNorm a = describe_norm(x, before, after);
   const Extent& e = a.extent;
   require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
-  for (const Tensor* t : {&mean, &rstd}) {
-    require_here("mean and rstd", *t);
-    require_shape("mean and rstd", *t, {{e.n, e.c}});
-    if (!t->is_contiguous() || t->scalar_type() != (a.wide ? ScalarType::Double : ScalarType::Float))
-      fail("mean and rstd must be those that the forward operator returned.");
-  }
+  check_statistics(mean, rstd, e, a.wide);
   Tensor dx = torch::stable::empty_like(x);
   if (x.numel() == 0) return dx;
   a.x = image_of("x", x, e);
@@ -104,7 +99,7 @@ std::tuple<Tensor, Tensor> to_one_backward(const Tensor& grad, const Tensor& x, 
                                            int64_t wanted) {
   ConvToOne a = describe_to_one(x, weight, transposed);
   require_shape("grad", grad, {{a.out.n, 1, a.out.h, a.out.w}});
-  const bool wants_x = (wanted & 1) != 0, wants_weight = (wanted & 2) != 0;
+  const bool wants_x = wants(wanted, 0), wants_weight = wants(wanted, 1);
   const int64_t items = a.in.n * a.blocks(a.in.h);
   Tensor dx = wants_x ? torch::stable::empty_like(x) : absent(x);
   Tensor dweight = wants_weight ? torch::stable::new_empty(x, {items, a.in.c, 16}, ScalarType::Float) : absent(x);

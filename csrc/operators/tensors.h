@@ -139,6 +139,21 @@ inline bool is_wide(std::initializer_list<const Tensor*> tensors) {
   return false;
 }
 
+// The statistics that a forward operator returned, as its backward gets them.
+inline void check_statistics(const Tensor& mean, const Tensor& rstd, const Extent& e, bool wide) {
+  for (const Tensor* t : {&mean, &rstd}) {
+    require_here("mean and rstd", *t);
+    require_shape("mean and rstd", *t, {{e.n, e.c}});
+    if (!t->is_contiguous() || t->scalar_type() != (wide ? ScalarType::Double : ScalarType::Float))
+      fail("mean and rstd must be those that the forward operator returned.");
+  }
+}
+
+// `wanted`: see schemas.cpp.
+inline bool wants(int64_t wanted, int which) {
+  return (wanted >> which & 1) != 0;
+}
+
 inline Tensor absent(const Tensor& like) {
   return torch::stable::new_empty(like, {0});
 }

@@ -57,7 +57,7 @@ HIDA_MATH uint32_t narrow_f16(float value) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
 #elif defined(__F16C__)
-  return uint32_t(_cvtss_sh(value, 0)) & 0xffffu;
+  return _cvtss_sh(value, 0);
 #else
   const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) return sign | kNanF16;

@@ -33,8 +33,14 @@ HIDA_MATH float widen_bf16(uint32_t bits) {
   return float_of(bits << 16);
 }
 HIDA_MATH uint32_t narrow_bf16(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+#else
   const uint32_t bits = bits_of(value);
   return value != value ? kNanBf16 : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+#endif
 }
 
 HIDA_MATH float widen_f16(uint32_t bits) {

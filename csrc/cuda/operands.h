@@ -23,16 +23,6 @@ HIDA_DEVICE void store16(void* to, const Vec16& vec) {
   *static_cast<uint4*>(to) = make_uint4(vec.word[0], vec.word[1], vec.word[2], vec.word[3]);
 }
 
-HIDA_DEVICE uint32_t to_bf16(float x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  uint16_t bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return bits;
-#else
-  return narrow_bf16(x);
-#endif
-}
-
 // Each names its vector: numbers in it, what sums and coordinates are computed in, how memory holds it.
 struct Bf16 {
   using Real = float;
@@ -40,7 +30,7 @@ struct Bf16 {
   static constexpr Dtype dtype = Dtype::bf16;
   static constexpr bool tensor = true;
   static HIDA_DEVICE float read(uint32_t bits) { return widen_bf16(bits); }
-  static HIDA_DEVICE uint32_t write(float x) { return to_bf16(x); }
+  static HIDA_DEVICE uint32_t write(float x) { return narrow_bf16(x); }
 };
 struct Fp16 {
   using Real = float;
@@ -125,7 +115,7 @@ HIDA_DEVICE void write_as(void* data, Dtype dtype, int64_t index, Real x) {
       static_cast<double*>(data)[index] = double(x);
       break;
     case Dtype::bf16:
-      static_cast<uint16_t*>(data)[index] = uint16_t(to_bf16(float(x)));
+      static_cast<uint16_t*>(data)[index] = uint16_t(narrow_bf16(float(x)));
       break;
     default:
       static_cast<uint16_t*>(data)[index] = uint16_t(narrow_f16(float(x)));

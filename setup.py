@@ -1,11 +1,11 @@
 """Build the native ops beside the Python package; without what that needs, the package is pure Python.
 
 ``python setup.py build_ext --inplace`` builds in place, with the torch that is installed. ``pip install .`` builds them
-into the wheel: ``csrc/build_backend.py``. ``HIDA_BUILD_NATIVE=0`` builds a pure package, ``=1`` insists on the native
+into the wheel: ``tools/build/backend.py``. ``HIDA_BUILD_NATIVE=0`` builds a pure package, ``=1`` insists on the native
 ops; ``MAX_JOBS`` limits the compilers that run at a time; ``CXX`` names the compiler; ``HIDA_TORCH`` the folder of a
 torch whose headers to use. The CUDA kernels are built where nvcc is found (``CUDA_HOME``, the PATH, or the package
 nvidia-cuda-nvcc): ``HIDA_BUILD_CUDA=0`` leaves them out, ``=1`` insists; ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX")
-chooses the chips.
+chooses the chips. Files, compiler flags and chips are listed in ``csrc/sources.txt``.
 """
 
 from __future__ import annotations
@@ -25,20 +25,18 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "csrc"))
-from toolchain import compiler, find_nvcc, gencode, missing, missing_cuda, torch_folder, torch_version  # noqa: E402
+sys.path.insert(0, str(ROOT / "tools/build"))
+from toolchain import (  # noqa: E402
+    compiler,
+    find_nvcc,
+    gencode,
+    listed,
+    missing,
+    missing_cuda,
+    torch_folder,
+    torch_version,
+)
 
-# What every torch from 2.11 on offers, and nothing besides.
-STABLE = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
-DEVICE = ["-std=c++17", "-O3", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden"]
-X86 = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-        *("-mprefer-vector-width=512", "-Wno-maybe-uninitialized"),  # the warning is about GCC's own header
-    ],
-}
 CPU_LIBRARY, CUDA_LIBRARY, MODULE = "_ops.so", "_ops_cuda.so", "_C" + sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -95,12 +93,6 @@ class Ninja(build_ext):
         return [str(Path(self.build_lib) / "hida" / name) for name in names]
 
 
-def sources(group: str) -> list[str]:
-    """Return the files of a group, relative to csrc/."""
-    lines = (ROOT / "csrc/sources.txt").read_text().splitlines()
-    return [line.split()[1] for line in lines if line.split()[:1] == [group]]
-
-
 def rules(out: Path) -> str:
     """Return the ninja file that builds the operator libraries and the module ``hida._C`` into ``out``."""
     torch = torch_folder()
@@ -109,10 +101,10 @@ def rules(out: Path) -> str:
     def spelled(flags: list[str]) -> str:
         return " ".join(shlex.quote(flag).replace("$", "$$").replace(":", "$:") for flag in flags)
 
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    host = [*COMMON, *STABLE, "-isystem", str(torch / "include"), *(["-DHIDA_X86_TABLES"] if x86 else [])]
+    common = listed("flags_cxx")
+    host = [*common, *listed("flags_torch"), "-isystem", str(torch / "include")]
     module = [
-        *COMMON, "-ffp-contract=off", "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include"),
+        *common, "-ffp-contract=off", "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include"),
         f'-DHIDA_COMPILER="{" ".join(compiler())}"', f'-DHIDA_TORCH_BUILT="{torch_version(torch)}"',
     ]  # fmt: skip
     lines = [
@@ -142,9 +134,10 @@ def rules(out: Path) -> str:
         lines.append(f"build {spelled([str(out / name)])}: {rule} {' '.join(objects)}{needs}")
         lines.append(f"  flags = {spelled(flags)}")
 
-    objects = [compile_one(source, host) for source in sources("host")]
-    for variant, flags in {"generic": [], **(X86 if x86 else {})}.items():
-        objects += [compile_one(source, [*COMMON, *flags], variant) for source in sources("kernel")]
+    objects = [compile_one(source, host) for source in listed("host")]
+    for variant in ["generic", *(["avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else [])]:
+        flags = [*common, *listed(f"flags_{variant}")]
+        objects += [compile_one(source, flags, variant) for source in listed("kernel")]
     named = ["-Wl,--no-as-needed", "-L.", "-ltorch_cpu", "-Wl,--as-needed"]
     link(CPU_LIBRARY, "link", objects, named, " | libtorch_cpu.so")
     link(MODULE, "link", [compile_one("module.cpp", module)], [])
@@ -160,12 +153,12 @@ def rules(out: Path) -> str:
             "  command = $nvcc -shared --cudart static -o $out $in $flags",
             "  description = $out",
         ]
-        parts = [compile_one(source, [*host, "-DHIDA_CUDA_TENSORS"]) for source in sources("cuda_host")]
-        for source in sources("cuda"):
+        parts = [compile_one(source, [*host, "-DHIDA_CUDA_TENSORS"]) for source in listed("cuda_host")]
+        for source in listed("cuda"):
             parts.append(f"{source.replace('/', '_')}.o")
             lines += [
                 f"build {parts[-1]}: cuda {spelled([str(ROOT / 'csrc' / source)])}",
-                f"  flags = {spelled([*DEVICE, '--compress-mode=size', *gencode()])}",
+                f"  flags = {spelled([*listed('flags_nvcc'), '--compress-mode=size', *gencode()])}",
             ]
         named = ["-Xlinker", "--no-as-needed,-L.,-ltorch_cpu,--as-needed", "-ldl"]  # apart, nvcc would reorder them
         link(CUDA_LIBRARY, "link_cuda", parts, named, " | libtorch_cpu.so")

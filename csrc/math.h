@@ -1,5 +1,5 @@
 // Every formula of the native ops, once. V is float, double or a vector of them; no state, no memory.
-// A back end supplies exp() and reciprocal() for its V before it includes this file's templates' users.
+// E, a back end's, supplies exp() and reciprocal() for its V.
 #pragma once
 
 #include <cstdint>
@@ -60,7 +60,7 @@ HIDA_MATH V normalise_gradient(V d, V normalised, S mean_d, S mean_dx, S rstd) {
 
 // A sampling point of the deformable convolution: the four pixels around it (row-major: top left, top right, bottom
 // left, bottom right) and their shares. A pixel outside the image, and each of a point that is not finite or
-// lies more than a pixel outside, is `nowhere`.
+// is more than a pixel outside, is `nowhere`.
 template <class Real>
 struct Point {
   int64_t pixel[4];

@@ -1,20 +1,20 @@
 // InfoACON on lines, shared by info_acon and ida.
 #pragma once
 
-#include "../math.h"
-#include "lines.h"
+#include "elementary.h"
+#include "nchw.h"
 
 namespace hida {
 namespace HIDA_ISA {
 
-// The slopes of one plane, and its switch θ = σ(logits): one number, or a line computed as it is needed.
+// The slopes of one plane, and its θ = σ(logits): one number, or a line computed as it is needed.
 template <class Real>
-struct Switch {
+struct Activation {
   using V = Vec<Real>;
   Real slope, base;
   bool uniform;
 
-  HIDA_INLINE Switch(const Image& logits, const Image& p1, const Image& p2, int64_t n, int64_t c) {
+  HIDA_INLINE Activation(const Image& logits, const Image& p1, const Image& p2, int64_t n, int64_t c) {
     base = read_one<Real>(p2, n, c);
     slope = read_one<Real>(p1, n, c) - base;
     uniform = logits.row == 0 && logits.step == 0;
@@ -45,7 +45,7 @@ struct Switch {
   V one_{};
 };
 
-// Sums over a plane that the gradients of p1, p2 and of a switch that planes share are.
+// Sums over a plane that the gradients of p1, p2 and of a θ that a plane shares are.
 struct AconSums {
   double q = 0, rest = 0, logits = 0;
 

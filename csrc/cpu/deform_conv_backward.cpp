@@ -1,10 +1,11 @@
-// deform_conv2d, backward. A unit owns a block of channels in a part of the batch and walks its pixels tile by tile:
-// the gradient of the columns (weightsᵀ × upstream gradient) is used while the tile is in cache, for the gradients of
-// the input, of the offsets and of the mask; the columns are sampled again beside it, for the weights' gradient.
-// Nobody else writes what a unit writes, and it adds in the order of the pixels: no atomics, the same bits every time.
-#include "isa.h"
-#include "multiply.h"
-#include "sampling.h"
+// deform_conv2d, backward. A work item owns a block of channels in a part of the batch and walks its pixels tile by
+// tile: the gradient of the columns (weightsᵀ × upstream gradient) is used while the tile is in cache, for the
+// gradients of the input, of the offsets and of the mask; the columns are sampled again beside it, for the weights'
+// gradient. Nobody else writes what an item writes, and it adds in the order of the pixels: no atomics, the same bits
+// every time.
+#include "deform_sampling.h"
+#include "gemm.h"
+#include "kernels.h"
 
 namespace hida {
 namespace HIDA_ISA {
@@ -23,28 +24,28 @@ HIDA_INLINE Real total_of(Vec<Real> v) {
 template <class Real>
 struct Work {
   const Deform& d;
-  const Block block;
+  const ChannelBlock block;
   const int64_t taps, inputs, outputs;
   const bool samples_matter;  // a gradient other than the weights' is wanted
   Scratch<Sample<Real>> samples;
   Scratch<Real> upstream, dcolumns, columns, square, turned, dweight;
 
-  Work(const Deform& deform, const Block& b)
+  Work(const Deform& deform, const ChannelBlock& b)
       : d(deform),
         block(b),
         taps(d.taps()),
         inputs(d.in.c / d.groups * taps),
         outputs(d.out.c / d.groups),
         samples_matter(d.dx.data != nullptr || d.dsampling != nullptr),
-        samples(taps * kTile),
-        upstream(outputs * kTile),
-        dcolumns(kBlock * taps * kTile),
-        columns(kTile * taps * kBlock),
+        samples(taps * kPixelsAtATime),
+        upstream(outputs * kPixelsAtATime),
+        dcolumns(kBlock * taps * kPixelsAtATime),
+        columns(kPixelsAtATime * taps * kBlock),
         square(kBlock * kBlock),
         turned(kBlock * kBlock),
         dweight(outputs * taps * kBlock) {
     std::memset(dweight.get(), 0, size_t(outputs * taps * kBlock) * sizeof(Real));
-    std::memset(dcolumns.get(), 0, size_t(kBlock * taps * kTile) * sizeof(Real));
+    std::memset(dcolumns.get(), 0, size_t(kBlock * taps * kPixelsAtATime) * sizeof(Real));
   }
 
   int64_t first_weight() const {
@@ -56,25 +57,25 @@ struct Work {
     find_samples(d, block.deformable, first, count, first_image, blocked_image(d), samples.get());
     const int64_t width = (count + kBlock - 1) / kBlock * kBlock;
     for (int64_t o = 0; o < outputs; ++o) {
-      Real* line = upstream.get() + o * kTile;
+      Real* line = upstream.get() + o * kPixelsAtATime;
       for_images(d, first, count, [&](int64_t n, int64_t pixel, int64_t done, int64_t run) {
-        alignas(64) Real copy[kTile + 64];
+        alignas(64) Real copy[kPixelsAtATime + 64];
         copy_line(d.grad, d.out, n, block.group * outputs + o, pixel, run, copy);
         std::memcpy(line + done, copy, size_t(run) * sizeof(Real));
       });
       for (int64_t i = count; i < width; ++i) line[i] = 0;
     }
     if (samples_matter) {
-      std::memset(dcolumns.get(), 0, size_t(block.count * taps * kTile) * sizeof(Real));
-      multiply(block.count * taps, width, outputs, static_cast<const Real*>(d.weight) + first_weight(), int64_t(1),
-               inputs, upstream.get(), kTile, dcolumns.get(), kTile);
+      std::memset(dcolumns.get(), 0, size_t(block.count * taps * kPixelsAtATime) * sizeof(Real));
+      gemm(block.count * taps, width, outputs, static_cast<const Real*>(d.weight) + first_weight(), int64_t(1), inputs,
+           upstream.get(), kPixelsAtATime, dcolumns.get(), kPixelsAtATime);
     }
     for (int64_t tap = 0; tap < taps; ++tap)
       for (int64_t i = 0; i < count; i += kBlock)
         sweep(tap, i, count - i < kBlock ? count - i : kBlock, first, x, dx, dsampling);
     if (d.dweight)
-      multiply(outputs, taps * kBlock, count, upstream.get(), kTile, int64_t(1), columns.get(), taps * kBlock,
-               dweight.get(), taps * kBlock);
+      gemm(outputs, taps * kBlock, count, upstream.get(), kPixelsAtATime, int64_t(1), columns.get(), taps * kBlock,
+           dweight.get(), taps * kBlock);
   }
 
   void sweep(int64_t tap, int64_t start, int64_t run, int64_t first, const Real* x, Real* dx, Real* dsampling) {
@@ -82,9 +83,10 @@ struct Work {
     constexpr int L = kLanes<Real>;
     const int64_t all = d.out.n * d.out.pixels();
     // Rows of channels beyond the block's stay zero.
-    if (samples_matter) transpose(dcolumns.get() + tap * kTile + start, taps * kTile, turned.get(), kBlock);
+    if (samples_matter)
+      transpose(dcolumns.get() + tap * kPixelsAtATime + start, taps * kPixelsAtATime, turned.get(), kBlock);
     for (int64_t i = 0; i < run; ++i) {
-      const Sample<Real>& s = samples[tap * kTile + start + i];
+      const Sample<Real>& s = samples[tap * kPixelsAtATime + start + i];
       V to_row{}, to_column{}, to_mask{};
       for (int64_t c = 0; c < kBlock; c += L) {
         const V a = load(x + s.at[0] + c), b = load(x + s.at[1] + c), e = load(x + s.at[2] + c),
@@ -123,22 +125,22 @@ struct Work {
 template <class Real>
 void backward(const Deform& d, int64_t begin, int64_t end) {
   const int64_t pixels = d.out.pixels(), image = blocked_image(d), taps = d.taps();
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t part = unit / d.blocks, b = unit % d.blocks;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t part = item / d.blocks, b = item % d.blocks;
     const int64_t n0 = d.out.n * part / d.parts, n1 = d.out.n * (part + 1) / d.parts;
-    const Block block = block_at(d, b);
+    const ChannelBlock block = block_at(d, b);
     Work<Real> work(d, block);
     // Images smaller than a tile share tiles.
-    const int64_t together = pixels >= kTile ? 1 : n1 - n0;
+    const int64_t together = pixels >= kPixelsAtATime ? 1 : n1 - n0;
     Scratch<Real> x(together * image), dx(d.dx.data ? together * image : 0);
     Real* dsampling = d.dsampling ? static_cast<Real*>(d.dsampling) + b * 3 * taps * d.out.n * pixels : nullptr;
     for (int64_t n = n0; n < n1; n += together) {
       for (int64_t i = 0; i < together; ++i) block_image(d, block, n + i, x.get() + i * image);
       if (d.dx.data) std::memset(dx.get(), 0, size_t(together * image) * sizeof(Real));
       const int64_t last = (n + together) * pixels;
-      for (int64_t first = n * pixels; first < last; first += kTile)
-        work.tile(first, last - first < kTile ? last - first : kTile, n, x.get(), d.dx.data ? dx.get() : nullptr,
-                  dsampling);
+      for (int64_t first = n * pixels; first < last; first += kPixelsAtATime)
+        work.tile(first, last - first < kPixelsAtATime ? last - first : kPixelsAtATime, n, x.get(),
+                  d.dx.data ? dx.get() : nullptr, dsampling);
       if (d.dx.data)
         for (int64_t i = 0; i < together; ++i) unblock_image(d, block, n + i, dx.get() + i * image);
     }
@@ -146,13 +148,13 @@ void backward(const Deform& d, int64_t begin, int64_t end) {
   }
 }
 
-// Add up the blocks of each deformable group, in order. A unit is one (image, deformable group, tap).
+// Add up the blocks of each deformable group, in order. A work item is one (image, deformable group, tap).
 template <class Real>
-void gather_samples(const Deform& d, int64_t begin, int64_t end) {
+void sum_samples(const Deform& d, int64_t begin, int64_t end) {
   const int64_t taps = d.taps(), pixels = d.out.pixels(), all = d.out.n * pixels;
   alignas(64) Real total[kLine];
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / (d.deformable * taps), k = unit % (d.deformable * taps);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / (d.deformable * taps), k = item % (d.deformable * taps);
     for (int64_t which = 0; which < 3; ++which) {
       const Image& to = which < 2 ? d.doffset : d.dmask;
       if (to.data == nullptr) continue;
@@ -176,8 +178,8 @@ void gather_samples(const Deform& d, int64_t begin, int64_t end) {
 void deform_backward(const Deform& d, int64_t begin, int64_t end) {
   d.wide ? backward<double>(d, begin, end) : backward<float>(d, begin, end);
 }
-void deform_gather(const Deform& d, int64_t begin, int64_t end) {
-  d.wide ? gather_samples<double>(d, begin, end) : gather_samples<float>(d, begin, end);
+void deform_sum_samples(const Deform& d, int64_t begin, int64_t end) {
+  d.wide ? sum_samples<double>(d, begin, end) : sum_samples<float>(d, begin, end);
 }
 
 }  // namespace HIDA_ISA

@@ -55,8 +55,8 @@ void forward(const Adapt& a, int64_t begin, int64_t end) {
   const int64_t pixels = e.pixels(), size = padded<Real>(pixels);
   alignas(64) Real x_line[kLine], theta_line[kLine], gamma_line[kLine], beta_line[kLine], y_line[kLine];
   Scratch<Real> activated(size);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / e.c, c = unit % e.c;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / e.c, c = item % e.c;
     Statistics s;
     for (int64_t first = 0; first < pixels; first += kLine) {
       const int64_t count = pixels - first < kLine ? pixels - first : kLine;
@@ -64,7 +64,7 @@ void forward(const Adapt& a, int64_t begin, int64_t end) {
       const Ahead gamma(a.gamma, e, n, c, first), beta(a.beta, e, n, c, first);
       V sum_f{};
       if (a.activate) {
-        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+        const Activation<Real> plane(a.logits, a.p1, a.p2, n, c);
         const Real* x = read_line(a.x, e, n, c, first, count, x_line);
         plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
           gamma.touch(i, theta), beta.touch(i, theta);
@@ -90,8 +90,8 @@ void forward(const Adapt& a, int64_t begin, int64_t end) {
       const Real* gamma = read_line(a.gamma, e, n, c, first, count, gamma_line);
       const Real* beta = read_line(a.beta, e, n, c, first, count, beta_line);
       Real* y = target_line(a.y, e, n, c, first, count, y_line);
-      const bool last = unit + 1 == end;
-      const int64_t next_n = last ? n : (unit + 1) / e.c, next_c = last ? c : (unit + 1) % e.c;
+      const bool last = item + 1 == end;
+      const int64_t next_n = last ? n : (item + 1) / e.c, next_c = last ? c : (item + 1) % e.c;
       const Ahead next_x(a.x, e, next_n, next_c, first), next_logits(a.logits, e, next_n, next_c, first);
       const auto write = [&](auto residual) HIDA_INLINED {
         for_vectors<Real>(count, [&](int64_t i, auto like) HIDA_INLINED {
@@ -128,8 +128,8 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
     double d = 0, dx = 0;
     AconSums acon;
   };
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / e.c, c = unit % e.c;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / e.c, c = item % e.c;
     const Out<Real> out_dx(a.dx, e, n, c), out_dlogits(a.dlogits, e, n, c), out_dgamma(a.dgamma, e, n, c);
     Sums sums;
     for (int64_t first = 0; first < pixels; first += kLine) {
@@ -141,16 +141,16 @@ void backward(const Adapt& a, int64_t begin, int64_t end) {
       Real* dgamma = a.dgamma.data ? target_line(a.dgamma, e, n, c, first, count, out_line) : out_line;
       V sum_d{}, sum_dx{};
       const auto finish = [&](int64_t i, auto f) HIDA_INLINED {
-        const auto g = load_like(f, grad + i), unit_f = normalise(f, mean, rstd);
+        const auto g = load_like(f, grad + i), x_hat = normalise(f, mean, rstd);
         const auto d = g * (1 + load_like(f, gamma + i));
-        store(normalised.get() + first + i, unit_f);
+        store(normalised.get() + first + i, x_hat);
         store(slope_of.get() + first + i, d);
-        out_dgamma.put(dgamma + i, g * unit_f);
+        out_dgamma.put(dgamma + i, g * x_hat);
         sum_d += total(d);  // grad is zero behind the end: nothing is added there
-        sum_dx += total(d * unit_f);
+        sum_dx += total(d * x_hat);
       };
       if (a.activate) {
-        const Switch<Real> plane(a.logits, a.p1, a.p2, n, c);
+        const Activation<Real> plane(a.logits, a.p1, a.p2, n, c);
         plane.for_line(a.logits, e, n, c, first, count, theta_line, [&](int64_t i, auto theta) HIDA_INLINED {
           const auto s = plane.slopes(load_like(theta, x + i), theta);
           store(q.get() + first + i, s.q);

@@ -1,5 +1,6 @@
 // The table of one instruction set; compiled, like the kernels, once for each.
-#include "isa.h"
+#include "kernels.h"
+#include "simd.h"
 
 #define HIDA_TEXT_(x) #x
 #define HIDA_TEXT(x) HIDA_TEXT_(x)
@@ -7,31 +8,12 @@
 namespace hida {
 namespace HIDA_ISA {
 
+#define HIDA_KERNEL_DECLARATION(name, Arguments) void name(const Arguments&, int64_t begin, int64_t end);
+HIDA_CPU_KERNELS(HIDA_KERNEL_DECLARATION)
+
+#define HIDA_KERNEL_NAME(name, Arguments) name,
 extern const Kernels table;
-const Kernels table = {HIDA_TEXT(HIDA_ISA),
-                       info_acon,
-                       info_acon_backward,
-                       adapt,
-                       adapt_backward,
-                       deform_rearrange,
-                       deform_tiles,
-                       deform_columns,
-                       deform_product,
-                       deform_backward,
-                       deform_gather,
-                       plain_columns,
-                       doubling,
-                       winograd_input,
-                       winograd_output,
-                       acon_channels,
-                       acon_channels_backward,
-                       adapt_channels,
-                       adapt_channels_backward,
-                       leaky_norm,
-                       leaky_norm_backward,
-                       plane_sums,
-                       to_one,
-                       to_one_backward};
+const Kernels table = {HIDA_TEXT(HIDA_ISA), HIDA_CPU_KERNELS(HIDA_KERNEL_NAME)};
 
 }  // namespace HIDA_ISA
 }  // namespace hida

@@ -1,20 +1,20 @@
 // InfoACON of a pack, shared by info_acon and ida.
 #pragma once
 
-#include "planes.h"
+#include "plane_map.h"
 
 namespace hida {
 namespace cuda {
 
-// The slopes of one plane, and its switch θ = σ(logits): one number, or packs of logits.
+// The slopes of one plane, and its θ = σ(logits): one number, or packs of logits.
 template <class Real, bool Vector>
-struct Switch {
+struct Activation {
   Real slope, base, one;
   bool uniform;
   Plane logits;
 
-  HIDA_DEVICE Switch(const Image& logits_, const Image& p1, const Image& p2, const Extent& e, const Seat& s,
-                     bool present = true)
+  HIDA_DEVICE Activation(const Image& logits_, const Image& p1, const Image& p2, const Extent& e, const ThreadWork& s,
+                         bool present = true)
       : slope(0), base(0), one(0), uniform(logits_.row == 0 && logits_.step == 0), logits(logits_, e, s.n, s.c) {
     if (!present) return;
     base = read_one<Real>(p2, s.n, s.c);

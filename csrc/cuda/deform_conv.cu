@@ -5,7 +5,7 @@
 // into shared memory, 16 bytes at a time, and multiplies. No column is ever written to memory. Traffic: x, offsets and
 // mask read once, y written once (n each), and x once more where it has to be rearranged; corners come from the
 // second-level cache, C_out/128 times. Share of the floor: not measured.
-#include "deform_sampling.h"
+#include "deform_launch.h"
 
 namespace hida {
 namespace cuda {
@@ -16,7 +16,7 @@ struct Forward : Job {
   int splits, out_tiles;
 };
 
-// Where a chunk of the depth lies: chunks of a piece, pieces of a group, taps.
+// Where a chunk of the depth is: chunks of a piece, pieces of a group, taps.
 template <class M>
 struct Step {
   int tap, piece, position, left, number;
@@ -44,9 +44,9 @@ struct Weights {
     from = static_cast<const typename M::Bits*>(job.weight) + (step.tap * job.d.out.c + output) * job.line() +
            step.piece * job.padded + step.position;
   }
-  HIDA_DEVICE Unit unit(int line, int u) const {
-    if (line >= rows || u * kUnit<M> >= left) return Unit{};
-    return load_unit(from + int64_t(line) * job.line() + u * kUnit<M>);
+  HIDA_DEVICE Vec16 vec(int line, int u) const {
+    if (line >= rows || u * kPerVec<M> >= left) return Vec16{};
+    return load16(from + int64_t(line) * job.line() + u * kPerVec<M>);
   }
 };
 
@@ -60,17 +60,17 @@ struct Columns {
   HIDA_DEVICE void at(int chunk) {
     const Step<M> step(job, chunk);
     left = step.left;
-    now = samples + step.number % 2 * kTile64;
+    now = samples + step.number % 2 * kTileSide;
     position = (group * job.per_group + step.piece) * job.padded + step.position;
   }
-  HIDA_DEVICE Unit unit(int line, int u) const {
-    if (u * kUnit<M> >= left) return Unit{};
-    return gather<M>(job.x, now[line], position + u * kUnit<M>);
+  HIDA_DEVICE Vec16 vec(int line, int u) const {
+    if (u * kPerVec<M> >= left) return Vec16{};
+    return gather<M>(job.x, now[line], position + u * kPerVec<M>);
   }
 };
 
 template <class M, int Rows>
-__global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>)
+__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
     forward_kernel(const __grid_constant__ Forward job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
@@ -80,30 +80,30 @@ __global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>)
   const int tile = int(block % tiles), group = tile / job.out_tiles, output0 = tile % job.out_tiles * Rows;
   block /= tiles;
   const int split = int(block % job.splits);
-  const int64_t pixel0 = block / job.splits * kTile64;
+  const int64_t pixel0 = block / job.splits * kTileSide;
   const int thread = int(threadIdx.x);
-  const Place place = place_of(job, pixel0 + thread % kTile64);
+  const OutputPixel place = place_of(job, pixel0 + thread % kTileSide);
 
   const int chunks = job.taps * job.per_group * ((job.padded + kDepth<M> - 1) / kDepth<M>);
   const int begin = int(int64_t(chunks) * split / job.splits), end = int(int64_t(chunks) * (split + 1) / job.splits);
   Weights<M> weights{job, int64_t(group) * job.outputs + output0,
                      job.outputs - output0 < Rows ? job.outputs - output0 : Rows};
   Columns<M> columns{job, group, samples};
-  Tile<M, false, false, Rows> sums;
+  GemmTile<M, false, false, Rows> sums;
   sums.clear();
   multiply(sums, shared, begin, end, weights, columns, [&](int chunk) {
     const Step<M> step(job, chunk);
-    if (thread >= kTile64 || !(step.fresh() || chunk == begin)) return;
+    if (thread >= kTileSide || !(step.fresh() || chunk == begin)) return;
     const int deformable = (group * job.per_group + step.piece) / job.per_deformable;
-    samples[step.number % 2 * kTile64 + thread] = find_sample<Real>(job, deformable, step.tap, place);
+    samples[step.number % 2 * kTileSide + thread] = find_sample<Real>(job, deformable, step.tap, place);
   });
   const Real* result = spread(sums, shared);
   if (!place.exists) return;
-  for (int row = thread / kTile64; row < weights.rows; row += kThreadsOf<Rows> / kTile64) {
+  for (int row = thread / kTileSide; row < weights.rows; row += kGemmThreadsOf<Rows> / kTileSide) {
     const int64_t o = weights.output + row;
-    Real value = result[row * kResultPitch<M> + thread % kTile64];
+    Real value = result[row * kResultPitch<M> + thread % kTileSide];
     if (job.partial) {
-      static_cast<Real*>(job.partial)[(split * job.d.out.c + o) * job.pixels + pixel0 + thread % kTile64] = value;
+      static_cast<Real*>(job.partial)[(split * job.d.out.c + o) * job.pixels + pixel0 + thread % kTileSide] = value;
       continue;
     }
     if (job.d.bias.data) value += read_as<Real>(job.d.bias.data, job.d.bias.dtype, o * job.d.bias.c);
@@ -111,14 +111,14 @@ __global__ void __launch_bounds__(kThreadsOf<Rows>, kResident<M, Rows>)
   }
 }
 
-// The partial sums in order; a number of y a thread.
+// The partial sums in order; one number of y per thread.
 template <class M>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kGemmThreads)
     finish_kernel(const __grid_constant__ Job job, const void* partial, int splits) {
   using Real = typename M::Real;
-  const int64_t id = int64_t(blockIdx.x) * kThreads + threadIdx.x, o = id / job.pixels;
+  const int64_t id = int64_t(blockIdx.x) * kGemmThreads + threadIdx.x, o = id / job.pixels;
   if (o >= job.d.out.c) return;
-  const Place place = place_of(job, id - o * job.pixels);
+  const OutputPixel place = place_of(job, id - o * job.pixels);
   Real value = 0;
   for (int split = 0; split < splits; ++split)
     value += static_cast<const Real*>(partial)[split * job.d.out.c * job.pixels + id];
@@ -130,23 +130,19 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class M>
 void finish_forward(const Job& job, const void* partial, int64_t splits, const Launch& l) {
-  launch(finish_kernel<M>, grid_of(over(job.d.out.c * job.pixels, kThreads)), kThreads, 0, l, job, partial,
+  launch(finish_kernel<M>, grid_of(over(job.d.out.c * job.pixels, kGemmThreads)), kGemmThreads, 0, l, job, partial,
          int(splits));
 }
 
 #define HIDA_INSTANTIATE(M) template void finish_forward<M>(const Job&, const void*, int64_t, const Launch&);
-HIDA_INSTANTIATE(Bf16)
-HIDA_INSTANTIATE(Fp16)
-HIDA_INSTANTIATE(Fp32)
-HIDA_INSTANTIATE(Fp64)
-#undef HIDA_INSTANTIATE
+HIDA_FOR_STORED(HIDA_INSTANTIATE)
 
 namespace {
 
 struct ForwardMemory {
   void *x, *weight, *partial;
 };
-ForwardMemory take_forward(Arena& arena, const Convolution& d, const Plan& plan) {
+ForwardMemory take_forward(Arena& arena, const Convolution& d, const DeformPlan& plan) {
   ForwardMemory m{};
   if (plan.pack_x) m.x = arena.take<char>(bytes_of_x(d, plan, plan.images));
   m.weight = arena.take<char>(bytes_of_weight(d, plan));
@@ -158,7 +154,7 @@ ForwardMemory take_forward(Arena& arena, const Convolution& d, const Plan& plan)
 // Of at most `most` images at a time, as many as take the fewest waves of blocks; of equals, the most.
 int64_t images_at_a_time(const Convolution& d, int64_t most, int64_t blocks_of_tile, int64_t slots) {
   const auto waves = [&](int64_t images) {
-    return over(blocks_of_tile * over(images * d.out.pixels(), kTile64), slots);
+    return over(blocks_of_tile * over(images * d.out.pixels(), kTileSide), slots);
   };
   int64_t best = 1, fewest = INT64_MAX;
   for (int64_t images = 1; images <= most; ++images) {
@@ -170,25 +166,25 @@ int64_t images_at_a_time(const Convolution& d, int64_t most, int64_t blocks_of_t
 
 template <class M>
 void launch_forward(const Forward& job, int64_t blocks, int rows, const Launch& l) {
-  constexpr size_t samples = 2 * kTile64 * sizeof(Sample<typename M::Real>);
-  if constexpr (kUnit<M> > 2) {
+  constexpr size_t samples = 2 * kTileSide * sizeof(Sample<typename M::Real>);
+  if constexpr (kPerVec<M> > 2) {
     if (rows == 128)
-      return launch(forward_kernel<M, 128>, grid_of(blocks), kThreadsOf<128>, kTileBytes<M, 128> + samples, l, job);
+      return launch(forward_kernel<M, 128>, grid_of(blocks), kGemmThreadsOf<128>, kTileBytes<M, 128> + samples, l, job);
   }
-  launch(forward_kernel<M, 64>, grid_of(blocks), kThreadsOf<64>, kTileBytes<M, 64> + samples, l, job);
+  launch(forward_kernel<M, 64>, grid_of(blocks), kGemmThreadsOf<64>, kTileBytes<M, 64> + samples, l, job);
 }
 
 }  // namespace
 
-Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
-  Plan plan;
+DeformPlan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
+  DeformPlan plan;
   plan_layout(d, plan);
   const int64_t plane = d.out.pixels(), taps = d.taps();
   const bool fits = d.math != Dtype::f64 && plane <= 64 && d.in.pixels() <= 64 && taps <= 25;
   plan.tiny = fits && choice.path != Choice::large && (choice.path == Choice::tiny || d.out.n * plane <= 4096);
   const int64_t depth = 128 / size_of(d.math), outputs = d.out.c / d.groups;
   if (plan.tiny) {
-    const int64_t blocks = over(outputs, kTile64) * d.groups * over(d.out.n * plane, kTile64);
+    const int64_t blocks = over(outputs, kTileSide) * d.groups * over(d.out.n * plane, kTileSide);
     const int64_t chunks = over(d.in.c / d.groups * taps, depth);
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
     plan.bytes = tiny_bytes(d, plan, false);
@@ -203,7 +199,7 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
     const int64_t most = std::max<int64_t>(1, std::min(d.in.n, room / bytes_of_x(d, plan, 1)));
     plan.images = images_at_a_time(d, most, tiles, l.multiprocessors * (plan.rows == 128 ? 2 : 3));
   }
-  const int64_t blocks = tiles * over(plan.images * plane, kTile64);
+  const int64_t blocks = tiles * over(plan.images * plane, kTileSide);
   const int64_t chunks = taps * (d.in.c / d.groups / plan.piece) * over(plan.padded, depth);
   if (blocks < l.multiprocessors && plan.images == d.in.n)
     plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
@@ -213,7 +209,7 @@ Plan plan_forward(const Convolution& d, const Launch& l, const Choice& choice) {
   return plan;
 }
 
-void deform_forward(const Convolution& d, const Plan& plan, void* workspace, const Launch& l) {
+void deform_forward(const Convolution& d, const DeformPlan& plan, void* workspace, const Launch& l) {
   if (plan.tiny) return tiny_forward(d, plan, workspace, l);
   Arena arena(workspace);
   const ForwardMemory m = take_forward(arena, d, plan);
@@ -228,7 +224,7 @@ void deform_forward(const Convolution& d, const Plan& plan, void* workspace, con
     pack_weight<Stored<M>>(job, m.weight, l);
     for_lots(job, plan, [&](int64_t count) {
       job.x = lines_of<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
-      const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTile64);
+      const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTileSide);
       launch_forward<M>(job, blocks, plan.rows, l);
       if (job.partial) finish_forward<Stored<M>>(job, job.partial, plan.splits, l);
     });

@@ -2,11 +2,11 @@
 //
 // Gradients of offsets and mask (here): the columns' gradient, G[p][c] = mask·Σ_o W[o][c][tap]·dy[o][p], is made 64
 // pixels × 64 channels of a tap at a time, and meets the corners of its sampling points while in shared memory. It is
-// never written out. dx is a product of its own, from dy (deform_conv_gather.cu); so is dW (deform_conv_weight.cu).
-// Images are done a few at a time (aim_of). Traffic: x, dy, offsets and mask read once, twice that where x and dy have
-// to be rearranged, dx, doffset, dmask written once; corners come from the second-level cache. Share of the floor: not
-// measured.
-#include "deform_sampling.h"
+// never written out. dx is a product of its own, from dy (deform_conv_grad_input.cu); so is dW
+// (deform_conv_grad_weight.cu). Images are done a few at a time (aim_of). Traffic: x, dy, offsets and mask read once,
+// twice that where x and dy have to be rearranged, dx, doffset, dmask written once; corners come from the second-level
+// cache. Share of the floor: not measured.
+#include "deform_launch.h"
 
 namespace hida {
 namespace cuda {
@@ -19,10 +19,10 @@ struct Upstream {
   const typename M::Bits* from;
   int outputs, position = 0;
   HIDA_DEVICE void at(int chunk) { position = chunk * kDepth<M>; }
-  HIDA_DEVICE Unit unit(int line, int u) const {
-    const int o = position + u * kUnit<M>;
-    if (o >= outputs || lines[line] < 0) return Unit{};
-    return load_unit(from + lines[line] + o);
+  HIDA_DEVICE Vec16 vec(int line, int u) const {
+    const int o = position + u * kPerVec<M>;
+    if (o >= outputs || lines[line] < 0) return Vec16{};
+    return load16(from + lines[line] + o);
   }
 };
 
@@ -32,9 +32,9 @@ struct TapWeights {
   const typename M::Bits* from;
   int line, outputs, left, output = 0;
   HIDA_DEVICE void at(int chunk) { output = chunk * kDepth<M>; }
-  HIDA_DEVICE Unit unit(int o, int u) const {
-    if (output + o >= outputs || u * kUnit<M> >= left) return Unit{};
-    return load_unit(from + int64_t(output + o) * line + u * kUnit<M>);
+  HIDA_DEVICE Vec16 vec(int o, int u) const {
+    if (output + o >= outputs || u * kPerVec<M> >= left) return Vec16{};
+    return load16(from + int64_t(output + o) * line + u * kPerVec<M>);
   }
 };
 
@@ -47,22 +47,22 @@ HIDA_DEVICE Real lanes_sum(Real x) {
 }
 
 template <class M>
-__global__ void __launch_bounds__(kThreads, kResident<M>) sample_gradient_kernel(const __grid_constant__ Job job) {
+__global__ void __launch_bounds__(kGemmThreads, kResident<M>) sample_gradient_kernel(const __grid_constant__ Job job) {
   using Real = typename M::Real;
-  constexpr int V = kUnit<M>, across = kTile64 / V;  // lanes that share a pixel
+  constexpr int V = kPerVec<M>, across = kTileSide / V;  // lanes that share a pixel
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M>);
-  auto* samples = reinterpret_cast<Sample<Real>*>(lines + kTile64);
-  auto* sums = reinterpret_cast<Real*>(samples + kTile64);
+  auto* samples = reinterpret_cast<Sample<Real>*>(lines + kTileSide);
+  auto* sums = reinterpret_cast<Real*>(samples + kTileSide);
   const int thread = int(threadIdx.x), tap = int(blockIdx.x % job.taps), rest = int(blockIdx.x / job.taps);
   const int deformable = rest % int(job.d.deformable);
-  const int64_t pixel0 = int64_t(rest / int(job.d.deformable)) * kTile64;
-  const Place place = place_of(job, pixel0 + thread % kTile64);
-  if (thread < kTile64) {
+  const int64_t pixel0 = int64_t(rest / int(job.d.deformable)) * kTileSide;
+  const OutputPixel place = place_of(job, pixel0 + thread % kTileSide);
+  if (thread < kTileSide) {
     samples[thread] = find_sample<Real>(job, deformable, tap, place);
     lines[thread] = line_of(job.grad, place);
 #pragma unroll
-    for (int i = 0; i < 3; ++i) sums[i * kTile64 + thread] = 0;
+    for (int i = 0; i < 3; ++i) sums[i * kTileSide + thread] = 0;
   }
   __syncthreads();
 #pragma unroll 1
@@ -73,25 +73,25 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) sample_gradient_kernel
                          (tap * job.d.out.c + int64_t(group) * job.outputs) * job.line() +
                          piece % job.per_group * job.padded;
 #pragma unroll 1
-    for (int from = 0; from < job.padded; from += kTile64) {
-      const int left = job.padded - from < kTile64 ? job.padded - from : kTile64;
+    for (int from = 0; from < job.padded; from += kTileSide) {
+      const int left = job.padded - from < kTileSide ? job.padded - from : kTileSide;
       Upstream<M> upstream{lines, grad, job.outputs};
       TapWeights<M> weights{weight + from, job.line(), job.outputs, left};
-      Tile<M, false, true> tile;
+      GemmTile<M, false, true> tile;
       tile.clear();
       multiply(tile, shared, 0, (job.outputs + kDepth<M> - 1) / kDepth<M>, upstream, weights, [](int) {});
       const Real* result = spread(tile, shared);
 #pragma unroll 1
-      for (int pixel = thread / across; pixel < kTile64; pixel += kThreads / across) {
+      for (int pixel = thread / across; pixel < kTileSide; pixel += kGemmThreads / across) {
         const Sample<Real>& s = samples[pixel];
         const int u = thread % across;
         Real to_row = 0, to_column = 0, to_mask = 0;
         if (u * V < left && pixel0 + pixel < job.pixels) {
-          Unit unit[4];
-          load_corners<M>(job.x, s, piece * job.padded + from + u * V, unit);
+          Vec16 vec[4];
+          load_corners<M>(job.x, s, piece * job.padded + from + u * V, vec);
           Real v[4][V], share[4];
 #pragma unroll
-          for (int corner = 0; corner < 4; ++corner) unpack<M>(unit[corner], v[corner]);
+          for (int corner = 0; corner < 4; ++corner) unpack<M>(vec[corner], v[corner]);
           shares_of(s.down, s.right, share);
 #pragma unroll
           for (int i = 0; i < V; ++i) {
@@ -107,42 +107,42 @@ __global__ void __launch_bounds__(kThreads, kResident<M>) sample_gradient_kernel
         to_mask = lanes_sum<across>(to_mask);
         if (u == 0) {
           sums[pixel] += to_row;
-          sums[kTile64 + pixel] += to_column;
-          sums[2 * kTile64 + pixel] += to_mask;
+          sums[kTileSide + pixel] += to_column;
+          sums[2 * kTileSide + pixel] += to_mask;
         }
       }
       __syncthreads();
     }
   }
-  if (thread >= kTile64 || !place.exists) return;
+  if (thread >= kTileSide || !place.exists) return;
   const int64_t n = job.first + place.n, k = int64_t(deformable) * job.taps + tap;
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     const Image& to = i < 2 ? job.d.doffset : job.d.dmask;
     if (to.data)
       write_as(to.data, to.dtype, index_in(to, n, i < 2 ? 2 * k + i : k, place.row, place.column),
-               sums[i * kTile64 + thread]);
+               sums[i * kTileSide + thread]);
   }
 }
 
 template <class M>
 void sample_gradients(const Job& job, const Launch& l) {
   constexpr size_t shared =
-      kTileBytes<M> + kTile64 * (sizeof(int64_t) + sizeof(Sample<typename M::Real>) + 3 * sizeof(typename M::Real));
-  const int64_t blocks = over(job.pixels, kTile64) * job.taps * job.d.deformable;
-  launch(sample_gradient_kernel<M>, grid_of(blocks), kThreads, shared, l, job);
+      kTileBytes<M> + kTileSide * (sizeof(int64_t) + sizeof(Sample<typename M::Real>) + 3 * sizeof(typename M::Real));
+  const int64_t blocks = over(job.pixels, kTileSide) * job.taps * job.d.deformable;
+  launch(sample_gradient_kernel<M>, grid_of(blocks), kGemmThreads, shared, l, job);
 }
 
 struct BackwardMemory {
   void *x, *grad, *weight, *weights;
-  Lists lists;
+  CellLists lists;
 };
 
 bool wants_samples(const Convolution& d) {
   return d.doffset.data != nullptr || d.dmask.data != nullptr;
 }
 
-BackwardMemory take_backward(Arena& arena, const Convolution& d, const Plan& plan) {
+BackwardMemory take_backward(Arena& arena, const Convolution& d, const DeformPlan& plan) {
   const int64_t weight = bytes_of_weight(d, plan);
   BackwardMemory m{};
   if (plan.pack_x && (wants_samples(d) || d.dweight)) m.x = arena.take<char>(bytes_of_x(d, plan, plan.images));
@@ -155,8 +155,8 @@ BackwardMemory take_backward(Arena& arena, const Convolution& d, const Plan& pla
 
 }  // namespace
 
-Plan plan_backward(const Convolution& d, const Launch& l, const Choice& choice) {
-  Plan plan = plan_forward(d, l, choice);
+DeformPlan plan_backward(const Convolution& d, const Launch& l, const Choice& choice) {
+  DeformPlan plan = plan_forward(d, l, choice);
   if (plan.tiny) {
     plan.bytes = tiny_bytes(d, plan, true);
     return plan;
@@ -170,7 +170,7 @@ Plan plan_backward(const Convolution& d, const Launch& l, const Choice& choice) 
   };
   // Blocks share the pixels of dW, if their sums leave room for images.
   const int64_t blocks =
-      taps * pieces * over(plan.padded, kTile64) * over(d.out.c / d.groups, rows_of_weights(d, plan));
+      taps * pieces * over(plan.padded, kTileSide) * over(d.out.c / d.groups, rows_of_weights(d, plan));
   const int64_t sums = bytes_of_weight(d, plan) / size_of(d.math) * (d.wide ? 8 : 4);
   plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), aim / 4 / sums));
   const int64_t one = used(1), each = std::max<int64_t>(used(2) - one, 1);
@@ -182,7 +182,7 @@ Plan plan_backward(const Convolution& d, const Launch& l, const Choice& choice) 
   return plan;
 }
 
-void deform_backward(const Convolution& d, const Plan& plan, void* workspace, const Launch& l) {
+void deform_backward(const Convolution& d, const DeformPlan& plan, void* workspace, const Launch& l) {
   if (plan.tiny) return tiny_backward(d, plan, workspace, l);
   Arena arena(workspace);
   const BackwardMemory m = take_backward(arena, d, plan);

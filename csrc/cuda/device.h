@@ -20,6 +20,7 @@
   type* const name = reinterpret_cast<type*>(hida_dynamic_shared)
 #endif
 
+#include "../half.h"
 #include "../math.h"
 #include "launch.h"
 
@@ -235,8 +236,8 @@ HIDA_DEVICE float inverse(float x) {
 #endif
 }
 
-// exp and reciprocal as math.h wants them. Arguments outside are clamped, so that exp neither overflows nor vanishes:
-// the logistic function needs no more.
+// exp and reciprocal for the templates of math.h. Arguments outside are clamped, so that exp neither overflows nor
+// vanishes: the logistic function needs no more.
 struct Elementary {
   static HIDA_DEVICE float exp(float x) {
     x = bounded(x, -87.0f, 88.0f);

@@ -2,8 +2,9 @@
 // Only what is not the usual case, which is left to ida_nchw.cu and ida_nhwc.cu.
 // Traffic: 5n (read x, logits, γ, β; write y); n more for a residual of its own. A plane is read once and kept on the
 // chip: mean, then squares around it, then y.
-//   resident  a pack a thread, in registers; up to 32 pixels' packs a warp with several planes in a block, up to 4096
-//             pixels a block. γ and β are on their way during the sums. Channels innermost: tiles of channels.
+//   resident  one pack per thread, in registers; planes of up to 32 packs are of one warp or less, several of them in a
+//             block; those of up to 4096 pixels of one block. γ and β are in flight during the sums. NHWC: tiles of
+//             channels.
 //   staged    up to the chip's shared memory (16384 pixels take 64 KB); where it has clusters, and planes are larger
 //             or few, the blocks of a cluster share a plane and exchange their sums: four of them have 256×256.
 //   streamed  everything else: x and logits are read twice, the second time from the second-level cache if it holds
@@ -12,7 +13,7 @@
 // merged in order. Always the same order, no atomics. Share of the floor, measured in the usual case (ida,
 // bfloat16, 16 images on an H100): 64 channels of 128×128 69 %, 128 of 64×64 46 %; channels_last 6 %.
 // instance_norm_modulate: not measured.
-#include "adapt.h"
+#include "ida_common.h"
 #include "nchw.h"
 #include "nhwc.h"
 
@@ -30,7 +31,7 @@ struct Operands : Adapted<Real, Vector> {
   const Plane beta, added, y;
   const bool adds;
 
-  HIDA_DEVICE Operands(const Adapt& a_, const Seat& s)
+  HIDA_DEVICE Operands(const Adapt& a_, const ThreadWork& s)
       : Adapted<Real, Vector>(a_, s),
         beta(a_.beta, a_.planes.extent, s.n, s.c),
         added(a_.added, a_.planes.extent, s.n, s.c),
@@ -79,13 +80,13 @@ template <class Real>
 struct Statistics {
   Real mean, rest, rstd;
 
-  // From the sums of what lies off `mean` and of its squares.
+  // From the sums of the differences from `mean` and of their squares.
   HIDA_DEVICE Statistics(Real mean_, Real off, Real squares, Real count, Real eps) : mean(mean_) {
     rest = off / count;
     const Real variance = squares / count - rest * rest;
     rstd = inverse_root((variance < 0 ? Real(0) : variance) + eps);  // NaN stays
   }
-  HIDA_DEVICE void write(const Adapt& a, const Seat& s) const {
+  HIDA_DEVICE void write(const Adapt& a, const ThreadWork& s) const {
     if (!s.leads() || s.part != 0) return;
     static_cast<Real*>(a.mean)[s.sum] = mean + rest;
     static_cast<Real*>(a.rstd)[s.sum] = rstd;
@@ -93,9 +94,9 @@ struct Statistics {
 };
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads, Vector ? 2 : 1)
+__global__ void __launch_bounds__(kPlaneThreads, Vector ? 2 : 1)
     resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
-  const Seat s(a.planes.extent, m);
+  const ThreadWork s(a.planes.extent, m);
   const Operands<Real, Vector> o(a, s);
   const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
   const typename Operands<Real, Vector>::Late late(o, pixels);
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(kStagedThreads, Vector ? 3 : 2)
   HIDA_DYNAMIC_SHARED(float4, kept);
   float4* const mine = kept + threadIdx.x;
   const int threads = m.threads();
-  const Seat s(a.planes.extent, m);
+  const ThreadWork s(a.planes.extent, m);
   const Operands<float, Vector> o(a, s);
   const int64_t step = int64_t(s.lanes) * kPack<float>;
   const float count = float(a.planes.extent.h * a.planes.extent.w);
@@ -169,10 +170,10 @@ enum Stage { kStatistics = 1, kApply = 2, kBoth = 3 };
 
 // partial: (3, N, C, chunks), of each chunk a number near its mean, how far off it is, and the squares around the mean.
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kPlaneThreads, 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
   const Extent& e = a.planes.extent;
-  const Seat s(e, m);
+  const ThreadWork s(e, m);
   const Operands<Real, Vector> o(a, s);
   const int64_t step = int64_t(s.lanes) * kPack<Real>, apart = e.n * e.c * m.chunks;
   Real mean = 0, off = 0, squares = 0;
@@ -246,31 +247,31 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
-bool in_packs(const Adapt& a) {
-  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.y, &a.gamma, &a.beta, &a.added});
+bool packable(const Adapt& a) {
+  return all_packable(a.planes.extent, a.logits, {&a.x, &a.y, &a.gamma, &a.beta, &a.added});
 }
 
-struct Plan {
+struct Method {
   enum Kind { resident, staged, streamed } kind;
   Map map;
   int64_t shared = 0;
 };
 
-Plan plan_of(const Adapt& a, const Launch& l) {
+Method method_of(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
-  const bool inner = channels_innermost(a.x, e);
-  const Map whole = resident_map(a.planes, inner);
-  if (whole.fits(a.planes)) return {Plan::resident, whole};
-  if (!inner && !a.planes.wide) {
-    // Three blocks a multiprocessor have enough loads on their way.
+  const bool channels_last = is_channels_last(a.x, e);
+  const Map whole = resident_map(a.planes, channels_last);
+  if (whole.fits(a.planes)) return {Method::resident, whole};
+  if (!channels_last && !a.planes.wide) {
+    // Three blocks per multiprocessor have enough loads in flight.
     const int64_t step = int64_t(kStagedThreads) * kPack<float>, steps = (e.pixels() + step - 1) / step;
-    const int cluster = staging_cluster(e, steps, step * int64_t(sizeof(float)), 3, in_packs(a), l);
+    const int cluster = staging_cluster(e, steps, step * int64_t(sizeof(float)), 3, packable(a), l);
     if (cluster > 0) {
       const Map m = cluster_map(a.planes, steps, cluster);
-      return {Plan::staged, m, m.chunk * int64_t(sizeof(float))};
+      return {Method::staged, m, m.chunk * int64_t(sizeof(float))};
     }
   }
-  return {Plan::streamed, map_of(a.planes, inner, kThreads, 2, chunks_for(e, inner, l, 2))};
+  return {Method::streamed, map_of(a.planes, channels_last, kPlaneThreads, 2, chunks_for(e, channels_last, l, 2))};
 }
 
 }  // namespace
@@ -278,26 +279,26 @@ Plan plan_of(const Adapt& a, const Launch& l) {
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
   if (nchw::takes_adapt(a, l)) return 0;
   if (nhwc::takes(a)) return nhwc::adapt_workspace(a, l);
-  const Plan plan = plan_of(a, l);
-  return plan.kind == Plan::streamed && plan.map.chunks > 1
-             ? 3 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks
+  const Method method = method_of(a, l);
+  return method.kind == Method::streamed && method.map.chunks > 1
+             ? 3 * a.planes.extent.n * a.planes.extent.c * method.map.chunks
              : 0;
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
   if (nchw::adapt(a, l)) return;
   if (nhwc::takes(a)) return nhwc::adapt(a, workspace, l);
-  const Plan plan = plan_of(a, l);
-  const Map& m = plan.map;
-  const bool vector = in_packs(a) && !m.inner;
+  const Method method = method_of(a, l);
+  const Map& m = method.map;
+  const bool vector = packable(a) && !m.channels_last;
   const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));
-  if (plan.kind == Plan::resident) {
+  if (method.kind == Method::resident) {
     launch(a.planes.wide ? resident<double, false>
            : vector      ? resident<float, true>
                          : resident<float, false>,
            grid, block, 0, l, a, m);
-  } else if (plan.kind == Plan::staged) {
-    launch_cluster(vector ? staged<true> : staged<false>, unsigned(m.chunks), grid, block, size_t(plan.shared), l, a,
+  } else if (method.kind == Method::staged) {
+    launch_cluster(vector ? staged<true> : staged<false>, unsigned(m.chunks), grid, block, size_t(method.shared), l, a,
                    m);
   } else {
     const auto run = [&](int stage) {

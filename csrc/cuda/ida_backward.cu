@@ -2,15 +2,15 @@
 // Only what is not the usual case, which is left to ida_nchw_backward.cu and ida_nhwc_backward.cu.
 //   d = grad·(1 + γ), dγ = grad·x̂, df = rstd·(d − mean(d) − x̂·mean(d·x̂)) (+ grad), then InfoACON's own slopes.
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ; dβ is grad itself). dγ is written in the first sweep.
-//   resident  a pack a thread: the second sweep works on registers. As in ida.cu.
+//   resident  one pack per thread: the second sweep works on registers. As in ida.cu.
 //   staged    on chips with clusters: the operands stay in shared memory, as they came, that of eight blocks for
 //             256×256: 64 KB each in bfloat16, 128 KB in float32. Nothing is read twice.
 //   streamed  the second sweep reads again, from the second-level cache if it holds a plane's four operands (a
-//             megabyte for 256×256 in float32). One kernel: a block a plane, or the blocks of a cluster; for few planes
-//             on chips without clusters the two sweeps over chunks are two kernels, and a tiny third adds up.
+//             megabyte for 256×256 in float32). One kernel: one block per plane, or the blocks of a cluster; for few
+//             planes on chips without clusters the two sweeps over chunks are two kernels, and a tiny third adds up.
 // Always the same order, no atomics. Share of the floor, measured in the usual case (ida, bfloat16, 16 images on
 // an H100): 64 channels of 128×128 41 %, 128 of 64×64 37 %; channels_last 2 %. instance_norm_modulate: not measured.
-#include "adapt.h"
+#include "ida_common.h"
 #include "nchw.h"
 #include "nhwc.h"
 
@@ -23,7 +23,7 @@ struct Operands : Adapted<Real, Vector> {
   const Plane grad, dx, dlogits, dgamma;
   const Real mean, rstd;
 
-  HIDA_DEVICE Operands(const Adapt& a_, const Seat& s)
+  HIDA_DEVICE Operands(const Adapt& a_, const ThreadWork& s)
       : Adapted<Real, Vector>(a_, s),
         grad(a_.grad, a_.planes.extent, s.n, s.c),
         dx(a_.dx, a_.planes.extent, s.n, s.c),
@@ -122,7 +122,7 @@ struct Elements {
 
 // partial: (3, N, C, chunks), or null, where the sums of a plane are complete.
 template <class Real>
-HIDA_DEVICE void write_sums(const Adapt& a, const Map& m, const Seat& s, const Real (&sums)[3], Real* partial) {
+HIDA_DEVICE void write_sums(const Adapt& a, const Map& m, const ThreadWork& s, const Real (&sums)[3], Real* partial) {
   if (!s.leads() || (partial == nullptr && s.part != 0)) return;
   void* const targets[3] = {a.dp1, a.dp2, a.dlogits_sum};
 #pragma unroll
@@ -140,9 +140,9 @@ HIDA_DEVICE bool wants_sums(const Adapt& a) {
 }
 
 template <class Real, bool Vector>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kPlaneThreads, 1)
     resident(const __grid_constant__ Adapt a, const __grid_constant__ Map m) {
-  const Seat s(a.planes.extent, m);
+  const ThreadWork s(a.planes.extent, m);
   const Operands<Real, Vector> o(a, s);
   const Pixels<Real, Vector> pixels(s.begin, s.end, s.lane, s.lanes);
   const Real count = Real(a.planes.extent.h * a.planes.extent.w);
@@ -160,16 +160,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 // a chunk each.
 template <bool Vector>
 __global__ void __launch_bounds__(kStagedThreads, 2)
-    staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int units) {
+    staged(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int vec16s) {
   HIDA_DYNAMIC_SHARED(uint4, kept);
   const int threads = m.threads();
-  const Seat s(a.planes.extent, m);
+  const ThreadWork s(a.planes.extent, m);
   const Operands<float, Vector> o(a, s);
   const int64_t step = int64_t(s.lanes) * kPack<float>;
   const float count = float(a.planes.extent.h * a.planes.extent.w);
   float means[2] = {0, 0}, sums[3] = {0, 0, 0};
   uint4* mine = kept + threadIdx.x;
-  for (int64_t first = s.begin; first < s.end; first += step, mine += units * threads) {
+  for (int64_t first = s.begin; first < s.end; first += step, mine += vec16s * threads) {
     const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
     const Packs<float, Vector> packs(o, pixels);
     packs.keep(o, mine, threads);
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kStagedThreads, 2)
   }
   add_up_cluster<2, Vector>(means, m);
   mine = kept + threadIdx.x;
-  for (int64_t first = s.begin; first < s.end; first += step, mine += units * threads) {
+  for (int64_t first = s.begin; first < s.end; first += step, mine += vec16s * threads) {
     const Pixels<float, Vector> pixels(first, s.end, s.lane, s.lanes);
     Elements<float, Vector> elements(o, Packs<float, Vector>(o, mine, threads));
     elements.second(o, pixels, means[0] / count, means[1] / count, sums);
@@ -194,7 +194,7 @@ template <class Real, bool Vector>
 __global__ void __launch_bounds__(kStagedThreads, Vector ? 2 : 1)
     streamed(const __grid_constant__ Adapt a, const __grid_constant__ Map m, int stage, Real* partial) {
   const Extent& e = a.planes.extent;
-  const Seat s(e, m);
+  const ThreadWork s(e, m);
   const Operands<Real, Vector> o(a, s);
   const int64_t step = int64_t(s.lanes) * kPack<Real>, apart = e.n * e.c * m.chunks;
   const Real count = Real(e.h * e.w);
@@ -228,44 +228,44 @@ __global__ void __launch_bounds__(kStagedThreads, Vector ? 2 : 1)
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
-bool in_packs(const Adapt& a) {
-  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.grad, &a.gamma, &a.dx, &a.dlogits, &a.dgamma});
+bool packable(const Adapt& a) {
+  return all_packable(a.planes.extent, a.logits, {&a.x, &a.grad, &a.gamma, &a.dx, &a.dlogits, &a.dgamma});
 }
 
-struct Plan {
+struct Method {
   enum Kind { resident, staged, together, apart } kind;  // sweeps: of registers, shared memory, one kernel, two
   Map map;
-  int units = 0;  // of 16 bytes that a thread keeps of a pack
+  int vec16s = 0;  // 16-byte vectors that a thread keeps of a pack
 };
 
-// 16 bytes for a pack of a 16-bit dtype.
-int units_of(const Adapt& a, bool vector) {
-  int units = 0;
+// One for a pack of a 16-bit dtype, else two.
+int vec16s_of(const Adapt& a, bool vector) {
+  int vec16s = 0;
   for (const Image* image : {&a.x, &a.grad, &a.gamma, &a.logits}) {
     if (image == &a.logits && (!a.activate || (a.logits.row == 0 && a.logits.step == 0))) continue;
-    units += vector && image->dtype != Dtype::f32 ? 1 : 2;
+    vec16s += vector && image->dtype != Dtype::f32 ? 1 : 2;
   }
-  return units;
+  return vec16s;
 }
 
-Plan plan_of(const Adapt& a, const Launch& l) {
+Method method_of(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
-  const bool inner = channels_innermost(a.x, e);
-  const Map whole = resident_map(a.planes, inner);
-  if (whole.fits(a.planes)) return {Plan::resident, whole};
-  if (!inner && l.cluster > 1) {
+  const bool channels_last = is_channels_last(a.x, e);
+  const Map whole = resident_map(a.planes, channels_last);
+  if (whole.fits(a.planes)) return {Method::resident, whole};
+  if (!channels_last && l.cluster > 1) {
     const int64_t step = int64_t(kStagedThreads) * pack_of(a.planes), steps = (e.pixels() + step - 1) / step;
     if (!a.planes.wide) {
-      const bool vector = in_packs(a);
-      const int units = units_of(a, vector);
-      const int cluster = staging_cluster(e, steps, int64_t(units) * kStagedThreads * 16, 2, vector, l);
-      if (cluster > 0) return {Plan::staged, cluster_map(a.planes, steps, cluster), units};
+      const bool vector = packable(a);
+      const int vec16s = vec16s_of(a, vector);
+      const int cluster = staging_cluster(e, steps, int64_t(vec16s) * kStagedThreads * 16, 2, vector, l);
+      if (cluster > 0) return {Method::staged, cluster_map(a.planes, steps, cluster), vec16s};
     }
     // The larger the clusters, the fewer planes are at work, and the better the second-level cache holds them.
-    return {Plan::together, cluster_map(a.planes, steps, cluster_for(e, steps, l.cluster, l))};
+    return {Method::together, cluster_map(a.planes, steps, cluster_for(e, steps, l.cluster, l))};
   }
-  const Map m = map_of(a.planes, inner, kStagedThreads, 2, chunks_for(e, inner, l, 1));
-  return {m.chunks == 1 ? Plan::together : Plan::apart, m};
+  const Map m = map_of(a.planes, channels_last, kStagedThreads, 2, chunks_for(e, channels_last, l, 1));
+  return {m.chunks == 1 ? Method::together : Method::apart, m};
 }
 
 }  // namespace
@@ -273,28 +273,28 @@ Plan plan_of(const Adapt& a, const Launch& l) {
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
   if (nchw::takes_adapt_backward(a, l)) return 0;
   if (nhwc::takes(a)) return nhwc::adapt_backward_workspace(a, l);
-  const Plan plan = plan_of(a, l);
-  return plan.kind == Plan::apart ? 5 * a.planes.extent.n * a.planes.extent.c * plan.map.chunks : 0;
+  const Method method = method_of(a, l);
+  return method.kind == Method::apart ? 5 * a.planes.extent.n * a.planes.extent.c * method.map.chunks : 0;
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
   if (nchw::adapt_backward(a, l)) return;
   if (nhwc::takes(a)) return nhwc::adapt_backward(a, workspace, l);
-  const Plan plan = plan_of(a, l);
-  const Map& m = plan.map;
-  const bool vector = in_packs(a) && !m.inner;
+  const Method method = method_of(a, l);
+  const Map& m = method.map;
+  const bool vector = packable(a) && !m.channels_last;
   const dim3 grid = grid_of(m.blocks), block(unsigned(m.threads()));
-  if (plan.kind == Plan::resident) {
+  if (method.kind == Method::resident) {
     launch(a.planes.wide ? resident<double, false>
            : vector      ? resident<float, true>
                          : resident<float, false>,
            grid, block, 0, l, a, m);
     return;
   }
-  if (plan.kind == Plan::staged) {
-    const size_t shared = size_t(m.chunk / kPack<float>) * size_t(plan.units) * sizeof(uint4);
+  if (method.kind == Method::staged) {
+    const size_t shared = size_t(m.chunk / kPack<float>) * size_t(method.vec16s) * sizeof(uint4);
     return launch_cluster(vector ? staged<true> : staged<false>, unsigned(m.chunks), grid, block, shared, l, a, m,
-                          plan.units);
+                          method.vec16s);
   }
   const auto run = [&](int stage, unsigned cluster) {
     if (a.planes.wide)
@@ -303,13 +303,13 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
       launch_cluster(vector ? streamed<float, true> : streamed<float, false>, cluster, grid, block, 0, l, a, m, stage,
                      static_cast<float*>(workspace));
   };
-  if (plan.kind == Plan::together) return run(kBoth, unsigned(m.chunks));
+  if (method.kind == Method::together) return run(kBoth, unsigned(m.chunks));
   run(kFirst, 1);
   run(kSecond, 1);
   if (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr) return;
   const int64_t planes = a.planes.extent.n * a.planes.extent.c, size = a.planes.wide ? 8 : 4;
   const void* partial = static_cast<char*>(workspace) + 2 * planes * m.chunks * size;
-  fold({partial, {a.dp1, a.dp2, a.dlogits_sum}, planes, m.chunks, a.planes.wide}, l);
+  add_chunks({partial, {a.dp1, a.dp2, a.dlogits_sum}, planes, m.chunks, a.planes.wide}, l);
 }
 
 }  // namespace cuda

@@ -1,9 +1,9 @@
-// ida and instance_norm_modulate, forward, of planes in one piece and one dtype (nchw.h): what ida.cu does, for the
+// ida and instance_norm_modulate, forward, of contiguous planes of one dtype (nchw.h): what ida.cu does, for the
 // usual case. Traffic: 5n (read x, logits, γ, β; write y); n more for a residual that is not x itself. All operands are
-// on their way before anything is computed; a thread has one pack of eight pixels or two, of four operands.
-//   Statistics: each warp its own mean, then what lies off it, and squares around it; then those of all warps of the
+// in flight before anything is computed; a thread has one pack of eight pixels or two, of four operands.
+//   Statistics: each warp its own mean, then the differences from it, and their squares; then those of all warps of the
 // plane are put together (Chan), by every warp in the same order. So there is one barrier, and a large mean costs no
-// digits. With two packs about 47 instructions an element of 16 bits, 15 of them for the activation.
+// digits. With two packs about 47 instructions per element of 16 bits, 15 of them for the activation.
 //   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %;
 // instance_norm_modulate: not measured.
 #include "nchw.h"
@@ -15,7 +15,7 @@ namespace {
 
 struct Forward {
   Task task;
-  Piece beta, added, y;
+  PackedImage beta, added, y;
   float *mean = nullptr, *rstd = nullptr;
   float eps = 0;
   bool activated = false, adds = false, other = false;  // residuals: f; a tensor; and that is not x
@@ -27,7 +27,7 @@ struct Statistics {
 };
 
 template <int P>
-HIDA_DEVICE Statistics statistics(const Task& t, const Seat& s, const float (&f)[P][8], float eps) {
+HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const float (&f)[P][8], float eps) {
   float total = 0;  // a thread has zeros where it has no pixels
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -112,34 +112,34 @@ constexpr int sharing() {
 #endif
 }
 
-template <Dtype D, Switches S, int P>
-__global__ void __launch_bounds__(kThreads, sharing<D, P>()) forward(const __grid_constant__ Forward a) {
+template <Dtype D, Logits L, int P>
+__global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const __grid_constant__ Forward a) {
   const Task& t = a.task;
   begin(t);
-  const Seat s(t, P);
+  const ThreadWork s(t, P);
   Eight<D> x[P], logits[P], gamma[P], beta[P], added[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
     const unsigned pack = s.first + unsigned(p) * s.step;
-    x[p] = Eight<D>(place<D>(t.x, s.n, s.c, pack), 0);
-    if (S == Switches::whole) logits[p] = Eight<D>(place<D>(t.logits, s.n, s.c, pack), 0);
-    gamma[p] = Eight<D>(place<D>(t.gamma, s.n, s.c, pack), 0);
-    beta[p] = Eight<D>(place<D>(a.beta, s.n, s.c, pack), 0);
-    if (a.other) added[p] = Eight<D>(place<D>(a.added, s.n, s.c, pack), 0);
+    x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
+    if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
+    gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
+    beta[p] = Eight<D>(address<D>(a.beta, s.n, s.c, pack), 0);
+    if (a.other) added[p] = Eight<D>(address<D>(a.added, s.n, s.c, pack), 0);
   }
-  const Slopes<D, S> slopes(t, s);
+  const Slopes<D, L> slopes(t, s);
   float f[P][8];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     x[p].unpack(f[p]);
     if (!a.other) added[p] = x[p];
-    if (S == Switches::none) continue;
+    if (L == Logits::none) continue;
     float theta[8];
     logits[p].unpack(theta);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      theta[k] = S == Switches::whole ? theta_of<D>(theta[k]) : slopes.theta;
+      theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
       f[p][k] *= slopes.slope * gate_of<D>(slopes.turn * f[p][k] * theta[k]) + slopes.base;
     }
   }
@@ -169,17 +169,17 @@ __global__ void __launch_bounds__(kThreads, sharing<D, P>()) forward(const __gri
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] += w[k];
     }
-    Eight<D>::narrowed(v).store(place<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
   }
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
-bool forward_of(const Adapt& a, const Launch& l, Forward& f, Plan& plan, int& packs) {
+bool forward_of(const Adapt& a, const Launch& l, Forward& f, LaunchSize& size, int& packs) {
   const Extent& e = a.planes.extent;
   const Dtype dtype = a.x.dtype;
-  if (!task_of(a, f.task) || !piece_of(a.beta, dtype, e, f.beta) || !piece_of(a.added, dtype, e, f.added) ||
-      !piece_of(a.y, dtype, e, f.y))
+  if (!task_of(a, f.task) || !packed_of(a.beta, dtype, e, f.beta) || !packed_of(a.added, dtype, e, f.added) ||
+      !packed_of(a.y, dtype, e, f.y))
     return false;
   f.mean = static_cast<float*>(a.mean);
   f.rstd = static_cast<float*>(a.rstd);
@@ -187,47 +187,47 @@ bool forward_of(const Adapt& a, const Launch& l, Forward& f, Plan& plan, int& pa
   f.activated = a.residual == Residual::activated;
   f.adds = a.residual == Residual::tensor;
   f.other = f.adds && !(a.added.data == a.x.data && a.added.n == a.x.n && a.added.c == a.x.c);
-  // Two packs a thread cost half as many instructions for what is not done for each element, and have as many bytes on
-  // their way: where planes have enough for a warp. float32 has no registers for that, but for the largest planes.
-  const unsigned whole = f.task.packs, largest = kThreads * 8;  // packs of a plane, with one a thread
+  // Two packs per thread cost half as many instructions for what is not done for each element, and have as many bytes
+  // on their way: where planes have enough for a warp. float32 has no registers for that, but for the largest planes.
+  const unsigned whole = f.task.packs, largest = kPlaneThreads * 8;  // packs of a plane, with one per thread
   packs = whole > (dtype == Dtype::f32 ? largest : unsigned(kWarp)) ? 2 : 1;
-  const unsigned most = dtype != Dtype::f32 && whole <= largest ? kThreads / 2 : kThreads;
-  return plan_of(e, l, most, unsigned(packs), l.cluster, f.task, plan);
+  const unsigned most = dtype != Dtype::f32 && whole <= largest ? kPlaneThreads / 2 : kPlaneThreads;
+  return size_launch(e, l, most, unsigned(packs), l.cluster, f.task, size);
 }
 
 template <Dtype D, int P>
-void run(const Adapt& a, const Forward& f, const Plan& plan, const Launch& l) {
+void run(const Adapt& a, const Forward& f, const LaunchSize& size, const Launch& l) {
   const bool uniform = a.logits.row == 0 && a.logits.step == 0;
-  start(!a.activate ? forward<D, Switches::none, P>
-        : uniform   ? forward<D, Switches::plane, P>
-                    : forward<D, Switches::whole, P>,
-        f, plan, l);
+  start(!a.activate ? forward<D, Logits::none, P>
+        : uniform   ? forward<D, Logits::plane, P>
+                    : forward<D, Logits::whole, P>,
+        f, size, l);
 }
 template <Dtype D>
-void run(const Adapt& a, const Forward& f, const Plan& plan, int packs, const Launch& l) {
-  packs == 1 ? run<D, 1>(a, f, plan, l) : run<D, 2>(a, f, plan, l);
+void run(const Adapt& a, const Forward& f, const LaunchSize& size, int packs, const Launch& l) {
+  packs == 1 ? run<D, 1>(a, f, size, l) : run<D, 2>(a, f, size, l);
 }
 
 }  // namespace
 
-bool piece_of(const Image& image, Dtype dtype, const Extent& e, Piece& piece) {
+bool packed_of(const Image& image, Dtype dtype, const Extent& e, PackedImage& packed) {
   if (image.data == nullptr) return true;
-  if (image.dtype != dtype || !lies_in_packs(image, e)) return false;
+  if (image.dtype != dtype || !is_packable(image, e)) return false;
   const int64_t size = size_of(dtype), n = image.n * size / 16, c = image.c * size / 16;
   if (n < 0 || c < 0 || n > UINT32_MAX || c > UINT32_MAX) return false;
   // In halves, that nothing overflows: the last pack of the last plane.
   const double reach = double(e.n - 1) * double(n) + double(e.c - 1) * double(c) + double(e.pixels() * size / 16);
   if (reach > double(UINT32_MAX)) return false;
-  piece = {static_cast<char*>(image.data), unsigned(n), unsigned(c)};
+  packed = {static_cast<char*>(image.data), unsigned(n), unsigned(c)};
   return true;
 }
 
 bool task_of(const Adapt& a, Task& task) {
   const Extent& e = a.planes.extent;
   if (a.planes.wide || e.n > 65535 || e.c * 8 > 0x7fffffff || e.pixels() % 8 != 0 || e.pixels() > 1 << 24) return false;
-  if (!piece_of(a.x, a.x.dtype, e, task.x) || !piece_of(a.gamma, a.x.dtype, e, task.gamma)) return false;
-  const auto number_of = [&](const Image& image, Piece& piece) {
-    piece = {static_cast<char*>(image.data), unsigned(image.n), unsigned(image.c)};
+  if (!packed_of(a.x, a.x.dtype, e, task.x) || !packed_of(a.gamma, a.x.dtype, e, task.gamma)) return false;
+  const auto number_of = [&](const Image& image, PackedImage& packed) {
+    packed = {static_cast<char*>(image.data), unsigned(image.n), unsigned(image.c)};
     return image.n >= 0 && image.c >= 0 && double(e.n - 1) * double(image.n) + double(e.c - 1) * double(image.c) < 1e9;
   };
   if (a.activate) {
@@ -236,7 +236,7 @@ bool task_of(const Adapt& a, Task& task) {
     if (!number_of(a.p1, task.p1) || !number_of(a.p2, task.p2)) return false;
     if (a.logits.row == 0 && a.logits.step == 0) {
       if (a.logits.dtype != a.x.dtype || !number_of(a.logits, task.logits)) return false;
-    } else if (!piece_of(a.logits, a.x.dtype, e, task.logits)) {
+    } else if (!packed_of(a.logits, a.x.dtype, e, task.logits)) {
       return false;
     }
   }
@@ -246,45 +246,46 @@ bool task_of(const Adapt& a, Task& task) {
   return true;
 }
 
-bool plan_of(const Extent& e, const Launch& l, unsigned most, unsigned packs, int64_t blocks, Task& task, Plan& plan) {
+bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs, int64_t blocks, Task& task,
+                 LaunchSize& size) {
   if (task.packs <= unsigned(kWarp)) {
     task.lanes = unsigned(power_of_two_from(task.packs));
     task.shift = 0;
     while (1u << task.shift < task.lanes) ++task.shift;
-    plan.threads = 4 * kWarp;  // fewer, where they are not needed, or there are more multiprocessors than blocks
+    size.threads = 4 * kWarp;  // fewer, where they are not needed, or there are more multiprocessors than blocks
     const auto blocks_of = [&](unsigned threads) {
       const int64_t planes = threads / task.lanes;
       return (e.c + planes - 1) / planes;
     };
-    while (plan.threads > unsigned(kWarp) && (blocks_of(plan.threads / 2) == blocks_of(plan.threads) ||
-                                              e.n * blocks_of(plan.threads) < l.multiprocessors))
-      plan.threads /= 2;
-    task.planes = plan.threads / task.lanes;
-    plan.grid = dim3(unsigned(blocks_of(plan.threads)), unsigned(e.n));
+    while (size.threads > unsigned(kWarp) && (blocks_of(size.threads / 2) == blocks_of(size.threads) ||
+                                              e.n * blocks_of(size.threads) < l.multiprocessors))
+      size.threads /= 2;
+    task.planes = size.threads / task.lanes;
+    size.grid = dim3(unsigned(blocks_of(size.threads)), unsigned(e.n));
     return true;
   }
   task.lanes = kWarp;
   while (task.cluster * most * packs < task.packs) task.cluster *= 2, ++task.cluster_shift;
   if (task.cluster > 1 && int64_t(task.cluster) > blocks) return false;
   const unsigned each = task.cluster * packs * kWarp;
-  plan.threads = (task.packs + each - 1) / each * kWarp;
-  plan.grid = dim3(unsigned(e.c) * task.cluster, unsigned(e.n));
+  size.threads = (task.packs + each - 1) / each * kWarp;
+  size.grid = dim3(unsigned(e.c) * task.cluster, unsigned(e.n));
   return true;
 }
 
 bool takes_adapt(const Adapt& a, const Launch& l) {
   Forward f;
-  Plan plan;
+  LaunchSize size;
   int packs;
-  return forward_of(a, l, f, plan, packs);
+  return forward_of(a, l, f, size, packs);
 }
 
 bool adapt(const Adapt& a, const Launch& l) {
   Forward f;
-  Plan plan;
+  LaunchSize size;
   int packs;
-  if (!forward_of(a, l, f, plan, packs)) return false;
-  with_dtype(a.x.dtype, [&](auto d) { run<decltype(d)::value>(a, f, plan, packs, l); });
+  if (!forward_of(a, l, f, size, packs)) return false;
+  with_dtype(a.x.dtype, [&](auto d) { run<decltype(d)::value>(a, f, size, packs, l); });
   return true;
 }
 

@@ -1,11 +1,11 @@
-// ida and instance_norm_modulate, backward, of planes in one piece and one dtype (nchw.h): what ida_backward.cu does,
-// for the usual case. Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ). All operands are on their way
-// before anything is computed, two packs of eight pixels of each a thread. Between the two sweeps a thread keeps what
-// came from memory as it came, and x̂ and the slopes of the activation: 64 registers a pack of 16-bit numbers, so that
-// 1024 packs are on a multiprocessor. float32, and planes of a warp, one pack a thread.
+// ida and instance_norm_modulate, backward, of contiguous planes of one dtype (nchw.h): what ida_backward.cu does,
+// for the usual case. Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ). All operands are in flight before
+// anything is computed, two packs of eight pixels of each per thread. Between the two sweeps a thread keeps what came
+// from memory as it came, and x̂ and the slopes of the activation: 64 registers per pack of 16-bit numbers, so that
+// 1024 packs are on a multiprocessor. float32, and planes of a warp, one pack per thread.
 //   The first sum of a plane, of d and d·x̂, is every warp's; the second one, towards p1, p2 and the logits, is one
 // warp's alone, and what goes to memory is stored while it is on its way.
-// About 62 instructions an element. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128
+// About 62 instructions per element. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128
 // 67 %, 128 of 64×64 65 %; instance_norm_modulate: not measured.
 #include "nchw.h"
 
@@ -16,7 +16,7 @@ namespace {
 
 struct Backward {
   Task task;
-  Piece grad, dx, dlogits, dgamma;
+  PackedImage grad, dx, dlogits, dgamma;
   const float *mean = nullptr, *rstd = nullptr;
   float* sums[3] = {};                     // towards p1, p2 and the logits, or null
   bool joins = false, joins_late = false;  // the residual was f, or x: grad is a part of df, or of dx
@@ -36,7 +36,7 @@ HIDA_DEVICE void forget(Eight<D>& pack) {
 }
 
 // d and d·x̂ over a plane: every thread of it gets both.
-HIDA_DEVICE void add_both(const Task& t, const Seat& s, float& one, float& two) {
+HIDA_DEVICE void add_both(const Task& t, const ThreadWork& s, float& one, float& two) {
   if (alone(t)) {
     float both[2] = {one, two};
     add_lanes(t, both);
@@ -67,22 +67,23 @@ HIDA_DEVICE void add_both(const Task& t, const Seat& s, float& one, float& two) 
 }
 
 // Two blocks of 512 threads with one pack of 16-bit numbers share a multiprocessor, or two of 256 with two packs.
-template <Dtype D, Switches S, int P>
-__global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backward(const __grid_constant__ Backward a) {
+template <Dtype D, Logits L, int P>
+__global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
+    backward(const __grid_constant__ Backward a) {
   const Task& t = a.task;
   begin(t);
-  const Seat s(t, P);
+  const ThreadWork s(t, P);
   Eight<D> x[P], logits[P], gamma[P], grad[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
     const unsigned pack = s.first + unsigned(p) * s.step;
-    x[p] = Eight<D>(place<D>(t.x, s.n, s.c, pack), 0);
-    if (S == Switches::whole) logits[p] = Eight<D>(place<D>(t.logits, s.n, s.c, pack), 0);
-    gamma[p] = Eight<D>(place<D>(t.gamma, s.n, s.c, pack), 0);
-    grad[p] = Eight<D>(place<D>(a.grad, s.n, s.c, pack), 0);
+    x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
+    if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
+    gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
+    grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
   }
-  const Slopes<D, S> slopes(t, s);
+  const Slopes<D, L> slopes(t, s);
   float mean = 0, rstd = 0;
   if (s.end > 0) mean = a.mean[s.sum(t)], rstd = a.rstd[s.sum(t)];
 
@@ -94,10 +95,10 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
     logits[p].unpack(theta);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      if (S == Switches::none) {
+      if (L == Logits::none) {
         normal[p][k] = v[k], q[p][k] = tilt[p][k] = 0;
       } else {
-        theta[k] = S == Switches::whole ? theta_of<D>(theta[k]) : slopes.theta;
+        theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
         const Bend<D> bend(slopes.slope, slopes.turn, theta[k], v[k]);
         normal[p][k] = slopes.slope * v[k] * bend.gate + slopes.base * v[k];
         q[p][k] = bend.q;
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
 #pragma unroll
       for (int k = 0; k < 8; ++k) d[k] += g[k];
     }
-    if (S != Switches::none) {
+    if (L != Logits::none) {
       x[p].unpack(v);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
         const float both = d[k] * v[k];
         sums[0] += both * q[p][k];
         sums[1] += both - both * q[p][k];
-        if (S == Switches::plane) sums[2] += tilt[p][k];
+        if (L == Logits::plane) sums[2] += tilt[p][k];
         d[k] *= slopes.slope * q[p][k] + slopes.base;
       }
       dlogits[p] = Eight<D>::narrowed(tilt[p]);
@@ -163,23 +164,23 @@ __global__ void __launch_bounds__(kThreads, D == Dtype::f32 ? 1 : 3 - P) backwar
     for (int p = 0; p < P; ++p) {
       if (!s.has(p)) continue;
       const unsigned pack = s.first + unsigned(p) * s.step;
-      if (a.dx.data != nullptr) dx[p].store(place<D>(a.dx, s.n, s.c, pack));
-      if (S == Switches::whole && a.dlogits.data != nullptr) dlogits[p].store(place<D>(a.dlogits, s.n, s.c, pack));
-      if (a.dgamma.data != nullptr) dgamma[p].store(place<D>(a.dgamma, s.n, s.c, pack));
+      if (a.dx.data != nullptr) dx[p].store(address<D>(a.dx, s.n, s.c, pack));
+      if (L == Logits::whole && a.dlogits.data != nullptr) dlogits[p].store(address<D>(a.dlogits, s.n, s.c, pack));
+      if (a.dgamma.data != nullptr) dgamma[p].store(address<D>(a.dgamma, s.n, s.c, pack));
     }
   };
-  if (S == Switches::none || !a.wants_sums) return write();
+  if (L == Logits::none || !a.wants_sums) return write();
   add_late(t, s, to_p1, to_p2, to_logits, a.sums, write);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
 
-bool backward_of(const Adapt& a, const Launch& l, Backward& b, Plan& plan, int& packs) {
+bool backward_of(const Adapt& a, const Launch& l, Backward& b, LaunchSize& size, int& packs) {
   const Extent& e = a.planes.extent;
   const Dtype dtype = a.x.dtype;
   if (a.activate && widens(a.logits, dtype, e)) return false;
-  if (!task_of(a, b.task) || !piece_of(a.grad, dtype, e, b.grad) || !piece_of(a.dx, dtype, e, b.dx) ||
-      !piece_of(a.dlogits, dtype, e, b.dlogits) || !piece_of(a.dgamma, dtype, e, b.dgamma))
+  if (!task_of(a, b.task) || !packed_of(a.grad, dtype, e, b.grad) || !packed_of(a.dx, dtype, e, b.dx) ||
+      !packed_of(a.dlogits, dtype, e, b.dlogits) || !packed_of(a.dgamma, dtype, e, b.dgamma))
     return false;
   b.mean = static_cast<const float*>(a.mean);
   b.rstd = static_cast<const float*>(a.rstd);
@@ -188,39 +189,39 @@ bool backward_of(const Adapt& a, const Launch& l, Backward& b, Plan& plan, int& 
   b.joins = a.residual == Residual::activated;
   b.joins_late = a.grad_to_x;
   // As forward. float32 takes more registers: one pack, in smaller blocks, where clusters make up for that.
-  const unsigned whole = b.task.packs, largest = kThreads * 8;  // packs of a plane, with one a thread
+  const unsigned whole = b.task.packs, largest = kPlaneThreads * 8;  // packs of a plane, with one per thread
   packs = dtype != Dtype::f32 && whole > unsigned(kWarp) ? 2 : 1;
   const bool smaller = dtype == Dtype::f32 ? l.cluster > 1 && whole <= largest / 2 : packs == 2 && whole <= largest;
-  return plan_of(e, l, smaller ? kThreads / 2 : kThreads, unsigned(packs), l.cluster, b.task, plan);
+  return size_launch(e, l, smaller ? kPlaneThreads / 2 : kPlaneThreads, unsigned(packs), l.cluster, b.task, size);
 }
 
 template <Dtype D, int P>
-void run(const Adapt& a, const Backward& b, const Plan& plan, const Launch& l) {
+void run(const Adapt& a, const Backward& b, const LaunchSize& size, const Launch& l) {
   const bool uniform = a.logits.row == 0 && a.logits.step == 0;
-  start(!a.activate ? backward<D, Switches::none, P>
-        : uniform   ? backward<D, Switches::plane, P>
-                    : backward<D, Switches::whole, P>,
-        b, plan, l);
+  start(!a.activate ? backward<D, Logits::none, P>
+        : uniform   ? backward<D, Logits::plane, P>
+                    : backward<D, Logits::whole, P>,
+        b, size, l);
 }
 
 }  // namespace
 
 bool takes_adapt_backward(const Adapt& a, const Launch& l) {
   Backward b;
-  Plan plan;
+  LaunchSize size;
   int packs;
-  return backward_of(a, l, b, plan, packs);
+  return backward_of(a, l, b, size, packs);
 }
 
 bool adapt_backward(const Adapt& a, const Launch& l) {
   Backward b;
-  Plan plan;
+  LaunchSize size;
   int packs;
-  if (!backward_of(a, l, b, plan, packs)) return false;
+  if (!backward_of(a, l, b, size, packs)) return false;
   with_dtype(a.x.dtype, [&](auto d) {
     constexpr Dtype D = decltype(d)::value;
     constexpr int kMore = D == Dtype::f32 ? 1 : 2;
-    packs == 1 ? run<D, 1>(a, b, plan, l) : run<D, kMore>(a, b, plan, l);
+    packs == 1 ? run<D, 1>(a, b, size, l) : run<D, kMore>(a, b, size, l);
   });
   return true;
 }

@@ -5,7 +5,7 @@
 //                       were read last, so that it has from the second-level cache what that holds of x and logits.
 //                       (One kernel in clusters took 24 to 29 % longer.)
 // What is read for the last time is marked as not wanted any more, and read backwards, so that caches have more of it.
-// f is computed twice: 14 instructions an element cost less than its bytes. Statistics of a thread are sums off its
+// f is computed twice: 14 instructions per element cost less than its bytes. Statistics of a thread are sums off its
 // first element, those of a block off the mean of its first thread, those of a plane off its first chunk's: so no sum
 // of squares is much larger than what is left of it, whatever the mean. Always the same order, no atomics.
 // Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 59 %, 128 of 64×64 58 %;
@@ -22,13 +22,13 @@ enum Stage { kStatistics = 1, kApply = 2, kBoth = 3 };
 // Rows of the table.
 enum Row { kMean, kRest, kRstd };
 
-// Packs of a tensor that a thread has on their way at a time.
+// Packs of a tensor that a thread has in flight at a time.
 template <Dtype D>
 constexpr unsigned kReading = D == Dtype::f32 ? 2 : 4;
 template <Dtype D>
 constexpr unsigned kWriting = D == Dtype::f32 ? 1 : 2;
 
-HIDA_DEVICE void write_statistics(const Adapt& a, const Tiling& m, const Place& p, const Shared& s, unsigned c,
+HIDA_DEVICE void write_statistics(const Adapt& a, const Tiling& m, const ThreadWork& p, const Shared& s, unsigned c,
                                   float mean, float rest, float variance) {
   const float rstd = inverse_root((variance < 0 ? 0.0f : variance) + float(a.eps));  // NaN stays
   s.table[kMean * m.width() + c] = mean;
@@ -41,7 +41,8 @@ HIDA_DEVICE void write_statistics(const Adapt& a, const Tiling& m, const Place& 
 }
 
 // partial: (3, N, chunks, C), of each chunk a number near its mean, how far off it is, the squares around the mean.
-HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const Place& p, const Shared& s, const float* partial) {
+HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const ThreadWork& p, const Shared& s,
+                              const float* partial) {
   const unsigned t = threadIdx.x, threads = m.threads(), width = m.width();
   const unsigned parts = threads < 2 * width ? 1 : threads / width;
   const int64_t apart = a.planes.extent.n * int64_t(m.chunks) * m.channels;
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kMost, 1)
     kernel(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, int stage, float* partial) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  const Place p(m, stage == kApply);
+  const ThreadWork p(m, stage == kApply);
   const View<D> x(a.x, p), logits(a.logits, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   if (stage & kStatistics) {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kMost, 1)
       }
 #pragma unroll
       for (unsigned u = 0; u < kReading<D>; ++u) {
-        // No branches, behind which the loads would be moved: what is not there lies at the shift.
+        // No branches, behind which the loads would be moved: what is missing counts as the shift.
         const bool has = p.has(pixel + u * p.lanes);
         float f[8];
         slopes.value(x_packs[u], packs[u], f);
@@ -191,7 +192,7 @@ Kernel kernel_for(Logits logits) {
                                    : kernel<D, Logits::whole>;
 }
 
-Tiling plan_of(const Adapt& a, const Launch& l) {
+Tiling tiling_for(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
   return e.pixels() <= kWholePixels ? whole_planes(e, l) : chunked(e, l);
 }
@@ -199,12 +200,12 @@ Tiling plan_of(const Adapt& a, const Launch& l) {
 }  // namespace
 
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
-  const Tiling m = plan_of(a, l);
+  const Tiling m = tiling_for(a, l);
   return m.chunks > 1 ? 3 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
-  Tiling m = plan_of(a, l);
+  Tiling m = tiling_for(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   const Logits logits = kind_of(a.logits);
   const Kernel kernel = with_dtype(a.x.dtype, [&](auto d) { return kernel_for<decltype(d)::value>(logits); });

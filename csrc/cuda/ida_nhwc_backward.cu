@@ -16,11 +16,11 @@ namespace {
 
 enum Stage { kMeans = 1, kGradients = 2, kBoth = 3 };
 
-// Pixels that a thread has on their way at a time.
+// Pixels that a thread has in flight at a time.
 template <Dtype D>
 constexpr unsigned kReading = D == Dtype::f32 ? 1 : 2;
 
-// Threads of a block. One switch a plane needs more registers than so many threads leave each.
+// Threads of a block. One θ per plane needs more registers than so many threads leave each.
 HIDA_MATH constexpr unsigned most_for(Logits logits) {
   return logits == Logits::plane ? kMost / 2 : kMost;
 }
@@ -33,7 +33,7 @@ struct Operands {
 template <Dtype D, Logits L>
 struct Views {
   View<D> x, grad, gamma, logits;
-  HIDA_DEVICE Views(const Adapt& a, const Place& p)
+  HIDA_DEVICE Views(const Adapt& a, const ThreadWork& p)
       : x(a.x, p), grad(a.grad, p), gamma(a.gamma, p), logits(a.logits, p) {}
   HIDA_DEVICE Operands<D, L> read(unsigned pixel) const {
     return {x.read(pixel), grad.read(pixel), gamma.read(pixel), L == Logits::whole ? logits.read(pixel) : Eight<D>()};
@@ -46,11 +46,12 @@ struct Views {
 
 // partial: (2, N, chunks, C), the sums of d and d·x̂ of each chunk; then (3, N, C, chunks), those towards p1, p2,
 // logits.
-HIDA_DEVICE float* means_at(const Adapt& a, const Tiling& m, const Place& p, float* partial, int kind, unsigned part) {
+HIDA_DEVICE float* means_at(const Adapt& a, const Tiling& m, const ThreadWork& p, float* partial, int kind,
+                            unsigned part) {
   return partial + ((kind * a.planes.extent.n + int64_t(p.n)) * m.chunks + part) * m.channels + p.tile;
 }
 
-HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const Place& p, const Shared& s, float* partial) {
+HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const ThreadWork& p, const Shared& s, float* partial) {
   const unsigned t = threadIdx.x, threads = m.threads(), width = m.width();
   const unsigned parts = threads < 2 * width ? 1 : threads / width;
   const float *const d = means_at(a, m, p, partial, 0, 0), *const dx = means_at(a, m, p, partial, 1, 0);
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(most_for(L), 1)
   using Bounded = typename Functions<D>::Bounded;
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  Place p(m, stage == kGradients);
+  ThreadWork p(m, stage == kGradients);
   // For the end; the registers are for the loop.
   HIDA_SHARED(unsigned, place, [3]);
   if (threadIdx.x == 0) place[0] = p.n, place[1] = p.tile, place[2] = p.part;
@@ -193,7 +194,7 @@ Kernel kernel_for(Logits logits) {
                                    : kernel<D, Logits::whole>;
 }
 
-Tiling plan_of(const Adapt& a, const Launch& l) {
+Tiling tiling_for(const Adapt& a, const Launch& l) {
   const Extent& e = a.planes.extent;
   return e.pixels() <= kWholePixels ? whole_planes(e, l, most_for(kind_of(a.logits))) : chunked(e, l);
 }
@@ -201,12 +202,12 @@ Tiling plan_of(const Adapt& a, const Launch& l) {
 }  // namespace
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
-  const Tiling m = plan_of(a, l);
+  const Tiling m = tiling_for(a, l);
   return m.chunks > 1 ? 5 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
-  Tiling m = plan_of(a, l);
+  Tiling m = tiling_for(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   m.to_x = a.grad_to_x ? 1.0f : 0.0f;
   const Logits logits = kind_of(a.logits);
@@ -218,7 +219,7 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
   stage(kGradients);
   if (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr) return;
   const int64_t planes = a.planes.extent.n * a.planes.extent.c;
-  fold({partial + 2 * planes * m.chunks, {a.dp1, a.dp2, a.dlogits_sum}, planes, int(m.chunks), false}, l);
+  add_chunks({partial + 2 * planes * m.chunks, {a.dp1, a.dp2, a.dlogits_sum}, planes, int(m.chunks), false}, l);
 }
 
 }  // namespace nhwc

@@ -1,7 +1,7 @@
 // info_acon: y = (p1 − p2)·x·σ(θ·(p1 − p2)·x) + p2·x, θ = σ(logits).
-// Traffic: 3n forward (read x, logits; write y; 2n with one switch a plane), 5n backward (read grad, x, logits; write
+// Traffic: 3n forward (read x, logits; write y; 2n with one θ per plane), 5n backward (read grad, x, logits; write
 // dx, dlogits). Blocks take chunks of planes, so that p1 and p2 are constants of a thread; a thread has two packs of
-// eight elements on their way at a time forward, one of three operands backward. Sums over planes: lanes, then warps,
+// eight elements in flight at a time forward, one of three operands backward. Sums over planes: lanes, then warps,
 // then chunks (a second, tiny kernel), always in the same order; no atomics.
 // Share of the floor: not measured.
 #include "activation.h"
@@ -16,10 +16,10 @@ constexpr int kAconThreads = 256;
 
 template <class Real, bool Vector>
 __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
-    forward(const __grid_constant__ Acon a, const __grid_constant__ Map m) {
+    forward(const __grid_constant__ InfoAcon a, const __grid_constant__ Map m) {
   const Extent& e = a.planes.extent;
-  const Seat s(e, m);
-  const Switch<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
+  const ThreadWork s(e, m);
+  const Activation<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
   const Plane x(a.x, e, s.n, s.c), y(a.y, e, s.n, s.c);
   const auto finish = [&](const Pack<Real, Vector>& x_pack, const Pack<Real, Vector>& logits,
                           const Pixels<Real, Vector>& pixels) {
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
 
 template <class Real, bool Vector>
 __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
-    backward(const __grid_constant__ Acon a, const __grid_constant__ Map m, Real* partial) {
+    backward(const __grid_constant__ InfoAcon a, const __grid_constant__ Map m, Real* partial) {
   const Extent& e = a.planes.extent;
-  const Seat s(e, m);
-  const Switch<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
+  const ThreadWork s(e, m);
+  const Activation<Real, Vector> plane(a.logits, a.p1, a.p2, e, s);
   const Plane x(a.x, e, s.n, s.c), grad(a.grad, e, s.n, s.c), dx(a.dx, e, s.n, s.c), dlogits(a.dlogits, e, s.n, s.c);
   Real sums[3] = {0, 0, 0};  // towards p1, p2, logits
   const int64_t step = int64_t(s.lanes) * kPack<Real>;
@@ -82,44 +82,31 @@ __global__ void __launch_bounds__(kAconThreads, Vector ? 3 : 2)
   }
 }
 
-template <class Real>
-__global__ void __launch_bounds__(kAconThreads) fold_kernel(const __grid_constant__ Fold f) {
-  const int64_t at = int64_t(blockIdx.x) * kAconThreads + threadIdx.x;
-  if (at >= 3 * f.count) return;
-  const int kind = at >= 2 * f.count ? 2 : at >= f.count ? 1 : 0;
-  void* target = kind == 2 ? f.sums[2] : kind == 1 ? f.sums[1] : f.sums[0];
-  if (target == nullptr) return;
-  const Real* from = static_cast<const Real*>(f.partial) + at * f.chunks;
-  Real total = 0;
-  for (int i = 0; i < f.chunks; ++i) total += from[i];
-  static_cast<Real*>(target)[at - kind * f.count] = total;
+bool packable(const InfoAcon& a) {
+  return all_packable(a.planes.extent, a.logits, {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits});
 }
 
-bool in_packs(const Acon& a) {
-  return all_in_packs(a.planes.extent, a.logits, {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits});
-}
-
-Map map_acon(const Acon& a, const Launch& l) {
+Map map_acon(const InfoAcon& a, const Launch& l) {
   const Extent& e = a.planes.extent;
-  const bool inner = channels_innermost(a.x, e);
+  const bool channels_last = is_channels_last(a.x, e);
   // A thousand elements and more a thread are no use; fewer than two packs only where there is little to do at all.
-  const int64_t enough = chunks_for(e, inner, l, 16), large = (e.pixels() + 32767) / 32768;
-  return map_of(a.planes, inner, kAconThreads, 2, enough > large ? enough : large);
+  const int64_t enough = chunks_for(e, channels_last, l, 16), large = (e.pixels() + 32767) / 32768;
+  return map_of(a.planes, channels_last, kAconThreads, 2, enough > large ? enough : large);
 }
 
 }  // namespace
 
-void info_acon(const Acon& a, const Launch& l) {
+void info_acon(const InfoAcon& a, const Launch& l) {
   if (nchw::info_acon(a, l)) return;
   if (nhwc::takes(a)) return nhwc::info_acon(a, l);
   const Map m = map_acon(a, l);
-  const auto kernel = a.planes.wide             ? forward<double, false>
-                      : in_packs(a) && !m.inner ? forward<float, true>
-                                                : forward<float, false>;
+  const auto kernel = a.planes.wide                     ? forward<double, false>
+                      : packable(a) && !m.channels_last ? forward<float, true>
+                                                        : forward<float, false>;
   launch(kernel, grid_of(m.blocks), dim3(unsigned(m.threads())), 0, l, a, m);
 }
 
-int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
+int64_t info_acon_backward_workspace(const InfoAcon& a, const Launch& l) {
   if (nchw::takes_acon_backward(a, l)) return 0;
   if (nhwc::takes(a)) return nhwc::info_acon_backward_workspace(a, l);
   const Map m = map_acon(a, l);
@@ -127,7 +114,7 @@ int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
   return sums && m.chunks > 1 ? 3 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
-void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
+void info_acon_backward(const InfoAcon& a, void* workspace, const Launch& l) {
   if (nchw::info_acon_backward(a, l)) return;
   if (nhwc::takes(a)) return nhwc::info_acon_backward(a, workspace, l);
   const Map m = map_acon(a, l);
@@ -135,15 +122,11 @@ void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
   if (a.planes.wide)
     launch(backward<double, false>, grid, block, 0, l, a, m, static_cast<double*>(workspace));
   else
-    launch(in_packs(a) && !m.inner ? backward<float, true> : backward<float, false>, grid, block, 0, l, a, m,
+    launch(packable(a) && !m.channels_last ? backward<float, true> : backward<float, false>, grid, block, 0, l, a, m,
            static_cast<float*>(workspace));
   if (workspace == nullptr) return;
-  fold({workspace, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, m.chunks, a.planes.wide}, l);
-}
-
-void fold(const Fold& f, const Launch& l) {
-  const dim3 grid = grid_of((3 * f.count + kAconThreads - 1) / kAconThreads);
-  launch(f.wide ? fold_kernel<double> : fold_kernel<float>, grid, dim3(kAconThreads), 0, l, f);
+  add_chunks({workspace, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, m.chunks, a.planes.wide},
+             l);
 }
 
 }  // namespace cuda

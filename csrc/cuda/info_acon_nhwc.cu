@@ -1,7 +1,7 @@
 // info_acon in the usual channels_last case (nhwc.h). The formulas: info_acon.cu.
-// Traffic: 3n forward (read x, logits; write y; 2n with one switch a plane), 5n backward (read grad, x, logits; write
-// dx, dlogits; 3n with one switch a plane). Sums towards p1, p2 and one switch a plane: of a thread's pixels, of a
-// block's lanes, then of a plane's chunks by the second kernel of info_acon.cu; always in the same order.
+// Traffic: 3n forward (read x, logits; write y; 2n with one θ per plane), 5n backward (read grad, x, logits; write
+// dx, dlogits; 3n with one θ per plane). Sums towards p1, p2 and one θ per plane: of a thread's pixels, of a
+// block's lanes, then of a plane's chunks by reduce.cu; always in the same order.
 // Share of the floor: not measured.
 #include "nhwc.h"
 
@@ -10,7 +10,7 @@ namespace cuda {
 namespace nhwc {
 namespace {
 
-// Pixels that a thread has on their way at a time.
+// Pixels that a thread has in flight at a time.
 template <Dtype D>
 constexpr unsigned kForward = D == Dtype::f32 ? 2 : 4;
 template <Dtype D>
@@ -18,9 +18,9 @@ constexpr unsigned kBackward = D == Dtype::f32 ? 1 : 2;
 
 template <Dtype D, Logits L>
 __global__ void __launch_bounds__(kMost / 2, 3)
-    forward(const __grid_constant__ Acon a, const __grid_constant__ Tiling m) {
+    forward(const __grid_constant__ InfoAcon a, const __grid_constant__ Tiling m) {
   constexpr unsigned kPixels = kForward<D>;
-  const Place p(m, false);
+  const ThreadWork p(m, false);
   const View<D> x(a.x, p), logits(a.logits, p), y(a.y, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   for (unsigned pixel = p.first; p.has(pixel); pixel += kPixels * p.lanes) {
@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(kMost / 2, 3)
 // partial: (3, N, C, chunks), or null: then a plane is one chunk.
 template <Dtype D, Logits L>
 __global__ void __launch_bounds__(kMost, 1)
-    backward(const __grid_constant__ Acon a, const __grid_constant__ Tiling m, float* partial) {
+    backward(const __grid_constant__ InfoAcon a, const __grid_constant__ Tiling m, float* partial) {
   constexpr unsigned kPixels = kBackward<D>;
   HIDA_DYNAMIC_SHARED(float, memory);
-  const Place p(m, false);
+  const ThreadWork p(m, false);
   const View<D> x(a.x, p), logits(a.logits, p), grad(a.grad, p), dx(a.dx, p), dlogits(a.dlogits, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   float sums[3][8] = {};
@@ -103,33 +103,33 @@ auto backward_for(Logits logits) {
 }
 
 // Backward, planes of few pixels are one chunk, so that there are no chunks to add up.
-Tiling plan_backward(const Acon& a, const Launch& l) {
+Tiling tiling_for_backward(const InfoAcon& a, const Launch& l) {
   const Extent& e = a.planes.extent;
   return e.pixels() <= kWholePixels ? whole_planes(e, l) : chunked(e, l);
 }
 
 }  // namespace
 
-void info_acon(const Acon& a, const Launch& l) {
+void info_acon(const InfoAcon& a, const Launch& l) {
   const Tiling m = chunked(a.planes.extent, l);
   const Logits logits = kind_of(a.logits);
   run(with_dtype(a.x.dtype, [&](auto d) { return forward_for<decltype(d)::value>(logits); }), m, 0, l, a, m);
 }
 
-int64_t info_acon_backward_workspace(const Acon& a, const Launch& l) {
-  const Tiling m = plan_backward(a, l);
+int64_t info_acon_backward_workspace(const InfoAcon& a, const Launch& l) {
+  const Tiling m = tiling_for_backward(a, l);
   const bool sums = a.dp1 != nullptr || a.dp2 != nullptr || a.dlogits_sum != nullptr;
   return sums && m.chunks > 1 ? 3 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
-void info_acon_backward(const Acon& a, void* workspace, const Launch& l) {
-  const Tiling m = plan_backward(a, l);
+void info_acon_backward(const InfoAcon& a, void* workspace, const Launch& l) {
+  const Tiling m = tiling_for_backward(a, l);
   const Logits logits = kind_of(a.logits);
   float* const partial = static_cast<float*>(workspace);
   run(with_dtype(a.x.dtype, [&](auto d) { return backward_for<decltype(d)::value>(logits); }), m, shared_of(m), l, a, m,
       partial);
   if (partial == nullptr) return;
-  fold({partial, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, int(m.chunks), false}, l);
+  add_chunks({partial, {a.dp1, a.dp2, a.dlogits_sum}, a.planes.extent.n * a.planes.extent.c, int(m.chunks), false}, l);
 }
 
 }  // namespace nhwc

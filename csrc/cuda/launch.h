@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../cpu/kernels.h"
+#include "../arguments.h"
 
 namespace hida {
 namespace cuda {
@@ -34,9 +34,9 @@ class OnDevice {
 Launch chip_of(int device);
 
 // Workspaces are counted in numbers of the computing type; where none is needed, null will do.
-void info_acon(const Acon& a, const Launch& l);
-int64_t info_acon_backward_workspace(const Acon& a, const Launch& l);
-void info_acon_backward(const Acon& a, void* workspace, const Launch& l);
+void info_acon(const InfoAcon& a, const Launch& l);
+int64_t info_acon_backward_workspace(const InfoAcon& a, const Launch& l);
+void info_acon_backward(const InfoAcon& a, void* workspace, const Launch& l);
 
 // ida and, with a.activate off, instance_norm_modulate.
 int64_t adapt_workspace(const Adapt& a, const Launch& l);

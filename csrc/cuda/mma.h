@@ -3,7 +3,7 @@
 // and fragments are those of the chip; tests/emulation/fragments.cu holds them against the tables of the PTX ISA.
 #pragma once
 
-#include "units.h"
+#include "operands.h"
 
 namespace hida {
 namespace cuda {

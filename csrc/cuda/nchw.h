@@ -1,7 +1,7 @@
-// info_acon and ida of planes in one piece, all of one dtype: what their kernels share. A plane stays in the registers
-// of a part of a warp (up to 32 packs of eight pixels), of a block, or of the blocks of a cluster, which is all the
-// difference between small planes and large ones. Loads come first: nothing that they wait for, every operand at once,
-// 16 bytes each. Places are counted in units of 16 bytes, in 32 bits.
+// info_acon and ida of contiguous planes (NCHW), all of one dtype: what their kernels share. A plane stays in the
+// registers of a part of a warp (up to 32 packs of eight pixels), of a block, or of the blocks of a cluster, which is
+// all the difference between small planes and large ones. Loads come first: nothing that they wait for, every operand
+// at once, 16 bytes each. Addresses are counted in 16 bytes, in 32 bits.
 //
 // A sum over a plane costs one barrier. Warps add up by shuffles (several sums at a time: the halves of a warp exchange
 // what the other one goes on with), write a number each, and then every warp adds those up itself, in the same order.
@@ -10,25 +10,23 @@
 // before the last such barrier, which would wait for it.
 #pragma once
 
-#include "planes.h"
+#include "plane_map.h"
 #include "typed.h"
 
 namespace hida {
 namespace cuda {
 namespace nchw {
 
-enum class Switches { none, plane, whole };  // no activation; θ one for each plane, or one for each pixel
-
-// An image: its distances in units of 16 bytes. Where each plane has one number: in elements.
-struct Piece {
+// An image: its strides in units of 16 bytes. Where each plane has one number: in elements.
+struct PackedImage {
   char* data = nullptr;
   unsigned n = 0, c = 0;
 };
 
 struct Task {
-  Piece x, logits, gamma;
-  Piece p1, p2;       // a number for each plane
-  bool exact = true;  // p1 and p2 are float32, and not of the dtype of the rest
+  PackedImage x, logits, gamma;
+  PackedImage p1, p2;  // a number for each plane
+  bool exact = true;   // p1 and p2 are float32, and not of the dtype of the rest
   unsigned channels = 0, packs = 0;
   unsigned lanes = 0;    // of a plane in a warp: 32, or fewer
   unsigned shift = 31;   // planes of up to 32 packs: log2(lanes), for a block has several
@@ -39,17 +37,17 @@ struct Task {
 };
 
 template <Dtype D>
-constexpr unsigned kUnits = D == Dtype::f32 ? 2 : 1;  // of 16 bytes in a pack
+constexpr unsigned kVec16s = D == Dtype::f32 ? 2 : 1;  // loads of 16 bytes of a pack
 
 template <Dtype D>
-HIDA_DEVICE char* place(const Piece& piece, unsigned n, unsigned c, unsigned pack) {
-  return piece.data + uint64_t(n * piece.n + c * piece.c + pack * kUnits<D>) * 16;
+HIDA_DEVICE char* address(const PackedImage& image, unsigned n, unsigned c, unsigned pack) {
+  return image.data + uint64_t(n * image.n + c * image.c + pack * kVec16s<D>) * 16;
 }
 
 // The work of a thread: packs `first`, `first` + `step`, ... of a plane.
-struct Seat {
+struct ThreadWork {
   unsigned n, c, rank, first, step, end;
-  HIDA_DEVICE explicit Seat(const Task& a, int packs) {
+  HIDA_DEVICE explicit ThreadWork(const Task& a, int packs) {
     const unsigned t = threadIdx.x, plane = t >> a.shift, lane = t & ((1u << a.shift) - 1u);
     n = blockIdx.y;
     rank = blockIdx.x & (a.cluster - 1);
@@ -65,11 +63,11 @@ struct Seat {
 };
 
 template <Dtype D>
-HIDA_DEVICE float number(const Piece& piece, bool exact, const Seat& s) {
-  return read_element<float>(piece.data, exact ? Dtype::f32 : D, int64_t(s.n * piece.n + s.c * piece.c));
+HIDA_DEVICE float number(const PackedImage& image, bool exact, const ThreadWork& s) {
+  return read_element<float>(image.data, exact ? Dtype::f32 : D, int64_t(s.n * image.n + s.c * image.c));
 }
 
-// ---- the switch -------------------------------------------------------------------------------------------------
+// ---- the activation ---------------------------------------------------------------------------------------------
 
 // exp(-v) from v·kMinus: of 16-bit numbers, whose own rounding is far coarser, without correcting what rounding takes
 // from a large power.
@@ -104,15 +102,15 @@ struct Bend {
 };
 
 // p1 − p2 and p2 of a plane, and θ where that is one number.
-template <Dtype D, Switches S>
+template <Dtype D, Logits L>
 struct Slopes {
   float slope = 0, base = 0, turn = 0, theta = 0;
-  HIDA_DEVICE Slopes(const Task& a, const Seat& s) {
-    if (S == Switches::none || s.end == 0) return;
+  HIDA_DEVICE Slopes(const Task& a, const ThreadWork& s) {
+    if (L == Logits::none || s.end == 0) return;
     base = number<D>(a.p2, a.exact, s);
     slope = number<D>(a.p1, a.exact, s) - base;
     turn = slope * kMinus<D>;
-    if (S == Switches::plane) theta = theta_of<D>(number<D>(a.logits, false, s));
+    if (L == Logits::plane) theta = theta_of<D>(number<D>(a.logits, false, s));
   }
 };
 
@@ -129,7 +127,7 @@ HIDA_DEVICE float* room() {
 HIDA_DEVICE unsigned warps_of_plane(const Task& a) {
   return blockDim.x / unsigned(kWarp) * a.cluster;
 }
-HIDA_DEVICE unsigned warp_of_plane(const Seat& s) {
+HIDA_DEVICE unsigned warp_of_plane(const ThreadWork& s) {
   return s.rank * (blockDim.x / unsigned(kWarp)) + threadIdx.x / unsigned(kWarp);
 }
 // Whether a plane is one warp's, or a part of one.
@@ -215,7 +213,7 @@ HIDA_DEVICE void begin(const Task& a) {
 // Sums of three kinds over a plane, which its first warp alone gets and stores where they are wanted. `write` stores
 // what else a thread has to store, after the first half of the last barrier: so that the barrier does not wait for it.
 template <class Write>
-HIDA_DEVICE void add_late(const Task& t, const Seat& s, float one, float two, float three, float* const (&to)[3],
+HIDA_DEVICE void add_late(const Task& t, const ThreadWork& s, float one, float two, float three, float* const (&to)[3],
                           Write write) {
   if (alone(t)) {
     float sums[3] = {one, two, three};
@@ -256,8 +254,8 @@ HIDA_DEVICE void add_late(const Task& t, const Seat& s, float one, float two, fl
 
 // ---- on the host ------------------------------------------------------------------------------------------------
 
-// The image as a piece, and whether it may be one. (ida_nchw.cu, as what follows.)
-bool piece_of(const Image& image, Dtype dtype, const Extent& e, Piece& piece);
+// The image in units of 16 bytes, and whether it can be one. (ida_nchw.cu, as what follows.)
+bool packed_of(const Image& image, Dtype dtype, const Extent& e, PackedImage& packed);
 // What both directions have; whether the kernels take it.
 bool task_of(const Adapt& a, Task& task);
 
@@ -267,20 +265,21 @@ inline bool widens(const Image& logits, Dtype dtype, const Extent& e) {
   return logits.step == 1 && logits.c == 0 && e.c > 1 && dtype != Dtype::f32;
 }
 
-struct Plan {
+struct LaunchSize {
   dim3 grid;
   unsigned threads = 0;
 };
 // Blocks of up to `most` threads with up to `packs` packs each; whether `blocks` of them are enough for a plane.
-bool plan_of(const Extent& e, const Launch& l, unsigned most, unsigned packs, int64_t blocks, Task& task, Plan& plan);
+bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs, int64_t blocks, Task& task,
+                 LaunchSize& size);
 
 // In clusters, or in blocks that know nothing of each other.
 template <class A>
-void start(void (*kernel)(A), const A& a, const Plan& plan, const Launch& l, bool together = true) {
+void start(void (*kernel)(A), const A& a, const LaunchSize& size, const Launch& l, bool together = true) {
 #if defined(HIDA_EMULATE_CUDA)
   ++emulation::usual;  // tests ask for it
 #endif
-  launch_cluster(kernel, together ? a.task.cluster : 1, plan.grid, dim3(plan.threads), 0, l, a);
+  launch_cluster(kernel, together ? a.task.cluster : 1, size.grid, dim3(size.threads), 0, l, a);
 }
 
 // Whether the kernels take a call, which the second of each pair then makes; they need no workspace.
@@ -288,9 +287,9 @@ bool takes_adapt(const Adapt& a, const Launch& l);
 bool adapt(const Adapt& a, const Launch& l);
 bool takes_adapt_backward(const Adapt& a, const Launch& l);
 bool adapt_backward(const Adapt& a, const Launch& l);
-bool info_acon(const Acon& a, const Launch& l);
-bool takes_acon_backward(const Acon& a, const Launch& l);
-bool info_acon_backward(const Acon& a, const Launch& l);
+bool info_acon(const InfoAcon& a, const Launch& l);
+bool takes_acon_backward(const InfoAcon& a, const Launch& l);
+bool info_acon_backward(const InfoAcon& a, const Launch& l);
 
 }  // namespace nchw
 }  // namespace cuda

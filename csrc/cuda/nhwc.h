@@ -9,7 +9,7 @@
 // of threads (3 packs of channels × 85 pixels), no atomics.
 #pragma once
 
-#include "planes.h"
+#include "plane_map.h"
 #include "typed.h"
 
 namespace hida {
@@ -18,9 +18,6 @@ namespace nhwc {
 
 constexpr unsigned kMost = 512;       // threads of a block, at most; usually half of them
 constexpr unsigned kMostGroups = 64;  // packs of channels of a block
-
-// How logits lie: there are none, one for each plane, or one for each element.
-enum class Logits { none, plane, whole };
 
 // Blocks: tiles of `groups` packs of channels × chunks of pixels × images, in this order.
 struct Tiling {
@@ -31,7 +28,7 @@ struct Tiling {
   int64_t blocks = 0;
   HIDA_MATH unsigned threads() const { return groups * lanes; }
   HIDA_MATH unsigned width() const { return 8 * groups; }  // channels of a tile
-  // A place for each thread or channel, and so many that what follows lies on 16 bytes.
+  // A place for each thread or channel, and so many that what follows is aligned to 16 bytes.
   HIDA_MATH unsigned jobs() const { return ((threads() > width() ? threads() : width()) + 3) / 4 * 4; }
 };
 
@@ -43,14 +40,14 @@ inline size_t shared_of(const Tiling& m) {
 // ---- on the chip ------------------------------------------------------------------------------------------------
 
 // The work of a thread.
-struct Place {
+struct ThreadWork {
   unsigned n, tile, part;      // image, first channel of the tile, chunk
   unsigned channel, at;        // first channel of the thread, in the image and in the tile
   unsigned first, end, lanes;  // pixels: first, first + lanes, …, below end
   bool valid;                  // the last tile may have fewer channels: its threads without any have no pixels either
 
   // backwards: the last blocks first, which read what the kernel before left in the second-level cache.
-  HIDA_DEVICE Place(const Tiling& m, bool backwards) : lanes(m.lanes) {
+  HIDA_DEVICE ThreadWork(const Tiling& m, bool backwards) : lanes(m.lanes) {
     const unsigned block = backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x, group = threadIdx.x % m.groups;
     const unsigned row = block / m.tiles;
     n = row / m.chunks;
@@ -91,7 +88,7 @@ struct View {
   char* base;
   unsigned step, own;
 
-  HIDA_DEVICE View(const Image& image, const Place& p)
+  HIDA_DEVICE View(const Image& image, const ThreadWork& p)
       : step(unsigned(image.step) * Eight<D>::kBytes), own(p.at * Eight<D>::kBytes) {
     base = static_cast<char*>(image.data) + (int64_t(p.n) * image.n + int64_t(p.tile) * image.c) * Eight<D>::kBytes;
   }
@@ -111,8 +108,8 @@ struct View {
   }
 };
 
-// Eight numbers of a tensor with one for each plane: all loads are on their way before the first is used.
-HIDA_DEVICE void read_eight(const Image& image, const Place& p, float (&v)[8]) {
+// Eight numbers of a tensor with one for each plane: all loads are in flight before the first is used.
+HIDA_DEVICE void read_eight(const Image& image, const ThreadWork& p, float (&v)[8]) {
   const int64_t at = int64_t(p.n) * image.n + int64_t(p.channel) * image.c;
   if (image.dtype == Dtype::f32) {
     const float* from = static_cast<const float*>(image.data) + at;
@@ -128,7 +125,7 @@ HIDA_DEVICE void read_eight(const Image& image, const Place& p, float (&v)[8]) {
   }
 }
 // Of an array (N, C).
-HIDA_DEVICE void read_eight(const void* array, const Tiling& m, const Place& p, float (&v)[8]) {
+HIDA_DEVICE void read_eight(const void* array, const Tiling& m, const ThreadWork& p, float (&v)[8]) {
   Eight<Dtype::f32>(array, int64_t(p.n) * m.channels + p.channel).unpack(v);
 }
 
@@ -166,7 +163,7 @@ template <Dtype D, Logits L>
 struct Slopes {
   float slope[8] = {}, base[8] = {}, one[8] = {};
 
-  HIDA_DEVICE Slopes(const Image& logits, const Image& p1, const Image& p2, const Place& p) {
+  HIDA_DEVICE Slopes(const Image& logits, const Image& p1, const Image& p2, const ThreadWork& p) {
     if (L == Logits::none || !p.valid) return;
     read_eight(p1, p, slope);
     read_eight(p2, p, base);
@@ -202,7 +199,7 @@ struct Shared {
     jobs = lanes + 8 * m.threads();
     table = jobs + 2 * apart;
   }
-  HIDA_DEVICE void tell(unsigned row, const Tiling& m, const Place& p, float (&v)[8]) const {
+  HIDA_DEVICE void tell(unsigned row, const Tiling& m, const ThreadWork& p, float (&v)[8]) const {
     const float4* from = reinterpret_cast<const float4*>(table + row * m.width() + p.at);
     const float4 low = from[0], high = from[1];
     v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
@@ -233,8 +230,8 @@ HIDA_DEVICE void add_lanes(const float (&v)[8], const Tiling& m, const Shared& s
   }
 }
 
-// Where a sum of the block goes: to the array (N, C), or to (N, C, chunks), for fold().
-HIDA_DEVICE void write_sum(void* target, float* partial, const Tiling& m, const Place& p, unsigned c, float sum) {
+// Where a sum of the block goes: to the array (N, C), or to (N, C, chunks), for add_chunks().
+HIDA_DEVICE void write_sum(void* target, float* partial, const Tiling& m, const ThreadWork& p, unsigned c, float sum) {
   if (p.tile + c >= m.channels) return;
   const int64_t at = int64_t(p.n) * m.channels + p.tile + c;
   if (partial != nullptr)
@@ -245,8 +242,8 @@ HIDA_DEVICE void write_sum(void* target, float* partial, const Tiling& m, const 
 
 // ---- on the host ------------------------------------------------------------------------------------------------
 
-// Whether an image, if there is one, lies as these kernels want it.
-inline bool lies(const Image& image, const Extent& e, Dtype dtype) {
+// Whether an image, if there is one, has the strides and the alignment that these kernels need.
+inline bool is_packed(const Image& image, const Extent& e, Dtype dtype) {
   if (image.data == nullptr) return true;
   const int64_t size = size_of(dtype), step = image.step * size;
   return image.dtype == dtype && image.c == 1 && image.row == e.w * image.step && step >= 0 && step % 16 == 0 &&
@@ -261,22 +258,22 @@ inline bool usual(const Planes& p, const Image& x) {
 inline Logits kind_of(const Image& logits) {
   return logits.data == nullptr ? Logits::none : logits.row == 0 && logits.step == 0 ? Logits::plane : Logits::whole;
 }
-inline bool takes(const Acon& a) {
+inline bool takes(const InfoAcon& a) {
   const Extent& e = a.planes.extent;
   if (!usual(a.planes, a.x)) return false;
   for (const Image* image : {&a.x, &a.y, &a.grad, &a.dx, &a.dlogits})
-    if (!lies(*image, e, a.x.dtype)) return false;
-  return kind_of(a.logits) == Logits::plane ? a.dlogits.data == nullptr : lies(a.logits, e, a.x.dtype);
+    if (!is_packed(*image, e, a.x.dtype)) return false;
+  return kind_of(a.logits) == Logits::plane ? a.dlogits.data == nullptr : is_packed(a.logits, e, a.x.dtype);
 }
 inline bool takes(const Adapt& a) {
   const Extent& e = a.planes.extent;
   if (!usual(a.planes, a.x)) return false;
   for (const Image* image : {&a.x, &a.gamma, &a.beta, &a.added, &a.y, &a.grad, &a.dx, &a.dlogits, &a.dgamma})
-    if (!lies(*image, e, a.x.dtype)) return false;
+    if (!is_packed(*image, e, a.x.dtype)) return false;
   for (const void* sums : {a.mean, a.rstd})
     if (reinterpret_cast<uintptr_t>(sums) % 16 != 0) return false;
   if (!a.activate) return a.logits.data == nullptr;
-  return kind_of(a.logits) == Logits::plane ? a.dlogits.data == nullptr : lies(a.logits, e, a.x.dtype);
+  return kind_of(a.logits) == Logits::plane ? a.dlogits.data == nullptr : is_packed(a.logits, e, a.x.dtype);
 }
 
 // Tiles of about so many packs of channels, all of one size but the last; whole planes.
@@ -305,7 +302,7 @@ inline Tiling whole_planes(const Extent& e, const Launch& l, unsigned most = kMo
 }
 constexpr int64_t kWholePixels = 1024;
 
-// Chunks of sixteen packs a thread; of less where the chip has too few blocks, of more where it has very many. A tile
+// Chunks of sixteen packs per thread; of less where the chip has too few blocks, of more where it has very many. A tile
 // is 128 bytes of 16-bit channels, or 64, so that there are fewer chunks whose sums are to be merged.
 inline Tiling chunked(const Extent& e, const Launch& l) {
   const int64_t fill = 3 * l.multiprocessors / 2;
@@ -332,9 +329,9 @@ void run(void (*kernel)(P...), const Tiling& m, size_t shared, const Launch& l, 
 }
 
 // As the functions of launch.h, for what takes() takes.
-void info_acon(const Acon& a, const Launch& l);
-int64_t info_acon_backward_workspace(const Acon& a, const Launch& l);
-void info_acon_backward(const Acon& a, void* workspace, const Launch& l);
+void info_acon(const InfoAcon& a, const Launch& l);
+int64_t info_acon_backward_workspace(const InfoAcon& a, const Launch& l);
+void info_acon_backward(const InfoAcon& a, void* workspace, const Launch& l);
 int64_t adapt_workspace(const Adapt& a, const Launch& l);
 void adapt(const Adapt& a, void* workspace, const Launch& l);
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l);

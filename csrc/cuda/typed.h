@@ -1,13 +1,16 @@
 // Eight elements of a dtype that the compiler knows: what the kernels for the usual case read and write at a time, one
-// or two loads of 16 bytes. No branches and no address arithmetic besides; memory.h has the packs of any dtype.
+// or two loads of 16 bytes. No branches and no address arithmetic besides; packs.h has the packs of any dtype.
 #pragma once
 
 #include <type_traits>
 
-#include "memory.h"
+#include "packs.h"
 
 namespace hida {
 namespace cuda {
+
+// The logits of a call: there are none, for there is no activation; one for each plane; one for each element.
+enum class Logits { none, plane, whole };
 
 template <Dtype D>
 struct Eight {  // of 16 bits each

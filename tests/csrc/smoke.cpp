@@ -45,7 +45,7 @@ int main() {
   a.p2.data = p2.data(), a.p2.c = 1;
   a.mean = mean.data(), a.rstd = rstd.data();
   try {
-    std::printf("kernels: %s\n", hida::kernels().name);
+    std::printf("kernels: %s\n", hida::kernels().isa);
   } catch (const std::exception& error) {
     std::printf("skipped: %s\n", error.what());
     return 77;

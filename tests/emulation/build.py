@@ -20,14 +20,22 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
 INCLUDE = Path(torch.__file__).parent / "include"
+
+
+def listed(group: str) -> list[str]:
+    """Return the files or the flags of a group of ``csrc/sources.txt``."""
+    lines = (line.split() for line in (CSRC / "sources.txt").read_text().splitlines())
+    return [word for first, *words in filter(None, lines) if first == group for word in words]
+
+
 # What runs the kernels.
 EMULATION = [HERE / "cuda.cpp", HERE / "fibers.cpp", HERE / "runtime.cpp"]
 # What stands for the real device and its streams is here.
-REPLACED = ("device.cu", "stream.cpp")
+REPLACED = ("cuda/device.cu", "operators/stream_cuda.cpp")
 FLAGS = [
     *("-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi"),
     *("-Dhida=hida_emulation", "-DHIDA_EMULATE_CUDA", "-DHIDA_CUDA_TENSORS", f"-I{HERE}", f"-I{CSRC}"),
-    *("-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"),
+    *listed("flags_torch"),
 ]
 PLAIN = ["-O2"]
 SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -35,8 +43,8 @@ SANITIZE = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-
 
 def sources() -> list[Path]:
     """Return every source of the emulated library."""
-    cuda = [p for p in (*CSRC.glob("cuda/*.cu"), *CSRC.glob("cuda/*.cpp")) if p.name not in REPLACED]
-    return [CSRC / "ops.cpp", *sorted(cuda), *EMULATION, HERE / "device.cpp"]
+    cuda = [CSRC / name for name in (*listed("cuda"), *listed("cuda_host")) if name not in REPLACED]
+    return [CSRC / "operators/schemas.cpp", *cuda, *EMULATION, HERE / "device.cpp"]
 
 
 def compiler() -> list[str]:

@@ -1,7 +1,7 @@
 // The emulated chip as the launching code sees it: what csrc/cuda/device.cu and stream.cpp are for a real one.
 #include "cuda.h"
 #include "cuda/deform_conv.h"
-#include "cuda/stream.h"
+#include "operators/stream_cuda.h"
 
 namespace hida {
 namespace cuda {
@@ -45,6 +45,6 @@ extern "C" __attribute__((visibility("default"))) void hida_emulation_deform_pla
   d.mask = d.dmask = image(9);
   d.dweight = d.y.data;
   const hida::cuda::Launch l = hida::cuda::chip_of(0);
-  const hida::cuda::Plan plans[2] = {plan_forward(d, l, {}), plan_backward(d, l, {})};
+  const hida::cuda::DeformPlan plans[2] = {plan_forward(d, l, {}), plan_backward(d, l, {})};
   for (int i = 0; i < 2; ++i) result[2 * i] = plans[i].bytes, result[2 * i + 1] = plans[i].images;
 }

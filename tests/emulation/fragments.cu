@@ -52,7 +52,7 @@ void expect(bool right, const char* what, int lane, int i) {
 
 template <class M>
 uint32_t word_of(At (*at)(int, int), float (*value)(int, int), int lane, int reg) {
-  if constexpr (kUnit<M> == 8) {
+  if constexpr (kPerVec<M> == 8) {
     const At low = at(lane, 2 * reg), high = at(lane, 2 * reg + 1);
     return M::write(value(low.row, low.column)) | M::write(value(high.row, high.column)) << 16;
   } else {
@@ -63,7 +63,7 @@ uint32_t word_of(At (*at)(int, int), float (*value)(int, int), int lane, int reg
 
 template <class M>
 __global__ void product(const char* name) {
-  constexpr bool half = kUnit<M> == 8;
+  constexpr bool half = kPerVec<M> == 8;
   constexpr int depth = half ? 16 : 8;
   const int lane = int(threadIdx.x);
   uint32_t a[4], b[2];

@@ -1,0 +1,146 @@
+// deform_conv2d, backward: dW[o][c][tap] = Σ_p dy[o][p]·column[p][c] of each tap.
+//
+// Rows C_out, columns channels of one tap, depth the pixels: both operands are stored by depth, channels last. The
+// columns are gathered again, C_out/128 times (for multiply-adds C_out/64). Blocks share the pixels between them, and
+// the images at work come one lot after the other: partial sums are added in order, the same bits every time.
+// Traffic: x, dy, offsets and mask read once, and the partial sums. Share of the floor: not measured.
+#include "deform_launch.h"
+
+namespace hida {
+namespace cuda {
+namespace {
+
+struct WeightGradient : Job {
+  void* out;  // Real (splits, taps, C_out, line), sums of the images so far
+  int splits, out_tiles, in_tiles;
+};
+
+// Samples and lines are found anew for each chunk of pixels.
+template <class M>
+struct PixelColumns {
+  const Job& job;
+  const Sample<typename M::Real>* samples;
+  int position, left;
+  const Sample<typename M::Real>* now = nullptr;
+  HIDA_DEVICE void at(int chunk) { now = samples + chunk % 2 * kTileSide; }
+  HIDA_DEVICE Vec16 vec(int line, int u) const {
+    if (u * kPerVec<M> >= left) return Vec16{};
+    return gather<M>(job.x, now[line], position + u * kPerVec<M>);
+  }
+};
+template <class M>
+struct PixelUpstream {
+  const int64_t* lines;
+  const typename M::Bits* from;
+  int left;
+  const int64_t* now = nullptr;
+  HIDA_DEVICE void at(int chunk) { now = lines + chunk % 2 * kTileSide; }
+  HIDA_DEVICE Vec16 vec(int line, int u) const {
+    const int64_t at = u * kPerVec<M> < left ? now[line] : -1;
+    return at < 0 ? Vec16{} : load16(from + at + u * kPerVec<M>);
+  }
+};
+
+template <class M, int Rows>
+__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
+    weight_gradient_kernel(const __grid_constant__ WeightGradient job) {
+  using Real = typename M::Real;
+  HIDA_DYNAMIC_SHARED(char, shared);
+  auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M, Rows>);
+  auto* samples = reinterpret_cast<Sample<Real>*>(lines + 2 * kTileSide);
+  const int thread = int(threadIdx.x);
+  int64_t block = int64_t(blockIdx.x);
+  const auto digit = [&block](int64_t base) {
+    const int64_t d = block % base;
+    block /= base;
+    return int(d);
+  };
+  const int output0 = digit(job.out_tiles) * Rows, within = digit(job.in_tiles) * kTileSide;
+  const int piece = digit(job.per_group * job.d.groups), tap = digit(job.taps), split = int(block);
+  const int group = piece / job.per_group, deformable = piece / job.per_deformable;
+
+  const int64_t chunks = (job.pixels + kDepth<M> - 1) / kDepth<M>;
+  const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
+  PixelUpstream<M> upstream{
+      lines, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded + output0,
+      job.grad_padded - output0};
+  PixelColumns<M> columns{job, samples, piece * job.padded + within, job.padded - within};
+  const int rows = job.outputs - output0;
+  Real* to = static_cast<Real*>(job.out) +
+             ((int64_t(split) * job.taps + tap) * job.d.out.c + int64_t(group) * job.outputs + output0) * job.line() +
+             piece % job.per_group * job.padded + within + thread % kTileSide;
+  GemmTile<M, true, true, Rows> tile;
+  tile.clear();
+  multiply(tile, shared, begin, end, upstream, columns, [&](int chunk) {
+    if (thread >= kDepth<M>) return;
+    const OutputPixel place = place_of(job, int64_t(chunk) * kDepth<M> + thread);
+    samples[chunk % 2 * kTileSide + thread] = find_sample<Real>(job, deformable, tap, place);
+    lines[chunk % 2 * kTileSide + thread] = line_of(job.grad, place);
+  });
+  const Real* result = spread(tile, shared);
+  if (within + thread % kTileSide >= job.padded) return;
+  for (int row = thread / kTileSide; row < Rows && row < rows; row += kGemmThreadsOf<Rows> / kTileSide) {
+    Real* at = to + int64_t(row) * job.line();
+    const Real sum = result[row * kResultPitch<M> + thread % kTileSide];
+    *at = job.first == 0 ? sum : *at + sum;
+  }
+}
+
+// The blocks' sums in order, and from positions to channels: one number of dW per thread.
+template <class Real>
+__global__ void __launch_bounds__(kGemmThreads)
+    finish_weight_kernel(const __grid_constant__ Job job, const void* sums, int splits) {
+  const int64_t id = int64_t(blockIdx.x) * kGemmThreads + threadIdx.x, inputs = int64_t(job.per_group) * job.piece;
+  const int64_t row = id / job.taps, tap = id - row * job.taps, o = row / inputs;
+  if (o >= job.d.out.c) return;
+  const int64_t c = row - o * inputs, position = c / job.piece * job.padded + c % job.piece;
+  Real sum = 0;
+  for (int split = 0; split < splits; ++split)
+    sum +=
+        static_cast<const Real*>(sums)[((int64_t(split) * job.taps + tap) * job.d.out.c + o) * job.line() + position];
+  static_cast<Real*>(job.d.dweight)[id] = sum;
+}
+
+template <class M, int Rows>
+void launch_rows(const WeightGradient& job, int64_t blocks, const Launch& l) {
+  constexpr size_t shared = kTileBytes<M, Rows> + 2 * kTileSide * (sizeof(int64_t) + sizeof(Sample<typename M::Real>));
+  launch(weight_gradient_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
+}
+
+}  // namespace
+
+// Multiply-adds need more registers than a tall tile leaves them.
+int rows_of_weights(const Convolution& d, const DeformPlan& plan) {
+  return d.math == Dtype::f32 && !d.tf32 ? kTileSide : plan.rows;
+}
+
+template <class M>
+void add_weight_gradient(const Job& base, const DeformPlan& plan, void* sums, const Launch& l) {
+  WeightGradient job;
+  static_cast<Job&>(job) = base;
+  const int rows = rows_of_weights(job.d, plan);
+  job.out = sums;
+  job.splits = int(plan.splits);
+  job.out_tiles = int(over(job.outputs, rows));
+  job.in_tiles = int(over(job.padded, kTileSide));
+  const int64_t blocks = plan.splits * job.taps * (job.d.in.c / plan.piece) * job.in_tiles * job.out_tiles;
+  if constexpr (M::tensor) {
+    if (rows == 128) return launch_rows<M, 128>(job, blocks, l);
+  }
+  launch_rows<M, 64>(job, blocks, l);
+}
+
+template <class M>
+void finish_weight_gradient(const Job& job, const DeformPlan& plan, const void* sums, const Launch& l) {
+  const int64_t numbers = job.d.out.c * (job.d.in.c / job.d.groups) * job.taps;
+  launch(finish_weight_kernel<typename M::Real>, grid_of(over(numbers, kGemmThreads)), kGemmThreads, 0, l, job, sums,
+         int(plan.splits));
+}
+
+#define HIDA_INSTANTIATE(M)                                                                  \
+  template void add_weight_gradient<M>(const Job&, const DeformPlan&, void*, const Launch&); \
+  template void finish_weight_gradient<M>(const Job&, const DeformPlan&, const void*, const Launch&);
+HIDA_FOR_NUMBERS(HIDA_INSTANTIATE)
+
+}  // namespace cuda
+}  // namespace hida

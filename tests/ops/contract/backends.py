@@ -282,6 +282,7 @@ BACKENDS = {
     "cuda": Backend("cuda", "cuda"),
     "cuda-tiny": Backend("cuda", "cuda", **TINY),
     "cuda-large": Backend("cuda", "cuda", **LARGE),
+    "cuda-reference": Backend("cuda", "cuda", choice="reference"),
 }
 
 

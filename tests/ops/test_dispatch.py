@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hida import ops
 from hida.errors import HidaError
-from hida.ops import dispatch
+from hida.ops import dispatch, library
 
 
 def test_what_is_available_is_said_a_device():
@@ -52,3 +53,12 @@ def test_unknown_names_are_refused(monkeypatch):
     monkeypatch.setenv("HIDA_OPS", "fast")
     with pytest.raises(HidaError, match="HIDA_OPS is 'fast'"):
         dispatch.selected()
+
+
+@pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
+def test_native_is_refused_where_there_is_none():
+    x, slope = torch.ones(1, 2, 3, 4, device="meta"), torch.ones(1, 2, 1, 1, device="meta")
+    with ops.backend("native"), pytest.raises(HidaError, match=r"no native ops for torch\.float32 on meta"):
+        ops.info_acon(x, x, slope, slope)
+    with ops.backend("auto"):
+        assert ops.info_acon(x, x, slope, slope).shape == x.shape

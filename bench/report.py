@@ -1,99 +1,318 @@
-"""A benchmark's table and JSON. A row whose error is too large prints no time."""
+"""The tables of docs/kernels.md, of what bench/results.py has gathered. Only what was measured has a place in one."""
 
 from __future__ import annotations
 
+import collections
 import json
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 
-from timing import DIRECTIONS, Times, summary
-from tqdm import tqdm
+from targets import GPU, LARGE, OWN, STILL, TORCHVISION, WORKSPACE, Verdict, name_of, verdicts
 
-LIMITS = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
-"""‖Δ‖/‖exact‖ that the native ops may have, in the worst of result and gradients"""
-LENIENCE = 20
-"""others may be so much worse: it only makes them faster, and stands beside their time"""
+PARTS = ("ops", "deform", "sketch", "train_step")
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+EMPTY = "–"
+LAYOUTS = {"nchw": "NCHW", "nhwc": "NHWC"}
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "tf32": "TF32"}
+BATCHES = (4, 16, 64)
+NETWORK = ("reference", "compile", "compile+graph", "native", "native+graph")
+STEP = {
+    "released": "released recipe",
+    "bf16": "bf16 with reference ops",
+    "reference": "HIDA_OPS=reference",
+    "compile": "torch.compile",
+    "ours": "native, NHWC",
+    "nchw": "native, NCHW",
+}
 
 
-def rows_of(path: Path | None) -> list[dict]:
-    """Return the rows of a file of results, none if there is no file."""
-    return json.loads(path.read_text())["rows"] if path is not None and path.exists() else []
+def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Return a Markdown table and an empty line, without rows and columns in which nothing was measured."""
+    rows = [row for row in rows if any(cell != EMPTY for cell in row[1:])]
+    columns = [k for k in range(len(head)) if k == 0 or any(row[k] != EMPTY for row in rows)]
+    if not rows:
+        return []
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [*(f"| {' | '.join(line[k] for k in columns)} |" for line in lines), ""]
 
 
-class Report:
-    """Rows of times with their errors, kept in a file that a later run of the same benchmark goes on with."""
+def spread(found: Iterable[Verdict], percent: bool = False) -> str:
+    """Return the range of what was found, and in how many cases a goal holds."""
+    group = list(found)
+    if not group:
+        return EMPTY
+    low, high = (f(100 * v.found if percent else v.found for v in group) for f in (min, max))
+    texts = dict.fromkeys(f"{value:.1f}" if percent else f"{value:.2f}" for value in (low, high))
+    held = [v.holds for v in group if v.holds is not None]
+    return "–".join(texts) + (" %" if percent else "×") + (f", {sum(held)} of {len(held)}" if held else "")
 
-    def __init__(self, title: str, machine: dict, ceilings: dict[str, float], path: Path | None) -> None:
-        self.path, self.rows = path, []
-        self.head = {"title": title, "machines": [machine], "ceilings": [ceilings]}
-        if path is not None and path.exists():
-            before = json.loads(path.read_text())
-            self.rows = before["rows"]
-            for name in ("machines", "ceilings"):
-                self.head[name] = before[name] + self.head[name]
-        self.unit, self.factor = ("µs", 1e3) if "capability" in machine else ("ms", 1.0)
-        tqdm.write(
-            f"{title}\n{'case':<56}{'method':<22}{'median ' + self.unit:>11}{'IQR':>9}{'launched':>10}"
-            f"{'error':>9}{'speed-up':>10}"
+
+def wanted(goal: str, text: str) -> str:
+    return text if text == EMPTY else f"{goal}: {text}"
+
+
+def cases_in(group: Iterable[Verdict]) -> str:
+    """Return the dtypes, batches and sides of some verdicts' cases."""
+    cases = [v.case for v in group]
+    dtypes = [short for name, short in DTYPES.items() if any(c["dtype"] == name for c in cases)]
+    batches, sides = (sorted({c[k] for c in cases}) for k in ("batch", "side"))
+    return f"{', '.join(dtypes)}; {', '.join(f'B{b}' for b in batches)}; {', '.join(f'{s}²' for s in sides)}"
+
+
+def goals(rows: list[dict]) -> list[str]:
+    """Return the tables of the goals: the adaptation's ops, then deform_conv2d; a row for each layout."""
+    found = [v for v in verdicts(rows) if v.case["memory"] == "gpu"]
+    lines = []
+    for op, direction in GPU:
+        for layout in LAYOUTS:
+            own = [v for v in found if (v.case["op"], v.direction, v.case["layout"]) == (op, direction, layout)]
+            lines.append(adaptation_goals(op, direction, layout, own))
+    head = ["op", "cases", "against eager", "against torch.compile"]
+    text = table([*head, "of the floor, ≥ 100 MB moved", "of the floor, less moved: no goal"], lines)
+    lines = []
+    for layout in LAYOUTS:
+        own = [v for v in found if (v.case["op"], v.case["layout"]) == ("deform_conv2d", layout)]
+        lines += deform_goals(LAYOUTS[layout], own)
+    return text + table(["deform_conv2d", "forward", "backward"], lines)
+
+
+def adaptation_goals(op: str, direction: str, layout: str, found: list[Verdict]) -> list[str]:
+    eager, rival, share = GPU[op, direction]
+    better = f"≥ {rival:g}×" + (" (from 128² on; below ≥ 1×)" if (op, direction) == ("ida", "fwd") else "")
+    goal = {name: [v for v in found if v.goal == name] for name in ("× eager", "× torch.compile", "of the floor")}
+    large, small = ([v for v in goal["of the floor"] if (v.holds is None) == no] for no in (False, True))
+    return [
+        f"{op} {direction}, {LAYOUTS[layout]}",
+        cases_in(found) if found else EMPTY,
+        wanted(f"≥ {eager:g}×", spread(goal["× eager"])),
+        wanted(better, spread(goal["× torch.compile"])),
+        wanted(f"≥ {100 * share:.0f} %", spread(large, percent=True)),
+        spread(small, percent=True),
+    ]
+
+
+def deform_goals(layout: str, found: list[Verdict]) -> list[list[str]]:
+    def line(name: str, goal: str, words: Iterable[str], keep: Callable[[dict], bool] = lambda case: True) -> list[str]:
+        group = [v for v in found if v.goal == goal and v.holds is not None and keep(v.case)]
+        percent = goal == "workspace"
+        each = zip(("fwd", "bwd"), words, strict=False)
+        cells = [wanted(text, spread((v for v in group if v.direction == d), percent)) for d, text in each]
+        return [name, *cells, *[EMPTY] * (2 - len(cells))]
+
+    names = {"bfloat16": "bf16 under autocast (torchvision computes fp32)", "float16": "fp16", "tf32": "fp32 with TF32"}
+    lines = []
+    for dtype, least in TORCHVISION.items():
+        name = f"{names[dtype]}, maps ≥ 32², B16, {layout}, against torchvision"
+        large = lambda case, dtype=dtype: case["side"] > 4 and case["dtype"] == dtype  # noqa: E731
+        lines.append(line(name, "× torchvision", [f"≥ {goal:g}×" for goal in least], large))
+    name = f"HIDA's own layers, B4, {layout}, against torchvision"
+    lines.append(line(name, "× torchvision", [f"≥ {OWN:g}×"] * 2, lambda case: case["side"] <= 4))
+    lines.append(line(f"zero offsets, {layout}, of cuDNN's convolution", "of a convolution", [f"≤ {STILL:g}×"] * 2))
+    name = f"workspace, of an im2col buffer, maps ≥ 32², {layout}"
+    lines.append(line(name, "workspace", [f"< {100 * WORKSPACE:.0f} %"]))
+    bits = [v.holds for v in found if v.goal == "same bits"]
+    same = f"{sum(bits)} of {len(bits)} cases" if bits else EMPTY
+    return [*lines, [f"the same bits in three runs, {layout}", same, EMPTY]]
+
+
+def times(rows: list[dict], op: str) -> list[tuple[dict, dict[str, dict[str, dict]]]]:
+    """Return the cases of an op on a GPU, in bf16 where there is any, with their rows by direction and method."""
+    found: dict[str, tuple[dict, dict]] = {}
+    for row in rows:
+        case = row["case"]
+        if case["op"] == op and case["memory"] == "gpu" and "median_ms" in row:
+            by_direction = found.setdefault(json.dumps(case), (case, collections.defaultdict(dict)))[1]
+            by_direction[row["direction"]][row["method"]] = row
+    measured = [(case, by) for case, by in found.values() if any("native" in methods for methods in by.values())]
+    dtype = next((d for d in DTYPES if any(case["dtype"] == d for case, _ in measured)), "")
+    kept = [(case, by) for case, by in measured if case["dtype"] == dtype]
+
+    def order(one: tuple[dict, dict]) -> tuple:
+        case = one[0]
+        return -case["side"], case["channels"], case["out"], case["batch"], list(LAYOUTS).index(case["layout"])
+
+    return sorted(kept, key=order)
+
+
+def each_case(rows: list[dict], op: str) -> list[str]:
+    """Return an op's times case by case, layouts beside each other."""
+    found = times(rows, op)
+    if not found:
+        return []
+    ratios = {
+        "× torchvision": ("torchvision", "native"),
+        "zero offsets, of a convolution": ("native, zero offsets", "convolution"),
+    }
+    if op != "deform_conv2d":
+        ratios = {"× eager": ("reference", "native"), "× torch.compile": ("compile", "native")}
+    head = [f"{op}, {DTYPES[found[0][0]['dtype']]}"]
+    head += [f"{d}{what}" for d in ("fwd", "bwd") for what in (", µs", ", of the floor", *(f", {r}" for r in ratios))]
+    head.append("error")
+    lines = []
+    for case, by in found:
+        channels = f"{case['channels']}" + (f"→{case['out']}" if case["out"] != case["channels"] else "")
+        line = [f"{channels} @ {case['side']}², B{case['batch']}, {LAYOUTS[case['layout']]}"]
+        for direction in ("fwd", "bwd"):
+            ms = {method: row["median_ms"] for method, row in by[direction].items()}
+            compiled = [ms[m] for m in ("compile", "max-autotune") if m in ms]
+            ms |= {"compile": min(compiled)} if compiled else {}
+            line.append(f"{1e3 * ms['native']:.1f}" if "native" in ms else EMPTY)
+            share = f"{100 * ms['floor'] / ms['native']:.0f} %" if {"floor", "native"} <= ms.keys() else EMPTY
+            small = share != EMPTY and by[direction]["floor"]["bytes"] < LARGE
+            line.append(f"({share})" if small else share)
+            line += [f"{ms[a] / ms[b]:.2f}×" if {a, b} <= ms.keys() else EMPTY for a, b in ratios.values()]
+        errors = [methods["native"]["error"] for methods in by.values() if "native" in methods]
+        line.append(f"{max(errors):.0e}")
+        lines.append(line)
+    return table(head, lines)
+
+
+def network(rows: list[dict]) -> list[str]:
+    """Return the times of the generator and the decoder, in ms."""
+    groups: dict[str, tuple[dict, dict[str, dict]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(row["case"]), (row["case"], {}))[1][row["method"]] = row
+    lines = []
+    for case, group in groups.values():
+        cells = [f"{group[m]['median_ms']:.3f}" if "median_ms" in group.get(m, {}) else EMPTY for m in NETWORK]
+        shares = group.get("native", {}).get("shares_ms") or {}
+        whole = sum(shares.values()) or 1.0
+        cells.append(", ".join(f"{k} {100 * v / whole:.0f} %" for k, v in shares.items()) or EMPTY)
+        name = (
+            f"{case['piece']} {case['direction']}, B{case['batch']}, {DTYPES[case['dtype']]}, {LAYOUTS[case['layout']]}"
         )
+        lines.append([name, *cells])
+    return table(["ms", *NETWORK, "shares of native"], lines)
 
-    def add(
-        self,
-        case: dict,
-        name: str,
-        method: str,
-        times: Times,
-        error: float,
-        launched: Times | None = None,
-        note: str = "",
-        **more: float,
-    ) -> None:
-        """Add the rows of a method at a case, one a direction; ``launched`` beside the times inside a graph."""
-        limit = LIMITS[case["dtype"]] * (1 if method.startswith("native") else LENIENCE)
-        for direction in DIRECTIONS:
-            row = {"case": case, "direction": direction, "method": method, "error": error, **more}
-            shown = "wrong: no time"
-            if error <= limit:
-                row["median_ms"], row["iqr_ms"] = summary(times[direction])
-                row["rounds"] = len(times[direction])
-                if launched is not None:
-                    row["launched_ms"] = summary(launched[direction])[0]
-                base = self.median(case, direction, "reference")
-                shown = f"{self.factor * row['median_ms']:>11.3f}{self.factor * row['iqr_ms']:>9.3f}"
-                shown += f"{self.factor * row['launched_ms']:>10.2f}" if launched is not None else f"{'':>10}"
-                shown += f"{error:>9.1e}" + (f"{base / row['median_ms']:>9.2f}×" if base else "")
+
+def step(rows: list[dict]) -> list[str]:
+    """Return the images a second of the training iteration, a row for each preset and batch."""
+    lines = []
+    for preset, batch in sorted(
+        {(row["preset"], row["batch"]) for row in rows}, key=lambda key: (key[0] != "small", *key)
+    ):
+        group = {r["method"]: r for r in rows if (r["preset"], r["batch"]) == (preset, batch) and "ms" in r}
+        line = [f"{PurePath(preset).stem}, B{batch}"]
+        for method in STEP:
+            row = group.get(method)
+            if row is None:
+                line.append(EMPTY)
+                continue
+            graph = ", no graph" if method in ("ours", "nchw") and not row["graph"] else ""
+            line.append(f"{row['images_per_second']:,.0f} ({row['ms']:.1f} ms, {row['memory_mib']:,.0f} MiB{graph})")
+        lines.append(line)
+    return table(["training iteration: images/s", *STEP.values()], lines)
+
+
+def kernels(trace: list[dict]) -> list[str]:
+    """Return how many kernels a training step launches, their time, and the longest."""
+    lines = []
+    for one in trace:
+        sums: dict[str, float] = collections.defaultdict(float)
+        for name, (_, ms) in one["kernels"].items():
+            sums[short_name(name)] += ms
+        longest = ", ".join(f"`{k}` {v:.2f}" for k, v in sorted(sums.items(), key=lambda item: -item[1])[:6])
+        name = f"{PurePath(one['preset']).stem}, B{one['batch']}, {STEP[one['method']]}"
+        lines.append([name, f"{one['count']:,.0f}", f"{one['ms']:.2f}", longest])
+    return table(["kernels of a training iteration, ms", "kernels", "sum", "the longest"], lines)
+
+
+def short_name(kernel: str) -> str:
+    """Return a kernel's name without template arguments and parameters."""
+    text, depth = "", 0
+    for c in kernel.removeprefix("void ").replace("(anonymous namespace)::", ""):
+        depth += (c == "<") - (c == ">")
+        text += c if depth == 0 and c != ">" else ""
+    return text.split("(")[0].strip()[:60]
+
+
+def failures(found: dict) -> list[str]:
+    """Return a line for everything that gave no time, or not as it should, and why."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for part in PARTS:
+        for row in found[part]["rows"]:
+            why = row.get("failed") or row.get("note")
+            if why is None and "median_ms" not in row and "ms" not in row:
+                why = f"wrong by {row['error']:.0e}, therefore no time"
+            if why is None:
+                continue
+            method = row["method"]
+            if part == "train_step":
+                name, method = f"training of {PurePath(row['preset']).stem}, B{row['batch']}", STEP[method]
+            elif part == "sketch":
+                case = row["case"]
+                name = f"{case['piece']} {case['direction']} B{case['batch']} {case['dtype']} {case['layout']}"
             else:
-                shown = f"{'wrong, no time':>21}{'':>9}{error:>9.1e}"
-            if note:
-                row["note"], shown = note, f"{shown}  {note}"
-            self.rows.append(row)
-            tqdm.write(f"{name + ' ' + direction:<56}{method:<22}{shown}")
+                name = name_of(row["case"])
+            known = groups.setdefault((method, why), [])
+            known += [] if name in known else [name]
+    lines = []
+    for (method, why), names in groups.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"- {names[0]}{more}, {method}: {why}")
+    return ["What gave no time, or not as it should:", "", *lines, ""] if lines else []
 
-    def floor(self, case: dict, name: str, floors: dict[str, dict[str, float]]) -> None:
-        """Add what nothing can be faster than, in ms, and the bytes that must be moved."""
-        for direction, floor in floors.items():
-            row = {"case": case, "direction": direction, "method": "floor", "median_ms": floor["ms"]}
-            self.rows.append(row | {"bytes": floor["bytes"]})
-            tqdm.write(f"{name + ' ' + direction:<56}{'floor':<22}{self.factor * floor['ms']:>11.3f}")
 
-    def failed(self, case: dict, name: str, method: str, reason: str) -> None:
-        """Add a method that could not be measured."""
-        self.rows.append({"case": case, "method": method, "failed": reason})
-        tqdm.write(f"{name:<56}{method:<22}not measured: {reason}")
+def missing(found: dict) -> list[str]:
+    """Return one line that names what was not measured."""
+    rows = [row for part in ("ops", "deform") for row in found[part]["rows"] if "median_ms" in row]
+    rows = [row for row in rows if row["case"]["memory"] == "gpu"]
+    native = [row["case"] for row in rows if row["method"] == "native"]
+    methods = {row["method"] for row in rows}
 
-    def median(self, case: dict, direction: str, method: str) -> float | None:
-        return next(
-            (
-                row.get("median_ms")
-                for row in self.rows
-                if row["method"] == method and row.get("direction") == direction and row["case"] == case
-            ),
-            None,
-        )
+    def absent(key: str, names: Mapping[object, str]) -> list[str]:
+        return [name for value, name in names.items() if all(case[key] != value for case in native)]
 
-    def write(self, end: dict | None = None) -> None:
-        """Write the file, with what the machine says at the end."""
-        if self.path is None:
-            return
-        if end is not None:
-            self.head["machines"][-1]["nvidia_smi_at_the_end"] = end
-        self.path.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n")
+    names = [] if found["tests"] else ["tests on the chip"]
+    names += [] if found["smoke"] else ["smoke test"]
+    names += [tool for tool in TOOLS if tool not in found["sanitizers"]]
+    names += absent("op", {op: op for op, direction in GPU if direction == "fwd"} | {"deform_conv2d": "deform_conv2d"})
+    names += ["max-autotune of torch.compile"] if "compile" in methods and "max-autotune" not in methods else []
+    kinds = absent("batch", {b: f"B{b}" for b in BATCHES}) + absent("dtype", DTYPES) + absent("layout", LAYOUTS)
+    names += [f"the ops in {', '.join(kinds)}"] if native and kinds else []
+    names += [] if any("median_ms" in row for row in found["sketch"]["rows"]) else ["decoder and generator alone"]
+    timed = {(row["preset"], row["method"]) for row in found["train_step"]["rows"] if "ms" in row}
+    for preset in ("small", "released"):
+        left = [name for method, name in STEP.items() if (preset, method) not in timed]
+        which = f" with {', '.join(left)}" if len(left) < len(STEP) else ""
+        names += [f"training of {preset}{which}"] if left else []
+    names += [] if found["trace"] else ["kernels of a training iteration"]
+    return [f"Not measured: {'; '.join(names)}.", ""] if names else []
+
+
+def checks(found: dict) -> list[str]:
+    """Return what smoke test, tests and sanitizers said."""
+    told = []
+    if found["smoke"]:
+        smoke = found["smoke"]
+        left = f", {smoke['left']:,} cases left" if smoke["left"] else ""
+        why = f" ({smoke['stopped']})" if smoke["stopped"] else ""
+        told.append(f"smoke test {smoke['passed']:,} passed, {smoke['failed']:,} failed{left}{why}")
+    for name, counts in found["tests"].items():
+        bad, skipped = counts["failures"] + counts["errors"], counts["skipped"]
+        told.append(f"{name} {counts['tests'] - bad - skipped:,} passed, {bad} failed, {skipped} skipped")
+    for tool, said in found["sanitizers"].items():
+        summary = said["summary"] or f"not finished, {'something' if said['told'] else 'nothing'} found"
+        told.append(f"{tool} {summary} in {said['calls']} calls")
+    return [f"Checks: {'; '.join(told)}.", ""] if told else []
+
+
+def tables(found: dict) -> str:
+    """Return a chip's tables as Markdown."""
+    lines = ["**MADE UP: the input of a test, nothing here was measured.**", ""] if found["made_up"] else []
+    machine = next((m for part in PARTS for m in found[part]["machines"]), None)
+    if machine:
+        smi = machine.get("nvidia_smi_at_the_end") or machine.get("nvidia_smi") or {}
+        said = ", ".join(f"{k} {v}" for k, v in smi.items() if k != "name") or "nvidia-smi says nothing"
+        cuda = f", CUDA {machine['cuda']}" if "cuda" in machine else ""
+        lines += [f"torch {machine['torch']}{cuda}; {said}.", ""]
+    for ceilings in found["ops"]["ceilings"][:1]:
+        rates = (f"{k} {v / 1e9:.0f} TFLOP/s" for k, v in ceilings.items() if k != "copy")
+        lines += [f"Ceilings: copy {ceilings['copy'] / 1e9:.2f} TB/s; products {', '.join(rates)}.", ""]
+    rows = found["ops"]["rows"] + found["deform"]["rows"]
+    lines += checks(found) + goals(rows)
+    cases = [line for op in (*dict.fromkeys(op for op, _ in GPU), "deform_conv2d") for line in each_case(rows, op)]
+    if cases:
+        lines += [*cases, "In brackets: less than 100 MB move, so that the launch counts, too; no goal.", ""]
+    lines += network(found["sketch"]["rows"]) + step(found["train_step"]["rows"]) + kernels(found["trace"])
+    return "\n".join(lines + failures(found) + missing(found)).strip()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 LARGE = 100e6
-"""bytes that must be moved before a share of the floor means the kernel and not its launch"""
+"""bytes that must be moved before a share of the floor tells of the kernel and not of its launch"""
 # op, direction: times as fast as the reference; as the better of torch.compile's two modes; share of the floor
 GPU = {
     ("info_acon", "fwd"): (8.0, 1.0, 0.95),
@@ -22,71 +23,87 @@ OWN = 4.0  # HIDA's own layers, batch 4
 STILL = 1.5  # at most so many times a plain convolution, with zero offsets
 WORKSPACE = 0.05  # at most, of an im2col buffer, on maps of 32² and more
 CPU = {"fwd": (6.0, 2.0), "fwd+bwd": (5.0, 2.0)}  # ida at 64@128² and 128@64²
+CPU_TORCHVISION = {4: 1.5, 128: 8.0}  # side: deform_conv2d's forward
+AT_MOST = ("of a convolution", "workspace")
+"""goals that are upper limits"""
 
 
 class Verdict(NamedTuple):
-    """A goal at a case: what was wanted, what was found; ``wanted`` and ``holds`` are None where there is no goal."""
+    """A goal at a case: what was wanted, None where there is no goal, and what was found."""
 
     case: dict
     direction: str
     goal: str
     wanted: float | None
     found: float
-    holds: bool | None
+
+    @property
+    def holds(self) -> bool | None:
+        if self.wanted is None:
+            return None
+        return self.found <= self.wanted if self.goal in AT_MOST else self.found >= self.wanted
 
     def __str__(self) -> str:
         if self.wanted is None:
             return f"{self.goal} {self.found:.2f} (no goal)"
-        relation = "≥" if self.goal not in ("of a convolution", "workspace") else "≤"
+        relation = "≤" if self.goal in AT_MOST else "≥"
         return f"{self.goal} {self.found:.2f} ({relation} {self.wanted:g}) {'holds' if self.holds else 'FALLS SHORT'}"
 
 
-def verdicts(rows: Iterable[dict]) -> list[Verdict]:
-    """Compare rows (as report.Report has them) with the goals that apply to them, where they have a time."""
-    groups: dict[tuple, dict[str, dict]] = {}
+def by_case(rows: Iterable[dict]) -> list[tuple[dict, dict[str, dict[str, dict]]]]:
+    """Return each case with its rows that have a time, by direction and method."""
+    found: dict[str, tuple[dict, dict]] = {}
     for row in rows:
-        if "direction" in row and ("median_ms" in row):
-            groups.setdefault((*row["case"].values(), row["direction"]), {})[row["method"]] = row
-    found: list[Verdict] = []
-    for methods in groups.values():
-        any_row = next(iter(methods.values()))
-        case, direction = any_row["case"], any_row["direction"]
-        ms = {name: row["median_ms"] for name, row in methods.items()}
-        if "native" not in ms:
-            continue
-        for goal, wanted, value in _goals(case, direction, ms, methods):
-            holds = None
-            if wanted is not None:
-                holds = value <= wanted if goal in ("of a convolution", "workspace") else value >= wanted
-            found.append(Verdict(case, direction, goal, wanted, value, holds))
-    return found
+        if "median_ms" in row:
+            _, directions = found.setdefault(json.dumps(row["case"]), (row["case"], {}))
+            directions.setdefault(row["direction"], {})[row["method"]] = row
+    return list(found.values())
 
 
-def _goals(case: dict, direction: str, ms: dict[str, float], rows: dict[str, dict]) -> Iterable[tuple]:
-    native, gpu, side = ms["native"], case["memory"] == "gpu", case["side"]
-    compiled = min((ms[name] for name in ("compile", "max-autotune") if name in ms), default=None)
-    if case["op"] != "deform_conv2d":
-        if gpu and (case["op"], direction) in GPU:
-            eager, rival, share = GPU[case["op"], direction]
-            if (case["op"], direction) == ("ida", "fwd") and side < 128:
-                rival = 1.0
-        elif not gpu and case["op"] == "ida" and direction in CPU and side in (64, 128):
-            (eager, rival), share = CPU[direction], None
-        else:
-            return
-        if "reference" in ms:
-            yield "× eager", eager, ms["reference"] / native
-        if compiled is not None:
-            yield "× torch.compile", rival, compiled / native
-        if share and "floor" in rows:  # below LARGE the launch counts, too: told, but no goal
-            yield "of the floor", share if rows["floor"]["bytes"] >= LARGE else None, ms["floor"] / native
+def medians(methods: dict[str, dict]) -> dict[str, float]:
+    """Return the methods' times in ms; "compile" is the better of torch.compile's two modes."""
+    ms = {name: row["median_ms"] for name, row in methods.items()}
+    compiled = [ms[name] for name in ("compile", "max-autotune") if name in ms]
+    return ms | ({"compile": min(compiled)} if compiled else {})
+
+
+def verdicts(rows: Iterable[dict]) -> list[Verdict]:
+    """Compare the rows of a benchmark of ops with the goals that apply to them, where they have a time."""
+    return [
+        Verdict(case, direction, *goal)
+        for case, directions in by_case(rows)
+        for direction, methods in directions.items()
+        if "native" in methods
+        for goal in (_deform if case["op"] == "deform_conv2d" else _adaptation)(case, direction, methods)
+    ]
+
+
+def _adaptation(case: dict, direction: str, methods: dict[str, dict]) -> Iterator[tuple[str, float | None, float]]:
+    key, gpu, ms = (case["op"], direction), case["memory"] == "gpu", medians(methods)
+    if gpu and key in GPU:
+        eager, rival, share = GPU[key]
+        if key == ("ida", "fwd") and case["side"] < 128:
+            rival = 1.0
+    elif not gpu and case["op"] == "ida" and direction in CPU and case["side"] in (64, 128):
+        (eager, rival), share = CPU[direction], None
+    else:
         return
+    if "reference" in ms:
+        yield "× eager", eager, ms["reference"] / ms["native"]
+    if "compile" in ms:
+        yield "× torch.compile", rival, ms["compile"] / ms["native"]
+    if share and "floor" in ms:  # below LARGE the launch counts, too: shown, but no goal
+        yield "of the floor", share if methods["floor"]["bytes"] >= LARGE else None, ms["floor"] / ms["native"]
+
+
+def _deform(case: dict, direction: str, methods: dict[str, dict]) -> Iterator[tuple[str, float | None, float]]:
+    side, native, ms = case["side"], methods["native"], medians(methods)
+    theirs = ms["torchvision"] / ms["native"] if "torchvision" in ms else None
     if direction not in ("fwd", "bwd"):
         return
-    theirs = ms.get("torchvision")
-    if not gpu:
-        if direction == "fwd" and theirs and side in (4, 128):
-            yield "× torchvision", 1.5 if side == 4 else 8.0, theirs / native
+    if case["memory"] != "gpu":
+        if theirs and direction == "fwd" and side in CPU_TORCHVISION:
+            yield "× torchvision", CPU_TORCHVISION[side], theirs
         return
     if theirs:
         wanted = None
@@ -94,18 +111,20 @@ def _goals(case: dict, direction: str, ms: dict[str, float], rows: dict[str, dic
             wanted = TORCHVISION[case["dtype"]][direction == "bwd"]
         elif side <= 4 and case["batch"] == 4:
             wanted = OWN
-        yield "× torchvision", wanted, theirs / native
-    if "convolution" in ms and "native, zero offsets" in ms:
+        yield "× torchvision", wanted, theirs
+    if {"convolution", "native, zero offsets"} <= ms.keys():
         yield "of a convolution", STILL, ms["native, zero offsets"] / ms["convolution"]
-    if direction == "fwd" and side >= 32 and "workspace_share" in rows["native"]:
-        yield "workspace", WORKSPACE, rows["native"]["workspace_share"]
-    if direction == "fwd" and "same_bits" in rows["native"]:
-        yield "same bits", 1.0, float(rows["native"]["same_bits"])
+    if direction == "fwd" and side >= 32 and "workspace_share" in native:
+        yield "workspace", WORKSPACE, native["workspace_share"]
+    if direction == "fwd" and "same_bits" in native:
+        yield "same bits", 1.0, float(native["same_bits"])
 
 
 def table(rows: Iterable[dict]) -> list[str]:
-    """Return a line a case, and a summary of every goal."""
+    """Return a line for each case, and a summary of every goal."""
     found = verdicts(rows)
+    if not found:
+        return ["", "no case here has a goal"]
     lines: dict[str, list[str]] = {}
     summary: dict[str, list[Verdict]] = {}
     for v in found:
@@ -115,15 +134,27 @@ def table(rows: Iterable[dict]) -> list[str]:
     text = ["", "goals (docs/kernels.md)", *(f"{name:<58}{'; '.join(words)}" for name, words in lines.items())]
     text += ["", f"{'goal':<46}{'holds':>12}   the furthest from it"]
     for name, group in summary.items():
-        worst = min(
-            group, key=lambda v: (v.found / v.wanted) * (-1 if v.goal in ("of a convolution", "workspace") else 1)
-        )
+        worst = min(group, key=lambda v: (v.found / v.wanted) * (-1 if v.goal in AT_MOST else 1))
         held = f"{sum(v.holds for v in group)} of {len(group)}"
         text.append(f"{name:<46}{held:>12}   {worst.found:.2f}, wanted {worst.wanted:g}, at {name_of(worst.case)}")
-    return text if found else ["", "no case here has a goal"]
+    return text
 
 
-def name_of(case: dict) -> str:
-    channels = case["channels"] if case["channels"] == case["out"] else f"{case['channels']}→{case['out']}"
-    name = f"{case['op']} {channels}@{case['side']}² B{case['batch']} {case['dtype']} {case['layout']}"
-    return name if case["memory"] == "gpu" else f"{name} {case['memory']}"
+def name_of(of: dict) -> str:
+    """Return the name of a case, or of a row: of an op, of a piece of the network, or of a training iteration."""
+    if "preset" in of:
+        return f"{of['preset']} B{of['batch']}"
+    if "case" in of:
+        direction = f" {of['direction']}" if "direction" in of else ""
+        return name_of(of["case"]) + direction
+    kind = f"B{of['batch']} {of['dtype']} {of['layout']}"
+    if "piece" in of:
+        return f"{of['piece']} {of['direction']} {kind}"
+    channels = of["channels"] if of["channels"] == of["out"] else f"{of['channels']}→{of['out']}"
+    memory = "" if of["memory"] == "gpu" else f" {of['memory']}"
+    return f"{of['op']} {channels}@{of['side']}² {kind}{memory}"
+
+
+def time_of(row: dict) -> float | None:
+    """Return a row's time in ms, None where it has none."""
+    return row.get("median_ms", row.get("ms"))

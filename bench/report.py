@@ -1,4 +1,4 @@
-"""The tables of docs/kernels.md, of what bench/results.py has gathered. Only what was measured has a place in one."""
+"""The tables of docs/kernels.md, made of what bench/results.py has gathered; only what was measured is in a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 
-from targets import GPU, LARGE, OWN, STILL, TORCHVISION, WORKSPACE, Verdict, name_of, verdicts
+from bench.goals import (
+    GPU,
+    LARGE,
+    OWN,
+    STILL,
+    TORCHVISION,
+    WORKSPACE,
+    Verdict,
+    by_case,
+    medians,
+    name_of,
+    verdicts,
+)
 
 PARTS = ("ops", "deform", "sketch", "train_step")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+OPS = (*dict.fromkeys(op for op, _ in GPU), "deform_conv2d")
 EMPTY = "–"
 LAYOUTS = {"nchw": "NCHW", "nhwc": "NHWC"}
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "tf32": "TF32"}
@@ -36,135 +49,125 @@ def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(line[k] for k in columns)} |" for line in lines), ""]
 
 
-def spread(found: Iterable[Verdict], percent: bool = False) -> str:
-    """Return the range of what was found, and in how many cases a goal holds."""
+def spread(found: Iterable[Verdict], goal: str = "", percent: bool = False) -> str:
+    """Return the goal, the range of what was found, and in how many cases the goal holds."""
     group = list(found)
     if not group:
         return EMPTY
     low, high = (f(100 * v.found if percent else v.found for v in group) for f in (min, max))
     texts = dict.fromkeys(f"{value:.1f}" if percent else f"{value:.2f}" for value in (low, high))
     held = [v.holds for v in group if v.holds is not None]
-    return "–".join(texts) + (" %" if percent else "×") + (f", {sum(held)} of {len(held)}" if held else "")
-
-
-def wanted(goal: str, text: str) -> str:
-    return text if text == EMPTY else f"{goal}: {text}"
-
-
-def cases_in(group: Iterable[Verdict]) -> str:
-    """Return the dtypes, batches and sides of some verdicts' cases."""
-    cases = [v.case for v in group]
-    dtypes = [short for name, short in DTYPES.items() if any(c["dtype"] == name for c in cases)]
-    batches, sides = (sorted({c[k] for c in cases}) for k in ("batch", "side"))
-    return f"{', '.join(dtypes)}; {', '.join(f'B{b}' for b in batches)}; {', '.join(f'{s}²' for s in sides)}"
+    text = "–".join(texts) + (" %" if percent else "×") + (f", {sum(held)} of {len(held)}" if held else "")
+    return f"{goal}: {text}" if goal else text
 
 
 def goals(rows: list[dict]) -> list[str]:
     """Return the tables of the goals: the adaptation's ops, then deform_conv2d; a row for each layout."""
     found = [v for v in verdicts(rows) if v.case["memory"] == "gpu"]
-    lines = []
-    for op, direction in GPU:
-        for layout in LAYOUTS:
-            own = [v for v in found if (v.case["op"], v.direction, v.case["layout"]) == (op, direction, layout)]
-            lines.append(adaptation_goals(op, direction, layout, own))
+
+    def of(op: str, layout: str) -> list[Verdict]:
+        return [v for v in found if (v.case["op"], v.case["layout"]) == (op, layout)]
+
+    lines = [
+        adaptation_goals(op, direction, layout, [v for v in of(op, layout) if v.direction == direction])
+        for op, direction in GPU
+        for layout in LAYOUTS
+    ]
     head = ["op", "cases", "against eager", "against torch.compile"]
     text = table([*head, "of the floor, ≥ 100 MB moved", "of the floor, less moved: no goal"], lines)
-    lines = []
-    for layout in LAYOUTS:
-        own = [v for v in found if (v.case["op"], v.case["layout"]) == ("deform_conv2d", layout)]
-        lines += deform_goals(LAYOUTS[layout], own)
+    lines = [line for layout in LAYOUTS for line in deform_goals(LAYOUTS[layout], of("deform_conv2d", layout))]
     return text + table(["deform_conv2d", "forward", "backward"], lines)
 
 
 def adaptation_goals(op: str, direction: str, layout: str, found: list[Verdict]) -> list[str]:
+    """Return an op's line: its cases, and what was found for each goal."""
     eager, rival, share = GPU[op, direction]
     better = f"≥ {rival:g}×" + (" (from 128² on; below ≥ 1×)" if (op, direction) == ("ida", "fwd") else "")
     goal = {name: [v for v in found if v.goal == name] for name in ("× eager", "× torch.compile", "of the floor")}
     large, small = ([v for v in goal["of the floor"] if (v.holds is None) == no] for no in (False, True))
+    cases = [v.case for v in found]
+    dtypes = [short for name, short in DTYPES.items() if any(c["dtype"] == name for c in cases)]
+    batches, sides = (sorted({c[k] for c in cases}) for k in ("batch", "side"))
+    kinds = f"{', '.join(dtypes)}; {', '.join(f'B{b}' for b in batches)}; {', '.join(f'{s}²' for s in sides)}"
     return [
         f"{op} {direction}, {LAYOUTS[layout]}",
-        cases_in(found) if found else EMPTY,
-        wanted(f"≥ {eager:g}×", spread(goal["× eager"])),
-        wanted(better, spread(goal["× torch.compile"])),
-        wanted(f"≥ {100 * share:.0f} %", spread(large, percent=True)),
+        kinds if cases else EMPTY,
+        spread(goal["× eager"], f"≥ {eager:g}×"),
+        spread(goal["× torch.compile"], better),
+        spread(large, f"≥ {100 * share:.0f} %", percent=True),
         spread(small, percent=True),
     ]
 
 
 def deform_goals(layout: str, found: list[Verdict]) -> list[list[str]]:
+    """Return deform_conv2d's lines: a goal forward and backward."""
+
     def line(name: str, goal: str, words: Iterable[str], keep: Callable[[dict], bool] = lambda case: True) -> list[str]:
         group = [v for v in found if v.goal == goal and v.holds is not None and keep(v.case)]
-        percent = goal == "workspace"
-        each = zip(("fwd", "bwd"), words, strict=False)
-        cells = [wanted(text, spread((v for v in group if v.direction == d), percent)) for d, text in each]
+        cells = [
+            spread((v for v in group if v.direction == direction), word, percent=goal == "workspace")
+            for direction, word in zip(("fwd", "bwd"), words, strict=False)
+        ]
         return [name, *cells, *[EMPTY] * (2 - len(cells))]
 
     names = {"bfloat16": "bf16 under autocast (torchvision computes fp32)", "float16": "fp16", "tf32": "fp32 with TF32"}
-    lines = []
-    for dtype, least in TORCHVISION.items():
-        name = f"{names[dtype]}, maps ≥ 32², B16, {layout}, against torchvision"
-        large = lambda case, dtype=dtype: case["side"] > 4 and case["dtype"] == dtype  # noqa: E731
-        lines.append(line(name, "× torchvision", [f"≥ {goal:g}×" for goal in least], large))
-    name = f"HIDA's own layers, B4, {layout}, against torchvision"
-    lines.append(line(name, "× torchvision", [f"≥ {OWN:g}×"] * 2, lambda case: case["side"] <= 4))
-    lines.append(line(f"zero offsets, {layout}, of cuDNN's convolution", "of a convolution", [f"≤ {STILL:g}×"] * 2))
-    name = f"workspace, of an im2col buffer, maps ≥ 32², {layout}"
-    lines.append(line(name, "workspace", [f"< {100 * WORKSPACE:.0f} %"]))
     bits = [v.holds for v in found if v.goal == "same bits"]
     same = f"{sum(bits)} of {len(bits)} cases" if bits else EMPTY
-    return [*lines, [f"the same bits in three runs, {layout}", same, EMPTY]]
+    return [
+        *(
+            line(
+                f"{names[dtype]}, maps ≥ 32², B16, {layout}, against torchvision",
+                "× torchvision",
+                [f"≥ {goal:g}×" for goal in least],
+                lambda case, dtype=dtype: case["side"] > 4 and case["dtype"] == dtype,
+            )
+            for dtype, least in TORCHVISION.items()
+        ),
+        line(
+            f"HIDA's own layers, B4, {layout}, against torchvision",
+            "× torchvision",
+            [f"≥ {OWN:g}×"] * 2,
+            lambda case: case["side"] <= 4,
+        ),
+        line(f"zero offsets, {layout}, of cuDNN's convolution", "of a convolution", [f"≤ {STILL:g}×"] * 2),
+        line(f"workspace, of an im2col buffer, maps ≥ 32², {layout}", "workspace", [f"< {100 * WORKSPACE:.0f} %"]),
+        [f"the same bits in three runs, {layout}", same, EMPTY],
+    ]
 
 
-def times(rows: list[dict], op: str) -> list[tuple[dict, dict[str, dict[str, dict]]]]:
-    """Return the cases of an op on a GPU, in bf16 where there is any, with their rows by direction and method."""
-    found: dict[str, tuple[dict, dict]] = {}
-    for row in rows:
-        case = row["case"]
-        if case["op"] == op and case["memory"] == "gpu" and "median_ms" in row:
-            by_direction = found.setdefault(json.dumps(case), (case, collections.defaultdict(dict)))[1]
-            by_direction[row["direction"]][row["method"]] = row
-    measured = [(case, by) for case, by in found.values() if any("native" in methods for methods in by.values())]
-    dtype = next((d for d in DTYPES if any(case["dtype"] == d for case, _ in measured)), "")
-    kept = [(case, by) for case, by in measured if case["dtype"] == dtype]
+def each_case(rows: list[dict], op: str) -> list[str]:
+    """Return an op's times on a GPU case by case, in bf16 where there is any, layouts beside each other."""
+    found = [(case, by) for case, by in by_case(rows) if (case["op"], case["memory"]) == (op, "gpu")]
+    found = [(case, by) for case, by in found if any("native" in methods for methods in by.values())]
+    dtype = next((d for d in DTYPES if any(case["dtype"] == d for case, _ in found)), "")
+    if not dtype:
+        return []
+    ratios = {"× eager": ("reference", "native"), "× torch.compile": ("compile", "native")}
+    if op == "deform_conv2d":
+        still = "native, zero offsets", "convolution"
+        ratios = {"× torchvision": ("torchvision", "native"), "zero offsets, of a convolution": still}
+    head = [f"{op}, {DTYPES[dtype]}"]
+    head += [f"{d}{what}" for d in ("fwd", "bwd") for what in (", µs", ", of the floor", *(f", {r}" for r in ratios))]
 
     def order(one: tuple[dict, dict]) -> tuple:
         case = one[0]
         return -case["side"], case["channels"], case["out"], case["batch"], list(LAYOUTS).index(case["layout"])
 
-    return sorted(kept, key=order)
-
-
-def each_case(rows: list[dict], op: str) -> list[str]:
-    """Return an op's times case by case, layouts beside each other."""
-    found = times(rows, op)
-    if not found:
-        return []
-    ratios = {
-        "× torchvision": ("torchvision", "native"),
-        "zero offsets, of a convolution": ("native, zero offsets", "convolution"),
-    }
-    if op != "deform_conv2d":
-        ratios = {"× eager": ("reference", "native"), "× torch.compile": ("compile", "native")}
-    head = [f"{op}, {DTYPES[found[0][0]['dtype']]}"]
-    head += [f"{d}{what}" for d in ("fwd", "bwd") for what in (", µs", ", of the floor", *(f", {r}" for r in ratios))]
-    head.append("error")
     lines = []
-    for case, by in found:
+    for case, by in sorted((one for one in found if one[0]["dtype"] == dtype), key=order):
         channels = f"{case['channels']}" + (f"→{case['out']}" if case["out"] != case["channels"] else "")
         line = [f"{channels} @ {case['side']}², B{case['batch']}, {LAYOUTS[case['layout']]}"]
         for direction in ("fwd", "bwd"):
-            ms = {method: row["median_ms"] for method, row in by[direction].items()}
-            compiled = [ms[m] for m in ("compile", "max-autotune") if m in ms]
-            ms |= {"compile": min(compiled)} if compiled else {}
+            methods = by.get(direction, {})
+            ms = medians(methods)
             line.append(f"{1e3 * ms['native']:.1f}" if "native" in ms else EMPTY)
             share = f"{100 * ms['floor'] / ms['native']:.0f} %" if {"floor", "native"} <= ms.keys() else EMPTY
-            small = share != EMPTY and by[direction]["floor"]["bytes"] < LARGE
+            small = share != EMPTY and methods["floor"]["bytes"] < LARGE
             line.append(f"({share})" if small else share)
             line += [f"{ms[a] / ms[b]:.2f}×" if {a, b} <= ms.keys() else EMPTY for a, b in ratios.values()]
-        errors = [methods["native"]["error"] for methods in by.values() if "native" in methods]
-        line.append(f"{max(errors):.0e}")
-        lines.append(line)
-    return table(head, lines)
+        error = max(methods["native"]["error"] for methods in by.values() if "native" in methods)
+        lines.append([*line, f"{error:.0e}"])
+    return table([*head, "error"], lines)
 
 
 def network(rows: list[dict]) -> list[str]:
@@ -178,34 +181,30 @@ def network(rows: list[dict]) -> list[str]:
         shares = group.get("native", {}).get("shares_ms") or {}
         whole = sum(shares.values()) or 1.0
         cells.append(", ".join(f"{k} {100 * v / whole:.0f} %" for k, v in shares.items()) or EMPTY)
-        name = (
-            f"{case['piece']} {case['direction']}, B{case['batch']}, {DTYPES[case['dtype']]}, {LAYOUTS[case['layout']]}"
-        )
-        lines.append([name, *cells])
+        kind = f"B{case['batch']}, {DTYPES[case['dtype']]}, {LAYOUTS[case['layout']]}"
+        lines.append([f"{case['piece']} {case['direction']}, {kind}", *cells])
     return table(["ms", *NETWORK, "shares of native"], lines)
 
 
 def step(rows: list[dict]) -> list[str]:
-    """Return the images a second of the training iteration, a row for each preset and batch."""
+    """Return the images per second of the training iteration, a row for each preset and batch."""
+
+    def cell(method: str, row: dict | None) -> str:
+        if row is None:
+            return EMPTY
+        graph = ", no graph" if method in ("ours", "nchw") and not row["graph"] else ""
+        return f"{row['images_per_second']:,.0f} ({row['ms']:.1f} ms, {row['memory_mib']:,.0f} MiB{graph})"
+
     lines = []
-    for preset, batch in sorted(
-        {(row["preset"], row["batch"]) for row in rows}, key=lambda key: (key[0] != "small", *key)
-    ):
+    kinds = {(row["preset"], row["batch"]) for row in rows}
+    for preset, batch in sorted(kinds, key=lambda kind: (kind[0] != "small", *kind)):
         group = {r["method"]: r for r in rows if (r["preset"], r["batch"]) == (preset, batch) and "ms" in r}
-        line = [f"{PurePath(preset).stem}, B{batch}"]
-        for method in STEP:
-            row = group.get(method)
-            if row is None:
-                line.append(EMPTY)
-                continue
-            graph = ", no graph" if method in ("ours", "nchw") and not row["graph"] else ""
-            line.append(f"{row['images_per_second']:,.0f} ({row['ms']:.1f} ms, {row['memory_mib']:,.0f} MiB{graph})")
-        lines.append(line)
+        lines.append([f"{PurePath(preset).stem}, B{batch}", *(cell(m, group.get(m)) for m in STEP)])
     return table(["training iteration: images/s", *STEP.values()], lines)
 
 
 def kernels(trace: list[dict]) -> list[str]:
-    """Return how many kernels a training step launches, their time, and the longest."""
+    """Return how many kernels a training iteration launches, their time, and the longest."""
     lines = []
     for one in trace:
         sums: dict[str, float] = collections.defaultdict(float)
@@ -228,7 +227,7 @@ def short_name(kernel: str) -> str:
 
 def failures(found: dict) -> list[str]:
     """Return a line for everything that gave no time, or not as it should, and why."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], dict[str, None]] = {}
     for part in PARTS:
         for row in found[part]["rows"]:
             why = row.get("failed") or row.get("note")
@@ -236,20 +235,15 @@ def failures(found: dict) -> list[str]:
                 why = f"wrong by {row['error']:.0e}, therefore no time"
             if why is None:
                 continue
-            method = row["method"]
             if part == "train_step":
-                name, method = f"training of {PurePath(row['preset']).stem}, B{row['batch']}", STEP[method]
-            elif part == "sketch":
-                case = row["case"]
-                name = f"{case['piece']} {case['direction']} B{case['batch']} {case['dtype']} {case['layout']}"
+                name = f"training of {PurePath(row['preset']).stem}, B{row['batch']}"
+                groups.setdefault((STEP[row["method"]], why), {})[name] = None
             else:
-                name = name_of(row["case"])
-            known = groups.setdefault((method, why), [])
-            known += [] if name in known else [name]
+                groups.setdefault((row["method"], why), {})[name_of(row["case"])] = None
     lines = []
     for (method, why), names in groups.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"- {names[0]}{more}, {method}: {why}")
+        lines.append(f"- {next(iter(names))}{more}, {method}: {why}")
     return ["What gave no time, or not as it should:", "", *lines, ""] if lines else []
 
 
@@ -266,7 +260,7 @@ def missing(found: dict) -> list[str]:
     names = [] if found["tests"] else ["tests on the chip"]
     names += [] if found["smoke"] else ["smoke test"]
     names += [tool for tool in TOOLS if tool not in found["sanitizers"]]
-    names += absent("op", {op: op for op, direction in GPU if direction == "fwd"} | {"deform_conv2d": "deform_conv2d"})
+    names += absent("op", {op: op for op in OPS})
     names += ["max-autotune of torch.compile"] if "compile" in methods and "max-autotune" not in methods else []
     kinds = absent("batch", {b: f"B{b}" for b in BATCHES}) + absent("dtype", DTYPES) + absent("layout", LAYOUTS)
     names += [f"the ops in {', '.join(kinds)}"] if native and kinds else []
@@ -311,7 +305,7 @@ def tables(found: dict) -> str:
         lines += [f"Ceilings: copy {ceilings['copy'] / 1e9:.2f} TB/s; products {', '.join(rates)}.", ""]
     rows = found["ops"]["rows"] + found["deform"]["rows"]
     lines += checks(found) + goals(rows)
-    cases = [line for op in (*dict.fromkeys(op for op, _ in GPU), "deform_conv2d") for line in each_case(rows, op)]
+    cases = [line for op in OPS for line in each_case(rows, op)]
     if cases:
         lines += [*cases, "In brackets: less than 100 MB move, so that the launch counts, too; no goal.", ""]
     lines += network(found["sketch"]["rows"]) + step(found["train_step"]["rows"]) + kernels(found["trace"])

@@ -12,8 +12,8 @@ import traceback
 from functools import partial
 from pathlib import Path
 
-from packing import LIBRARIES, ROOT
-from parts import Outcome, Programme, Task, in_one_step, json_of, text_of
+from bench.gpu.packing import LIBRARIES, ROOT
+from bench.gpu.parts import Outcome, Programme, Task, in_one_step, json_of, text_of
 
 LIMITS = {
     "machine": 20,
@@ -43,6 +43,7 @@ FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.s
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]
 TINY += ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.threads", "1"]
+TINY_PRESET = "[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n"
 LOADS = """
 import sys, torch
 from hida import ops
@@ -227,7 +228,7 @@ class First:
         if self.gpu:
             return name or self.options.preset
         path = self.work / "tiny.toml"
-        path.write_text("[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n")
+        path.write_text(TINY_PRESET)
         return str(path)
 
     def layout(self) -> str:

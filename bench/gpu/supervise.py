@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from parts import in_one_step
+from bench.gpu.parts import in_one_step
 
 CAREFUL = ((), ("--train.no-cuda-graph",), ("--train.no-cuda-graph",))
 """options of the first attempt, and of those after a failure"""

@@ -17,15 +17,13 @@ from pathlib import Path
 import pytest
 from small_set import prepared
 
+from bench.gpu.first import LIMITS
 from hida import pack, weights
 from hida.checkpoint import load_generator
 from hida.errors import run_command
 from hida.ops import library
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench/gpu"))
-from first import LIMITS  # noqa: E402
-
 SCRIPT = "bench/gpu/short.sh"
 UNTIL = 0.45  # minutes from the start of "first" to the end of training
 FEW = ["ops", "deform", "step", "released"]  # what a rehearsal of a failure can do without

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -60,37 +59,26 @@ class Case:
 
 
 class Benchmark:
-    """What a benchmark says of its ops; the planes are channels, output channels and side, the worthiest first."""
+    """What a benchmark says of its ops. It also has, for a case:
+
+    - ``inputs``: random operands in float32; ``batched``: the positions of those that have a part for each image
+    - ``functions``: the reference and the native op; ``others``: further methods
+    - ``floors``: by direction the "ms" that nothing can be faster than, and the "bytes" that must be moved
+    - ``extra``: what is measured of the native op on a GPU beside its time
+    """
 
     name: str
     kinds: tuple[str, ...]
     planes: tuple[tuple[int, int, int], ...]
+    """channels, output channels, side; the worthiest first"""
     dtypes: tuple[str, ...]
     exact_elements: int
     """of the first operand, that float64 takes at a time"""
 
-    def inputs(self, case: Case, device: torch.device) -> list[Tensor]:
-        """Return random operands in float32."""
-        raise NotImplementedError
-
-    def batched(self, case: Case) -> set[int]:
-        """Return the positions of the operands that have a part for each image."""
-        raise NotImplementedError
-
-    def functions(self, case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        """Return the reference and the native op."""
-        raise NotImplementedError
-
     def others(self, case: Case, reference: Run) -> dict[str, Run]:
-        """Return further methods."""
         return {}
 
-    def floors(self, case: Case, limits: dict[str, float]) -> dict[str, dict[str, float]]:
-        """Return for each direction the "ms" that nothing can be faster than, and the "bytes" that must be moved."""
-        raise NotImplementedError
-
     def extra(self, native: Run) -> dict[str, float | bool]:
-        """Return what is measured of the native op on a GPU beside its time."""
         return {}
 
     def chosen(self, options: argparse.Namespace) -> list[Case]:
@@ -175,8 +163,8 @@ def main(bench: Benchmark, doc: str) -> None:
     if not options.gpu:
         print("fresh: glibc's defaults in new processes; kept: mallopt keeps freed memory (--help tells more)")
     todo = [(case, state) for case in cases for state in states if not is_done(case, state, report.rows)]
-    if options.gpu and options.jobs > 1 and not set(COMPILED) <= set(options.without):
-        precompile.start(options.jobs, 60 * min(4.0, 0.4 * options.minutes))
+    if not set(COMPILED) <= set(options.without):
+        precompile.start(options)
 
     def measure(one: tuple[Case, str]) -> None:
         case, state = one

@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench import precompile, runner
 from bench.machine import DTYPES, LAYOUTS, arithmetic, describe
 from bench.timing import summary
-from bench.workers import Processes, Worker, answer_steps, breakdown, compare
+from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
 from hida import ops
 from hida.config import load_preset
 from hida.models import build_generator
@@ -161,9 +161,10 @@ def work(options: argparse.Namespace) -> None:
     if method == "reference":
         mark_ranges()
 
-    def prepare(case: dict) -> Subject:
-        with arithmetic(case["dtype"]):
-            return Subject(generator, Case(**case), method, torch.device(options.device))
+    def prepare(of: dict) -> Subject:
+        case = Case(**of["case"])
+        with arithmetic(case.dtype):
+            return Subject(generator, case, method, torch.device(options.device))
 
     answer_steps(prepare)
 
@@ -204,21 +205,20 @@ def main() -> None:
         return
     kinds = itertools.product(options.batch, options.dtype, options.layout, options.piece, options.direction)
     cases = [Case(piece, direction, batch, dtype, layout) for batch, dtype, layout, piece, direction in kinds]
-    known = runner.rows_of(options.json)
-    todo = [case for case in cases if all(row["case"] != asdict(case) for row in known)]
     device = torch.device(options.device)
+    options.methods = [m for m in options.methods if options.gpu or not m.endswith("+graph")]
+    if not available()[device.type]:
+        print("there are no native ops for this device: only the others are measured")
+        options.methods = [m for m in options.methods if not m.startswith("native")]
     if options.ahead:
-        generator = network(options.preset)
+        known = [row["case"] for row in runner.rows_of(options.json)]
+        generator, todo = network(options.preset), [case for case in cases if asdict(case) not in known]
         with ops.backend("reference"):
             precompile.compile_share(todo, lambda case: Subject(generator, case, "compile", device), *options.ahead)
         return
-    methods = [m for m in options.methods if options.gpu or not m.endswith("+graph")]
-    if not available()[device.type]:
-        print("there are no native ops for this device: only the others are measured")
-        methods = [m for m in methods if not m.startswith("native")]
     machine = describe(device) | {"preset": options.preset}
-    if options.gpu and options.jobs > 1 and any(m.startswith("compile") for m in methods):
-        precompile.start(options.jobs, 60 * min(4.0, 0.5 * options.minutes))
+    if any(m.startswith("compile") for m in options.methods):
+        precompile.start(options)
     title = f"sketch: {machine['device']}, {options.preset}, torch {torch.__version__}"
     report = runner.Report(options, title, machines=machine)
 
@@ -227,23 +227,16 @@ def main() -> None:
         words += ["--keep-memory"] if options.keep_memory else []
         return Worker(method, words, {"HIDA_OPS": "native" if method.startswith("native") else "reference"})
 
-    processes = Processes(begin)
+    def questions(one: dict) -> list[str]:
+        forward = one["case"]["direction"] == "fwd"
+        return ["difference", "shares"][: 1 + (one["method"] == "native" or (one["method"] == "reference" and forward))]
 
-    def measure(case: Case) -> None:
-        def questions(method: str) -> list[str]:
-            shares = method == "native" or (method == "reference" and case.direction == "fwd")
-            return ["difference", "shares"] if shares else ["difference"]
+    def finish(one: dict, seconds: list[float]) -> dict[str, float]:
+        median, spread = summary(seconds)
+        return {"median_ms": 1e3 * median, "iqr_ms": 1e3 * spread}
 
-        for method, found in compare(methods, lambda _: asdict(case), questions, processes, options):
-            if "failed" not in found:
-                median, spread = (1e3 * value for value in summary(found.pop("seconds")))
-                found |= {"median_ms": median, "iqr_ms": spread}
-            report.add({"case": asdict(case), "method": method, **found})
-
-    try:
-        runner.go_through(todo, measure, report, options)
-    finally:
-        processes.end()
+    keys = [{"case": asdict(case)} for case in cases]
+    measure_methods(keys, Processes(begin), report, options, questions, finish)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Inductor chose by timing are thrown away: they are chosen again where the cases 
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -21,11 +22,14 @@ from bench.machine import arithmetic
 from bench.timing import release
 
 
-def start(jobs: int, seconds: float) -> None:
-    """Run this command in ``jobs`` processes that only compile; wait ``seconds`` for them at most.
+def start(options: argparse.Namespace) -> None:
+    """On a GPU, run this command in ``--jobs`` processes that only compile, for less than half of its minutes.
 
     What is not compiled by then, or could not be, is left to the measurement.
     """
+    jobs, seconds = options.jobs, 60 * min(4.0, 0.4 * options.minutes)
+    if not options.gpu or jobs < 2:
+        return
     folder = Path(tempfile.gettempdir()) / f"hida-bench-{os.getuid()}"
     cache = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}

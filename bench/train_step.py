@@ -32,7 +32,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench import runner
 from bench.machine import describe
 from bench.timing import summary
-from bench.workers import Processes, Worker, answer_steps, breakdown, compare
+from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
 from hida import losses
 from hida.config import load_preset
 from hida.data.augment import planned_batch
@@ -155,25 +155,6 @@ def processes_of(options: argparse.Namespace) -> Processes:
     return Processes(begin, key, stays=lambda key: key == "native")
 
 
-def measure(cases: list[tuple[int, str]], processes: Processes, report: runner.Report, options) -> None:
-    """Measure methods at one batch; a row is in the file as soon as it is known."""
-    batch, questions = cases[0][0], [] if options.no_profile else ["breakdown"]
-    for method, found in compare(
-        [method for _, method in cases],
-        lambda method: {"method": method, "batch": batch},
-        lambda method: [] if method == "compile" else questions,
-        processes,
-        options,
-    ):
-        if "failed" not in found:
-            seconds = found.pop("seconds")
-            median, spread = summary(seconds)
-            found |= {"images_per_second": batch / median, "ms": 1e3 * median, "iqr_ms": 1e3 * spread}
-            found["rounds"] = len(seconds)
-        report.add({"preset": options.preset, "method": method, "batch": batch, **found})
-        report.write()
-
-
 def main() -> None:
     """Run the command."""
     made = runner.parser(__doc__)
@@ -190,16 +171,17 @@ def main() -> None:
     machine = describe(torch.device(options.device)) | {"preset": options.preset}
     title = f"{machine['device']}, {options.preset}, torch {torch.__version__}, native ops {machine['native_ops']}"
     report = runner.Report(options, title, machines=machine)
-    known = {(row["preset"], row["method"], row["batch"]) for row in report.rows}
-    cases = [(b, m) for b in options.batch for m in options.methods if (options.preset, m, b) not in known]
-    # On a CPU the methods of a batch take turns.
-    groups = [[case] for case in cases] if options.gpu else [[c for c in cases if c[0] == b] for b in options.batch]
-    processes = processes_of(options)
-    try:
-        todo = [group for group in groups if group]
-        runner.go_through(todo, lambda group: measure(group, processes, report, options), report, options)
-    finally:
-        processes.end()
+
+    def questions(one: dict) -> list[str]:
+        return [] if options.no_profile or one["method"] == "compile" else ["breakdown"]
+
+    def finish(one: dict, seconds: list[float]) -> dict[str, float]:
+        median, spread = summary(seconds)
+        speed = {"images_per_second": one["batch"] / median, "ms": 1e3 * median, "iqr_ms": 1e3 * spread}
+        return speed | {"rounds": len(seconds)}
+
+    keys = [{"preset": options.preset, "batch": batch} for batch in options.batch]
+    measure_methods(keys, processes_of(options), report, options, questions, finish)
 
 
 if __name__ == "__main__":

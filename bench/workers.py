@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from bench.runner import Report, go_through
 from bench.timing import release
 
 LEAST_ROUNDS = 3
@@ -73,17 +74,12 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-class Subject(Protocol):
-    """What a method makes of a case; further methods answer the questions of their names."""
+def answer_steps(prepare: Callable[[dict], Any]) -> None:
+    """Answer with what is prepared for a case: it has ``step``, ``wait`` for the device, and ``told`` with every time.
 
-    def step(self) -> object: ...
-    def wait(self) -> object: ...
-    def told(self) -> dict:
-        """Return what is told with every time."""
-
-
-def answer_steps(prepare: Callable[[dict], Subject]) -> None:
-    """Answer a case: get it ready; a number: time so many steps; a word: the subject's method; "end": drop it."""
+    A case, a dictionary, is prepared; a number: so many steps are timed; a word: the method of that name is called;
+    "end": the memory is given back.
+    """
     subject: Any = None
 
     def reply(what: dict | int | str) -> dict:
@@ -161,48 +157,74 @@ class Processes:
         self.running.clear()
 
 
-def compare(
-    methods: Sequence[str],
-    case: Callable[[str], dict],
-    questions: Callable[[str], Sequence[str]],
+def measure_methods(
+    keys: Sequence[dict],
     processes: Processes,
+    report: Report,
     options: argparse.Namespace,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each method as soon as it is measured, with what it replied ("seconds" of all rounds), or {"failed": why}.
+    questions: Callable[[dict], Sequence[str]],
+    finish: Callable[[dict, list[float]], dict],
+) -> None:
+    """Measure the methods for each key of a row, which the results do not have yet.
 
     On a CPU all get ready and take turns, a few steps each, so that a busy moment falls on everybody; on a GPU, where
-    their networks and graphs together might not fit, a method gets ready when the one before is through. ``case`` is
-    what a method gets ready, ``questions`` what it is asked after its rounds.
+    their networks and graphs together might not fit, a method gets ready when the one before is through. A row is in
+    the file as soon as it is known. ``questions`` are asked after the rounds; ``finish`` returns the times for the row.
     """
-    for group in [[method] for method in methods] if options.device.startswith("cuda") else [methods]:
-        rounds: dict[str, list[dict]] = {}
-        for method in group:
+    todo = []
+    for key in keys:
+        wanted = [{**key, "method": method} for method in options.methods]
+        left = [one for one in wanted if not any(one.items() <= row.items() for row in report.rows)]
+        todo += [[one] for one in left] if options.gpu else [left] if left else []
+
+    def measure(group: list[dict]) -> None:
+        for one, found in compare(group, processes, options, questions):
+            if "failed" not in found:
+                found |= finish(one, found.pop("seconds"))
+            report.add({**one, **found})
+            report.write()
+
+    try:
+        go_through(todo, measure, report, options)
+    finally:
+        processes.end()
+
+
+def compare(
+    group: Sequence[dict],
+    processes: Processes,
+    options: argparse.Namespace,
+    questions: Callable[[dict], Sequence[str]],
+) -> Iterator[tuple[dict, dict[str, Any]]]:
+    """Yield each of a group as soon as it is measured, with the replies ("seconds": of all rounds) or "failed": why."""
+    ready: list[tuple[dict, list[dict]]] = []
+    for one in group:
+        try:
+            processes.prepare(one["method"], one)
+            ready.append((one, []))
+        except RuntimeError as error:
+            processes.drop(one["method"])
+            yield one, {"failed": str(error)}
+    number, begun = 0, time.perf_counter()
+    while ready and goes_on(number, (time.perf_counter() - begun) / len(ready), options):
+        for one, replies in list(ready):
             try:
-                processes.prepare(method, case(method))
-                rounds[method] = []
+                replies.append(processes.ask(one["method"], options.iterations))
             except RuntimeError as error:
-                processes.drop(method)
-                yield method, {"failed": str(error)}
-        number, begun = 0, time.perf_counter()
-        while rounds and goes_on(number, (time.perf_counter() - begun) / len(rounds), options):
-            for method in list(rounds):
-                try:
-                    rounds[method].append(processes.ask(method, options.iterations))
-                except RuntimeError as error:
-                    del rounds[method]
-                    processes.drop(method)
-                    yield method, {"failed": str(error)}
-            number += 1
-        for method, replies in rounds.items():
-            found = {**replies[-1], "seconds": [reply["seconds"] for reply in replies]}
-            try:
-                for question in questions(method):
-                    found |= processes.ask(method, question)
-                processes.done(method)
-            except RuntimeError as error:  # the times stand all the same
-                print(f"{method} after its measurement: {error}", file=sys.stderr)
-                processes.drop(method)
-            yield method, found
+                ready.remove((one, replies))
+                processes.drop(one["method"])
+                yield one, {"failed": str(error)}
+        number += 1
+    for one, replies in ready:
+        found = {**replies[-1], "seconds": [reply["seconds"] for reply in replies]}
+        try:
+            for question in questions(one):
+                found |= processes.ask(one["method"], question)
+            processes.done(one["method"])
+        except RuntimeError as error:  # the times stand all the same
+            print(f"{one['method']} after its measurement: {error}", file=sys.stderr)
+            processes.drop(one["method"])
+        yield one, found
 
 
 def goes_on(rounds: int, seconds: float, options: argparse.Namespace) -> bool:

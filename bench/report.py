@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import collections
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
-from bench.goals import (
-    GPU,
-    LARGE,
-    OWN,
-    STILL,
-    TORCHVISION,
-    WORKSPACE,
-    Verdict,
-    by_case,
-    medians,
-    name_of,
-    verdicts,
-)
+from bench.goals import GPU, LARGE, OWN, STILL, TORCHVISION, WORKSPACE, Verdict, by_case, medians, name_of, verdicts
 
 PARTS = ("ops", "deform", "sketch", "train_step")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -49,16 +36,15 @@ def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(line[k] for k in columns)} |" for line in lines), ""]
 
 
-def spread(found: Iterable[Verdict], goal: str = "", percent: bool = False) -> str:
+def spread(found: list[Verdict], goal: str, percent: bool = False) -> str:
     """Return the goal, the range of what was found, and in how many cases the goal holds."""
-    group = list(found)
-    if not group:
+    values = sorted((100 if percent else 1) * v.found for v in found)
+    if not values:
         return EMPTY
-    low, high = (f(100 * v.found if percent else v.found for v in group) for f in (min, max))
-    texts = dict.fromkeys(f"{value:.1f}" if percent else f"{value:.2f}" for value in (low, high))
-    held = [v.holds for v in group if v.holds is not None]
-    text = "–".join(texts) + (" %" if percent else "×") + (f", {sum(held)} of {len(held)}" if held else "")
-    return f"{goal}: {text}" if goal else text
+    low, high = (f"{value:.1f}" if percent else f"{value:.2f}" for value in (values[0], values[-1]))
+    held = [v.holds for v in found if v.holds is not None]
+    text = (low if low == high else f"{low}–{high}") + (" %" if percent else "×")
+    return goal + text + (f", {sum(held)} of {len(held)}" if held else "")
 
 
 def goals(rows: list[dict]) -> list[str]:
@@ -85,50 +71,41 @@ def adaptation_goals(op: str, direction: str, layout: str, found: list[Verdict])
     better = f"≥ {rival:g}×" + (" (from 128² on; below ≥ 1×)" if (op, direction) == ("ida", "fwd") else "")
     goal = {name: [v for v in found if v.goal == name] for name in ("× eager", "× torch.compile", "of the floor")}
     large, small = ([v for v in goal["of the floor"] if (v.holds is None) == no] for no in (False, True))
-    cases = [v.case for v in found]
-    dtypes = [short for name, short in DTYPES.items() if any(c["dtype"] == name for c in cases)]
-    batches, sides = (sorted({c[k] for c in cases}) for k in ("batch", "side"))
+    dtypes = [short for name, short in DTYPES.items() if any(v.case["dtype"] == name for v in found)]
+    batches, sides = (sorted({v.case[k] for v in found}) for k in ("batch", "side"))
     kinds = f"{', '.join(dtypes)}; {', '.join(f'B{b}' for b in batches)}; {', '.join(f'{s}²' for s in sides)}"
     return [
         f"{op} {direction}, {LAYOUTS[layout]}",
-        kinds if cases else EMPTY,
-        spread(goal["× eager"], f"≥ {eager:g}×"),
-        spread(goal["× torch.compile"], better),
-        spread(large, f"≥ {100 * share:.0f} %", percent=True),
-        spread(small, percent=True),
+        kinds if found else EMPTY,
+        spread(goal["× eager"], f"≥ {eager:g}×: "),
+        spread(goal["× torch.compile"], f"{better}: "),
+        spread(large, f"≥ {100 * share:.0f} %: ", percent=True),
+        spread(small, "", percent=True),
     ]
 
 
 def deform_goals(layout: str, found: list[Verdict]) -> list[list[str]]:
     """Return deform_conv2d's lines: a goal forward and backward."""
-
-    def line(name: str, goal: str, words: Iterable[str], keep: Callable[[dict], bool] = lambda case: True) -> list[str]:
-        group = [v for v in found if v.goal == goal and v.holds is not None and keep(v.case)]
-        cells = [
-            spread((v for v in group if v.direction == direction), word, percent=goal == "workspace")
-            for direction, word in zip(("fwd", "bwd"), words, strict=False)
-        ]
-        return [name, *cells, *[EMPTY] * (2 - len(cells))]
-
     names = {"bfloat16": "bf16 under autocast (torchvision computes fp32)", "float16": "fp16", "tf32": "fp32 with TF32"}
+
+    def line(name: str, goal: str, words: Iterable[str], dtype: str = "", own: bool | None = None) -> list[str]:
+        cells = {"fwd": EMPTY, "bwd": EMPTY}
+        for direction, word in zip(cells, words, strict=False):
+            group = [v for v in found if (v.goal, v.direction) == (goal, direction) and v.holds is not None]
+            group = [v for v in group if own is None or own == (v.case["side"] <= 4)]
+            group = [v for v in group if not dtype or dtype == v.case["dtype"]]
+            cells[direction] = spread(group, f"{word}: ", percent=goal == "workspace")
+        return [name, *cells.values()]
+
+    rivals = [
+        (f"{names[dtype]}, maps ≥ 32², B16", [f"≥ {goal:g}×" for goal in least], dtype, False)
+        for dtype, least in TORCHVISION.items()
+    ]
+    rivals.append(("HIDA's own layers, B4", [f"≥ {OWN:g}×"] * 2, "", True))
     bits = [v.holds for v in found if v.goal == "same bits"]
     same = f"{sum(bits)} of {len(bits)} cases" if bits else EMPTY
     return [
-        *(
-            line(
-                f"{names[dtype]}, maps ≥ 32², B16, {layout}, against torchvision",
-                "× torchvision",
-                [f"≥ {goal:g}×" for goal in least],
-                lambda case, dtype=dtype: case["side"] > 4 and case["dtype"] == dtype,
-            )
-            for dtype, least in TORCHVISION.items()
-        ),
-        line(
-            f"HIDA's own layers, B4, {layout}, against torchvision",
-            "× torchvision",
-            [f"≥ {OWN:g}×"] * 2,
-            lambda case: case["side"] <= 4,
-        ),
+        *(line(f"{name}, {layout}, against torchvision", "× torchvision", *rest) for name, *rest in rivals),
         line(f"zero offsets, {layout}, of cuDNN's convolution", "of a convolution", [f"≤ {STILL:g}×"] * 2),
         line(f"workspace, of an im2col buffer, maps ≥ 32², {layout}", "workspace", [f"< {100 * WORKSPACE:.0f} %"]),
         [f"the same bits in three runs, {layout}", same, EMPTY],
@@ -172,11 +149,10 @@ def each_case(rows: list[dict], op: str) -> list[str]:
 
 def network(rows: list[dict]) -> list[str]:
     """Return the times of the generator and the decoder, in ms."""
-    groups: dict[str, tuple[dict, dict[str, dict]]] = {}
-    for row in rows:
-        groups.setdefault(json.dumps(row["case"]), (row["case"], {}))[1][row["method"]] = row
     lines = []
-    for case, group in groups.values():
+    for name in dict.fromkeys(map(name_of, rows)):
+        group = {row["method"]: row for row in rows if name_of(row) == name}
+        case = next(iter(group.values()))["case"]
         cells = [f"{group[m]['median_ms']:.3f}" if "median_ms" in group.get(m, {}) else EMPTY for m in NETWORK]
         shares = group.get("native", {}).get("shares_ms") or {}
         whole = sum(shares.values()) or 1.0
@@ -253,25 +229,29 @@ def missing(found: dict) -> list[str]:
     rows = [row for row in rows if row["case"]["memory"] == "gpu"]
     native = [row["case"] for row in rows if row["method"] == "native"]
     methods = {row["method"] for row in rows}
+    timed = {(row["preset"], row["method"]) for row in found["train_step"]["rows"] if "ms" in row}
 
     def absent(key: str, names: Mapping[object, str]) -> list[str]:
         return [name for value, name in names.items() if all(case[key] != value for case in native)]
 
-    names = [] if found["tests"] else ["tests on the chip"]
-    names += [] if found["smoke"] else ["smoke test"]
-    names += [tool for tool in TOOLS if tool not in found["sanitizers"]]
-    names += absent("op", {op: op for op in OPS})
-    names += ["max-autotune of torch.compile"] if "compile" in methods and "max-autotune" not in methods else []
     kinds = absent("batch", {b: f"B{b}" for b in BATCHES}) + absent("dtype", DTYPES) + absent("layout", LAYOUTS)
-    names += [f"the ops in {', '.join(kinds)}"] if native and kinds else []
-    names += [] if any("median_ms" in row for row in found["sketch"]["rows"]) else ["decoder and generator alone"]
-    timed = {(row["preset"], row["method"]) for row in found["train_step"]["rows"] if "ms" in row}
+    sketched = any("median_ms" in row for row in found["sketch"]["rows"])
+    names = {
+        "tests on the chip": not found["tests"],
+        "smoke test": not found["smoke"],
+        **{tool: tool not in found["sanitizers"] for tool in TOOLS},
+        **dict.fromkeys(absent("op", {op: op for op in OPS}), True),
+        "max-autotune of torch.compile": "compile" in methods and "max-autotune" not in methods,
+        f"the ops in {', '.join(kinds)}": bool(native and kinds),
+        "decoder and generator alone": not sketched,
+    }
     for preset in ("small", "released"):
         left = [name for method, name in STEP.items() if (preset, method) not in timed]
         which = f" with {', '.join(left)}" if len(left) < len(STEP) else ""
-        names += [f"training of {preset}{which}"] if left else []
-    names += [] if found["trace"] else ["kernels of a training iteration"]
-    return [f"Not measured: {'; '.join(names)}.", ""] if names else []
+        names[f"training of {preset}{which}"] = bool(left)
+    names["kernels of a training iteration"] = not found["trace"]
+    listed = "; ".join(name for name, is_missing in names.items() if is_missing)
+    return [f"Not measured: {listed}.", ""] if listed else []
 
 
 def checks(found: dict) -> list[str]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from dataclasses import asdict, dataclass
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from bench import precompile, runner
 from bench.goals import name_of, table
-from bench.machine import DTYPES, LAYOUTS, arithmetic, ceilings, describe
+from bench.machine import DTYPES, LAYOUTS, arithmetic, ceilings
 from bench.timing import DIRECTIONS, Buffers, Run, Times, exact, on_cpu, on_gpu, relative_error, release, summary
 from bench.workers import Worker, answer, reason
 from hida.ops import available
@@ -144,7 +143,6 @@ def options_of(bench: Benchmark, doc: str) -> argparse.Namespace:
 def main(bench: Benchmark, doc: str) -> None:
     """Run a benchmark's command."""
     options = options_of(bench, doc)
-    device = torch.device(options.device)
     if options.work:
         answer(lambda case: measure_here(bench, Case(**case), options))
         return
@@ -154,12 +152,10 @@ def main(bench: Benchmark, doc: str) -> None:
     if options.ahead:
         known = runner.rows_of(options.json)
         cases = [case for case in cases if not is_done(case, "gpu", known)]
-        precompile.compile_share(cases, lambda case: compile_one(bench, case, device, options.without), *options.ahead)
+        precompile.compile_share(cases, lambda case: compile_one(bench, case, options), *options.ahead)
         return
-    machine, limits = describe(device), ceilings(device, list(dict.fromkeys(case.dtype for case in cases)))
-    rates = ", ".join(f"{k} {v / 1e9:.2f} TFLOP/s" for k, v in limits.items() if k != "copy")
-    title = f"{bench.name}: {machine['device']}, torch {torch.__version__}, copy {limits['copy'] / 1e6:.1f} GB/s, "
-    report = runner.Report(options, f"{title}products {rates}", machines=machine, ceilings=limits)
+    limits = ceilings(options.device, list(dict.fromkeys(case.dtype for case in cases)))
+    report = runner.Report(options, bench.name, {}, limits)
     if not options.gpu:
         print("fresh: glibc's defaults in new processes; kept: mallopt keeps freed memory (--help tells more)")
     todo = [(case, state) for case in cases for state in states if not is_done(case, state, report.rows)]
@@ -169,9 +165,9 @@ def main(bench: Benchmark, doc: str) -> None:
     def measure(one: tuple[Case, str]) -> None:
         case, state = one
         if options.gpu:
-            on_device(bench, case, device, report, options)
+            on_device(bench, case, report, options)
         else:
-            in_processes(bench, case, state, report, options)
+            in_processes(case, state, report)
         for direction, floor in bench.floors(case, limits).items():
             row = {"case": case.key(state), "direction": direction, "method": "floor", "median_ms": floor["ms"]}
             report.add(row | {"bytes": floor["bytes"]})
@@ -184,21 +180,19 @@ def is_done(case: Case, state: str, rows: list[dict]) -> bool:
     return any(row["case"] == case.key(state) for row in rows)
 
 
-def compile_one(bench: Benchmark, case: Case, device: torch.device, without: list[str]) -> None:
-    for name, run in bench.runs(case, bench.buffers(case, device, 1), without).items():
+def compile_one(bench: Benchmark, case: Case, options: argparse.Namespace) -> None:
+    for name, run in bench.runs(case, bench.buffers(case, options.device, 1), options.without).items():
         if name in COMPILED:
             run.infer()
             run.gradients(run.train())
 
 
-def on_device(
-    bench: Benchmark, case: Case, device: torch.device, report: runner.Report, options: argparse.Namespace
-) -> None:
+def on_device(bench: Benchmark, case: Case, report: runner.Report, options: argparse.Namespace) -> None:
     """Measure a case on the GPU, a method after the other."""
     key = case.key("gpu")
     with arithmetic(case.dtype):
         known: dict[int, list[Tensor]] = {}
-        for method, run in bench.runs(case, bench.buffers(case, device), options.without).items():
+        for method, run in bench.runs(case, bench.buffers(case, options.device), options.without).items():
             try:
                 if id(run.buffers) not in known:
                     known = {id(run.buffers): exact(run, bench.exact_elements)}
@@ -219,15 +213,13 @@ def on_device(
             release()
 
 
-def in_processes(bench: Benchmark, case: Case, state: str, report: runner.Report, options: argparse.Namespace) -> None:
+def in_processes(case: Case, state: str, report: runner.Report) -> None:
     """Have a case measured by processes of its own; their rounds are put together."""
-    words = [sys.argv[0], "--device", "cpu", "--work", state, "--seconds", str(options.seconds)]
-    words += ["--without", *options.without] if options.without else []
     key, found = case.key(state), {}
     for _ in range(FRESH_PROCESSES if state == "fresh" else 1):
         worker = None
         try:
-            worker = Worker("the case's process", words)
+            worker = Worker(state)
             for method, result in worker.ask(asdict(case)).items():
                 before = found.setdefault(method, result)
                 if before is not result and "times" in result:
@@ -252,7 +244,7 @@ def measure_here(bench: Benchmark, case: Case, options: argparse.Namespace) -> d
     kept = options.work == "kept"
     if kept:
         tune("cpu")
-    runs = bench.runs(case, bench.buffers(case, torch.device("cpu"), 4), [*options.without, "max-autotune"])
+    runs = bench.runs(case, bench.buffers(case, options.device, 4), [*options.without, "max-autotune"])
     found: dict[str, dict] = {}
     for name, run in list(runs.items()):
         try:

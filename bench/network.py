@@ -33,7 +33,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import precompile, runner
-from bench.machine import DTYPES, LAYOUTS, arithmetic, describe
+from bench.machine import DTYPES, LAYOUTS, arithmetic
 from bench.timing import summary
 from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
 from hida import ops
@@ -164,7 +164,7 @@ def work(options: argparse.Namespace) -> None:
     def prepare(of: dict) -> Subject:
         case = Case(**of["case"])
         with arithmetic(case.dtype):
-            return Subject(generator, case, method, torch.device(options.device))
+            return Subject(generator, case, method, options.device)
 
     answer_steps(prepare)
 
@@ -205,27 +205,26 @@ def main() -> None:
         return
     kinds = itertools.product(options.batch, options.dtype, options.layout, options.piece, options.direction)
     cases = [Case(piece, direction, batch, dtype, layout) for batch, dtype, layout, piece, direction in kinds]
-    device = torch.device(options.device)
     options.methods = [m for m in options.methods if options.gpu or not m.endswith("+graph")]
-    if not available()[device.type]:
+    if not available()[options.device.type]:
         print("there are no native ops for this device: only the others are measured")
         options.methods = [m for m in options.methods if not m.startswith("native")]
     if options.ahead:
         known = [row["case"] for row in runner.rows_of(options.json)]
         generator, todo = network(options.preset), [case for case in cases if asdict(case) not in known]
+
+        def compile_one(case: Case) -> None:
+            Subject(generator, case, "compile", options.device)
+
         with ops.backend("reference"):
-            precompile.compile_share(todo, lambda case: Subject(generator, case, "compile", device), *options.ahead)
+            precompile.compile_share(todo, compile_one, *options.ahead)
         return
-    machine = describe(device) | {"preset": options.preset}
     if any(m.startswith("compile") for m in options.methods):
         precompile.start(options)
-    title = f"sketch: {machine['device']}, {options.preset}, torch {torch.__version__}"
-    report = runner.Report(options, title, machines=machine)
+    report = runner.Report(options, "sketch", {"preset": options.preset})
 
     def begin(method: str) -> Worker:
-        words = [__file__, "--work", method, "--device", options.device, "--preset", options.preset]
-        words += ["--keep-memory"] if options.keep_memory else []
-        return Worker(method, words, {"HIDA_OPS": "native" if method.startswith("native") else "reference"})
+        return Worker(method, HIDA_OPS="native" if method.startswith("native") else "reference")
 
     def questions(one: dict) -> list[str]:
         forward = one["case"]["direction"] == "fwd"

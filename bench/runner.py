@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from bench.goals import name_of, time_of
-from bench.machine import clocks
+from bench.machine import clocks, describe
 
 One = TypeVar("One")
 SHOWN = {
@@ -36,7 +36,7 @@ SHOWN = {
 def parser(doc: str) -> argparse.ArgumentParser:
     """Return a parser with the options of every benchmark."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--minutes", type=float, default=math.inf, help="begin nothing more after them")
     made.add_argument("--json", type=Path, help="results; what is in the file already is not measured again")
     made.add_argument("--work", help=argparse.SUPPRESS)  # be the process of a method, or of a state of memory
@@ -61,7 +61,7 @@ def compiles(made: argparse.ArgumentParser) -> None:
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; ``gpu`` tells whether it is a GPU, ``begun`` when the minutes began."""
     options = made.parse_args()
-    options.gpu, options.begun = options.device.startswith("cuda"), time.perf_counter()
+    options.gpu, options.begun = options.device.type == "cuda", time.perf_counter()
     for name, value in vars(options).copy().items():
         if value is None:
             setattr(options, name, getattr(options, f"{name}_{'gpu' if options.gpu else 'cpu'}", None))
@@ -85,16 +85,22 @@ class Report:
 
     Args:
         options: of :func:`parse`; ``json`` is the file.
-        title: of this run, printed above the table.
-        head: what the file's head has lists of, with an entry for each run: "machines", and what else there is.
+        name: of the benchmark, for the title of the run.
+        machine: more about the machine than :func:`describe` says.
+        ceilings: of the machine, where they are measured.
     """
 
-    def __init__(self, options: argparse.Namespace, title: str, **head: dict) -> None:
+    def __init__(self, options: argparse.Namespace, name: str, machine: dict, ceilings: dict | None = None) -> None:
         self.path, self.gpu = options.json, options.gpu
+        head = {"machines": describe(options.device) | machine} | ({"ceilings": ceilings} if ceilings else {})
+        told = [head["machines"]["device"], *machine.values(), f"torch {torch.__version__}"]
+        for kind, rate in (ceilings or {}).items():
+            told.append(f"copy {rate / 1e6:.1f} GB/s" if kind == "copy" else f"{kind} {rate / 1e9:.2f} TFLOP/s")
         before = json.loads(self.path.read_text()) if self.path is not None and self.path.exists() else {}
         self.rows: list[dict] = before.get("rows", [])
-        self.head = {"title": title, **{name: [*before.get(name, []), value] for name, value in head.items()}}
-        tqdm.write(title)
+        self.head: dict = {"title": f"{name}: {', '.join(told)}"}
+        self.head |= {key: [*before.get(key, []), value] for key, value in head.items()}
+        tqdm.write(self.head["title"])
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
@@ -139,4 +145,4 @@ def go_through(
             measure(one)
             report.write()
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was measured until then stands above, and in the file of --json")
+        sys.exit("interrupted: what was measured until then is above, and in the file of --json")

@@ -1,4 +1,4 @@
-"""Time one training iteration, data framing and optimisers included: images a second and memory, method by method.
+"""Time one training iteration, data framing and optimisers included: images per second and memory, method by method.
 
     python bench/train_step.py --json train_step.json              on a GPU: released, batches 4, 16, 64
     python bench/train_step.py --device cpu                        on a CPU: small, batch 8
@@ -30,7 +30,6 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import runner
-from bench.machine import describe
 from bench.timing import summary
 from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
 from hida import losses
@@ -111,8 +110,7 @@ class Iteration:
         self.gpu = options.gpu
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
-        device = torch.device(options.device)
-        self.engine = build(case["method"], options.preset, case["batch"], device, options.cudnn_benchmark)
+        self.engine = build(case["method"], options.preset, case["batch"], options.device, options.cudnn_benchmark)
         self.step, self.wait = self.engine.step, self.engine.losses  # which waits for the device
         for _ in range(WARM_UP + 2):
             self.step()
@@ -141,20 +139,6 @@ class Iteration:
         return {"breakdown_ms": found}
 
 
-def processes_of(options: argparse.Namespace) -> Processes:
-    """Return the methods' processes. One serves both layouts on a GPU; on a CPU the peak of memory is the process's."""
-
-    def begin(key: str) -> Worker:
-        words = [__file__, "--work", key, "--preset", options.preset, "--device", options.device]
-        words += ["--cudnn-benchmark", str(options.cudnn_benchmark)]
-        return Worker(key, words, {} if key in ("native", *NATIVE) else {"HIDA_OPS": "reference"})
-
-    def key(method: str) -> str:
-        return "native" if options.gpu and method in NATIVE else method
-
-    return Processes(begin, key, stays=lambda key: key == "native")
-
-
 def main() -> None:
     """Run the command."""
     made = runner.parser(__doc__)
@@ -168,9 +152,13 @@ def main() -> None:
     if options.work:
         answer_steps(lambda case: Iteration(case, options))
         return
-    machine = describe(torch.device(options.device)) | {"preset": options.preset}
-    title = f"{machine['device']}, {options.preset}, torch {torch.__version__}, native ops {machine['native_ops']}"
-    report = runner.Report(options, title, machines=machine)
+    report = runner.Report(options, "train_step", {"preset": options.preset})
+
+    def begin(key: str) -> Worker:
+        return Worker(key) if key in ("native", *NATIVE) else Worker(key, HIDA_OPS="reference")
+
+    def key(method: str) -> str:  # one process serves both layouts on a GPU
+        return "native" if options.gpu and method in NATIVE else method
 
     def questions(one: dict) -> list[str]:
         return [] if options.no_profile or one["method"] == "compile" else ["breakdown"]
@@ -181,7 +169,9 @@ def main() -> None:
         return speed | {"rounds": len(seconds)}
 
     keys = [{"preset": options.preset, "batch": batch} for batch in options.batch]
-    measure_methods(keys, processes_of(options), report, options, questions, finish)
+    # On a CPU the peak of memory is the process's, which therefore ends.
+    processes = Processes(begin, key, stays=lambda key: key == "native")
+    measure_methods(keys, processes, report, options, questions, finish)
 
 
 if __name__ == "__main__":

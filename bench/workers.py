@@ -22,13 +22,13 @@ LEAST_ROUNDS = 3
 
 
 class Worker:
-    """A process that answers each line of its stdin with a line, both JSON; it says "ready" first."""
+    """This command again, with --work: it says "ready", then answers each line with a line, both JSON."""
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.name = name
+    def __init__(self, work: str, **environment: str) -> None:
+        self.work = work
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            env={"KINETO_LOG_LEVEL": "5", **os.environ, **(environment or {})},
+            [sys.executable, *sys.argv, "--work", work],
+            env={"KINETO_LOG_LEVEL": "5", **os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -47,7 +47,7 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with status {self.process.wait()}")
+            raise RuntimeError(f"{self.work} ended with status {self.process.wait()}")
         return json.loads(line)
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class Programme:
     Args:
         name: of the record, ``NAME.json`` in ``out``.
         out: what is brought back: the record and ``NAME.tar.gz``, made anew after every part.
-        work: where results and logs lie meanwhile; ``second`` finds there what ``first`` left.
+        work: where results and logs are meanwhile; ``second`` finds there what ``first`` left.
         seconds: of the whole call.
         replaced: shell commands that take the place of parts' own.
     """

@@ -4,7 +4,7 @@ python bench/gpu/supervise.py JOB.json
 
 A job: {"command", "run", "state", "deadline" (of time.time()), "startup" (seconds from start to the first iteration)}.
 The command is that of hida train without its minutes. After a failure it continues from its newest checkpoint: first
-as it is after a signal from outside, then without CUDA graphs, then with the reference ops. What happened stands in the
+as it is after a signal from outside, then without CUDA graphs, then with the reference ops. What happened is in the
 state file, a JSON object that is replaced in one step.
 """
 

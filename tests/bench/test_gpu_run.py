@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_the_sanitizers_program_calls_every_op(call):
     assert "410 calls, forward and backward, all finite" in done.stdout
 
 
+COMMANDS = ("ops", "deform", "network", "train_step", "results", "gpu/smoke", "gpu/launches", "gpu/trace", "gpu/short")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_runs_as_a_script_anywhere_and_as_a_module(call, tmp_path, name):
+    done = call(f"bench/{name}.py", "--help", cwd=tmp_path)
+    module = [sys.executable, "-m", f"bench.{name.replace('/', '.')}", "--help"]
+    for told in (done, subprocess.run(module, cwd=ROOT, capture_output=True, text=True, check=False)):
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.startswith("usage: ")
+
+
 def script(folder, name, text):
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
@@ -148,7 +162,7 @@ class Fake:
     fails: dict[str, int]  # method: how often it still fails to get ready
     cut = ""  # a method during which the benchmark is interrupted
 
-    def __init__(self, name, arguments, environment):
+    def __init__(self, work, **environment):
         self.number = len({number for number, _ in self.asked}) + 1
         self.asked.append((self.number, "begins"))
 
@@ -172,7 +186,7 @@ class Fake:
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Run bench/train_step.py as on a GPU, by fake processes; return its rows, and what the processes were asked."""
-    monkeypatch.setattr(train_step, "describe", lambda device: {"device": "made up", "native_ops": {}})
+    monkeypatch.setattr(runner, "describe", lambda device: {"device": "made up"})
     monkeypatch.setattr(runner, "clocks", dict)
     path = tmp_path / "step.json"
 
@@ -242,9 +256,10 @@ def test_rounds_are_counted_or_bound_by_their_time():
 
 
 @pytest.mark.parametrize("code", ["raise MemoryError('made up')", "import os; os._exit(3)"])
-def test_a_process_says_why_it_failed_or_that_it_ended(code):
+def test_a_process_says_why_it_failed_or_that_it_ended(monkeypatch, code):
     program = f"from bench.workers import answer\ndef reply(what):\n    {code}\nanswer(reply)"
-    worker = workers.Worker("it", ["-c", program], {"PYTHONPATH": str(ROOT)})
+    monkeypatch.setattr(sys, "argv", ["-c", program])
+    worker = workers.Worker("it", PYTHONPATH=str(ROOT))
     said = "MemoryError: made up" if "raise" in code else "it ended with status 3"
     with pytest.raises(RuntimeError, match=said):
         worker.ask(1)

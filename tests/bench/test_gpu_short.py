@@ -49,7 +49,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the checkout without libraries and built-in weights, as it lies on the GPU machine."""
+    """A copy of the checkout without libraries and built-in weights, as it is on the GPU machine."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("hida", "bench", "tests", "csrc"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "small.safetensors")
@@ -163,7 +163,7 @@ def test_any_part_can_be_left_out(machine):
 
 @rehearsal
 def test_a_defect_of_a_part_stops_no_other(machine):
-    """Folders lie where a log and a file are to be written: a part cannot start, and a step ends by an exception."""
+    """Folders are where a log and a file are to be written: a part cannot start, and a step ends by an exception."""
     (machine.work / "logs/smoke.log").mkdir(parents=True)
     (machine.work / "tiny.toml").mkdir()
     record, text = machine.first("--command", *[f"{name}=true" for name in LIMITS], skip=["train"])

@@ -66,8 +66,9 @@ def test_every_method_gets_every_set_of_operands_in_turn():
 
 
 @pytest.fixture
-def report(tmp_path):
-    return runner.Report(Namespace(json=tmp_path / "ops.json", gpu=False), "a test", machines={})
+def report(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "describe", lambda device: {"device": "made up"})
+    return runner.Report(Namespace(json=tmp_path / "ops.json", gpu=False, device="none"), "a test", {})
 
 
 def test_what_is_wrong_gets_no_time(report, capsys):
@@ -138,6 +139,12 @@ def test_a_gpu_is_timed_by_events_around_graphs_of_all_sets(stand_in):
     assert len(launched["fwd"]) == 5
 
 
+def test_the_ceilings_of_a_gpu_are_medians_of_rounds_that_wait(stand_in):
+    calls = []
+    assert machine._median(lambda: calls.append(1), gpu=True) == 1.0
+    assert len(calls) == 13
+
+
 def test_without_a_graph_the_launched_times_remain(stand_in, monkeypatch):
     def refuse(graph, stream=None, pool=None):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -149,13 +156,13 @@ def test_without_a_graph_the_launched_times_remain(stand_in, monkeypatch):
     assert launched["bwd"]
 
 
-OPTIONS = Namespace(without=["compile", "max-autotune"], seconds=0.0)
+OPTIONS = Namespace(without=["compile", "max-autotune"], seconds=0.0, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("subject", [ops.Adaptation(), Deformable()], ids=["ops", "deform"])
 def test_the_gpu_path_measures_every_method_of_a_case(stand_in, report, subject):
     case = cases.Case(subject.kinds[0], 4, 4, 4, 2, "float32", "nhwc")
-    cases.on_device(subject, case, torch.device("cpu"), report, OPTIONS)
+    cases.on_device(subject, case, report, OPTIONS)
     failed = {row["method"]: row["failed"] for row in report.rows if "failed" in row}
     assert set(failed) <= {"torchvision"}, failed
     assert "reference" in {row["method"] for row in report.rows}
@@ -212,7 +219,7 @@ def test_a_device_that_broke_ends_the_run_and_keeps_what_there_is(stand_in, repo
     monkeypatch.setattr(cases, "on_gpu", broken)
     case = cases.Case("ida", 4, 4, 4, 2, "float32", "nchw")
     with pytest.raises(SystemExit, match="illegal memory access"):
-        cases.on_device(ops.Adaptation(), case, torch.device("cpu"), report, OPTIONS)
+        cases.on_device(ops.Adaptation(), case, report, OPTIONS)
     assert cases.is_done(case, "gpu", runner.rows_of(report.path))
 
 
@@ -233,5 +240,6 @@ def test_a_run_that_is_cut_keeps_what_was_measured_and_goes_on_behind_it(report)
         runner.go_through(["a", "b"], measure, report, Namespace(begun=0.0, minutes=math.inf))
     content = json.loads(report.path.read_text())
     assert [row["method"] for row in content["rows"]] == ["a"]
-    again = runner.Report(Namespace(json=report.path, gpu=False), "again", machines={"device": "made up"})
-    assert (again.rows, again.head["machines"]) == (content["rows"], [{}, {"device": "made up"}])
+    again = runner.Report(Namespace(json=report.path, gpu=False, device="none"), "again", {"preset": "small"})
+    assert again.rows == content["rows"]
+    assert again.head["machines"] == [{"device": "made up"}, {"device": "made up", "preset": "small"}]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bench.goals import name_of, time_of
 from bench.machine import clocks, describe
+from hida.files import atomic_path
 
 One = TypeVar("One")
 SHOWN = {
@@ -129,7 +130,8 @@ class Report:
             return
         if self.gpu:
             self.head["machines"][-1]["nvidia_smi_at_the_end"] = clocks()
-        self.path.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n")
+        with atomic_path(self.path) as path:
+            path.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n")
 
 
 def go_through(

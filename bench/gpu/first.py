@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 import traceback
-from functools import partial
 from pathlib import Path
 
 from bench.gpu.packing import LIBRARIES, ROOT
-from bench.gpu.parts import Outcome, Programme, Task, in_one_step, json_of, text_of
+from bench.gpu.parts import Outcome, Programme, Task, json_of, text_of
+from hida.files import atomic_path
 
 LIMITS = {
     "machine": 20,
@@ -127,7 +127,8 @@ class First:
             source = self.options.pack / "libraries" / name
             if source.is_file():
                 # Renamed into its place: writing into a library that a process has loaded would end that process.
-                in_one_step(ROOT / "hida" / name, partial(shutil.copy2, source))
+                with atomic_path(ROOT / "hida" / name) as path:
+                    shutil.copy2(source, path)
         loads = "libraries", "-c", LOADS, "cuda" if self.gpu else "cpu"
         if self.passes(*loads) or not self.wanted("libraries"):
             return

@@ -135,6 +135,7 @@ class Report:
             return
         value = {"device": self.device, "torch": torch.__version__, "passed": len(self.cases) - self.failed}
         value |= {"failed": self.failed, "left": self.left, "stopped": self.stopped, "running": self.running}
+        # After every case: syncing the file each time, as hida.files does, would take seconds.
         part = self.path.with_name(f"{self.path.name}.part")
         part.write_text(json.dumps({**value, "cases": self.cases}) + "\n")
         part.replace(self.path)

@@ -64,6 +64,8 @@ def test_every_part_runs_dry_on_a_cpu(call, tmp_path):
         methods = {row["method"] for row in found}
         assert {"reference", *(["native"] if library.loaded else [])} <= methods
     assert all(row["difference"] <= 1e-4 for row in rows["sketch"] if row["difference"] is not None)
+    shares = next(row["shares_ms"] for row in rows["sketch"] if row["method"] == "reference" and "shares_ms" in row)
+    assert all(shares[kind] > 0 for kind in ("deform", "ida", "info_acon", "convolution"))
     again = run("bench-ops")  # goes on: nothing is left
     assert "ida 512@16² B1" not in again.split("goals")[0]
     text = run("results")

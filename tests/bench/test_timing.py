@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import cases, machine, ops, runner, timing
+from bench import cases, machine, network, ops, runner, timing
 from bench.deform import Deformable
+from bench.gpu.first import TINY_PRESET
 from hida.ops.ida import ida_reference
 from hida.ops.info_acon import info_acon_reference
 
@@ -174,6 +175,17 @@ def test_the_gpu_path_measures_every_method_of_a_case(stand_in, report, subject)
     assert cases.is_done(case, "gpu", report.rows)
     floors = subject.floors(case, {"copy": 1e6, "float32": 1e6})
     assert floors["fwd+bwd"]["bytes"] == floors["fwd"]["bytes"] + floors["bwd"]["bytes"] > 0
+
+
+def test_a_graph_of_the_network_is_replayed(stand_in, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY_PRESET)
+    case = network.Case("generator", "fwd", 1, "bfloat16", "nhwc")
+    generator = network.network(str(tmp_path / "tiny.toml"))
+    subject = network.Subject(generator, case, "native+graph", torch.device("cpu"))
+    assert Graph.replays == 0
+    sketch = subject.step()[0]
+    assert (Graph.replays, sketch.shape) == (1, subject.right.shape)
+    assert 0 < subject.difference()["difference"] < 0.1  # bfloat16
 
 
 def test_cases_come_in_the_order_of_their_worth_and_filters_choose(monkeypatch):

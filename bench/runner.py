@@ -99,6 +99,7 @@ class Report:
             told.append(f"copy {rate / 1e6:.1f} GB/s" if kind == "copy" else f"{kind} {rate / 1e9:.2f} TFLOP/s")
         before = json.loads(self.path.read_text()) if self.path is not None and self.path.exists() else {}
         self.rows: list[dict] = before.get("rows", [])
+        self.first = {name_of(row): row for row in reversed(self.rows) if time_of(row)}
         self.head: dict = {"title": f"{name}: {', '.join(told)}"}
         self.head |= {key: [*before.get(key, []), value] for key, value in head.items()}
         tqdm.write(self.head["title"])
@@ -108,13 +109,13 @@ class Report:
         tqdm.write(self.line(row))
 
     def line(self, row: dict) -> str:
-        """Return what is printed of a row, how much faster it is than the first method of the case included."""
+        """Return what is printed of a new row, how much faster it is than the first method of the case included."""
         name = f"{name_of(row):<51}{row['method']:<21}"
         if "failed" in row:
             return f"{name}not measured: {row['failed']}"
         words = [text.format(row[key]) for key, text in SHOWN.items() if row.get(key) is not None]
-        own, same = time_of(row), (r for r in self.rows if name_of(r) == name_of(row) and time_of(r))
-        first = next(same, row)
+        own = time_of(row)
+        first = self.first.setdefault(name_of(row), row) if own else row
         if own is None:
             words.append("wrong, no time")
         elif first is not row and row["method"] != "floor":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -37,8 +38,9 @@ class Worker:
 
     def ask(self, what: object) -> dict[str, Any]:
         """Return the reply; RuntimeError, with the reason, where the process failed or ended."""
-        self.process.stdin.write(f"{json.dumps(what)}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no answer
+            self.process.stdin.write(f"{json.dumps(what)}\n")
+            self.process.stdin.flush()
         reply = self._answer()
         if "failed" in reply:
             raise RuntimeError(reply["failed"])

@@ -1,22 +1,40 @@
-"""The cases of a benchmark of ops: options, order, operands, and what a benchmark must say of its ops."""
+"""A benchmark of ops, from its options to the verdicts on its goals.
+
+Times on a GPU are those inside a CUDA graph, between CUDA events ("launched": the same calls launched from Python).
+Operands rotate among as many sets as fill the second-level cache three times, results are kept as long, so that every
+call finds cold what it reads and writes. The error is the worst ‖Δ‖/‖exact‖ of result and gradients, in float64.
+
+A CPU is measured in two states of its allocator, each case in processes of its own, the methods in turn:
+    fresh   glibc's defaults, in three processes just begun, the first rounds of each: a freed block may go back to the
+            system, so that the next one costs page faults; which does, glibc decides by what was freed before and how
+            the heap is arranged, so that processes differ, and the interquartile range is of all three
+    kept    freed memory is kept by mallopt, as hida train does: what a long-lived process may have
+Both are true of real programs; neither may be quoted without the other.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from dataclasses import asdict, dataclass
 
 import torch
-from machine import DTYPES
-from timing import Buffers
 from torch import Tensor
 
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+from bench import precompile, runner
+from bench.goals import name_of, table
+from bench.machine import DTYPES, LAYOUTS, arithmetic, ceilings
+from bench.timing import DIRECTIONS, Buffers, Run, Times, exact, on_cpu, on_gpu, relative_error, release, summary
+from bench.workers import Worker, answer, reason
+from hida.ops import available
+from hida.device import tune
+
 COMPILED = {"compile": None, "max-autotune": "max-autotune-no-cudagraphs"}  # its own graphs would copy the operands
+LIMITS = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}
+"""‖Δ‖/‖exact‖ that the native ops may have, in the worst of result and gradients; beyond it no time is reported"""
+LENIENCE = 20
+"""others may be so much worse: it only makes them faster, and is shown beside their time"""
+FRESH_PROCESSES, FRESH_ROUNDS = 3, 20
 
 
 @dataclass(frozen=True)
@@ -31,105 +49,232 @@ class Case:
     dtype: str
     layout: str
 
-    def __str__(self) -> str:
-        channels = f"{self.channels}→{self.out}" if self.op == "deform_conv2d" else f"{self.channels}"
-        return f"{self.op} {channels}@{self.side}² B{self.batch} {self.dtype} {self.layout}"
+    def key(self, memory: str) -> dict:
+        """Return what identifies the case in the results; ``memory`` is "gpu" or the state of a CPU's allocator."""
+        return asdict(self) | {"memory": memory}
+
+    def laid_out(self, t: Tensor) -> Tensor:
+        return t.contiguous(memory_format=LAYOUTS[self.layout]) if t.dim() == 4 else t
 
 
-class Run(NamedTuple):
-    """A method at a case: what to call, and with what; what it must give, in float64 (see timing.exact)."""
+class Benchmark:
+    """What a benchmark says of its ops. It also has, for a case:
 
-    function: Callable[..., Tensor]
-    buffers: list[Buffers]
-    reference: Callable[..., Tensor]
-    batched: set[int]
-
-
-class Bench(Protocol):
-    """What a benchmark says of its ops."""
+    - ``inputs``: random operands in float32; ``batched``: the positions of those that have a part for each image
+    - ``functions``: the reference and the native op; ``others``: further methods
+    - ``floors``: by direction the "ms" that nothing can be faster than, and the "bytes" that must be moved
+    - ``extra``: what is measured of the native op on a GPU beside its time
+    """
 
     name: str
     kinds: tuple[str, ...]
-    """of ops"""
     planes: tuple[tuple[int, int, int], ...]
     """channels, output channels, side; the worthiest first"""
     dtypes: tuple[str, ...]
     exact_elements: int
     """of the first operand, that float64 takes at a time"""
 
-    def inputs(self, case: Case, device: torch.device) -> list[Tensor]: ...
-    def batched(self, case: Case) -> set[int]: ...
-    def reference(self, case: Case) -> Callable[..., Tensor]: ...
-    def others(self, case: Case, buffers: list[Buffers]) -> dict[str, Run]: ...
-    def floors(self, case: Case, ceilings: dict[str, float]) -> dict[str, dict[str, float]]: ...
-    def extra(self, case: Case, given: Buffers) -> dict[str, float | bool]: ...
+    def others(self, case: Case, reference: Run) -> dict[str, Run]:
+        return {}
+
+    def extra(self, native: Run) -> dict[str, float | bool]:
+        return {}
+
+    def chosen(self, options: argparse.Namespace) -> list[Case]:
+        """Return the cases in the order of their worth, so that a run cut short has the worthiest."""
+        dtypes = options.dtype or (self.dtypes if options.gpu else ("float32",))
+        layouts, batches = options.layout, options.batch
+        planes = [p for p in self.planes if (p[2] in options.side if options.side else options.gpu or p[2] <= 128)]
+        if options.quick:
+            layouts, batches, planes, dtypes = layouts[:1], batches[:1], planes[:2], dtypes[:2]
+        return [
+            Case(op, *plane, batch, dtype, layout)
+            for layout in layouts
+            for batch in batches
+            for dtype in dtypes
+            for op in options.op
+            for plane in planes
+        ]
+
+    def buffers(self, case: Case, device: torch.device, count: int | None = None) -> list[Buffers]:
+        """Return sets of operands; as many as make three times the second-level cache if no count is given."""
+        torch.manual_seed(0)
+        made: list[Buffers] = []
+        while not made or len(made) < count:
+            inputs = [case.laid_out(t.to(DTYPES[case.dtype])) for t in self.inputs(case, device)]
+            upstream = torch.randn(case.batch, case.out, case.side, case.side, device=device, dtype=inputs[0].dtype)
+            made.append(Buffers([t.requires_grad_() for t in inputs], case.laid_out(upstream)))
+            if count is None:
+                cache = torch.cuda.get_device_properties(device).L2_cache_size
+                count = min(64, max(2, math.ceil(3 * cache / made[0].bytes())))
+        return made
+
+    def runs(self, case: Case, buffers: list[Buffers], without: list[str]) -> dict[str, Run]:
+        """Return every method at a case: the reference, what torch.compile makes of it, the native op, others."""
+        torch._dynamo.reset()
+        function, native = self.functions(case)
+        runs = {"reference": (reference := Run(function, buffers, function, self.batched(case)))}
+        for name, mode in COMPILED.items():
+            if name not in without:
+                compiled = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+                runs[name] = reference._replace(function=compiled)
+        if available()[buffers[0].upstream.device.type]:
+            runs["native"] = reference._replace(function=native)
+        runs |= self.others(case, reference)
+        return {name: run for name, run in runs.items() if name not in without}
 
 
-def parser(doc: str, bench: Bench) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+def options_of(bench: Benchmark, doc: str) -> argparse.Namespace:
+    """Parse a benchmark's command line."""
+    made = runner.parser(f"{doc}\n{__doc__}")
     made.add_argument("--op", nargs="+", choices=bench.kinds, default=list(bench.kinds))
     made.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="all on a GPU, float32 on a CPU")
-    made.add_argument("--layout", nargs="+", choices=list(LAYOUTS), help="both on a GPU, nchw on a CPU")
-    made.add_argument("--batch", type=int, nargs="+", help="16 4 64 on a GPU, 1 on a CPU")
+    runner.by_device(made, "layout", ["nchw", "nhwc"], ["nchw"], choices=list(LAYOUTS))
+    runner.by_device(made, "batch", [16, 4, 64], [1], type=int)
     made.add_argument("--side", type=int, nargs="+", help="only maps of these sides")
     made.add_argument("--without", nargs="+", default=[], help="methods to leave out, as compile max-autotune")
     made.add_argument("--quick", action="store_true", help="a few cases, for a first look")
-    made.add_argument("--seconds", type=float, help="for each method at a case; by default 0.15 on a GPU, 1 on a CPU")
-    made.add_argument("--minutes", type=float, default=math.inf, help="begin no case after them")
-    made.add_argument("--jobs", type=int, default=min(12, (os.cpu_count() or 2) - 2), help="compile ahead (GPU)")
+    runner.by_device(made, "seconds", 0.15, 1.0, "for each method at a case; ", type=float)
     made.add_argument("--memory", nargs="+", choices=["fresh", "kept"], default=["fresh", "kept"], help="(CPU)")
-    made.add_argument("--json", type=Path, help="results; cases that are in the file already are not measured again")
-    made.add_argument("--case", help=argparse.SUPPRESS)  # measure this one, write its results to --json
-    made.add_argument("--ahead", type=int, nargs=2, help=argparse.SUPPRESS)  # compile every n-th case from the k-th on
-    return made
+    runner.compiles(made)
+    return runner.parse(made)
 
 
-def chosen(bench: Bench, options: argparse.Namespace) -> list[Case]:
-    """Return the cases in the order of their worth, so that a run cut short has the worthiest."""
-    gpu = options.device.startswith("cuda")
-    dtypes = options.dtype or (bench.dtypes if gpu else ("float32",))
-    layouts = options.layout or (("nchw", "nhwc") if gpu else ("nchw",))
-    batches = options.batch or ((16, 4, 64) if gpu else (1,))
-    planes = [p for p in bench.planes if p[2] in (options.side or ([p[2]] if gpu or p[2] <= 128 else []))]
-    if options.quick:
-        layouts, batches, planes, dtypes = layouts[:1], batches[:1], planes[:2], dtypes[:2]
-    return [
-        Case(op, *plane, batch, dtype, layout)
-        for layout in layouts
-        for batch in batches
-        for dtype in dtypes
-        for op in options.op
-        for plane in planes
-    ]
+def main(bench: Benchmark, doc: str) -> None:
+    """Run a benchmark's command."""
+    options = options_of(bench, doc)
+    if options.work:
+        answer(lambda case: measure_here(bench, Case(**case), options))
+        return
+    if options.gpu:
+        torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions
+    cases, states = bench.chosen(options), ["gpu"] if options.gpu else options.memory
+    if options.ahead:
+        known = runner.rows_of(options.json)
+        cases = [case for case in cases if not is_done(case, "gpu", known)]
+        precompile.compile_share(cases, lambda case: compile_one(bench, case, options), *options.ahead)
+        return
+    limits = ceilings(options.device, list(dict.fromkeys(case.dtype for case in cases)))
+    report = runner.Report(options, bench.name, {}, limits)
+    if not options.gpu:
+        print("fresh: glibc's defaults in new processes; kept: mallopt keeps freed memory (--help tells more)")
+    todo = [(case, state) for case in cases for state in states if not is_done(case, state, report.rows)]
+    if not set(COMPILED) <= set(options.without):
+        precompile.start(options)
+
+    def measure(one: tuple[Case, str]) -> None:
+        case, state = one
+        if options.gpu:
+            on_device(bench, case, report, options)
+        else:
+            in_processes(case, state, report)
+        for direction, floor in bench.floors(case, limits).items():
+            row = {"case": case.key(state), "direction": direction, "method": "floor", "median_ms": floor["ms"]}
+            report.add(row | {"bytes": floor["bytes"]})
+
+    runner.go_through(todo, measure, report, options)
+    print("\n".join(table(report.rows)))
 
 
-def buffers_of(bench: Bench, case: Case, device: torch.device, count: int | None = None) -> list[Buffers]:
-    """Return sets of operands; as many as make three times the second-level cache if no count is given."""
-    torch.manual_seed(0)
-    made: list[Buffers] = []
-    while not made or len(made) < count:
-        inputs = [laid_out(t.to(DTYPES[case.dtype]), case) for t in bench.inputs(case, device)]
-        upstream = torch.randn(case.batch, case.out, case.side, case.side, device=device, dtype=inputs[0].dtype)
-        made.append(Buffers([t.requires_grad_() for t in inputs], laid_out(upstream, case)))
-        if count is None:
-            cache = torch.cuda.get_device_properties(device).L2_cache_size
-            count = min(64, max(2, math.ceil(3 * cache / made[0].bytes())))
-    return made
+def is_done(case: Case, state: str, rows: list[dict]) -> bool:
+    return any(row["case"] == case.key(state) for row in rows)
 
 
-def laid_out(t: Tensor, case: Case) -> Tensor:
-    return t.contiguous(memory_format=LAYOUTS[case.layout]) if t.dim() == 4 else t
+def compile_one(bench: Benchmark, case: Case, options: argparse.Namespace) -> None:
+    for name, run in bench.runs(case, bench.buffers(case, options.device, 1), options.without).items():
+        if name in COMPILED:
+            run.infer()
+            run.gradients(run.train())
 
 
-def all_runs(bench: Bench, case: Case, buffers: list[Buffers], without: Iterable[str]) -> dict[str, Run]:
-    """Return every method at a case: the reference, what torch.compile makes of it, and the benchmark's own."""
-    torch._dynamo.reset()
-    reference, batched = bench.reference(case), bench.batched(case)
-    runs = {"reference": Run(reference, buffers, reference, batched)}
-    for name, mode in COMPILED.items():
-        if name not in without:
-            function = torch.compile(reference, fullgraph=True, dynamic=False, mode=mode)
-            runs[name] = Run(function, buffers, reference, batched)
-    runs |= bench.others(case, buffers)
-    return {name: one for name, one in runs.items() if name not in without}
+def on_device(bench: Benchmark, case: Case, report: runner.Report, options: argparse.Namespace) -> None:
+    """Measure a case on the GPU, a method after the other."""
+    key = case.key("gpu")
+    with arithmetic(case.dtype):
+        known: dict[int, list[Tensor]] = {}
+        for method, run in bench.runs(case, bench.buffers(case, options.device), options.without).items():
+            try:
+                if id(run.buffers) not in known:
+                    known = {id(run.buffers): exact(run, bench.exact_elements)}
+                error = relative_error(run.once(), known[id(run.buffers)])
+                launched, captured = on_gpu(run, options.seconds)
+                more = bench.extra(run) if method == "native" else {}
+                if isinstance(captured, str):
+                    add(report, key, method, launched, error, note=f"no graph: {captured}", **more)
+                else:
+                    add(report, key, method, captured, error, launched, **more)
+            except Exception as error:  # out of memory, or a rival that does not take the case
+                report.add({"case": key, "method": method, "failed": reason(error)})
+                if "CUDA error" in str(error) and "out of memory" not in str(error):
+                    # Nothing works on this device any more.
+                    report.write()
+                    message = f"{name_of(key)}, {method}: {reason(error)}; the next run goes on behind it"
+                    raise SystemExit(message) from None
+            release()
+
+
+def in_processes(case: Case, state: str, report: runner.Report) -> None:
+    """Have a case measured by processes of its own; their rounds are put together."""
+    key, found = case.key(state), {}
+    for _ in range(FRESH_PROCESSES if state == "fresh" else 1):
+        worker = None
+        try:
+            worker = Worker(state)
+            for method, result in worker.ask(asdict(case)).items():
+                before = found.setdefault(method, result)
+                if before is not result and "times" in result:
+                    before["error"] = max(before["error"], result["error"])
+                    for direction, times in result["times"].items():
+                        before["times"][direction] += times
+        except RuntimeError as error:
+            report.add({"case": key, "method": "all", "failed": str(error)})
+            return
+        finally:
+            if worker is not None:
+                worker.kill()
+    for method, result in found.items():
+        if "failed" in result:
+            report.add({"case": key, "method": method, **result})
+        else:
+            add(report, key, method, result["times"], result["error"])
+
+
+def measure_here(bench: Benchmark, case: Case, options: argparse.Namespace) -> dict[str, dict]:
+    """Measure a case in this process on the CPU; return each method's times and error, or why it failed."""
+    kept = options.work == "kept"
+    if kept:
+        tune("cpu")
+    runs = bench.runs(case, bench.buffers(case, options.device, 4), [*options.without, "max-autotune"])
+    found: dict[str, dict] = {}
+    for name, run in list(runs.items()):
+        try:
+            run._replace(buffers=run.buffers[:1]).infer()
+        except Exception as error:  # a rival that does not take the case
+            found[name] = {"failed": reason(error)}
+            del runs[name]
+    # Errors come last: their float64 tensors leave memory behind.
+    times = on_cpu(runs, options.seconds, 10**6 if kept else FRESH_ROUNDS)
+    for name, run in runs.items():
+        error = relative_error(run.once(), exact(run, bench.exact_elements))
+        found[name] = {"times": times[name], "error": error}
+    return found
+
+
+def add(
+    report: runner.Report,
+    case: dict,
+    method: str,
+    times: Times,
+    error: float,
+    launched: Times | None = None,
+    **more: float | str,
+) -> None:
+    """Add a method's rows, one for each direction, without a time where it is wrong; ``launched`` without a graph."""
+    right = error <= LIMITS[case["dtype"]] * (1 if method.startswith("native") else LENIENCE)
+    for direction in DIRECTIONS:
+        row = {"case": case, "direction": direction, "method": method, "error": error, **more}
+        if right:
+            row["median_ms"], row["iqr_ms"] = summary(times[direction])
+            row["rounds"] = len(times[direction])
+            row |= {"launched_ms": summary(launched[direction])[0]} if launched else {}
+        report.add(row)

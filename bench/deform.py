@@ -6,10 +6,10 @@ python bench/deform.py --dtype bfloat16 --side 2 4 --batch 4
 python bench/deform.py --device cpu --json deform.json    float32, batch 1
 
 "bfloat16" is torchvision under autocast, where it computes float32; "tf32" lets everybody round float32 products.
-"native, zero offsets" stands beside "convolution", torch's own of the same shape. The kernels have one mode, which is
-deterministic: "same bits" says whether three runs gave the same result and gradients. "workspace" is the memory that
-the call takes beside its result, as a share of an im2col buffer. The floor is the larger of bytes at the speed of a
-large copy and arithmetic at the speed of a large matrix product.
+"native, zero offsets" is to be compared with "convolution", torch's own of the same shape. The kernels have one mode,
+which is deterministic: "same bits" says whether three runs gave the same result and gradients. "workspace" is the
+memory that the call takes beside its result, as a share of an im2col buffer. The floor is the larger of bytes at the
+speed of a large copy and arithmetic at the speed of a large matrix product.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import runner
-from cases import Case, Run
-from machine import DTYPES
-from timing import Buffers
-
+from bench.cases import Benchmark, Case, main
+from bench.machine import DTYPES
+from bench.timing import Buffers, Run
 from hida import ops
-from hida.ops import available
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
 ONE = (1, 1)
@@ -62,19 +59,14 @@ def torchvision_of(case: Case):
     return function
 
 
-class Deformable:
-    """deform_conv2d, for the runner; planes of up to 4² are HIDA's own layers, with two deformable groups."""
+class Deformable(Benchmark):
+    """deform_conv2d; planes of up to 4² are HIDA's own layers, with two deformable groups."""
 
     name = "deform_conv2d"
     kinds = ("deform_conv2d",)
     planes = (
-        (512, 512, 2),
-        (1024, 512, 4),
-        (64, 64, 128),
-        (128, 128, 64),
-        (256, 256, 32),
-        (512, 512, 16),
-        (64, 64, 256),
+        *((512, 512, 2), (1024, 512, 4), (64, 64, 128), (128, 128, 64)),
+        *((256, 256, 32), (512, 512, 16), (64, 64, 256)),
     )
     dtypes = ("bfloat16", "float32", "float16", "tf32")
     exact_elements = 1 << 21
@@ -91,19 +83,17 @@ class Deformable:
     def batched(self, case: Case) -> set[int]:
         return {0, 1, 4}
 
-    def reference(self, case: Case):
-        return reference
+    def functions(self, case: Case):
+        return reference, native
 
-    def others(self, case: Case, buffers: list[Buffers]) -> dict[str, Run]:
-        runs, batched = {}, self.batched(case)
-        theirs = torchvision_of(case)
-        if theirs is not None:
-            runs["torchvision"] = Run(theirs, buffers, reference, batched)
-        plain = [Buffers([b.inputs[0], *b.inputs[2:4]], b.upstream) for b in buffers]
-        if available()[buffers[0].upstream.device.type]:
-            runs["native"] = Run(native, buffers, reference, batched)
-            still = [self.zero_offsets(b) for b in buffers]
-            runs["native, zero offsets"] = Run(native, still, reference, batched)
+    def others(self, case: Case, reference: Run) -> dict[str, Run]:
+        runs = {}
+        if (theirs := torchvision_of(case)) is not None:
+            runs["torchvision"] = reference._replace(function=theirs)
+        if ops.available()[reference.buffers[0].upstream.device.type]:
+            still = [self.zero_offsets(given) for given in reference.buffers]
+            runs["native, zero offsets"] = reference._replace(function=native, buffers=still)
+        plain = [Buffers([b.inputs[0], *b.inputs[2:4]], b.upstream) for b in reference.buffers]
         return runs | {"convolution": Run(convolution, plain, convolution, {0})}
 
     @staticmethod
@@ -112,32 +102,30 @@ class Deformable:
         still = torch.zeros_like(offset, requires_grad=True), torch.ones_like(mask, requires_grad=True)
         return Buffers([x, still[0], weight, bias, still[1]], given.upstream)
 
-    def floors(self, case: Case, ceilings: dict[str, float]) -> dict[str, dict[str, float]]:
-        groups, pixels = self.groups(case), case.batch * case.side**2
+    def floors(self, case: Case, limits: dict[str, float]) -> dict[str, dict[str, float]]:
+        groups, pixels, size = self.groups(case), case.batch * case.side**2, DTYPES[case.dtype].itemsize
         x, y = pixels * case.channels, pixels * case.out
         points, weight = 3 * TAPS * groups * pixels, TAPS * case.channels * case.out
-        flop, size = 2 * weight * pixels, DTYPES[case.dtype].itemsize
-        moved = {"fwd": x + points + weight + y, "bwd": 2 * (x + points + weight) + y}
+        moved = {"fwd": size * (x + points + weight + y), "bwd": size * (2 * (x + points + weight) + y)}
         moved["fwd+bwd"] = sum(moved.values())
-        work = {"fwd": flop, "bwd": 2 * flop, "fwd+bwd": 3 * flop}
-        return {
-            d: {"ms": max(size * moved[d] / ceilings["copy"], work[d] / ceilings[case.dtype]), "bytes": size * moved[d]}
-            for d in moved
-        }
+        work = {"fwd": 1, "bwd": 2, "fwd+bwd": 3}
+        flop = 2 * weight * pixels / limits[case.dtype]
+        return {d: {"ms": max(b / limits["copy"], work[d] * flop), "bytes": b} for d, b in moved.items()}
 
-    def extra(self, case: Case, given: Buffers) -> dict[str, float | bool]:
-        first = runner.once(native, given)
-        same = all(torch.equal(a, b) for _ in range(2) for a, b in zip(first, runner.once(native, given), strict=True))
+    def extra(self, native: Run) -> dict[str, float | bool]:
+        first = native.once()
+        same = all(torch.equal(a, b) for _ in range(2) for a, b in zip(first, native.once(), strict=True))
         del first
+        x, upstream = native.buffers[0].inputs[0], native.buffers[0].upstream
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            y = native(*given.inputs)
+            y = native.function(*native.buffers[0].inputs)
         workspace = torch.cuda.max_memory_allocated() - before - y.numel() * y.element_size()
-        columns = TAPS * case.channels * case.batch * case.side**2 * given.inputs[0].element_size()
+        columns = TAPS * x.shape[1] * upstream[:, 0].numel() * x.element_size()
         return {"same_bits": same, "workspace_share": workspace / columns}
 
 
 if __name__ == "__main__":
-    runner.run(Deformable(), f"{__doc__}\n{runner.__doc__}")
+    main(Deformable(), __doc__)

@@ -8,21 +8,18 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from timing import measure
 
+from bench.timing import in_turn, spans
 from hida.ops import available, library
 
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """names of arithmetic; tf32 is float32 whose products are rounded on tensor cores"""
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 QUERY = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw"
 
 
@@ -68,6 +65,7 @@ def clocks() -> dict[str, str]:
 
 
 def processor() -> str:
+    """Return the CPU's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -78,23 +76,23 @@ def processor() -> str:
 @contextlib.contextmanager
 def arithmetic(name: str) -> Iterator[None]:
     """Let float32 products of torch's own, and of HIDA's, be rounded to TF32 or not."""
+
+    def choose(products: str, convolutions: bool, own: str) -> None:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+        os.environ["HIDA_TF32"] = own
+
     rounded = name == "tf32"
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, os.environ.get("HIDA_TF32", "0")
-    _set("high" if rounded else "highest", rounded, str(int(rounded)))
+    choose("high" if rounded else "highest", rounded, str(int(rounded)))
     try:
         yield
     finally:
-        _set(*before)
-
-
-def _set(products: str, convolutions: bool, own: str) -> None:
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
-    os.environ["HIDA_TF32"] = own
+        choose(*before)
 
 
 def ceilings(device: torch.device, kinds: list[str]) -> dict[str, float]:
-    """Return bytes a ms that a large copy reads and writes, and FLOP a ms of a large product in each arithmetic."""
+    """Return bytes per ms that a large copy reads and writes, and FLOP per ms of a large product in each arithmetic."""
     gpu = device.type == "cuda"
     source = torch.randn(1 << (29 if gpu else 26), device=device)  # 2 GiB, far beyond any cache
     target = torch.empty_like(source)
@@ -108,16 +106,13 @@ def ceilings(device: torch.device, kinds: list[str]) -> dict[str, float]:
     return found
 
 
-def _median(call, gpu: bool) -> float:
-    if not gpu:
-        return statistics.median(measure({"": lambda _: call()}, 0.5)[""])
-    times = []
-    for round_ in range(13):
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        marks[0].record()
+def _median(call: Callable[[], object], gpu: bool) -> float:
+    if gpu:
+        return statistics.median(spans(call, lambda: None, lambda _: None, calls=1, seconds=0, least=13)["fwd"][3:])
+
+    def timed(_: int) -> dict[str, float]:
+        start = time.perf_counter()
         call()
-        marks[1].record()
-        torch.cuda.synchronize()
-        if round_ > 2:
-            times.append(marks[0].elapsed_time(marks[1]))
-    return statistics.median(times)
+        return {"ms": 1e3 * (time.perf_counter() - start)}
+
+    return statistics.median(in_turn({"": timed}, 0.5)[""]["ms"])

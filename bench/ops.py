@@ -16,29 +16,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import runner
-from cases import Case, Run
-from machine import DTYPES
-from timing import Buffers
-
+from bench.cases import Benchmark, Case, main
+from bench.machine import DTYPES
 from hida import ops
-from hida.ops import available
 from hida.ops.ida import ida_reference
 from hida.ops.info_acon import info_acon_reference
 from hida.ops.instance_norm_modulate import instance_norm_modulate_reference
 
-# native, reference, operands of the image's size, traffic in n forward and backward
+# reference, native, operands of the image's size, traffic in n forward and backward
 OPS = {
-    "ida": (ops.ida, ida_reference, 4, 5, 7),
-    "info_acon": (ops.info_acon, info_acon_reference, 2, 3, 5),
-    "instance_norm_modulate": (ops.instance_norm_modulate, instance_norm_modulate_reference, 3, 4, 5),
+    "ida": (ida_reference, ops.ida, 4, 5, 7),
+    "info_acon": (info_acon_reference, ops.info_acon, 2, 3, 5),
+    "instance_norm_modulate": (instance_norm_modulate_reference, ops.instance_norm_modulate, 3, 4, 5),
 }
 
 
-class Adaptation:
-    """The ops of the decoder's adaptation, for the runner."""
+class Adaptation(Benchmark):
+    """The ops of the decoder's adaptation."""
 
     name = "adaptation"
     kinds = tuple(OPS)
@@ -55,23 +51,15 @@ class Adaptation:
     def batched(self, case: Case) -> set[int]:
         return set(range(OPS[case.op][2]))
 
-    def reference(self, case: Case):
-        return OPS[case.op][1]
+    def functions(self, case: Case):
+        return OPS[case.op][:2]
 
-    def others(self, case: Case, buffers: list[Buffers]) -> dict[str, Run]:
-        if not available()[buffers[0].upstream.device.type]:
-            return {}
-        return {"native": Run(OPS[case.op][0], buffers, OPS[case.op][1], self.batched(case))}
-
-    def floors(self, case: Case, ceilings: dict[str, float]) -> dict[str, dict[str, float]]:
+    def floors(self, case: Case, limits: dict[str, float]) -> dict[str, dict[str, float]]:
         n = case.batch * case.channels * case.side**2 * DTYPES[case.dtype].itemsize
-        _, _, _, forward, backward = OPS[case.op]
+        *_, forward, backward = OPS[case.op]
         moved = {"fwd": forward * n, "bwd": backward * n, "fwd+bwd": (forward + backward) * n}
-        return {direction: {"ms": b / ceilings["copy"], "bytes": b} for direction, b in moved.items()}
-
-    def extra(self, case: Case, given: Buffers) -> dict[str, float | bool]:
-        return {}
+        return {direction: {"ms": b / limits["copy"], "bytes": b} for direction, b in moved.items()}
 
 
 if __name__ == "__main__":
-    runner.run(Adaptation(), f"{__doc__}\n{runner.__doc__}")
+    main(Adaptation(), __doc__)

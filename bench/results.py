@@ -20,14 +20,19 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from result_tables import PARTS, TOOLS, tables
+from bench.report import PARTS, TOOLS, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- GPU tables: written by bench/results.py -->", "<!-- end of the GPU tables -->"
+DOCUMENT = ROOT / "docs/kernels.md"
 KERNELS = 40
 """of a training step, which are kept"""
+RESULT = re.compile(
+    rf"({'|'.join((*PARTS, 'trace', 'smoke'))})\.json|test-.*\.xml|(sanitize-)?({'|'.join(TOOLS)})\.log"
+)
+"""names of files with results"""
 
 
 class Mistake(Exception):
@@ -45,72 +50,64 @@ def gather(sources: Iterable[Path]) -> dict:
     for where, files in (pair for source in sources for pair in files_of(source)):
         for name, content in sorted(files.items()):
             try:
-                take(found, devices, PurePath(name), content)
+                devices |= take(found, PurePath(name), content)
             except (ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError) as error:
                 raise Mistake(f"{where / name} is not a benchmark's result ({error}).") from None
     if len(devices) > 1:
         raise Mistake(f"the results are of different devices: {', '.join(sorted(devices))}; put each together alone.")
-    found["device"] = next(iter(devices), "")
-    return found
+    return found | {"device": next(iter(devices), "")}
 
 
 def files_of(source: Path) -> list[tuple[Path, dict[str, bytes]]]:
     """Return an archive's files by their names, or a folder's, behind those of the archives in it."""
     if source.is_dir():
         inside = [pair for path in sorted(source.glob("*.tar.gz")) for pair in files_of(path)]
-        paths = [p for p in (*source.iterdir(), *source.glob("logs/*.log")) if p.is_file() and is_result(p.name)]
+        paths = [p for p in (*source.iterdir(), *source.glob("logs/*.log")) if p.is_file() and RESULT.fullmatch(p.name)]
         return [*inside, (source, {p.name: p.read_bytes() for p in paths})]
     try:
         with tarfile.open(source) as archive:
-            members = [m for m in archive if m.isfile() and is_result(PurePath(m.name).name)]
-            return [(source, {PurePath(m.name).name: archive.extractfile(m).read() for m in members})]
+            members = {PurePath(member.name).name: member for member in archive if member.isfile()}
+            read = {name: archive.extractfile(m).read() for name, m in members.items() if RESULT.fullmatch(name)}
+            return [(source, read)]
     except (OSError, tarfile.TarError) as error:
         raise Mistake(f"'{source}' is neither a folder nor an archive ({error}).") from None
 
 
-def is_result(name: str) -> bool:
-    return name in {*(f"{part}.json" for part in PARTS), "trace.json", "smoke.json"} or bool(
-        re.fullmatch(rf"test-.*\.xml|(sanitize-)?({'|'.join(TOOLS)})\.log", name)
-    )
-
-
-def take(found: dict, devices: set[str], name: PurePath, content: bytes) -> None:
-    """Add a file's content to what was found."""
+def take(found: dict, name: PurePath, content: bytes) -> set[str]:
+    """Add a file's content to what was found; return the devices that it names."""
     if name.suffix == ".log":
         said = sanitizer(content.decode(errors="replace"))
-        if said:
-            found["sanitizers"][name.stem.removeprefix("sanitize-")] = said
-    elif name.suffix == ".xml":
+        found["sanitizers"] |= {name.stem.removeprefix("sanitize-"): said} if said else {}
+        return set()
+    if name.suffix == ".xml":
         suite = ElementTree.fromstring(content).find("testsuite")
         found["tests"][name.stem] = {k: int(suite.get(k)) for k in ("tests", "failures", "errors", "skipped")}
-    elif name.stem == "smoke":
-        said = json.loads(content)
+        return set()
+    said = json.loads(content)
+    if name.stem == "smoke":
         found["smoke"] = {k: said[k] for k in ("passed", "failed", "left", "stopped")}
-        devices |= {said["device"]} - {"cpu"}
-    elif name.stem == "trace":
-        new = json.loads(content)
-        for one in new:
+        return {said["device"]} - {"cpu"}
+    if name.stem == "trace":
+        for one in said:
             one["kernels"] = dict(sorted(one["kernels"].items(), key=lambda item: -item[1][1])[:KERNELS])
-        found["trace"] = replaced(found["trace"], new)
-    else:
-        said, part = json.loads(content), found[name.stem]
-        part["rows"] = replaced(part["rows"], said["rows"])
-        for key in ("machines", "ceilings"):
-            new = said["machines"] if key == "machines" else said.get(key, [])
-            part[key] += [one for one in map(without_paths, new) if one not in part[key]]
-        devices |= {machine["device"] for machine in said["machines"]}
-        found["made_up"] = found["made_up"] or bool(said.get("made_up"))
+        found["trace"] = replaced(found["trace"], said)
+        return set()
+    part = found[name.stem]
+    part["rows"] = replaced(part["rows"], said["rows"])
+    for key, new in (("machines", map(without_paths, said["machines"])), ("ceilings", said.get("ceilings", []))):
+        part[key] += [one for one in new if one not in part[key]]
+    found["made_up"] = found["made_up"] or bool(said.get("made_up"))
+    return {machine["device"] for machine in said["machines"]}
 
 
 def replaced(before: list[dict], new: list[dict]) -> list[dict]:
     """Return the rows before, but of those measurements that the new ones are of, and the new ones."""
+
+    def identity(row: dict) -> str:  # all directions of a case are one measurement
+        return json.dumps([row.get(k) for k in ("case", "preset", "batch", "method")], sort_keys=True)
+
     again = {identity(row) for row in new}
     return [row for row in before if identity(row) not in again] + new
-
-
-def identity(row: dict) -> str:
-    """Return what a row is of; all directions of a case are one measurement."""
-    return json.dumps([row.get(k) for k in ("case", "preset", "batch", "method")], sort_keys=True)
 
 
 def without_paths(machine: dict) -> dict:
@@ -131,52 +128,54 @@ def sanitizer(log: str) -> dict:
     return {"calls": int(calls[-1]) if calls else 0, "summary": summary, "told": len(told)}
 
 
-def document(chips: Iterable[dict]) -> str:
-    """Return what stands between the marks: each chip's tables under its name."""
-    parts = [f"### {found['device']}\n\n{tables(found)}" for found in chips]
-    return "\n\n".join(parts) or "No results are kept yet."
-
-
-def kept(folder: Path) -> list[dict]:
-    """Return the results that a folder keeps, chip by chip."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def document(folder: Path) -> str:
+    """Return what is between the marks: under its name the tables of each chip whose results the folder has."""
+    chips = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return "\n\n".join(f"### {found['device']}\n\n{tables(found)}" for found in chips) or "No results are kept yet."
 
 
 def write(found: dict, results: Path, target: Path) -> None:
-    """Write the JSON, a row a line, and the tables of all that lies beside it between their marks in the document."""
+    """Write the JSON, one line per row, and the tables of all results beside it between their marks in the document."""
     text, (begin, end) = target.read_text(), MARKS
     if text.count(begin) != 1 or text.count(end) != 1:
         raise Mistake(f"{target} has not one pair of the lines {begin!r} and {end!r}.")
-    head = {k: found[k] for k in ("device", "made_up", "tests", "smoke", "sanitizers")}
-    parts = [json.dumps(head, ensure_ascii=False)[1:-1]]
+
+    def json_of(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    def listed(rows: list[dict]) -> str:
+        return "[\n" + ",\n".join(map(json_of, rows)) + "\n]"
+
+    parts = [json_of({k: found[k] for k in ("device", "made_up", "tests", "smoke", "sanitizers")})[1:-1]]
     for part in PARTS:
-        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found[part]["rows"])
-        rest = json.dumps({k: found[part][k] for k in ("machines", "ceilings")}, ensure_ascii=False)
-        parts.append(f'"{part}": {{{rest[1:-1]}, "rows": [\n{rows}\n]}}')
-    parts.append('"trace": [\n' + ",\n".join(json.dumps(one, ensure_ascii=False) for one in found["trace"]) + "\n]")
+        rest = json_of({k: found[part][k] for k in ("machines", "ceilings")})[1:-1]
+        parts.append(f'"{part}": {{{rest}, "rows": {listed(found[part]["rows"])}}}')
+    parts.append(f'"trace": {listed(found["trace"])}')
     before, rest = text.split(begin)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text("{" + ",\n".join(parts) + "}\n")
-    target.write_text(f"{before}{begin}\n\n{document(kept(results.parent))}\n\n{end}{rest.split(end)[1]}")
+    target.write_text(f"{before}{begin}\n\n{document(results.parent)}\n\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, nargs="+", metavar="FOLDER_OR_ARCHIVE")
     parser.add_argument("--write", action="store_true", help="write the JSON and the document")
     parser.add_argument("--results", type=Path, help="the JSON; by default bench/results/ and the device's name")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs/kernels.md")
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
     options = parser.parse_args()
     try:
         found = gather(options.sources)
         print(tables(found))
-        if options.write:
-            if not found["device"]:
-                raise Mistake(f"there are no results in {', '.join(map(str, options.sources))}.")
-            if found["made_up"] and (options.results is None or options.document == ROOT / "docs/kernels.md"):
-                raise Mistake("these results are made up: they go nowhere but into files that are named.")
-            name = found["device"].removeprefix("NVIDIA ").split()[0].lower()
-            write(found, options.results or ROOT / f"bench/results/{name}.json", options.document)
+        if not options.write:
+            return
+        if not found["device"]:
+            raise Mistake(f"there are no results in {', '.join(map(str, options.sources))}.")
+        if found["made_up"] and (options.results is None or options.document == DOCUMENT):
+            raise Mistake("these results are made up: they go nowhere but into files that are named.")
+        name = found["device"].removeprefix("NVIDIA ").split()[0].lower()
+        write(found, options.results or ROOT / f"bench/results/{name}.json", options.document)
     except Mistake as mistake:
         print(f"results: {mistake}", file=sys.stderr)
         sys.exit(2)

@@ -1,179 +1,151 @@
-"""What the benchmarks of the ops have in common, from the command line to the table of the goals.
-
-Times on a GPU are those inside a CUDA graph, between CUDA events ("launched": the same calls launched from Python).
-Operands rotate among as many sets as fill the second-level cache three times, results are kept as long, so that every
-call finds cold what it reads and writes. The error is the worst ‖Δ‖/‖exact‖ of result and gradients, in float64.
-
-A CPU is measured in two states of its allocator, each case in processes of its own, the methods in turn:
-    fresh   glibc's defaults, in three processes just begun, the first rounds of each: a freed block may go back to the
-            system, so that the next one costs page faults; which does, glibc decides by what was freed before and how
-            the heap lies, so that processes differ, and the interquartile range is of all three
-    kept    freed memory is kept by mallopt, as hida train does: what a long-lived process may have
-Both are true of real programs; neither may be quoted without the other.
-"""
+"""What the benchmarks have in common: options, a file of results that a later run goes on with, a limit of time."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import timing
 import torch
-from ahead import compile_ahead, start_ahead
-from cases import Bench, Case, Run, all_runs, buffers_of, chosen, parser
-from machine import arithmetic, ceilings, clocks, describe
-from report import Report, rows_of
-from targets import table
-from timing import Buffers, exact, on_gpu, on_processor, relative_error, release
-from torch import Tensor
 from tqdm import tqdm
 
-from hida.device import tune
+from bench.goals import name_of, time_of
+from bench.machine import clocks, describe
+from hida.files import atomic_path
 
-FRESH_PROCESSES, FRESH_ROUNDS = 3, 20
-
-
-def run(bench: Bench, doc: str) -> None:
-    """Run a benchmark's command."""
-    options = parser(doc, bench).parse_args()
-    device = torch.device(options.device)
-    gpu = device.type == "cuda"
-    options.seconds = options.seconds or (0.15 if gpu else 1.0)
-    if options.case:
-        on_cpu(bench, Case(**json.loads(options.case)), options)
-        return
-    start, cases = time.perf_counter(), chosen(bench, options)
-    if gpu:
-        torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions
-    if options.ahead:
-        known = rows_of(options.json)
-        cases = [case for case in cases if not is_done(known, case, "gpu")]
-        compile_ahead(bench, cases[options.ahead[0] :: options.ahead[1]], device, options.without)
-        return
-    machine, limits = describe(device), ceilings(device, list(dict.fromkeys(case.dtype for case in cases)))
-    rates = ", ".join(f"{k} {v / 1e9:.2f} TFLOP/s" for k, v in limits.items() if k != "copy")
-    title = f"{bench.name}: {machine['device']}, torch {torch.__version__}, copy {limits['copy'] / 1e6:.1f} GB/s"
-    report = Report(f"{title}, products {rates}", machine, limits, options.json)
-    states = ["gpu"] if gpu else options.memory
-    keys = [(case, state) for case in cases for state in states]
-    todo = [(case, state) for case, state in keys if not is_done(report.rows, case, state)]
-    if gpu and options.jobs > 1:
-        start_ahead(sys.argv, options.jobs, 60 * min(4.0, 0.4 * options.minutes))
-    if not gpu:
-        tqdm.write(
-            "fresh: glibc's defaults in processes just begun; kept: freed memory kept by mallopt (--help tells more)"
-        )
-    measured = 0
-    for case, state in tqdm(todo, unit="case", disable=None):
-        if time.perf_counter() - start > 60 * options.minutes:
-            break
-        if gpu:
-            on_device(bench, case, device, limits, report, options)
-        else:
-            in_processes(bench, case, state, limits, report, options)
-        measured += 1
-        report.write(clocks() if gpu else None)
-    print("\n".join(table(report.rows)))
-    if measured < len(todo):
-        print(f"{len(todo) - measured} of {len(keys)} cases are not measured yet: the same command goes on with them")
+One = TypeVar("One")
+SHOWN = {
+    "images_per_second": "{:8.1f} images/s",
+    "ms": "{:9.2f} ms",
+    "median_ms": "{:9.4f} ms",
+    "iqr_ms": "IQR {:.4f}",
+    "launched_ms": "launched {:.4f}",
+    "memory_mib": "{:.0f} MiB",
+    "difference": "difference {:.1e}",
+    "error": "error {:.1e}",
+    "note": "{}",
+}
+"""what is printed of a row"""
 
 
-def on_device(bench: Bench, case: Case, device, limits, report: Report, options: argparse.Namespace) -> None:
-    """Measure a case on the GPU, a method after the other."""
-    key, name = asdict(case) | {"memory": "gpu"}, str(case)
-    with arithmetic(case.dtype):
-        buffers = buffers_of(bench, case, device)
-        known: dict[int, list[Tensor]] = {}
-        for method, one in all_runs(bench, case, buffers, options.without).items():
-            try:
-                if id(one.buffers) not in known:
-                    known = {id(one.buffers): exact(one.reference, one.buffers[0], one.batched, bench.exact_elements)}
-                error = relative_error(once(one.function, one.buffers[0]), known[id(one.buffers)])
-                launched, captured = on_gpu(one.function, one.buffers, options.seconds)
-                more = bench.extra(case, one.buffers[0]) if method == "native" else {}
-                if isinstance(captured, str):
-                    report.add(key, name, method, launched, error, note=f"no graph: {captured}", **more)
-                else:
-                    report.add(key, name, method, captured, error, launched, **more)
-            except Exception as error:  # out of memory, or a rival that does not take the case
-                report.failed(key, name, method, reason(error))
-                if "CUDA error" in str(error) and "out of memory" not in str(error):
-                    # Nothing works on this device any more.
-                    report.write()
-                    raise SystemExit(f"{name}, {method}: {reason(error)}; the next run goes on behind it") from None
-            release()
-        report.floor(key, name, bench.floors(case, limits))
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--minutes", type=float, default=math.inf, help="begin nothing more after them")
+    made.add_argument("--json", type=Path, help="results; what is in the file already is not measured again")
+    made.add_argument("--work", help=argparse.SUPPRESS)  # be the process of a method, or of a state of memory
+    return made
 
 
-def on_cpu(bench: Bench, case: Case, options: argparse.Namespace) -> None:
-    """Measure a case here and now, in the state of memory that is asked for; write its methods' results as JSON."""
-    kept = options.memory[0] == "kept"
-    if kept:
-        tune(torch.device("cpu"))
-    buffers = buffers_of(bench, case, torch.device("cpu"), 4)
-    runs: dict[str, Run] = all_runs(bench, case, buffers, [*options.without, "max-autotune"])
-    found: dict[str, dict] = {}
-    for name in list(runs):
-        try:
-            timing.forward(runs[name].function, runs[name].buffers[:1])
-        except Exception as error:  # a rival that does not take the case
-            found[name] = {"failed": reason(error)}
-            del runs[name]
-    # Errors come last: their float64 tensors leave memory behind.
-    most = 10**6 if kept else FRESH_ROUNDS
-    times = on_processor({name: (one.function, one.buffers) for name, one in runs.items()}, options.seconds, most)
-    for name, one in runs.items():
-        right = exact(one.reference, one.buffers[0], one.batched, bench.exact_elements)
-        found[name] = {"times": times[name], "error": relative_error(once(one.function, one.buffers[0]), right)}
-    options.json.write_text(json.dumps(found))
+def by_device(made: argparse.ArgumentParser, name: str, gpu: object, cpu: object, told: str = "", **more) -> None:
+    """Add an option whose default depends on the device (see :func:`parse`)."""
+    many = isinstance(gpu, (list, tuple))
+    words = [" ".join(map(str, value)) if many else value for value in (gpu, cpu)]
+    told += f"by default {words[0]} on a GPU, {words[1]} on a CPU"
+    made.add_argument(f"--{name}", nargs="+" if many else None, help=told, **more)
+    made.set_defaults(**{f"{name}_gpu": gpu, f"{name}_cpu": cpu})
 
 
-def in_processes(bench: Bench, case: Case, state: str, limits, report: Report, options: argparse.Namespace) -> None:
-    """Have a case measured by processes of its own; their rounds are put together."""
-    path = Path(f"{options.json or 'bench'}.{os.getpid()}.case")
-    command = [sys.executable, sys.argv[0], "--device", "cpu", "--case", json.dumps(asdict(case)), "--json", str(path)]
-    command += ["--memory", state, "--seconds", str(options.seconds)]
-    command += ["--without", *options.without] if options.without else []
-    key, name = asdict(case) | {"memory": state}, f"{case} {state}"
-    found: dict[str, dict] = {}
+def compiles(made: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark that compiles its cases before it measures (see precompile)."""
+    made.add_argument("--jobs", type=int, default=min(12, (os.cpu_count() or 2) - 2), help="compile ahead (GPU)")
+    made.add_argument("--ahead", type=int, nargs=2, help=argparse.SUPPRESS)  # only compile every n-th case from a k-th
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; ``gpu`` tells whether it is a GPU, ``begun`` when the minutes began."""
+    options = made.parse_args()
+    options.gpu, options.begun = options.device.type == "cuda", time.perf_counter()
+    for name, value in vars(options).copy().items():
+        if value is None:
+            setattr(options, name, getattr(options, f"{name}_{'gpu' if options.gpu else 'cpu'}", None))
+    return options
+
+
+def rows_of(path: Path | None) -> list[dict]:
+    """Return the rows of a file of results, none if there is no file."""
+    return json.loads(path.read_text())["rows"] if path is not None and path.exists() else []
+
+
+def add_rounds(made: argparse.ArgumentParser, rounds: int) -> None:
+    """Add the options of a benchmark whose methods take turns in rounds (see workers.compare)."""
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--seconds", type=float, help="rounds until a method was timed for so long, not --rounds")
+    by_device(made, "iterations", 20, 1, "in a round; ", type=int)
+
+
+class Report:
+    """Rows in a file that a later run goes on with, and a line for each on the terminal.
+
+    Args:
+        options: of :func:`parse`; ``json`` is the file.
+        name: of the benchmark, for the title of the run.
+        machine: more about the machine than :func:`describe` says.
+        ceilings: of the machine, where they are measured.
+    """
+
+    def __init__(self, options: argparse.Namespace, name: str, machine: dict, ceilings: dict | None = None) -> None:
+        self.path, self.gpu = options.json, options.gpu
+        head = {"machines": describe(options.device) | machine} | ({"ceilings": ceilings} if ceilings else {})
+        told = [head["machines"]["device"], *machine.values(), f"torch {torch.__version__}"]
+        for kind, rate in (ceilings or {}).items():
+            told.append(f"copy {rate / 1e6:.1f} GB/s" if kind == "copy" else f"{kind} {rate / 1e9:.2f} TFLOP/s")
+        before = json.loads(self.path.read_text()) if self.path is not None and self.path.exists() else {}
+        self.rows: list[dict] = before.get("rows", [])
+        self.first = {name_of(row): row for row in reversed(self.rows) if time_of(row)}
+        self.head: dict = {"title": f"{name}: {', '.join(told)}"}
+        self.head |= {key: [*before.get(key, []), value] for key, value in head.items()}
+        tqdm.write(self.head["title"])
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        tqdm.write(self.line(row))
+
+    def line(self, row: dict) -> str:
+        """Return what is printed of a new row, how much faster it is than the first method of the case included."""
+        name = f"{name_of(row):<51}{row['method']:<21}"
+        if "failed" in row:
+            return f"{name}not measured: {row['failed']}"
+        words = [text.format(row[key]) for key, text in SHOWN.items() if row.get(key) is not None]
+        own = time_of(row)
+        first = self.first.setdefault(name_of(row), row) if own else row
+        if own is None:
+            words.append("wrong, no time")
+        elif first is not row and row["method"] != "floor":
+            words.append(f"{time_of(first) / own:.2f}× {first['method']}")
+        for parts in (row[key] for key in ("shares_ms", "breakdown_ms") if key in row):
+            whole = sum(parts.values()) or 1.0
+            words.append("of which " + ", ".join(f"{k} {ms:.2f} ({ms / whole:.0%})" for k, ms in parts.items()))
+        return name + "  ".join(words)
+
+    def write(self) -> None:
+        """Write the file, with what the machine says now."""
+        if self.path is None:
+            return
+        if self.gpu:
+            self.head["machines"][-1]["nvidia_smi_at_the_end"] = clocks()
+        with atomic_path(self.path) as path:
+            path.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n")
+
+
+def go_through(
+    todo: Sequence[One], measure: Callable[[One], object], report: Report, options: argparse.Namespace
+) -> None:
+    """Measure one case after the other while there is time; what is measured is in the file when the next begins."""
     try:
-        for _ in range(FRESH_PROCESSES if state == "fresh" else 1):
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode != 0:
-                report.failed(key, name, "all", (done.stderr.strip().splitlines() or ["it failed"])[-1])
-                return
-            for method, result in json.loads(path.read_text()).items():
-                before = found.setdefault(method, result)
-                if before is not result and "times" in result:
-                    before["error"] = max(before["error"], result["error"])
-                    for direction, times in result["times"].items():
-                        before["times"][direction] += times
-    finally:
-        path.unlink(missing_ok=True)
-    for method, result in found.items():
-        if "failed" in result:
-            report.failed(key, name, method, result["failed"])
-        else:
-            report.add(key, name, method, result["times"], result["error"])
-    report.floor(key, name, bench.floors(case, limits))
-
-
-def is_done(rows: list[dict], case: Case, state: str) -> bool:
-    return any(row["case"] == asdict(case) | {"memory": state} for row in rows)
-
-
-def once(function: Callable[..., Tensor], given: Buffers) -> list[Tensor]:
-    """Return result and gradients."""
-    y = function(*given.inputs)
-    return [y.detach(), *torch.autograd.grad(y, given.inputs, given.upstream)]
-
-
-def reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        for number, one in enumerate(tqdm(todo, unit="case", disable=None)):
+            if time.perf_counter() - options.begun > 60 * options.minutes:
+                left = len(todo) - number
+                print(f"{left} of {len(todo)} cases are not measured yet: the same command goes on with them")
+                break
+            measure(one)
+            report.write()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was measured until then is above, and in the file of --json")

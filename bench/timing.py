@@ -1,7 +1,9 @@
-"""Timing side by side: cold buffers in rotation, forward and backward apart; a processor's clock or a GPU's events."""
+"""Timing with cold operands in rotation, by a CPU's clock or a GPU's events; and how wrong the results are."""
 
 from __future__ import annotations
 
+import collections
+import functools
 import gc
 import statistics
 import time
@@ -26,137 +28,147 @@ class Buffers(NamedTuple):
         return sum(t.numel() * t.element_size() for t in (*self.inputs, self.upstream))
 
 
-def forward(function: Callable[..., Tensor], buffers: Sequence[Buffers]) -> list[Tensor]:
-    with torch.no_grad():
-        return [function(*b.inputs) for b in buffers]
+class Run(NamedTuple):
+    """A method at a case: what is called, with which operands; what it must give (see :func:`exact`)."""
+
+    function: Callable[..., Tensor]
+    buffers: Sequence[Buffers]
+    reference: Callable[..., Tensor]
+    batched: set[int]
+    """positions of the operands that have a part for each image"""
+
+    def infer(self) -> list[Tensor]:
+        with torch.no_grad():
+            return [self.function(*b.inputs) for b in self.buffers]
+
+    def train(self) -> list[Tensor]:
+        return [self.function(*b.inputs) for b in self.buffers]
+
+    def gradients(self, results: list[Tensor]) -> list[tuple[Tensor, ...]]:
+        return [torch.autograd.grad(y, b.inputs, b.upstream) for y, b in zip(results, self.buffers, strict=True)]
+
+    def once(self) -> list[Tensor]:
+        """Return result and gradients for the first set of operands."""
+        given = self.buffers[0]
+        y = self.function(*given.inputs)
+        return [y.detach(), *torch.autograd.grad(y, given.inputs, given.upstream)]
 
 
-def backward(results: list[Tensor], buffers: Sequence[Buffers]) -> list[tuple[Tensor, ...]]:
-    return [torch.autograd.grad(y, b.inputs, b.upstream) for y, b in zip(results, buffers, strict=True)]
+def in_turn(
+    calls: dict[str, Callable[[int], dict[str, float]]], seconds: float, least: int = 7, most: int = 10**6
+) -> dict[str, Times]:
+    """Return the times that each call reports, in rounds of all of them, so that a busy moment falls on everybody.
 
-
-def measure(functions: dict[str, Callable[[int], object]], seconds: float, least: int = 7, most: int = 10**6) -> Times:
-    """Return each function's times in ms, in rounds of all of them, so that a busy moment falls on everybody.
-
-    A function takes the number of the round: it picks one of several sets of buffers by it.
+    A call takes the number of the round: it picks one of several sets of operands by it.
     """
-    for function in functions.values():
-        function(0), function(1)
-    times: Times = {name: [] for name in functions}
-    start, round_ = time.perf_counter(), 0
-    while round_ < most and (round_ < least or time.perf_counter() - start < seconds):
-        for name, function in functions.items():
-            before = time.perf_counter()
-            function(round_)
-            times[name].append(1e3 * (time.perf_counter() - before))
-        round_ += 1
+    for call in calls.values():
+        call(0), call(1)
+    times: dict[str, Times] = {name: collections.defaultdict(list) for name in calls}
+    start, number = time.perf_counter(), 0
+    while number < most and (number < least or time.perf_counter() - start < seconds):
+        for name, call in calls.items():
+            for direction, ms in call(number).items():
+                times[name][direction].append(ms)
+        number += 1
     return times
 
 
-def on_processor(
-    runs: dict[str, tuple[Callable[..., Tensor], Sequence[Buffers]]], seconds: float, most: int = 10**6
-) -> dict[str, Times]:
-    """Return the times of each function on its buffers, in turn with the others; ``seconds`` for each of them."""
-    halves: dict[str, list[float]] = {name: [] for name in runs}
+def on_cpu(runs: dict[str, Run], seconds: float, most: int = 10**6) -> dict[str, Times]:
+    """Return the times of each method in turn with the others; ``seconds`` for each of them."""
 
-    def plain(name: str, round_: int) -> Tensor:
-        function, buffers = runs[name]
+    def infer(run: Run, number: int) -> dict[str, float]:
+        inputs = run.buffers[number % len(run.buffers)].inputs
+        start = time.perf_counter()
         with torch.no_grad():
-            return function(*buffers[round_ % len(buffers)].inputs)
+            run.function(*inputs)  # freeing the result belongs to the call
+        return {"fwd": 1e3 * (time.perf_counter() - start)}
 
-    def train(name: str, round_: int) -> tuple[Tensor, ...]:
-        function, buffers = runs[name]
-        given = buffers[round_ % len(buffers)]
-        y = function(*given.inputs)
-        before = time.perf_counter()
-        result = torch.autograd.grad(y, given.inputs, given.upstream)
-        halves[name].append(1e3 * (time.perf_counter() - before))
-        return result
+    def train(run: Run, number: int) -> dict[str, float]:
+        given = run.buffers[number % len(run.buffers)]
+        start = time.perf_counter()
+        y = run.function(*given.inputs)
+        middle = time.perf_counter()
+        gradients = torch.autograd.grad(y, given.inputs, given.upstream)
+        end = time.perf_counter()
+        del y, gradients
+        return {"bwd": 1e3 * (end - middle), "fwd+bwd": 1e3 * (time.perf_counter() - start)}
 
     seconds *= len(runs) / 2
-    without = measure({n: lambda r, n=n: plain(n, r) for n in runs}, seconds, most=most)
-    whole = measure({n: lambda r, n=n: train(n, r) for n in runs}, seconds, most=most)
-    # The warm-up's two calls are not in ``whole``.
-    return {n: {"fwd": without[n], "bwd": halves[n][2:], "fwd+bwd": whole[n]} for n in runs}
+    first, second = (
+        in_turn({name: functools.partial(call, run) for name, run in runs.items()}, seconds, most=most)
+        for call in (infer, train)
+    )
+    return {name: first[name] | second[name] for name in runs}
 
 
-def on_gpu(function: Callable[..., Tensor], buffers: Sequence[Buffers], seconds: float) -> tuple[Times, Times | str]:
+def on_gpu(run: Run, seconds: float) -> tuple[Times, Times | str]:
     """Return the times of one call launched from Python, and inside a CUDA graph, or why there is none.
 
-    An event pair has a call of every set of buffers between its events, and their results are kept until it is over:
-    whatever a call reads or writes was last touched ``len(buffers)`` calls before.
+    An event pair has a call of every set of operands between its events, and their results are kept until it is over:
+    whatever a call reads or writes was last touched as many calls before.
     """
-    stream = torch.cuda.Stream()
+    calls, stream = len(run.buffers), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # also the backward belongs to a stream that can be captured
         for _ in range(2):
-            forward(function, buffers)
-            backward([function(*b.inputs) for b in buffers], buffers)
-        launched = _launched(function, buffers, seconds / 3)
+            run.infer()
+            run.gradients(run.train())
+        launched = spans(run.infer, run.train, run.gradients, calls, seconds / 3, least=5)
         try:
-            captured: Times | str = _captured(function, buffers, seconds * 2 / 3, stream)
+            captured: Times | str = _captured(run, seconds * 2 / 3, stream)
         except RuntimeError as error:
             captured = (str(error).splitlines() or ["RuntimeError"])[0]
     torch.cuda.synchronize()
     return launched, captured
 
 
-def _launched(function, buffers, seconds: float) -> Times:
-    def once(marks: list[torch.cuda.Event]) -> None:
-        marks[0].record()
-        kept = forward(function, buffers)
-        marks[1].record()
-        del kept
-        marks[2].record()
-        results = [function(*b.inputs) for b in buffers]
-        marks[3].record()
-        gradients = backward(results, buffers)
-        marks[4].record()
-        del results, gradients
-        torch.cuda.synchronize()
-
-    return _collect(once, len(buffers), seconds, least=5)
-
-
-def _captured(function, buffers, seconds: float, stream: torch.cuda.Stream) -> Times:
+def _captured(run: Run, seconds: float, stream: torch.cuda.Stream) -> Times:
     """The forward for training and its backward are two graphs, so that each has its own events."""
     torch.cuda.synchronize()
-    graphs = [torch.cuda.CUDAGraph() for _ in range(3)]
-    with torch.cuda.graph(graphs[0], stream=stream):
-        kept = [forward(function, buffers)]
-    with torch.cuda.graph(graphs[1], stream=stream):
-        results = [function(*b.inputs) for b in buffers]
-    with torch.cuda.graph(graphs[2], stream=stream, pool=graphs[1].pool()):
-        kept.append(backward(results, buffers))
-
-    def once(marks: list[torch.cuda.Event]) -> None:
-        marks[0].record()
-        graphs[0].replay()
-        marks[1].record()
-        marks[2].record()
-        graphs[1].replay()
-        marks[3].record()
-        graphs[2].replay()
-        marks[4].record()
-
-    times = _collect(once, len(buffers), seconds, least=7)
+    infer, train, differentiate = (torch.cuda.CUDAGraph() for _ in range(3))
+    with torch.cuda.graph(infer, stream=stream):
+        kept = run.infer()
+    with torch.cuda.graph(train, stream=stream):
+        results = run.train()
+    with torch.cuda.graph(differentiate, stream=stream, pool=train.pool()):
+        gradients = run.gradients(results)
+    replays = infer.replay, train.replay, lambda _: differentiate.replay()
+    times = spans(*replays, len(run.buffers), seconds, least=7, waits=7)
     torch.cuda.synchronize()
-    del kept, results
+    del kept, results, gradients  # graphs write into them
     return times
 
 
-def _collect(once, calls: int, seconds: float, least: int) -> Times:
-    """Repeat ``once``, which records five events: around the forward; around training forward, and its backward."""
+def spans(
+    infer: Callable[[], object],
+    train: Callable[[], object],
+    differentiate: Callable[[object], object],
+    calls: int,
+    seconds: float,
+    least: int,
+    waits: int = 1,
+) -> Times:
+    """Repeat the three, with five events around them; every ``waits`` rounds wait for the GPU; divide by ``calls``."""
     rounds: list[list[torch.cuda.Event]] = []
     start = time.perf_counter()
     while len(rounds) < least or (time.perf_counter() - start < seconds and len(rounds) < 200):
-        rounds.append([torch.cuda.Event(enable_timing=True) for _ in range(5)])
-        once(rounds[-1])
-        if len(rounds) % least == 0:
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(5)]
+        marks[0].record()
+        kept = infer()
+        marks[1].record()
+        del kept
+        marks[2].record()
+        results = train()
+        marks[3].record()
+        kept = differentiate(results)
+        marks[4].record()
+        del kept, results
+        rounds.append(marks)
+        if len(rounds) % waits == 0:
             torch.cuda.synchronize()
     torch.cuda.synchronize()
-    spans = {"fwd": (0, 1), "bwd": (3, 4), "fwd+bwd": (2, 4)}
-    return {name: [m[a].elapsed_time(m[b]) / calls for m in rounds] for name, (a, b) in spans.items()}
+    ends = zip(DIRECTIONS, ((0, 1), (3, 4), (2, 4)), strict=True)
+    return {name: [m[a].elapsed_time(m[b]) / calls for m in rounds] for name, (a, b) in ends}
 
 
 def release() -> None:
@@ -172,23 +184,21 @@ def summary(times: Sequence[float]) -> tuple[float, float]:
     return median, high - low
 
 
-def exact(reference: Callable[..., Tensor], given: Buffers, batched: set[int], most: int) -> list[Tensor]:
-    """Return result and gradients of ``reference`` in float64, few images at a time.
+def exact(run: Run, most: int) -> list[Tensor]:
+    """Return the reference's result and gradients in float64, few images at a time.
 
-    ``most`` limits their elements in the first operand. ``batched`` are the positions of the operands that have a part
-    for each image; the others' gradients add up.
+    ``most`` limits their elements in the first operand. The gradients of operands that are not batched add up.
     """
+    given, pieces = run.buffers[0], []
     images = given.inputs[0].shape[0]
     step = max(1, most // max(1, given.inputs[0][0].numel()))
-    pieces: list[list[Tensor]] = []
     for first in range(0, images, step):
         part = slice(first, first + step)
-        inputs = [t.detach()[part] if i in batched else t.detach() for i, t in enumerate(given.inputs)]
-        inputs = [t.double().requires_grad_() for t in inputs]
-        y = reference(*inputs)
-        pieces.append([y.detach(), *torch.autograd.grad(y, inputs, given.upstream[part].double())])
+        inputs = [t.detach()[part] if i in run.batched else t.detach() for i, t in enumerate(given.inputs)]
+        double = Buffers([t.double().requires_grad_() for t in inputs], given.upstream[part].double())
+        pieces.append(run._replace(function=run.reference, buffers=[double]).once())
     joined = zip(*pieces, strict=True)
-    return [torch.cat(p) if i - 1 in batched or i == 0 else torch.stack(p).sum(0) for i, p in enumerate(joined)]
+    return [torch.cat(p) if i - 1 in run.batched or i == 0 else torch.stack(p).sum(0) for i, p in enumerate(joined)]
 
 
 def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 import traceback
-from functools import partial
 from pathlib import Path
 
-from packing import LIBRARIES, ROOT
-from parts import Outcome, Programme, Task, in_one_step, json_of, text_of
+from bench.gpu.packing import LIBRARIES, ROOT
+from bench.gpu.parts import Outcome, Programme, Task, json_of, text_of
+from hida.files import atomic_path
 
 LIMITS = {
     "machine": 20,
@@ -43,6 +43,8 @@ FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.s
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]
 TINY += ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.threads", "1"]
+FEW = ["--seconds", "0.02", "--without", "compile", "--memory", "kept"]  # on a CPU
+TINY_PRESET = "[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n"
 LOADS = """
 import sys, torch
 from hida import ops
@@ -94,39 +96,44 @@ class First:
     def wanted(self, name: str) -> bool:
         return name not in self.options.skip
 
-    def task(self, name: str, *command: str, **environment: str) -> Task:
-        return Task(name, command, self.limits[name], environment)
+    def task(self, name: str, *command: object, **environment: str) -> Task:
+        return Task(name, list(map(str, command)), self.limits[name], environment)
 
-    def part(self, *tasks: Task) -> list[Outcome]:
-        """Run the tasks that are not skipped, so that the start of training stays possible."""
+    def part(self, *tasks: Task, shown: int = 0) -> list[Outcome]:
+        """Run the tasks that are not skipped, so that the start of training stays possible; show their logs' ends."""
         chosen = [task for task in tasks if self.wanted(task.name)]
         reserve = self.limits["train"] if self.wanted("train") else 5.0
-        return self.programme.run(*chosen, reserve=reserve) if chosen else []
+        found = self.programme.run(*chosen, reserve=reserve) if chosen else []
+        for task in chosen if shown else ():
+            self.programme.say(f"{task.name}: {tail(self.programme.log(task.name), shown)}")
+        return found
+
+    def passes(self, name: str, *words: object, shown: int = 0, **environment: str) -> bool:
+        """Run python with these words as a part; say whether it ran and passed."""
+        found = self.part(self.task(name, self.python, *words, **environment), shown=shown)
+        return bool(found) and found[0].ok
 
     def machine(self) -> None:
         look = f"nvidia-smi; nvcc --version; {self.python} -c '{LOOK}'; df -h .; free -g; true"
-        self.part(self.task("machine", "bash", "-c", look))
-        self.programme.say(tail(self.programme.log("machine"), 14))
+        self.part(self.task("machine", "bash", "-c", look), shown=14)
 
     def libraries(self) -> None:
         """Take the libraries that came along; build them only if they do not load."""
         wheels = sorted((self.options.pack / "wheels").glob("*.whl"))
         if wheels:
             install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target"]
-            site = str((self.work / "site").resolve())
-            self.part(self.task("wheels", self.python, *install, site, "--upgrade", *map(str, wheels)))
+            self.passes("wheels", *install, (self.work / "site").resolve(), "--upgrade", *wheels)
         for name in LIBRARIES:
             source = self.options.pack / "libraries" / name
             if source.is_file():
                 # Renamed into its place: writing into a library that a process has loaded would end that process.
-                in_one_step(ROOT / "hida" / name, partial(shutil.copy2, source))
-        kind = "cuda" if self.gpu else "cpu"
-        loads = self.part(self.task("libraries", self.python, "-c", LOADS, kind))
-        if not self.wanted("libraries") or (loads and loads[0].ok):
+                with atomic_path(ROOT / "hida" / name) as path:
+                    shutil.copy2(source, path)
+        loads = "libraries", "-c", LOADS, "cuda" if self.gpu else "cpu"
+        if self.passes(*loads) or not self.wanted("libraries"):
             return
-        build = self.part(self.task("build", self.python, "setup.py", "build_ext", "--inplace", **self.build_options()))
-        again = self.part(self.task("libraries", self.python, "-c", LOADS, kind)) if build and build[0].ok else []
-        if not again or not again[0].ok:
+        built = self.passes("build", "setup.py", "build_ext", "--inplace", **self.build_options())
+        if not built or not self.passes(*loads):
             self.give_up("the native libraries neither load nor build")
 
     def build_options(self) -> dict[str, str]:
@@ -142,12 +149,11 @@ class First:
         self.programme.say(f"warning: {why}: all that follows runs with the reference ops")
 
     def smoke(self) -> None:
+        """Give up the native ops where one of them is wrong."""
         if not self.native or not self.wanted("smoke"):
             return
-        words = ["--device", self.options.device, "--seconds", "35", "--json", str(self.results / "smoke.json")]
-        words += [] if self.gpu else ["--few"]
-        found = self.part(self.task("smoke", self.python, "bench/gpu/smoke.py", *words))
-        if not found or not found[0].ok:
+        words = ["--device", self.options.device, "--seconds", "35", "--json", self.results / "smoke.json"]
+        if not self.passes("smoke", "bench/gpu/smoke.py", *words, *([] if self.gpu else ["--few"])):
             self.programme.say(tail(self.programme.log("smoke"), 25))
             if not self.options.insist:
                 self.give_up("the smoke test of the native ops did not pass")
@@ -155,25 +161,21 @@ class First:
     def tests(self) -> None:
         """Tests and sanitizers side by side, while torch.compile's work for the ratios is done ahead."""
         tests = ["-m", "pytest", "-v", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider"]
-        tests += ["--junitxml", str(self.results / "test-gpu.xml")]
-        tests += ["-n", str(self.options.workers)] if self.gpu and self.options.workers else []
+        tests += ["--junitxml", self.results / "test-gpu.xml"]
+        tests += ["-n", self.options.workers] if self.gpu and self.options.workers else []
         tests += TESTS if self.gpu else ["tests/gpu/test_gpu_network.py", "tests/test_errors.py"]
         tasks = [self.task("tests", self.python, *tests, HIDA_OPS="auto")]
-        sanitizer = ["--error-exitcode", "9", "--print-limit", "20", "--kernel-name", "kns=hida"]
-        launches = [self.python, "bench/gpu/launches.py", "--device", self.options.device]
+        launches = ["--error-exitcode", "9", "--print-limit", "20", "--kernel-name", "kns=hida"]
+        launches += [self.python, "bench/gpu/launches.py", "--device", self.options.device]
         for tool in ("memcheck", "racecheck"):
             # torch hands out parts of large blocks: with its cache off, every tensor has bounds that the tool knows.
             environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
-            tasks.append(
-                self.task(
-                    tool, "compute-sanitizer", "--tool", tool, *sanitizer, *launches, **environment, HIDA_OPS="auto"
-                )
-            )
+            environment["HIDA_OPS"] = "auto"
+            tasks.append(self.task(tool, "compute-sanitizer", "--tool", tool, *launches, **environment))
         if self.gpu and self.native:
             ahead = " & ".join(f"{self.python} {' '.join(self.ops_words())} --ahead {k} 4" for k in range(4))
             tasks.append(self.task("compile", "bash", "-c", f"{ahead} & wait"))
-        for outcome in self.part(*tasks):
-            self.programme.say(f"{outcome.name}: {tail(self.programme.log(outcome.name), 6)}")
+        self.part(*tasks, shown=6)
         # Also of a run that was cut before it summed up.
         failed = [line[:200] for line in text_of(self.programme.log("tests")).splitlines() if "FAILED" in line]
         self.programme.record["failed tests"] = failed
@@ -182,9 +184,8 @@ class First:
     def ops_words(self) -> list[str]:
         words = ["bench/ops.py", "--device", self.options.device, "--op", "ida"]
         if not self.gpu:
-            return [*words, "--side", "16", "--seconds", "0.02", "--without", "compile", "--memory", "kept"]
-        words += ["--dtype", "bfloat16", "--batch", "16", "--side", "128", "64", "--without", "max-autotune"]
-        return words
+            return [*words, "--side", "16", *FEW]
+        return [*words, "--dtype", "bfloat16", "--batch", "16", "--side", "128", "64", "--without", "max-autotune"]
 
     def ratios(self) -> None:
         """ida and deform_conv2d beside their rivals."""
@@ -192,42 +193,37 @@ class First:
             for name in ("ops", "deform"):
                 self.programme.skip(name, "there is nothing native to compare")
             return
-        rest = ["--json", str(self.results / "ops.json"), "--jobs", "1", "--minutes", f"{self.limits['ops'] / 60:.2f}"]
-        self.part(self.task("ops", self.python, *self.ops_words(), *rest))
-        self.programme.say(tail(self.programme.log("ops"), 30))
-        deform = ["bench/deform.py", "--device", self.options.device, "--json", str(self.results / "deform.json")]
-        if self.gpu:
-            deform += ["--dtype", "bfloat16", "--jobs", "1", "--without", "reference", "compile", "max-autotune"]
-            cases = {"deform": ["--side", "4", "2", "--batch", "4"], "large": ["--side", "128", "--batch", "16"]}
-        else:
-            cases = {"deform": ["--side", "2", "--seconds", "0.02", "--without", "compile", "--memory", "kept"]}
-        for name, words in cases.items():  # HIDA's own layers, and the map that others measure
-            limit = ["--minutes", f"{self.limits[name] / 60:.2f}"]
-            self.part(self.task(name, self.python, *deform, *words, *limit))
-            self.programme.say(tail(self.programme.log(name), 30))
+        deform = ["bench/deform.py", "--device", self.options.device]
+        kinds = {"ops": self.ops_words(), "deform": [*deform, "--side", "2", *FEW]}
+        if self.gpu:  # HIDA's own layers, and the map that others measure
+            deform += ["--dtype", "bfloat16", "--without", "reference", "compile", "max-autotune"]
+            kinds["deform"] = [*deform, "--side", "4", "2", "--batch", "4"]
+            kinds["large"] = [*deform, "--side", "128", "--batch", "16"]
+        for name, words in kinds.items():
+            limit = ["--jobs", "1", "--minutes", f"{self.limits[name] / 60:.2f}"]
+            result = self.results / ("ops.json" if name == "ops" else "deform.json")
+            self.passes(name, *words, *limit, "--json", result, shown=30)
 
     def step(self) -> None:
         """The training step of the preset in both layouts, and of the released recipe's network."""
-        for name, preset in (("step", self.preset()), ("released", self.preset("released"))):
-            words = ["bench/train_step.py", "--device", self.options.device, "--preset", preset, "--no-profile"]
-            batches = self.options.step_batch if name == "step" and self.options.step_batch else [self.options.batch]
-            words += ["--batch", *map(str, batches), "--json", str(self.results / "train_step.json")]
-            words += ["--methods", *(["ours", "nchw"] if self.native else ["reference"])]
-            words += ["--seconds", "4", "--cudnn-benchmark", "3"] if self.gpu else ["--rounds", "2"]
-            self.part(self.task(name, self.python, *words))
-            self.programme.say(tail(self.programme.log(name), 8))
+        options = self.options
+        words = ["bench/train_step.py", "--device", options.device, "--no-profile"]
+        words += ["--json", self.results / "train_step.json"]
+        words += ["--methods", *(["ours", "nchw"] if self.native else ["reference"])]
+        words += ["--seconds", "4", "--cudnn-benchmark", "3"] if self.gpu else ["--rounds", "2"]
+        batches = options.step_batch or [options.batch]
+        self.passes("step", *words, "--preset", self.preset(), "--batch", *batches, shown=8)
+        self.passes("released", *words, "--preset", self.preset("released"), "--batch", options.batch, shown=8)
         if self.gpu and self.native:
-            words = ["--preset", self.options.preset, "--batch", str(self.options.batch)]
-            words += ["--json", str(self.results / "trace.json")]
-            self.part(self.task("trace", self.python, "bench/gpu/trace.py", *words))
-            self.programme.say(tail(self.programme.log("trace"), 62))
+            words = ["--preset", options.preset, "--batch", options.batch, "--json", self.results / "trace.json"]
+            self.passes("trace", "bench/gpu/trace.py", *words, shown=62)
 
     def preset(self, name: str | None = None) -> str:
         """Return a preset's name, or on a CPU a tiny one's file."""
         if self.gpu:
             return name or self.options.preset
         path = self.work / "tiny.toml"
-        path.write_text("[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n")
+        path.write_text(TINY_PRESET)
         return str(path)
 
     def layout(self) -> str:

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from hida.files import atomic_path, write_json
 
 GRACE = (10.0, 3.0)
 """seconds that a part which is cut has after SIGINT to write what it knows, and after SIGTERM"""
@@ -54,7 +56,7 @@ class Programme:
     Args:
         name: of the record, ``NAME.json`` in ``out``.
         out: what is brought back: the record and ``NAME.tar.gz``, made anew after every part.
-        work: where results and logs lie meanwhile; ``second`` finds there what ``first`` left.
+        work: where results and logs are meanwhile; ``second`` finds there what ``first`` left.
         seconds: of the whole call.
         replaced: shell commands that take the place of parts' own.
     """
@@ -110,10 +112,10 @@ class Programme:
     def bring(self, more: Iterable[Path] = ()) -> None:
         """Lay down the record, and results and logs as one archive; each replaces its predecessor in one step."""
         self.record |= {"parts": [asdict(o) for o in self.outcomes], "seconds": time.monotonic() - self.start}
-        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-        in_one_step(self.out / f"{self.name}.json", lambda path: path.write_text(text))
+        write_json(self.out / f"{self.name}.json", self.record)
         files = [p for p in sorted((self.work / "results").rglob("*")) if p.is_file()] + list(more)
-        in_one_step(self.out / f"{self.name}.tar.gz", lambda path: self._archive(path, files))
+        with atomic_path(self.out / f"{self.name}.tar.gz") as path:
+            self._archive(path, files)
 
     def _archive(self, path: Path, files: list[Path]) -> None:
         def add(file: Path, name: str, most: int = 0) -> None:  # its last ``most`` bytes; 0: all
@@ -194,13 +196,6 @@ def signal_group(leader: int, number: int) -> None:
 
 def end_group(leader: int) -> None:
     signal_group(leader, signal.SIGKILL)
-
-
-def in_one_step(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file that takes the place of ``path`` when it is whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    temporary.replace(path)
 
 
 def text_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 # and its results in $OUT; benchmarks that are cut short go on where they stopped when they are run again. What a quarter
 # of an hour can do, training included, is bench/gpu/short.sh.
 #
-#   bash bench/gpu/run.sh build                   compile the native ops for the GPU at hand, say what is installed
+#   bash bench/gpu/run.sh build                   compile the native ops for the GPU there, say what is installed
 #   bash bench/gpu/run.sh test                    the tests that need a GPU
 #   bash bench/gpu/run.sh test-cpu                the ops', the network's and the engine's other tests, there
 #   bash bench/gpu/run.sh sanitize [TOOL…]        every kernel under compute-sanitizer: memcheck racecheck synccheck
@@ -47,7 +47,7 @@ install() {
     fi
 }
 
-# For the GPU at hand only, which is quicker; TORCH_CUDA_ARCH_LIST says otherwise.
+# For the GPU that is there only, which is quicker; TORCH_CUDA_ARCH_LIST says otherwise.
 build() {
     if [ -n "$DRY" ]; then
         "$PYTHON" setup.py build_ext --build-lib "$OUT/lib" --build-temp "$OUT/build"
@@ -109,7 +109,11 @@ test | test-cpu | sanitize | bench-*)
     ;;
 esac
 on=() # where benchmarks run
-[ -z "$DRY" ] || { on=(--device cpu); export OMP_NUM_THREADS=1; }
+if [ -n "$DRY" ]; then
+    export OMP_NUM_THREADS=1
+    on=(--device cpu) tiny=(--preset "$OUT/tiny.toml" --rounds 2)
+    [ ! -d "$OUT" ] || printf '[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n' >"$OUT/tiny.toml"
+fi
 case $part in
 build)
     logged build build
@@ -149,15 +153,13 @@ bench-ops)
 bench-sketch)
     earlier sketch.json
     few=(--minutes 8)
-    [ -z "$DRY" ] || few=(--preset "$OUT/tiny.toml" --rounds 2 --methods reference native --direction fwd fwd+bwd)
-    [ -z "$DRY" ] || printf '[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n' >"$OUT/tiny.toml"
-    logged bench-sketch "$PYTHON" bench/sketch.py "${on[@]}" "${few[@]}" --json "$OUT/sketch.json" "$@"
+    [ -z "$DRY" ] || few=("${tiny[@]}" --methods reference native --direction fwd fwd+bwd)
+    logged bench-sketch "$PYTHON" bench/network.py "${on[@]}" "${few[@]}" --json "$OUT/sketch.json" "$@"
     ;;
 bench-train)
     earlier train_step.json
     few=(--seconds 5 --minutes 8)
-    [ -z "$DRY" ] || few=(--preset "$OUT/tiny.toml" --batch 2 --rounds 2 --methods ours)
-    [ -z "$DRY" ] || printf '[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n' >"$OUT/tiny.toml"
+    [ -z "$DRY" ] || few=("${tiny[@]}" --batch 2 --methods ours)
     logged bench-train "$PYTHON" bench/train_step.py "${on[@]}" "${few[@]}" --json "$OUT/train_step.json" "$@"
     ;;
 results) logged results "$PYTHON" bench/results.py "$OUT" "$@" ;;

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from first import log_lines, tail
-from packing import MIB, ROOT
-from parts import Programme, json_of, signal_group
+from bench.gpu.first import log_lines, tail
+from bench.gpu.packing import MIB, ROOT
+from bench.gpu.parts import Programme, json_of, signal_group
 
 STOPPING = 25.0
 """seconds that a training which is told to stop has to write its weights"""

@@ -8,12 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-import packing
-from first import LIMITS, First
-from parts import json_of
-from second import fetch, pids, second
+from bench.gpu import packing
+from bench.gpu.first import LIMITS, First
+from bench.gpu.parts import json_of
+from bench.gpu.second import fetch, pids, second
 
 
 def above_zero(text: str) -> float:

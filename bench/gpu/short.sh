@@ -6,7 +6,7 @@
 #   bash bench/gpu/short.sh second                    there, right after: waits for the training, brings the weights out
 #   bash bench/gpu/short.sh fetch --from 4            there: pieces of the weights that did not fit
 #
-# Every part has a limit of its own and never stops the next; what is finished lies in $OUT (gpu-out) at once. Options:
+# Every part has a limit of its own and never stops the next; what is finished is in $OUT (gpu-out) at once. Options:
 # bash bench/gpu/short.sh PART --help. The machine needs python3 with torch ≥ 2.11 and the usual packages, no network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

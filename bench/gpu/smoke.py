@@ -23,32 +23,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from bench.gpu.calls import CONVOLUTIONS, LAYOUTS, OPS, PLANES, Call, adaptations, convolutions, laid_out
 from hida import ops
 from hida.ops import library
 
-OPS = ("info_acon", "instance_norm_modulate", "ida", "deform_conv2d")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-# On a chip with clusters: planes in registers (16² and smaller, 32², 64²), in the shared memory of one block and of
-# several, too large for it; sides and channels with and without packs of eight; many planes and few.
-PLANES = (
-    *[(3, 5, 1, 1), (2, 5, 5, 7), (2, 24, 16, 16), (2, 40, 32, 32), (2, 5, 33, 37), (2, 64, 64, 64)],
-    *[(1, 24, 128, 128), (1, 5, 256, 256), (1, 2, 704, 720), (4, 64, 128, 128)],
-    *[(2, 24, 72, 72), (37, 6, 3, 8), (1, 5, 168, 176), (2, 72, 40, 40), (3, 512, 4, 4)],
-)
-# batch, C_in, C_out, side, groups, deformable groups, stride; kernels are 3×3, padding is 1. Up to 8² with columns that
-# are written out, above it without; tiles of 64 and of 128 rows, sums that are split and not.
-CONVOLUTIONS = (
-    *[(2, 24, 20, 4, 1, 2, 1), (3, 24, 20, 8, 1, 1, 1), (1, 40, 24, 19, 2, 1, 2), (2, 64, 64, 64, 1, 1, 1)],
-    *[(4, 512, 512, 2, 1, 2, 1), (4, 1024, 512, 4, 1, 2, 1), (2, 128, 128, 66, 1, 1, 1)],
-)
 CAPTURED = (PLANES[2], PLANES[6], PLANES[8], (3, 24, 8, 8), (2, 64, 64, 64))  # shapes of x
 FEW = 40_000  # numbers in all operands of a case
 POOL = 1 << 24
@@ -71,60 +59,9 @@ LEAST = 1e-3
 DEADLY = ("CUDA error", "illegal memory access", "misaligned address", "illegal instruction", "unspecified launch")
 
 
-class Call(NamedTuple):
-    """An op with the names and shapes of its operands, that of x first."""
-
-    op: str
-    kind: str
-    function: Callable[..., Tensor]
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    out: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(map(math.prod, self.shapes))
-
-
 def calls() -> list[Call]:
     """Return every call, the smallest first."""
-    return sorted((*adaptations(), *convolutions()), key=lambda call: call.size)
-
-
-def adaptations() -> Iterator[Call]:
-    for x in PLANES:
-        n, c, h, w = x
-        slopes = ((1, c, 1, 1),) * 2
-        for kind, logits in {
-            "N,C,H,W": x,
-            "N,1,H,W": (n, 1, h, w),
-            "N,C,1,1": (n, c, 1, 1),
-            "1,C,1,1": slopes[0],
-        }.items():
-            yield Call(OPS[0], kind, ops.info_acon, ("x", "logits", "p1", "p2"), (x, logits, *slopes), x)
-        norm = ops.instance_norm_modulate
-        yield Call(OPS[1], "plain", norm, ("x", "gamma", "beta"), (x,) * 3, x)
-        yield Call(OPS[1], "residual", norm, ("x", "gamma", "beta", "residual"), (x,) * 4, x)
-        names = "h", "logits", "gamma", "beta", "p1", "p2"
-        for residual in ("activated", "input", "none"):
-            yield Call(OPS[2], residual, lambda *t, r=residual: ops.ida(*t, r), names, (*[x] * 4, *slopes), x)
-        yield Call(OPS[2], "one switch a pixel", ops.ida, names, (x, (n, 1, h, w), x, x, *slopes), x)
-        sliced = lambda h, joint, p1, p2: ops.ida(h, *joint.chunk(3, 1), p1, p2)  # noqa: E731
-        yield Call(OPS[2], "slices", sliced, ("h", "joint", "p1", "p2"), (x, (n, 3 * c, h, w), *slopes), x)
-
-
-def convolutions() -> Iterator[Call]:
-    for n, c, o, side, groups, deformable, stride in CONVOLUTIONS:
-        out = (side - 1) // stride + 1
-        maps = [(n, channels * deformable, out, out) for channels in (18, 9)]
-        shapes = (n, c, side, side), maps[0], (o, c // groups, 3, 3), (o,), maps[1]
-        names = "x", "offset", "weight", "bias", "mask"
-        convolve = lambda x, offset, weight, bias=None, mask=None, stride=stride: ops.deform_conv2d(  # noqa: E731
-            x, offset, weight, bias, stride, padding=1, mask=mask
-        )
-        yield Call(OPS[3], f"to {o}, groups {groups}, {deformable}", convolve, names, shapes, (n, o, out, out))
-        if side == 8:
-            yield Call(OPS[3], "no mask, no bias", convolve, names[:3], shapes[:3], (n, o, out, out))
+    return sorted((*adaptations(PLANES), *convolutions(CONVOLUTIONS)), key=lambda call: call.size)
 
 
 class Numbers:
@@ -198,6 +135,7 @@ class Report:
             return
         value = {"device": self.device, "torch": torch.__version__, "passed": len(self.cases) - self.failed}
         value |= {"failed": self.failed, "left": self.left, "stopped": self.stopped, "running": self.running}
+        # After every case: syncing the file each time, as hida.files does, would take seconds.
         part = self.path.with_name(f"{self.path.name}.part")
         part.write_text(json.dumps({**value, "cases": self.cases}) + "\n")
         part.replace(self.path)
@@ -251,10 +189,6 @@ def limit_of(call: Call, which: int, dtype: str) -> float:
         return LIMITS[dtype]["forward"]
     whole = math.prod(call.shapes[which - 1]) >= math.prod(call.shapes[0]) and call.shapes[which - 1][2:] != (1, 1)
     return LIMITS[dtype]["gradient" if whole else "sum"]
-
-
-def laid_out(tensors: list[Tensor], layout: str) -> list[Tensor]:
-    return [t.contiguous(memory_format=LAYOUTS[layout]) if t.dim() == 4 else t.contiguous() for t in tensors]
 
 
 def compare(report: Report, call: Call, dtype: str, given: list[Tensor], exact: list[Tensor], broken: str) -> None:
@@ -337,9 +271,9 @@ def run(options: argparse.Namespace, report: Report) -> int:
                 try:
                     if layout == "nchw":
                         plain, fresh = numbers.operands(call, kind), numbers.operands(call, kind)
-                    given = laid_out(plain, layout)
+                    given = [laid_out(t, layout) for t in plain]
                     if what == "graph":
-                        same = replay(call, given, laid_out(fresh, layout))
+                        same = replay(call, given, [laid_out(t, layout) for t in fresh])
                         report.add(same, message="a replay differs from a plain call")
                         continue
                     if exact is None:

@@ -4,7 +4,7 @@ python bench/gpu/supervise.py JOB.json
 
 A job: {"command", "run", "state", "deadline" (of time.time()), "startup" (seconds from start to the first iteration)}.
 The command is that of hida train without its minutes. After a failure it continues from its newest checkpoint: first
-as it is after a signal from outside, then without CUDA graphs, then with the reference ops. What happened stands in the
+as it is after a signal from outside, then without CUDA graphs, then with the reference ops. What happened is in the
 state file, a JSON object that is replaced in one step.
 """
 
@@ -19,7 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-from parts import in_one_step
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from hida.files import write_json
 
 CAREFUL = ((), ("--train.no-cuda-graph",), ("--train.no-cuda-graph",))
 """options of the first attempt, and of those after a failure"""
@@ -51,10 +53,10 @@ def main() -> int:
         environment = os.environ | ({"HIDA_OPS": "reference"} if reference else {})
         process = subprocess.Popen(command, env=environment)
         state["attempts"].append({"command": command, "pid": process.pid, "reference": reference, "begun": time.time()})
-        write(job, state)
+        write_json(job["state"], state)
         code = process.wait()
         state["attempts"][-1] |= {"code": code, "ended": time.time()}
-        write(job, state)
+        write_json(job["state"], state)
         if code == 0:
             state["status"] = "finished"
             break
@@ -64,7 +66,7 @@ def main() -> int:
             state["status"] = "failed"
             break
         time.sleep(0.5)
-    write(job, state)
+    write_json(job["state"], state)
     return 0 if state["status"] == "finished" else 1
 
 
@@ -88,10 +90,6 @@ def elapsed(run: Path) -> float:
         except (OSError, ValueError, KeyError, struct.error):
             continue
     return 0.0
-
-
-def write(job: dict, state: dict) -> None:
-    in_one_step(Path(job["state"]), lambda path: path.write_text(json.dumps(state, indent=1) + "\n"))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from train_step import METHODS, WARM_UP, build
+from bench.train_step import METHODS, WARM_UP, build
+from bench.workers import profiled
 
 STEPS = 3
 
@@ -32,19 +32,17 @@ def trace(method: str, preset: str, batch: int, device: torch.device) -> dict:
         engine.step()
     engine.losses()
     gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as result:
-        for _ in range(STEPS):
-            engine.step()
-        if gpu:
-            torch.cuda.synchronize()
+    result = profiled(engine.step, gpu, STEPS)
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for event in result.events():
-        if gpu and event.device_type == torch.autograd.DeviceType.CUDA and "gpu_user_annotation" not in event.name:
-            found[event.name[:160]][0] += 1 / STEPS
-            found[event.name[:160]][1] += event.self_device_time_total / 1e3 / STEPS
-        elif not gpu and event.self_cpu_time_total > 0:
-            found[event.name][0] += 1 / STEPS
-            found[event.name][1] += event.self_cpu_time_total / 1e3 / STEPS
+        if gpu:
+            kernel = event.device_type == torch.autograd.DeviceType.CUDA and "gpu_user_annotation" not in event.name
+            ms = event.self_device_time_total / 1e3
+        else:  # operators stand for kernels
+            kernel, ms = event.self_cpu_time_total > 0, event.self_cpu_time_total / 1e3
+        if kernel:
+            count, total = found[event.name[:160]]
+            found[event.name[:160]] = [count + 1 / STEPS, total + ms / STEPS]
     ordered = sorted(found.items(), key=lambda item: -item[1][1])
     operators = {e.key: e.count / STEPS for e in result.key_averages() if e.key.startswith(("aten::", "hida"))}
     return {
@@ -56,6 +54,7 @@ def trace(method: str, preset: str, batch: int, device: torch.device) -> dict:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", default="small")

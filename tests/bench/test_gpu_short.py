@@ -17,20 +17,21 @@ from pathlib import Path
 import pytest
 from small_set import prepared
 
-from hida import weights
+from bench.gpu.first import LIMITS
 from hida.cli import pack
+from hida import weights
+from hida.weights.checkpoint import load_generator
 from hida.cli.run import run_command
 from hida.ops import library
-from hida.weights.checkpoint import load_generator
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench/gpu"))
-from first import LIMITS  # noqa: E402
-
 SCRIPT = "bench/gpu/short.sh"
 UNTIL = 0.45  # minutes from the start of "first" to the end of training
 FEW = ["ops", "deform", "step", "released"]  # what a rehearsal of a failure can do without
-native = pytest.mark.skipif(not library.loaded, reason=library.why_not)
+
+
+def rehearsal(test):
+    return pytest.mark.slow(pytest.mark.skipif(not library.loaded, reason=library.why_not)(test))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the checkout without libraries and built-in weights, as it lies on the GPU machine."""
+    """A copy of the checkout without libraries and built-in weights, as it is on the GPU machine."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("hida", "bench", "tests", "csrc"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "small.safetensors")
@@ -112,16 +113,13 @@ def machine(checkout, packed, tmp_path):
     return Machine(checkout, packed, tmp_path)
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_all_parts_in_their_order_and_weights_in_pieces(machine):
     record, text = machine.first("--until", "1.4", skip=["racecheck", "released"])
     found = machine.status(record)
     absent = [] if shutil.which("compute-sanitizer") else ["memcheck"]
     assert [name for name, status in found.items() if status != "ok"] == absent, text
-    assert list(found) == [
-        *("machine", "libraries", "smoke", "tests", "memcheck", "ops", "deform", "step"),
-    ]
+    assert list(found) == ["machine", "libraries", "smoke", "tests", "memcheck", "ops", "deform", "step"]
     assert "reference" not in record
     with tarfile.open(machine.folder / "out/first.tar.gz") as archive:
         names = set(archive.getnames())
@@ -151,8 +149,7 @@ def test_all_parts_in_their_order_and_weights_in_pieces(machine):
     assert again.returncode == 2
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_any_part_can_be_left_out(machine):
     """Every part is replaced by a command that does nothing; then each of them is skipped, and all."""
     nothing = [f"{name}=true" for name in LIMITS]
@@ -165,10 +162,9 @@ def test_any_part_can_be_left_out(machine):
     assert record["parts"] == []
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_defect_of_a_part_stops_no_other(machine):
-    """Folders lie where a log and a file are to be written: a part cannot start, and a step ends by an exception."""
+    """Folders are where a log and a file are to be written: a part cannot start, and a step ends by an exception."""
     (machine.work / "logs/smoke.log").mkdir(parents=True)
     (machine.work / "tiny.toml").mkdir()
     record, text = machine.first("--command", *[f"{name}=true" for name in LIMITS], skip=["train"])
@@ -178,8 +174,7 @@ def test_a_defect_of_a_part_stops_no_other(machine):
     assert (found["smoke"], found["tests"]) == ("skipped", "ok")
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_libraries_that_do_not_load_are_built(machine, tmp_path):
     spoilt = tmp_path / "pack"
     shutil.copytree(machine.packed, spoilt)
@@ -193,8 +188,7 @@ def test_libraries_that_do_not_load_are_built(machine, tmp_path):
     assert "reference" not in record
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_libraries_that_neither_load_nor_build(machine, tmp_path):
     machine.packed = tmp_path / "pack"
     (machine.packed / "libraries").mkdir(parents=True)
@@ -212,8 +206,7 @@ def test_libraries_that_neither_load_nor_build(machine, tmp_path):
     assert time.monotonic() - begun < 60 * UNTIL + 20
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_smoke_test_that_fails(machine):
     record, _ = machine.first("--until", "0.9", HIDA_SMOKE_BREAK="ida", skip=["deform", "released", "tests"])
     assert machine.status(record)["smoke"] == "failed"
@@ -226,8 +219,7 @@ def test_a_smoke_test_that_fails(machine):
     assert machine.brought_weights(record).generator.base_width == 2
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_capture_that_fails(machine):
     machine.first(HIDA_FAIL_CAPTURE="1", skip=[*FEW, "tests", "smoke"])
     record, _ = machine.call("second", out="out2")
@@ -236,8 +228,7 @@ def test_a_capture_that_fails(machine):
     assert [attempt["code"] for attempt in machine.attempts()] == [0]  # it started again by itself
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_training_killed_in_the_middle_goes_on(machine, number):
     machine.first(skip=[*FEW, "tests", "smoke"])
@@ -249,8 +240,7 @@ def test_training_killed_in_the_middle_goes_on(machine, number):
     assert codes == ([-number, 0] if number != signal.SIGTERM else [0]), text
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
     machine.first("--until", "3", skip=[*FEW, "tests", "smoke"])
     for _ in range(200):  # one checkpoint, then nothing is orderly any more
@@ -266,8 +256,7 @@ def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
     assert machine.brought_weights(record).generator.base_width == 2
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_training_without_its_supervisor_is_found(machine):
     """Another first is refused beside it, and second stops it."""
     machine.first("--until", "9", skip=[*FEW, "tests", "smoke"])
@@ -283,8 +272,7 @@ def test_a_training_without_its_supervisor_is_found(machine):
     assert f"{machine.work}/run" not in commands()
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_an_interrupted_first_leaves_nothing_running(machine):
     words = ["--device", "cpu", "--pack", str(machine.packed), "--command", "tests=sleep 1234", "--skip", *FEW, "smoke"]
     process = machine.start("first", *words)
@@ -306,8 +294,7 @@ def commands():
     return "\n".join(found)
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_part_that_hangs_is_cut(machine):
     words = ["--command", "tests=trap '' INT TERM; sleep 1000", "--limit", "tests=2"]
     begun = time.monotonic()
@@ -317,8 +304,7 @@ def test_a_part_that_hangs_is_cut(machine):
     assert "sleep\x001000" not in commands()
 
 
-@pytest.mark.slow
-@native
+@rehearsal
 def test_a_training_that_hangs_is_ended(machine):
     words = ["--command", "train=trap '' INT TERM; sleep 1000", "--limit", "train=2", "--until", "0.6"]
     machine.first(*words, skip=[*FEW, "tests", "smoke"])
@@ -339,13 +325,10 @@ def network(tmp_path, monkeypatch):
     monkeypatch.setenv("HIDA_WEIGHTS", str(tmp_path))
 
 
-def pack_command(*words):
-    command = ["bash", SCRIPT, "pack", *map(str, words), "--no-wheels"]
-    environment = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def test_what_travels_is_counted(call, tmp_path, network):
+    def pack_command(*words):
+        return call(SCRIPT, "pack", *words, "--no-wheels")
 
-
-def test_what_travels_is_counted(tmp_path, network):
     prepared(tmp_path / "set")
     libraries = tmp_path / "built"
     libraries.mkdir()
@@ -358,12 +341,8 @@ def test_what_travels_is_counted(tmp_path, network):
     assert "bash bench/gpu/short.sh second" in done.stdout
     manifest = json.loads((tmp_path / "pack/manifest.json").read_text())["files"]
     assert set(manifest) == {
-        *(
-            "libraries/_ops.so",
-            "libraries/_ops_cuda.so",
-            "train.zip",
-            "weights/" + weights.get("alexnet-features").filename,
-        )
+        *("libraries/_ops.so", "libraries/_ops_cuda.so", "train.zip"),
+        f"weights/{weights.get('alexnet-features').filename}",
     }
     for name, entry in manifest.items():
         assert hashlib.sha256((tmp_path / "pack" / name).read_bytes()).hexdigest() == entry["sha256"]
@@ -400,19 +379,15 @@ def test_what_travels_is_counted(tmp_path, network):
         (("bake",), "invalid choice: 'bake'"),
     ],
 )
-def test_mistakes_are_told(tmp_path, words, said):
-    own = {"pack": ["--pack", str(tmp_path)], "bake": []}.get(words[0], ["--work", str(tmp_path / "work")])
-    command = ["bash", SCRIPT, words[0], *own, *words[1:]]
-    environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def test_mistakes_are_told(call, tmp_path, words, said):
+    own = {"pack": ["--pack", tmp_path], "bake": []}.get(words[0], ["--work", tmp_path / "work"])
+    done = call(SCRIPT, words[0], *own, *words[1:])
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_without_a_first_says_so(tmp_path):
-    command = ["bash", SCRIPT, "second", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def test_a_second_without_a_first_says_so(call, tmp_path):
+    done = call(SCRIPT, "second", "--out", tmp_path / "out", "--work", tmp_path / "work")
     assert done.returncode == 2
     assert "run the part first" in done.stdout

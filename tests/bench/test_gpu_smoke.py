@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench.gpu import smoke
 from hida.ops import library
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "bench/gpu/smoke.py"
 OPS = {"info_acon", "instance_norm_modulate", "ida", "deform_conv2d"}
 
 needs_library = pytest.mark.skipif(not library.loaded, reason=library.why_not)
 
 
-def call(path, *words, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
-    command = [sys.executable, str(SCRIPT), "--json", str(path), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    return done, json.loads(path.read_text())
-
-
 @pytest.fixture
-def smoke(monkeypatch):
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("smoke", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "smoke", module)
-    spec.loader.exec_module(module)
-    return module
+def tried(call, tmp_path):
+    """Run the script; return the process and the results."""
+
+    def run(*words, **environment):
+        done = call("bench/gpu/smoke.py", "--json", tmp_path / "smoke.json", *words, **environment)
+        return done, json.loads((tmp_path / "smoke.json").read_text())
+
+    return run
 
 
-def run(smoke, monkeypatch, *words) -> int:
+def run(monkeypatch, *words) -> int:
     monkeypatch.setattr(sys, "argv", ["smoke.py", "--device", "cpu", "--few", *words])
     return smoke.main()
 
 
 @needs_library
-def test_right_ops_pass(tmp_path):
-    done, found = call(tmp_path / "smoke.json", "--device", "cpu", "--few")
+def test_right_ops_pass(tried, tmp_path):
+    done, found = tried("--device", "cpu", "--few")
     assert done.returncode == 0, done.stdout + done.stderr
     cases = found["cases"]
     assert (found["passed"], found["failed"], found["left"]) == (len(cases), 0, 0)
@@ -64,8 +53,8 @@ def test_right_ops_pass(tmp_path):
 
 
 @needs_library
-def test_a_broken_op_is_found_and_the_others_are_not_blamed(tmp_path):
-    done, found = call(tmp_path / "smoke.json", "--device", "cpu", "--few", HIDA_SMOKE_BREAK="ida")
+def test_a_broken_op_is_found_and_the_others_are_not_blamed(tried):
+    done, found = tried("--device", "cpu", "--few", HIDA_SMOKE_BREAK="ida")
     assert done.returncode == 1
     wrong = [case for case in found["cases"] if not case["ok"]]
     assert found["failed"] == len(wrong) > 0
@@ -110,7 +99,7 @@ def one_not_written(t):
     ],
     ids=["one wrong number", "one not written", "slightly scaled", "scaled"],
 )
-def test_small_mistakes_are_found(smoke, monkeypatch, tmp_path, change, dtypes):
+def test_small_mistakes_are_found(monkeypatch, tmp_path, change, dtypes):
     norm, path = smoke.ops.instance_norm_modulate, tmp_path / "smoke.json"
 
     def wrong(*given):
@@ -118,14 +107,14 @@ def test_small_mistakes_are_found(smoke, monkeypatch, tmp_path, change, dtypes):
         return y if smoke.ops.dispatch.selected() == "reference" else spoiled(change)(y)
 
     monkeypatch.setattr(smoke.ops, "instance_norm_modulate", wrong)
-    assert run(smoke, monkeypatch, "--op", "instance_norm_modulate", "--json", str(path)) == 1
+    assert run(monkeypatch, "--op", "instance_norm_modulate", "--json", str(path)) == 1
     cases = [case for case in json.loads(path.read_text())["cases"] if case["what"] == "y"]
     assert {case["dtype"] for case in cases if not case["ok"]} == dtypes
     assert all(case["ok"] == (case["dtype"] not in dtypes) for case in cases)
 
 
 @needs_library
-def test_an_exception_fails_its_case_and_no_other(smoke, monkeypatch, tmp_path, capsys):
+def test_an_exception_fails_its_case_and_no_other(monkeypatch, tmp_path, capsys):
     right, path = smoke.ops.deform_conv2d, tmp_path / "smoke.json"
 
     def convolve(x, *given, **more):
@@ -134,7 +123,7 @@ def test_an_exception_fails_its_case_and_no_other(smoke, monkeypatch, tmp_path, 
         return right(x, *given, **more)
 
     monkeypatch.setattr(smoke.ops, "deform_conv2d", convolve)
-    assert run(smoke, monkeypatch, "--op", "deform_conv2d", "--json", str(path)) == 1
+    assert run(monkeypatch, "--op", "deform_conv2d", "--json", str(path)) == 1
     found = json.loads(path.read_text())
     wrong = [case for case in found["cases"] if not case["ok"]]
     assert {case["dtype"] for case in wrong} == {"bfloat16"}
@@ -145,7 +134,7 @@ def test_an_exception_fails_its_case_and_no_other(smoke, monkeypatch, tmp_path, 
 
 
 @needs_library
-def test_after_a_cuda_error_it_stops_with_what_is_known(smoke, monkeypatch, tmp_path):
+def test_after_a_cuda_error_it_stops_with_what_is_known(monkeypatch, tmp_path):
     path = tmp_path / "smoke.json"
     monkeypatch.setattr(smoke, "is_dead", lambda error, device: "illegal memory access" in str(error))
     norm, calls = smoke.ops.instance_norm_modulate, []
@@ -157,7 +146,7 @@ def test_after_a_cuda_error_it_stops_with_what_is_known(smoke, monkeypatch, tmp_
         return norm(*given)
 
     monkeypatch.setattr(smoke.ops, "instance_norm_modulate", failing)
-    assert run(smoke, monkeypatch, "--op", "instance_norm_modulate", "--json", str(path)) == 1
+    assert run(monkeypatch, "--op", "instance_norm_modulate", "--json", str(path)) == 1
     found = json.loads(path.read_text())
     assert found["failed"] == 1
     assert found["passed"] > 0
@@ -167,13 +156,13 @@ def test_after_a_cuda_error_it_stops_with_what_is_known(smoke, monkeypatch, tmp_
     assert len(calls) == 20
 
 
-def test_which_errors_are_the_end(smoke):
+def test_which_errors_are_the_end():
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
     assert smoke.is_dead(error, "cuda")
     assert not smoke.is_dead(error, "cpu")
 
 
-def test_a_kernel_that_hangs_is_named(smoke, monkeypatch, tmp_path):
+def test_a_kernel_that_hangs_is_named(monkeypatch, tmp_path):
     class Ended(Exception):
         pass
 
@@ -192,24 +181,24 @@ def test_a_kernel_that_hangs_is_named(smoke, monkeypatch, tmp_path):
 
 
 @needs_library
-def test_no_case_begins_after_its_time(smoke, monkeypatch, tmp_path):
+def test_no_case_begins_after_its_time(monkeypatch, tmp_path):
     path = tmp_path / "smoke.json"
-    assert run(smoke, monkeypatch, "--seconds", "-1", "--json", str(path)) == 0
+    assert run(monkeypatch, "--seconds", "-1", "--json", str(path)) == 0
     found = json.loads(path.read_text())
     assert found["cases"] == []
     assert found["left"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path):
-    done, found = call(tmp_path / "smoke.json")
+def test_without_a_gpu_it_says_so(tried):
+    done, found = tried()
     assert done.returncode == 2
     assert "could not run" in done.stderr
     assert found["cases"] == []
     assert found["stopped"]
 
 
-def test_an_unknown_op_to_break_is_refused(smoke, monkeypatch, capsys):
+def test_an_unknown_op_to_break_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run(smoke, monkeypatch, "--break", "bogus")
+        run(monkeypatch, "--break", "bogus")
     assert "there is no op 'bogus'" in capsys.readouterr().err

@@ -1,15 +1,16 @@
-"""bench/results.py, bench/result_tables.py and bench/targets.py, on made-up numbers: none of them was measured."""
+"""bench/results.py, bench/report.py and bench/goals.py, on made-up numbers: none of them was measured."""
 
 from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
+from bench import results
+from bench.goals import table, verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {"device": "NVIDIA H200", "torch": "0.0 (made up)", "nvidia_smi": {"clocks.sm": "0 MHz (made up)"}}
@@ -99,13 +100,12 @@ def named(device, files):
     }
 
 
-def command(*words):
-    line = [sys.executable, str(ROOT / "bench/results.py"), *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def command(call):
+    return lambda *words: call("bench/results.py", *words)
 
 
-def test_goals_are_compared_with_the_better_rival_and_only_where_they_apply(bench):
-    verdicts = bench("targets").verdicts
+def test_goals_are_compared_with_the_better_rival_and_only_where_they_apply():
     of = case("ida", 128)
     rows = [row(of, "reference", 7.6), row(of, "compile", 2.0), row(of, "max-autotune", 1.3), row(of, "native", 1.0)]
     found = {v.goal: v for v in verdicts([*rows, floor(of, 0.95, 1e8)])}
@@ -129,22 +129,22 @@ def test_goals_are_compared_with_the_better_rival_and_only_where_they_apply(benc
         (case("deform_conv2d", 4, 16), "fwd", None),
     ],
 )
-def test_torchvision_is_told_everywhere_and_a_goal_where_there_is_one(bench, of, direction, wanted):
+def test_torchvision_is_told_everywhere_and_a_goal_where_there_is_one(of, direction, wanted):
     rows = [row(of, "torchvision", 9.0, direction), row(of, "native", 2.0, direction)]
-    (found,) = bench("targets").verdicts(rows)
+    (found,) = verdicts(rows)
     assert (found.goal, found.found, found.wanted) == ("× torchvision", 4.5, wanted)
     assert found.holds == (None if wanted is None else wanted <= 4.5)
 
 
-def test_a_small_map_of_ida_must_not_be_slower_than_the_compiler(bench):
+def test_a_small_map_of_ida_must_not_be_slower_than_the_compiler():
     of = case("ida", 32)
-    found = bench("targets").verdicts([row(of, "compile", 1.1), row(of, "native", 1.0)])
+    found = verdicts([row(of, "compile", 1.1), row(of, "native", 1.0)])
     assert [(v.goal, v.wanted, v.holds) for v in found] == [("× torch.compile", 1.0, True)]
 
 
-def test_the_log_of_a_benchmark_tells_what_has_no_goal_but_does_not_count_it(bench):
+def test_the_log_of_a_benchmark_tells_what_has_no_goal_but_does_not_count_it():
     of = case("ida", 128)
-    lines = bench("targets").table([row(of, "reference", 9.0), row(of, "native", 1.0), floor(of, 0.5, 9e7)])
+    lines = table([row(of, "reference", 9.0), row(of, "native", 1.0), floor(of, 0.5, 9e7)])
     (line,) = (line for line in lines if line.startswith("ida 64@128² B16 bfloat16 nchw fwd"))
     assert line.endswith("× eager 9.00 (≥ 7.5) holds; of the floor 0.50 (no goal)")
     assert not any(line.startswith("ida fwd, of the floor") for line in lines)
@@ -159,7 +159,7 @@ def cells(text, start):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def told(tmp_path_factory, command):
     done = command(folder_of(tmp_path_factory.mktemp("told") / "a", made_up()))
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -231,14 +231,14 @@ def test_what_failed_and_what_was_not_measured_is_said_in_a_line_each(told):
     ]
 
 
-def test_cases_that_fail_for_one_reason_share_a_line(tmp_path):
+def test_cases_that_fail_for_one_reason_share_a_line(command, tmp_path):
     rows = [{"case": case("ida", side), "method": "compile", "failed": "made up"} for side in (16, 32, 64)]
     done = command(folder_of(tmp_path / "a", {"ops.json": {"machines": [MACHINE], "rows": rows}}))
     assert "- ida 64@16² B16 bfloat16 nchw and 2 more, compile: made up\n" in done.stdout
     assert "| ida" not in done.stdout
 
 
-def test_an_archive_is_as_good_as_a_folder_and_a_folder_may_hold_archives(tmp_path, told):
+def test_an_archive_is_as_good_as_a_folder_and_a_folder_may_hold_archives(command, tmp_path, told):
     archive = archive_of(tmp_path / "out/first.tar.gz", made_up())
     assert command(archive).stdout == told
     assert command(archive.parent).stdout == told
@@ -246,16 +246,12 @@ def test_an_archive_is_as_good_as_a_folder_and_a_folder_may_hold_archives(tmp_pa
     assert command(archive.parent, archive).stdout == told
 
 
-def test_one_file_and_the_document_are_written(tmp_path):
-    folder, document, results = (
-        folder_of(tmp_path / "a", made_up()),
-        tmp_path / "kernels.md",
-        tmp_path / "results/h200.json",
-    )
+def test_one_file_and_the_document_are_written(command, tmp_path):
+    folder, document, written = folder_of(tmp_path / "a", made_up()), tmp_path / "kernels.md", tmp_path / "r/h200.json"
     document.write_text((ROOT / "docs/kernels.md").read_text())
-    words = ("--write", "--results", results, "--document", document)
+    words = ("--write", "--results", written, "--document", document)
     printed = command(folder, *words).stdout.strip()
-    content = json.loads(results.read_text())
+    content = json.loads(written.read_text())
     assert (content["device"], content["made_up"], len(content["ops"]["rows"])) == ("NVIDIA H200", True, 12)
     assert content["smoke"] == {"passed": 3000, "failed": 1, "left": 0, "stopped": ""}
     assert content["ops"]["machines"][0]["command"] == ["bench/ops.py", "--json", "ops.json"]
@@ -266,7 +262,7 @@ def test_one_file_and_the_document_are_written(tmp_path):
     assert first.split("<!-- GPU")[0] == (ROOT / "docs/kernels.md").read_text().split("<!-- GPU")[0]
 
 
-def test_the_document_has_every_chips_tables(tmp_path):
+def test_the_document_has_every_chips_tables(command, tmp_path):
     document = tmp_path / "kernels.md"
     document.write_text((ROOT / "docs/kernels.md").read_text())
     for name, device in (("h200", "NVIDIA H200"), ("h100", "NVIDIA H100 80GB HBM3")):
@@ -278,7 +274,7 @@ def test_the_document_has_every_chips_tables(tmp_path):
     assert text.count("8.00–9.00×") == 2
 
 
-def test_made_up_results_never_reach_the_project(tmp_path):
+def test_made_up_results_never_reach_the_project(command, tmp_path):
     before = (ROOT / "docs/kernels.md").read_text()
     done = command(folder_of(tmp_path / "a", made_up()), "--write")
     assert done.returncode == 2
@@ -296,7 +292,7 @@ def test_made_up_results_never_reach_the_project(tmp_path):
         ({}, "there are no results"),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path, files, said):
+def test_mistakes_are_one_sentence(command, tmp_path, files, said):
     folder = folder_of(tmp_path / "a", files)
     done = command(folder, "--write", "--results", tmp_path / "r.json", "--document", tmp_path / "none.md")
     assert done.returncode == 2
@@ -305,7 +301,7 @@ def test_mistakes_are_one_sentence(tmp_path, files, said):
     assert not (tmp_path / "r.json").exists()
 
 
-def test_what_is_neither_a_folder_nor_an_archive_is_refused(tmp_path):
+def test_what_is_neither_a_folder_nor_an_archive_is_refused(command, tmp_path):
     (tmp_path / "first.tar.gz").write_text("no archive")
     for path in (tmp_path / "first.tar.gz", tmp_path / "nothing"):
         done = command(path)
@@ -313,8 +309,7 @@ def test_what_is_neither_a_folder_nor_an_archive_is_refused(tmp_path):
         assert f"'{path}' is neither a folder nor an archive" in done.stderr
 
 
-def test_what_was_measured_again_counts_once_and_as_it_was_then(bench, tmp_path):
-    results = bench("results")
+def test_what_was_measured_again_counts_once_and_as_it_was_then(tmp_path):
     files = made_up()
     once = results.gather([folder_of(tmp_path / "a", files)])
     of = case("ida", 128)
@@ -333,15 +328,15 @@ def test_what_was_measured_again_counts_once_and_as_it_was_then(bench, tmp_path)
     }
 
 
-def test_results_of_two_devices_do_not_mix(tmp_path):
+def test_results_of_two_devices_do_not_mix(command, tmp_path):
     other = folder_of(tmp_path / "b", named("NVIDIA H100 80GB HBM3", made_up()))
     done = command(folder_of(tmp_path / "a", made_up()), other)
     assert done.returncode == 2
     assert "different devices" in done.stderr
 
 
-def test_a_sanitizer_that_found_something_says_so(bench):
-    sanitizer = bench("results").sanitizer
+def test_a_sanitizer_that_found_something_says_so():
+    sanitizer = results.sanitizer
     race = "========= COMPUTE-SANITIZER\n20 calls, up to a\n========= Error: Race reported\n"
     assert sanitizer(race) == {"calls": 20, "summary": None, "told": 1}
     race += "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)\n"
@@ -349,8 +344,7 @@ def test_a_sanitizer_that_found_something_says_so(bench):
     assert sanitizer("bash: compute-sanitizer: command not found") == {}
 
 
-def test_the_document_shows_the_committed_results(bench):
-    results = bench("results")
+def test_the_document_shows_the_committed_results():
     begin, end = results.MARKS
     shown = (ROOT / "docs/kernels.md").read_text().split(begin)[1].split(end)[0].strip()
-    assert shown == results.document(results.kept(ROOT / "bench/results"))
+    assert shown == results.document(ROOT / "bench/results")

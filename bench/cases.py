@@ -26,8 +26,8 @@ from bench.goals import name_of, table
 from bench.machine import DTYPES, LAYOUTS, arithmetic, ceilings
 from bench.timing import DIRECTIONS, Buffers, Run, Times, exact, on_cpu, on_gpu, relative_error, release, summary
 from bench.workers import Worker, answer, reason
-from hida.ops import available
 from hida.device import tune
+from hida.ops import available
 
 COMPILED = {"compile": None, "max-autotune": "max-autotune-no-cudagraphs"}  # its own graphs would copy the operands
 LIMITS = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2, "float16": 4e-3}

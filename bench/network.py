@@ -38,10 +38,10 @@ from bench.timing import summary
 from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
 from hida import ops
 from hida.config import load_preset
+from hida.device import tune
 from hida.models import build_generator
 from hida.models.generator import Generator
 from hida.ops import available
-from hida.device import tune
 
 METHODS = ("reference", "compile", "native", "compile+graph", "native+graph")
 KINDS = {  # the first that fits: deform_conv2d is no conv2d

@@ -32,14 +32,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench import runner
 from bench.timing import summary
 from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
-from hida.training import losses
 from hida.config import load_preset
-from hida.data.framing import planned_batch
 from hida.data.dataset import PairTensors
+from hida.data.framing import planned_batch
+from hida.device import tune
+from hida.training import losses
 from hida.training.distributed import World
 from hida.training.engine import WARM_UP, Engine
 from hida.training.state import TrainingState
-from hida.device import tune
 
 METHODS = ("released", "bf16", "reference", "compile", "ours", "nchw")
 NATIVE = ("ours", "nchw")

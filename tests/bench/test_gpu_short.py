@@ -18,11 +18,11 @@ import pytest
 from small_set import prepared
 
 from bench.gpu.first import LIMITS
-from hida.cli import pack
 from hida import weights
-from hida.weights.checkpoint import load_generator
+from hida.cli import pack
 from hida.cli.run import run_command
 from hida.ops import library
+from hida.weights.checkpoint import load_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "bench/gpu/short.sh"

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 
 import hida.depth as depth
-from hida.depth.builtin.lessons import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
 from hida.depth.builtin.network import SIDE, BuiltinDepth, DepthNet, expected_points, frame_to_crop, square_to_crop
 from hida.depth.builtin.train import loss, recalibrate, save_weights
+from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
 from hida.errors import HidaError
 from hida.images.alignment import TEMPLATE, apply, similarity
 from hida.weights import find
@@ -198,7 +198,7 @@ def test_depth_batch_on_the_gpu_equals_the_cpu():
 
 
 @pytest.fixture(scope="module")
-def lessons() -> Faces:
+def faces() -> Faces:
     """Cached pictures whose photo and depth both show the three dots."""
     scale = CACHE_SIDE / CACHE_GROW / 208
     middle = np.array([123.5, 129.5])
@@ -211,21 +211,21 @@ def lessons() -> Faces:
     return one.take(torch.zeros(16, dtype=torch.long))
 
 
-def test_plain_lessons_show_the_canonical_crop(lessons):
-    photo, target, points = plain(lessons)
+def test_plain_faces_show_the_canonical_crop(faces):
+    photo, target, points = plain(faces)
     found = Colours()(photo * 2 - 1)[1]
     torch.testing.assert_close(found, points, atol=2e-3, rtol=0)
-    torch.testing.assert_close(points, lessons.points)
+    torch.testing.assert_close(points, faces.points)
     torch.testing.assert_close(target, photo.amax(1, keepdim=True), atol=1e-5, rtol=0)
 
 
-def test_augmented_depth_and_points_move_together(lessons):
-    photo, target, points = augment(lessons, torch.Generator().manual_seed(3))
+def test_augmented_depth_and_points_move_together(faces):
+    photo, target, points = augment(faces, torch.Generator().manual_seed(3))
     assert photo.shape == (16, 3, SIDE, SIDE)
     assert 0 <= photo.min() <= photo.max() <= 1
     place = (torch.arange(SIDE) + 0.5) / SIDE
     checked, moved = 0, 0.0
-    for map_, three, before in zip(target[:, 0], points, lessons.points, strict=True):
+    for map_, three, before in zip(target[:, 0], points, faces.points, strict=True):
         for x, y in three.tolist():
             near = (place - x).abs() < 0.07
             down = (place - y).abs() < 0.07
@@ -242,35 +242,35 @@ def test_augmented_depth_and_points_move_together(lessons):
     assert moved > 0.05
 
 
-def test_augmentation_is_repeatable_and_varied(lessons):
-    a = augment(lessons, torch.Generator().manual_seed(1))
-    b = augment(lessons, torch.Generator().manual_seed(1))
+def test_augmentation_is_repeatable_and_varied(faces):
+    a = augment(faces, torch.Generator().manual_seed(1))
+    b = augment(faces, torch.Generator().manual_seed(1))
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y)
     assert (a[0][0] - a[0][1]).abs().mean() > 0.01
 
 
-def test_recalibrated_norms_fit_the_weights(lessons):
+def test_recalibrated_norms_fit_the_weights(faces):
     torch.manual_seed(0)
     network = DepthNet()
     norm = network.stem[0].bn
     norm.running_var.fill_(100.0)
-    recalibrate(network, lessons, torch.Generator().manual_seed(0), batches=1)
-    index = torch.randint(len(lessons), (64,), generator=(generator := torch.Generator().manual_seed(0)))
-    seen = network.stem[0].conv(augment(lessons.take(index), generator)[0] * 2 - 1)
+    recalibrate(network, faces, torch.Generator().manual_seed(0), batches=1)
+    index = torch.randint(len(faces), (64,), generator=(generator := torch.Generator().manual_seed(0)))
+    seen = network.stem[0].conv(augment(faces.take(index), generator)[0] * 2 - 1)
     torch.testing.assert_close(norm.running_var, seen.var((0, 2, 3)), atol=1e-4, rtol=1e-3)
     assert not network.training
 
 
 @pytest.mark.slow
-def test_a_few_steps_learn_one_lesson(lessons):
+def test_a_few_steps_learn_one_batch(faces):
     torch.manual_seed(0)
     network = DepthNet()
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
-    lesson = plain(lessons.take(torch.arange(2)))
+    batch = plain(faces.take(torch.arange(2)))
     values = []
     for _ in range(25):
-        terms = loss(network, *lesson)
+        terms = loss(network, *batch)
         total = sum(terms.values())
         optimiser.zero_grad()
         total.backward()

@@ -13,9 +13,9 @@ from hida import ops
 from hida.models import build_discriminator, build_generator
 from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
+from hida.ops.cpu.conv_to_one import fits, to_one
 from hida.ops.cpu.leaky_norm import leaky_norm
 from hida.ops.cpu.plane_mean import plane_mean
-from hida.ops.cpu.to_one import fits, to_one
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from hida.depth.builtin.lessons import Faces, augment, list_photos, plain, teach
 from hida.depth.builtin.network import CROP_SIDE, DepthNet, expected_points
 from hida.depth.builtin.options import Options
+from hida.depth.builtin.training_set import Faces, augment, list_photos, plain, teach
 from hida.depth.tddfa import TDDFA
 from hida.device import to_channels_last
 from hida.errors import HidaError

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hida.ops import dispatch, library
-from hida.ops.cpu import to_one
+from hida.ops.cpu import conv_to_one
 from hida.ops.cpu.layout import channels_last_on_cpu
 
 FEW = 256
@@ -33,8 +33,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
     Returns:
         (N, C_out, H_out, W_out).
     """
-    if (stride, padding) == ((1, 1), (2, 2)) and to_one.fits(x, weight, transposed=False):
-        return to_one.to_one(x, weight, bias, transposed=False)
+    if (stride, padding) == ((1, 1), (2, 2)) and conv_to_one.fits(x, weight, transposed=False):
+        return conv_to_one.to_one(x, weight, bias, transposed=False)
     pixels = x.shape[0]
     for size, kernel, step, pad in zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True):
         pixels = pixels * ((size + 2 * pad - kernel) // step + 1)
@@ -56,8 +56,8 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (N, C_out, 2H, 2W), by native kernels on a CPU in float32.
     """
-    if to_one.fits(x, weight, transposed=True):
-        return to_one.to_one(x, weight, bias, transposed=True)
+    if conv_to_one.fits(x, weight, transposed=True):
+        return conv_to_one.to_one(x, weight, bias, transposed=True)
     if (
         bias is not None
         and bias.requires_grad

@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
         """Return the logits of the full size."""
         return self.layers(self._joined(depth, sketch))
 
-    def judge(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
+    def logits(self, depth: Tensor, sketch: Tensor) -> list[Tensor]:
         """Return the logits of every scale, the full size first."""
         return [features[-1] for features in self.features(depth, sketch)]
 

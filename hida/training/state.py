@@ -81,7 +81,7 @@ class TrainingState:
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
-            scales = self.discriminator.judge(
+            scales = self.discriminator.logits(
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
             )

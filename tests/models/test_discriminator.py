@@ -49,11 +49,11 @@ def test_wrong_shapes_are_refused(depth, sketch):
         module(depth, sketch)
 
 
-def test_further_scales_are_judges_of_the_picture_made_smaller():
+def test_further_scales_see_the_picture_made_smaller():
     torch.manual_seed(0)
     module = build_discriminator(DiscriminatorConfig(base_width=2, scales=3)).double()
     depth, sketch = torch.rand(2, 2, 1, 64, 64, dtype=torch.float64)
-    logits = module.judge(depth, sketch)
+    logits = module.logits(depth, sketch)
     assert torch.equal(logits[0], module(depth, sketch))
     image = torch.cat((depth, sketch), 1)
     for found, layers in zip(logits[1:], module.coarser, strict=True):
@@ -81,7 +81,7 @@ def test_features_are_what_the_norms_give_and_the_logits():
     assert [len(scale) for scale in found] == [5, 5]
     assert all(torch.equal(a, b) for a, b in zip([*found[0][:-1], *found[1][:-1]], seen, strict=True))
     assert [f.shape[1] for f in found[0]] == [2, 4, 8, 16, 1]
-    assert all(torch.equal(scale[-1], logits) for scale, logits in zip(found, module.judge(depth, sketch), strict=True))
+    assert all(torch.equal(scale[-1], logits) for scale, logits in zip(found, module.logits(depth, sketch), strict=True))
 
 
 def test_noise_on_the_sketch_in_training_alone():
@@ -89,11 +89,11 @@ def test_noise_on_the_sketch_in_training_alone():
     noisy.load_state_dict(plain.state_dict())
     depth, sketch = torch.rand(2, 1, 1, 64, 64)
     torch.manual_seed(3)
-    found = noisy.judge(depth, sketch)
+    found = noisy.logits(depth, sketch)
     torch.manual_seed(3)
-    expected = plain.judge(depth, sketch + 0.1 * torch.randn(1, 1, 64, 64))
-    for a, b, c in zip(found, expected, plain.judge(depth, sketch), strict=True):
+    expected = plain.logits(depth, sketch + 0.1 * torch.randn(1, 1, 64, 64))
+    for a, b, c in zip(found, expected, plain.logits(depth, sketch), strict=True):
         torch.testing.assert_close(a, b)
         assert not torch.equal(a, c)
-    for a, b in zip(noisy.eval().judge(depth, sketch), plain.judge(depth, sketch), strict=True):
+    for a, b in zip(noisy.eval().logits(depth, sketch), plain.judge(depth, sketch), strict=True):
         assert torch.equal(a, b)

@@ -104,8 +104,8 @@ def test_every_scale_of_the_discriminator_has_the_same_say():
     with torch.no_grad():
         sketch, _ = state.generator(given.photo, given.depth, given.style)
         real, fake = (
-            state.discriminator.judge(given.depth, given.sketch),
-            state.discriminator.judge(given.depth, sketch),
+            state.discriminator.logits(given.depth, given.sketch),
+            state.discriminator.logits(given.depth, sketch),
         )
         d = [losses.adversarial_discriminator(r, f, config.loss) for r, f in zip(real, fake, strict=True)]
     before = [p.detach().clone() for p in state.discriminator.coarser.parameters()]

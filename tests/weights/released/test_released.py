@@ -69,14 +69,14 @@ def test_the_styles_differ(state):
     )
 
 
-def test_the_discriminator_judges_as_the_released_one(imported, state):
+def test_the_discriminator_answers_as_the_released_one(imported, state):
     loaded = load(imported)
-    judge = Discriminator(loaded.config.discriminator)
-    judge.load_state_dict(loaded.part("discriminator"))
+    discriminator = Discriminator(loaded.config.discriminator)
+    discriminator.load_state_dict(loaded.part("discriminator"))
     _, depth = inputs()
     sketch = torch.rand(1, 1, 256, 256) * 2 - 1
     with torch.inference_mode():
-        found, wanted = judge(depth, sketch), plain.judge(state, depth, sketch)
+        found, wanted = discriminator(depth, sketch), plain.judge(state, depth, sketch)
     assert found.shape == wanted.shape == (1, 1, 35, 35)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std()
 

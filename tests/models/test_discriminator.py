@@ -81,7 +81,8 @@ def test_features_are_what_the_norms_give_and_the_logits():
     assert [len(scale) for scale in found] == [5, 5]
     assert all(torch.equal(a, b) for a, b in zip([*found[0][:-1], *found[1][:-1]], seen, strict=True))
     assert [f.shape[1] for f in found[0]] == [2, 4, 8, 16, 1]
-    assert all(torch.equal(scale[-1], logits) for scale, logits in zip(found, module.logits(depth, sketch), strict=True))
+    logits = module.logits(depth, sketch)
+    assert all(torch.equal(scale[-1], last) for scale, last in zip(found, logits, strict=True))
 
 
 def test_noise_on_the_sketch_in_training_alone():
@@ -95,5 +96,5 @@ def test_noise_on_the_sketch_in_training_alone():
     for a, b, c in zip(found, expected, plain.logits(depth, sketch), strict=True):
         torch.testing.assert_close(a, b)
         assert not torch.equal(a, c)
-    for a, b in zip(noisy.eval().logits(depth, sketch), plain.judge(depth, sketch), strict=True):
+    for a, b in zip(noisy.eval().logits(depth, sketch), plain.logits(depth, sketch), strict=True):
         assert torch.equal(a, b)

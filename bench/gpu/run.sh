@@ -122,10 +122,10 @@ build)
 test)
     if [ -n "$DRY" ]; then # all of tests/gpu skips; a few others run
         logged test-gpu "$PYTHON" -m pytest -q -p no:cacheprovider -rs --junitxml "$OUT/test-gpu.xml" \
-            -o addopts= tests/gpu tests/ops/test_ida.py "$@"
+            -o addopts= tests/gpu tests/ops/test_dispatch.py "$@"
     else
         logged test-gpu timeout 570 "$PYTHON" -m pytest -q --durations 10 --junitxml "$OUT/test-gpu.xml" \
-            -m gpu --maxfail 30 tests/gpu tests/training tests/metrics tests/depth "$@"
+            -m gpu --maxfail 30 tests/gpu tests/ops tests/training tests/metrics tests/depth "$@"
     fi
     ;;
 test-cpu)

@@ -52,7 +52,7 @@ def packed(tmp_path_factory):
 def checkout(tmp_path_factory):
     """A copy of the checkout without libraries and built-in weights, as it is on the GPU machine."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("hida", "bench", "tests", "csrc"):
+    for name in ("hida", "bench", "tests", "csrc", "tools"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", "small.safetensors")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md"):

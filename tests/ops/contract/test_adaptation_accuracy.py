@@ -65,13 +65,15 @@ def test_a_large_mean_with_a_small_spread(backend, layout, shape, outlier):
         least = 1e-3  # PyTorch's mean of channels_last planes adds up in float32, one number after the other
     elif first_counts:
         least = 3e-4  # a thread's sums are relative to its first pixel
+    elif outlier and backend.name == "cpu":
+        least = 5e-6  # without AVX-512 there are fewer sums for as many numbers
     for a, b, c in zip(found, exact, plain, strict=True):
         assert relative_error(a, b) <= max(2 * relative_error(c, b), least)
     if backend.name != "reference" and not first_counts:
         mean, rstd = backend.operators.instance_norm_modulate(*given, None, oracle.EPS)[1:]
         variance, right = torch.var_mean(given[0].double(), (2, 3), correction=0)
         torch.testing.assert_close(mean.double(), right, rtol=1.2e-7, atol=0)
-        torch.testing.assert_close(rstd.double(), (variance + oracle.EPS).rsqrt(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(rstd.double(), (variance + oracle.EPS).rsqrt(), rtol=least, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -37,16 +37,8 @@ LIMITS = {
 STARTUP, BRINGING = 30.0, 30.0
 """seconds from the start of training to its first iteration; from its end to the end of all"""
 # Planes of more than 2³¹ elements take a while, and a GPU to themselves.
-TESTS = [
-    "-m",
-    "gpu and not slow",
-    "-k",
-    "not more_elements",
-    "tests/gpu",
-    "tests/ops/contract",
-    "tests/training/test_engine.py",
-]
-TESTS += ["tests/training/test_run_graphs.py"]
+TESTS = ["-m", "gpu and not slow", "-k", "not more_elements", "tests/gpu", "tests/ops/contract"]
+TESTS += ["tests/training/test_engine.py", "tests/training/test_run_graphs.py"]
 FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.sample-epochs", "40"]
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import hida
 
 ROOT = Path(hida.__file__).parent
 ORDER = [
-    {"version", "errors", "files"},
+    {"version", "errors", "files", "assets", "presets"},
     {"fields", "config", "device", "images", "ops"},
     {"nn"},
     {"models"},
@@ -24,7 +26,16 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # What imports less than its place in the order allows.
-ONLY = {"errors": set(), "fields": {"errors"}, "config": {"errors", "fields"}, "ops": {"errors"}, "device": {"errors"}}
+ONLY = {
+    "version": set(),
+    "errors": set(),
+    "files": set(),
+    "fields": {"errors"},
+    "config": {"errors", "fields"},
+    "device": {"errors"},
+    "ops": {"errors"},
+    "images": {"errors", "files"},
+}
 SHARED_BY_COMMANDS = {"run", "photos", "figures"}
 
 
@@ -32,22 +43,37 @@ def part(module: str) -> str:
     return module.split(".")[0]
 
 
+def imported(module: str, node: ast.AST) -> list[str]:
+    """Return the modules that a statement or a call in ``module`` (a dotted name without ``hida.``) imports."""
+    if isinstance(node, ast.Import):
+        return [a.name.removeprefix("hida").removeprefix(".") for a in node.names if part(a.name) == "hida"]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        text = str(node.args[0].value)
+        return [text.removeprefix("hida.")] if name in ("import_module", "__import__") and part(text) == "hida" else []
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    if node.level:  # the package that the dots lead to
+        base = ".".join([*module.split(".")[: -node.level], *filter(None, [node.module])])
+    elif part(node.module or "") == "hida":
+        base = (node.module or "").removeprefix("hida").removeprefix(".")
+    else:
+        return []
+    found = []
+    for name in (alias.name for alias in node.names):
+        inside = ROOT / base.replace(".", "/") / name
+        below = inside.is_dir() or inside.with_suffix(".py").is_file()
+        found.append(f"{base}.{name}".strip(".") if below else base)
+    return [name for name in found if name]
+
+
 def imports() -> list[tuple[str, str]]:
-    """Return (importing module, imported module), both without ``hida.``, of every import statement anywhere."""
+    """Return (importing module, imported module), both without ``hida.``, of every import anywhere."""
     found = []
     for path in sorted(ROOT.rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and part(node.module) == "hida":
-                base = node.module.removeprefix("hida").removeprefix(".")
-                names = [alias.name for alias in node.names]
-                inside = [name for name in names if (ROOT / base.replace(".", "/") / f"{name}.py").is_file()]
-                found += [(module, f"{base}.{name}".strip(".")) for name in inside]
-                found += [(module, base)] if base and len(inside) < len(names) else []
-                packages = [name for name in names if not base and (ROOT / name).is_dir()]
-                found += [(module, name) for name in packages]
-            elif isinstance(node, ast.Import):
-                found += [(module, a.name[5:]) for a in node.names if a.name.startswith("hida.")]
+            found += [(module, name) for name in imported(module, node)]
     return found
 
 
@@ -64,6 +90,45 @@ def test_the_lowest_know_next_to_nothing():
     for name, allowed in ONLY.items():
         known = {part(imported) for module, imported in FOUND if part(module) == name} - {name}
         assert known <= allowed, name
+
+
+def test_modules_import_in_no_circle():
+    wanted: dict[str, set[str]] = {}
+    for module, name in FOUND:
+        inside = (ROOT / name.replace(".", "/")).is_dir()
+        wanted.setdefault(module, set()).add(f"{name}.__init__" if inside else name)
+    done: set[str] = set()
+
+    def follow(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, path
+        if module not in done:
+            for name in wanted.get(module, ()):
+                follow(name, (*path, module))
+            done.add(module)
+
+    for module in wanted:
+        follow(module, ())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import hida.cli.run",
+        "import hida.cli.run as quiet",
+        "from hida import cli",
+        "from hida.cli import run",
+        "from hida.cli.run import run_command",
+        "from ..cli import run",
+        "from ..cli.run import run_command",
+        "from .. import cli",
+        "import_module('hida.cli.run')",
+        "importlib.import_module('hida.cli.run')",
+        "__import__('hida.cli.run')",
+    ],
+)
+def test_every_way_to_import_is_seen(line):
+    found = [name for node in ast.walk(ast.parse(line)) for name in imported("ops.ida", node)]
+    assert [part(name) for name in found] == ["cli"]
 
 
 def test_no_command_imports_another():

@@ -1,4 +1,4 @@
-"""One plausible fault in each of thirty modules: say which tests notice it, and which faults nobody does.
+"""One plausible fault in each of more than thirty modules: say which tests notice it, and which faults nobody does.
 
     python tools/mutants.py                 all of them, about ten minutes
     python tools/mutants.py scoot layout    those of some modules
@@ -144,6 +144,10 @@ def copy(folder: Path) -> None:
 
 def main() -> int:
     chosen = [m for m in MUTANTS if not sys.argv[1:] or any(word in m.module for word in sys.argv[1:])]
+    unknown = [word for word in sys.argv[1:] if not any(word in m.module for m in MUTANTS)]
+    if unknown:
+        print(f"there is no fault in a module named {unknown[0]!r}; without words all are tried", file=sys.stderr)
+        return 2
     survived = stale = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}."
         raise HidaError(f"there is no command {words[0]!r}; {hint}")
+    if "" in words:
+        raise HidaError(f"argument {words.index('')} of hida {words[0]} is empty; give a value, or leave it out.")
     import_module(f"hida.cli.{COMMANDS[words[0]][0]}").main(words[1:])
 
 

@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> RunOptions:
         elif word.startswith("--preset="):
             preset = word.split("=", 1)[1]
     default = RunOptions(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
-    description = f"{RunOptions.__doc__} Presets: {', '.join(presets())}."
+    description = f"{__doc__}\nPresets: {', '.join(presets())}."
     return tyro.cli(RunOptions, args=argv, default=default, prog="hida train", description=description)
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
 from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
+from hida.device import choose_device
 from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
@@ -57,10 +58,13 @@ class Sketcher:
     def from_pretrained(cls, name: str | os.PathLike[str] = "small", device: str = "cpu") -> Sketcher:
         """Load built-in weights by name, a weights or checkpoint file, or the newest checkpoint of a run's folder.
 
+        Args:
+            device: "cpu", "cuda", "cuda:1", or "auto", which is a GPU where there is one.
+
         Raises:
-            HidaError: if there are no such weights, or they are damaged.
+            HidaError: if there are no such weights, they are damaged, or there is no such device.
         """
-        return cls(*load_generator(weights.generator_path(name)), device)
+        return cls(*load_generator(weights.generator_path(name)), choose_device(device))
 
     @property
     def styles(self) -> int:
@@ -96,6 +100,10 @@ class Sketcher:
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
         """
+        if frame not in get_args(Frame):
+            raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
+        if isinstance(style, str | float):
+            raise HidaError(f"style is {style!r}; give a whole number from 1, a mixture {{number: weight}}, or a map.")
         several = isinstance(photo, list | tuple)
         photos: list[ImageSource] = _entries(photo)
         depths_given: list[DepthSource | None] = _entries(depth, len(photos))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from hida.errors import HidaError
 
 PATH = Path(__file__).resolve().parent.parent / "_ops.so"
 CUDA_PATH = PATH.with_name("_ops_cuda.so")
@@ -45,6 +48,9 @@ def _load_cuda() -> str:
     return _load(CUDA_PATH)
 
 
+_wanted = os.environ.get("HIDA_CPU", "")
+if _wanted not in ("", "avx512", "avx2", "generic"):
+    raise HidaError(f"HIDA_CPU is {_wanted!r}; choose avx512, avx2 or generic, or unset it.")
 why_not = _load(PATH)
 loaded = not why_not
 why_not_cuda = _load_cuda()

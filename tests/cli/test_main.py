@@ -1,5 +1,6 @@
 """The command hida: every name leads somewhere, and a wrong one is told in a sentence."""
 
+import os
 import subprocess
 import sys
 
@@ -35,6 +36,20 @@ def test_every_command_has_a_main_and_a_help(name, capsys):
         main([name, "--help"])
     assert stop.value.code == 0
     assert f"usage: hida {name}" in capsys.readouterr().out
+
+
+def test_an_empty_argument_is_refused_before_anything_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(main, ["sketch", "photo.jpg", "--out", ""]) == 2
+    assert capsys.readouterr().err == "hida: argument 3 of hida sketch is empty; give a value, or leave it out.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_choice_of_cpu_kernels_is_told_in_a_sentence():
+    environment = {**os.environ, "HIDA_CPU": "sse9"}
+    done = subprocess.run([sys.executable, "-m", "hida", "info"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "hida: HIDA_CPU is 'sse9'; choose avx512, avx2 or generic, or unset it.\n"
 
 
 def test_info_prints_what_a_bug_report_needs(capsys):

@@ -198,3 +198,20 @@ def test_the_package_offers_it():
     assert hida.Sketcher is Sketcher
     with pytest.raises(AttributeError):
         _ = hida.Skecher
+
+
+def test_a_frame_or_a_style_of_another_kind_is_named(sketcher):
+    photo = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(HidaError, match=r"frame is 'face-on'; give one of auto, face, whole\."):
+        sketcher(photo, frame="face-on")
+    for style in ("1", 1.0):
+        with pytest.raises(HidaError, match=f"style is {style!r}; give a whole number from 1"):
+            sketcher(photo, style=style)
+
+
+def test_an_absent_device_is_named(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert Sketcher.from_pretrained(device="auto").device.type == "cpu"
+    with pytest.raises(HidaError, match="there is no device 'cuda' here"):
+        Sketcher.from_pretrained(device="cuda")

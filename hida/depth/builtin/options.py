@@ -11,21 +11,26 @@ class Options:
     """Train the built-in depth predictor."""
 
     photos: tuple[Path, ...]
-    """Folders of face photos; one that holds anno_train.json is read as FS2K."""
+    """folders of face photos; one that holds anno_train.json is read as FS2K"""
     out: Path
-    """The .safetensors file to write (EMA weights, float16)."""
+    """.safetensors file to write (EMA weights, float16)"""
     steps: int = 1150
+    """iterations"""
     batch: int = 32
+    """faces per iteration"""
     lr: float = 2e-3
+    """highest learning rate of the one-cycle schedule (AdamW)"""
     weight_decay: float = 0.02
     ema: float = 0.995
+    """decay of the EMA network per iteration"""
     held_out: int = 58
-    """Photos kept out of training and measured at the end."""
+    """photos kept out of training and measured at the end"""
     test: int = 100
-    """FS2K test photos measured at the end."""
+    """FS2K test photos measured at the end"""
     seed: int = 0
     device: str = "cpu"
+    """cpu or cuda"""
     amp: bool = True
-    """bfloat16 autocast."""
+    """autocast to bfloat16"""
     checkpoint: Path | None = None
-    """Saved every 200 steps, and resumed from when it exists."""
+    """file saved every 200 iterations, and continued from if it exists"""

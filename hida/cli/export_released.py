@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from hida.files import atomic_path
-    from hida.weights import checkpoint
+    from hida.weights import checkpoint, generator_path
     from hida.weights.released.exporting import convert
 
-    loaded = checkpoint.load_weights(command.weights)
+    loaded = checkpoint.load_weights(generator_path(command.weights))
     state, remarks = convert(loaded)
     with atomic_path(command.out) as temporary:
         torch.save({"epoch": 0, "global_step": int(loaded.state.get("iteration", 0)), "state_dict": state}, temporary)

@@ -80,7 +80,7 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no weights file '{path}'; check the path given by --weights.")
+        raise CheckpointError(f"there is no weights file '{path}'; check the path.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

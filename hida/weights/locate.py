@@ -94,7 +94,7 @@ def generator_path(name: str | os.PathLike[str]) -> Path:
         return path
     if path.suffix or path.name != str(name):
         raise HidaError(f"there is no weights file '{name}'; check the path, or use 'small', the built-in one.")
-    if name not in GENERATORS:
+    if str(name) not in GENERATORS:
         raise HidaError(f"there are no weights named '{name}'; give a path or one of: {', '.join(GENERATORS)}.")
     return find(str(name))
 

@@ -276,3 +276,9 @@ def test_an_absent_file_and_another_network_are_one_sentence(tmp_path, capsys):
     assert run_command(export_released.main, [str(tmp_path / "w.safetensors"), str(tmp_path / "b.ckpt")]) == 2
     assert "differs from the released network in residual" in capsys.readouterr().err
     assert not (tmp_path / "b.ckpt").exists()
+
+
+def test_built_in_weights_are_named_as_elsewhere(tmp_path, capsys):
+    assert run_command(export_released.main, ["small", str(tmp_path / "small.ckpt")]) == 0
+    assert run_command(export_released.main, ["smal", str(tmp_path / "b.ckpt")]) == 2
+    assert "there are no weights named 'smal'; give a path or one of: small." in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_the_module_is_a_command_whose_faults_have_no_traceback(data, tmp_path):
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 2
     assert said == (
-        f"hida: '{tmp_path}' is not a prepared data set (it has no index.json): "
+        f"hida: '{tmp_path}' is not a prepared data set (it has no index.json); "
         f"run 'hida prepare fs2k SRC {tmp_path}'.\n"
     )
 

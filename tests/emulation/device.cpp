@@ -1,4 +1,4 @@
-// The emulated chip as the launching code sees it: what csrc/cuda/device.cu and csrc/operators/stream_cuda.cpp are for a real one.
+// The emulated chip as the launching code sees it: cuda/device.cu and operators/stream_cuda.cpp are for a real one.
 #include "cuda.h"
 #include "cuda/deform_conv.h"
 #include "operators/stream_cuda.h"

@@ -2,8 +2,8 @@
 
 import sys
 
+from hida.cli.main import main
 from hida.cli.run import run_command
-from hida.cli.sketch import main
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, ["sketch", *sys.argv[1:]]))

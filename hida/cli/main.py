@@ -11,23 +11,23 @@ from hida.cli.run import run_command
 from hida.errors import HidaError
 from hida.version import __version__
 
-# Each command is a module of this folder with a main(argv), imported only when it is called.
+# Each command is a module of this folder, named like it, with a main(argv); it is imported only when it is called.
 COMMANDS = {
-    "sketch": ("sketch", "draw sketches of photos"),
-    "train": ("train", "train on a prepared data set"),
-    "prepare": ("prepare", "make a training set: check, align and add depth to FS2K or your own pairs"),
-    "pack": ("pack", "put a prepared data set into one file"),
-    "evaluate": ("evaluate", "score sketches: FID, KID, LPIPS, SCOOT, FSIM"),
-    "compare": ("compare", "compare evaluations in one table, with paired differences"),
-    "ablate": ("ablate", "train and score the paper's ablations under one budget"),
-    "inspect": ("inspect", "show what the modules do inside the network"),
-    "presets": ("presets", "list the presets: what each changes and costs"),
-    "import-released": ("import_released", "turn the authors' checkpoint into HIDA weights"),
-    "export-released": ("export_released", "write weights as the authors' code reads them"),
-    "depth": ("depth", "write depth maps of photos"),
-    "train-depth": ("train_depth", "train the built-in depth predictor"),
-    "weights": ("weights", "list weights, fetch them, or extract a run's"),
-    "info": ("info", "show what is installed, built and found"),
+    "sketch": "draw sketches of photos",
+    "train": "train on a prepared data set",
+    "prepare": "make a training set: check, align and add depth to FS2K or your own pairs",
+    "pack": "put a prepared data set into one file",
+    "evaluate": "score sketches: FID, KID, LPIPS, SCOOT, FSIM",
+    "compare": "compare evaluations in one table, with paired differences",
+    "ablate": "train and score the paper's ablations under one budget",
+    "inspect": "show what the modules do inside the network",
+    "presets": "list the presets: what each changes and costs",
+    "import-released": "turn the authors' checkpoint into HIDA weights",
+    "export-released": "write weights as the authors' code reads them",
+    "depth": "write depth maps of photos",
+    "train-depth": "train the built-in depth predictor",
+    "weights": "list weights, fetch them, or extract a run's",
+    "info": "show what is installed, built and found",
 }
 
 
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError(f"there is no command {words[0]!r}; {hint}")
     if "" in words:
         raise HidaError(f"argument {words.index('')} of hida {words[0]} is empty; give a value, or leave it out.")
-    import_module(f"hida.cli.{COMMANDS[words[0]][0]}").main(words[1:])
+    import_module(f"hida.cli.{words[0].replace('-', '_')}").main(words[1:])
 
 
 def usage() -> str:
     """Return what ``hida --help`` prints."""
-    rows = [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
+    rows = [f"  {name:<17}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         (
             "HIDA: pencil sketches from face photos (ICCV 2023).",

@@ -16,7 +16,6 @@ from PIL import Image
 
 from hida.config import Config, load_preset
 from hida.data.prepared import PreparedSet
-from hida.device import choose_device
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
@@ -72,7 +71,7 @@ def ablate(options: AblationOptions, device: str) -> str:
     for run in runs:
         print(f"{run.folder.name}: {iterations:,} iterations")
         _train(options, run, size, iterations, device)
-    results = [score(options, run) for run in runs]
+    results = [score(options, run, device) for run in runs]
     rows = [row(run, result, iterations) for run, result in zip(runs, results, strict=True)]
     text = report(options, rows, iterations)
     write_json(options.out / "table.json", {"settings": settings(options), "iterations": iterations, "rows": rows})
@@ -180,7 +179,7 @@ def _speeds(run: Run) -> list[float]:
     return [entry["images_per_second"] for entry in entries if "images_per_second" in entry]
 
 
-def score(options: AblationOptions, run: Run) -> dict[str, Any]:
+def score(options: AblationOptions, run: Run, device: str) -> dict[str, Any]:
     """Draw and score the test pairs; what was measured before is cached by content."""
     with _logged(run.folder):
         return evaluate(
@@ -190,7 +189,7 @@ def score(options: AblationOptions, run: Run) -> dict[str, Any]:
             metrics=options.metrics,
             label=run.folder.name,
             limit=options.limit,
-            device=choose_device(options.device),
+            device=device,
         )
 
 

@@ -81,3 +81,10 @@ def test_what_computes_nothing_does_not_import_torch():
     told = done.stdout
     assert told.splitlines()[-1] == "small"
     assert all(f"usage: hida {name}" in told for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["train", "sketch", "evaluate"])
+def test_the_modules_that_torchrun_takes_are_the_commands(name):
+    done = subprocess.run([sys.executable, "-m", f"hida.{name}", "--out", ""], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"hida: argument 2 of hida {name} is empty; give a value, or leave it out.\n"

@@ -115,7 +115,7 @@ def test_slices_of_one_tensor_take_no_memory():
     assert torch.cuda.max_memory_allocated() - before <= y.numel() * 4 + 65536
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device only")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("name", ["ida activated", "large map"])
 def test_a_second_device(name):
     call, given = operation(name, (2, 8, 96, 96), device="cuda:1")

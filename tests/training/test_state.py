@@ -88,7 +88,7 @@ def test_a_step_reports_the_losses_of_its_networks(config):
             "geometry": losses.geometric(depth_hat, given.depth, config.loss),
         }
     parts = state.step(given, 0.0)
-    with torch.no_grad():  # the generator is judged by the discriminator that has just learned
+    with torch.no_grad():  # the generator meets the discriminator that has just learned
         expected["adversarial"] = losses.adversarial_generator(state.discriminator(seen, sketch), config.loss)
     assert parts.keys() == expected.keys()
     for name, value in expected.items():

@@ -1,6 +1,6 @@
 """The authors' network written out from the description of it, on their own names and with nothing of hida.
 
-``shapes`` lists every tensor of the released checkpoint; ``draw`` and ``judge`` compute from a state_dict of them.
+``shapes`` lists every tensor of the released checkpoint; ``draw`` and ``discriminate`` compute from a state_dict of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ DECODER = [(8, 8), (16, 8), (16, 8), (16, 8), (16, 4), (8, 2), (4, 1)]  # up0 â€
 DISCRIMINATOR = {"model0.0": (2, 1), "model1.1": (1, 2), "model2.1": (2, 4), "model3.1": (4, 8), "model5.0": (8, 1)}
 
 
-def shapes(width=64, judge_width=64):
+def shapes(width=64, discriminator_width=64):
     """Names and shapes of the whole checkpoint, used or not."""
     found = {}
 
@@ -54,8 +54,10 @@ def shapes(width=64, judge_width=64):
         acon(f"{g}.{head}.0", 2 * width)
         conv(f"{g}.{head}.1", 1, 2 * width, 4, transposed=True)
     for name, (inside, out) in DISCRIMINATOR.items():
-        channels = 2 if name == "model0.0" else inside * judge_width
-        conv(f"Discrimanator.discriminator_0.{name}", 1 if name == "model5.0" else out * judge_width, channels, 4)
+        channels = 2 if name == "model0.0" else inside * discriminator_width
+        conv(
+            f"Discrimanator.discriminator_0.{name}", 1 if name == "model5.0" else out * discriminator_width, channels, 4
+        )
     return found
 
 
@@ -70,11 +72,11 @@ def unused(name):
     return module.startswith(tuple(idle))
 
 
-def checkpoint(width=8, judge_width=8, seed=0):
+def checkpoint(width=8, discriminator_width=8, seed=0):
     """A state_dict with seeded random values, of a size that keeps every part of the network alive."""
     random = torch.Generator().manual_seed(seed)
     state = {}
-    for name, shape in shapes(width, judge_width).items():
+    for name, shape in shapes(width, discriminator_width).items():
         fan = 1 if len(shape) < 4 or name[-2:] in ("p1", "p2") else shape[1] * shape[2] * shape[3]
         state[name] = torch.randn(shape, generator=random) / fan**0.5
         if "conv_offset_mask" in name:
@@ -156,7 +158,7 @@ def draw(state, photo, depth, style):
     return sketch, up(s, "final_par.1", meta_acon(s, "final_par.0", torch.cat((x, par), 1)))
 
 
-def judge(state, depth, sketch):
+def discriminate(state, depth, sketch):
     """The 35Ã—35 map of the released discriminator."""
     s = {name.removeprefix("Discrimanator.discriminator_0."): value for name, value in state.items()}
     x = F.leaky_relu(conv(s, "model0.0", torch.cat((depth, sketch), 1), 2, 2), 0.2)

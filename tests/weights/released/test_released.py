@@ -76,7 +76,7 @@ def test_the_discriminator_answers_as_the_released_one(imported, state):
     _, depth = inputs()
     sketch = torch.rand(1, 1, 256, 256) * 2 - 1
     with torch.inference_mode():
-        found, wanted = discriminator(depth, sketch), plain.judge(state, depth, sketch)
+        found, wanted = discriminator(depth, sketch), plain.discriminate(state, depth, sketch)
     assert found.shape == wanted.shape == (1, 1, 35, 35)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std()
 

@@ -21,8 +21,22 @@ def ending(error, capsys):
     return status, captured.err
 
 
-def test_success_says_nothing(capsys):
-    assert ending(None, capsys) == (0, "")
+NO_SPACE = "hida: no space is left on the disk; free some or choose another output folder.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (None, 0, ""),
+        (HidaError("this is wrong; do that."), 2, "hida: this is wrong; do that.\n"),
+        (OSError(errno.ENOSPC, "strerror"), 2, NO_SPACE),  # without a path
+        (KeyboardInterrupt(), 130, "hida: interrupted\n"),
+        (Interrupted("saved in x"), 130, "hida: saved in x\n"),
+    ],
+    ids=repr,
+)
+def test_every_end_has_its_status_and_one_line_at_most(error, status, said, capsys):
+    assert ending(error, capsys) == (status, said)
 
 
 def test_the_arguments_arrive():
@@ -30,10 +44,6 @@ def test_the_arguments_arrive():
     run_command(seen.append, ["--a", "1"])
     run_command(seen.append)
     assert seen == [["--a", "1"], None]
-
-
-def test_a_users_fault_is_one_line_and_status_2(capsys):
-    assert ending(HidaError("this is wrong; do that."), capsys) == (2, "hida: this is wrong; do that.\n")
 
 
 @pytest.mark.parametrize(
@@ -59,26 +69,12 @@ def test_refusals_of_the_file_system_name_the_path(number, words, capsys):
     assert said.count("\n") == 1
 
 
-def test_a_refusal_without_a_path_is_still_a_sentence(capsys):
-    assert ending(OSError(errno.ENOSPC, "strerror"), capsys) == (
-        2,
-        "hida: no space is left on the disk; free some or choose another output folder.\n",
-    )
-
-
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, "input/output error"), OSError("no number"), ValueError("defect")]
 )
 def test_other_errors_keep_their_traceback(error, capsys):
     with pytest.raises(type(error)):
         ending(error, capsys)
-
-
-@pytest.mark.parametrize(
-    ("stop", "said"), [(KeyboardInterrupt(), "hida: interrupted\n"), (Interrupted("saved in x"), "hida: saved in x\n")]
-)
-def test_an_interruption_is_status_130(stop, said, capsys):
-    assert ending(stop, capsys) == (130, said)
 
 
 def test_a_handler_of_faults_cannot_swallow_a_stop():

@@ -4,33 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+from faces import Cone, Model
 from PIL import Image
 
 import hida.depth as depth
 from hida.cli.depth import main
 from hida.cli.run import run_command
 from hida.depth import predictor
-from hida.depth.face import Face
 from hida.errors import HidaError
-
-
-class Slope(Face):
-    """A face whose depth rises from the photo's left to its right."""
-
-    points = None
-
-    def depth(self, size, matrix=None):
-        return np.tile(np.linspace(0, 1, size[0], dtype=np.float32), (size[1], 1))
-
-
-class Model:
-    """Sees a face in every photo brighter than half."""
-
-    def faces(self, photo):
-        return [Slope((0, 0, 1, 1), 1.0)] if photo.mean() > 127 else []
-
-    def whole(self, photo):
-        return Slope((0, 0, 1, 1), 0.0)
 
 
 @pytest.fixture
@@ -40,16 +21,14 @@ def models(monkeypatch):
 
 @pytest.fixture
 def bright(tmp_path):
-    path = tmp_path / "bright.png"
-    Image.new("RGB", (30, 20), "white").save(path)
-    return path
+    Image.new("RGB", (30, 20), "white").save(tmp_path / "bright.png")
+    return tmp_path / "bright.png"
 
 
 @pytest.fixture
 def dark(tmp_path):
-    path = tmp_path / "dark.png"
-    Image.new("RGB", (30, 20), "black").save(path)
-    return path
+    Image.new("RGB", (30, 20), "black").save(tmp_path / "dark.png")
+    return tmp_path / "dark.png"
 
 
 def test_none_is_zeros_in_the_upright_size_and_loud(tmp_path):
@@ -69,7 +48,7 @@ def test_a_face_gives_its_depth_in_the_photo_size_without_a_warning(models, brig
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = depth.predict(bright, method)
-    np.testing.assert_array_equal(found, Slope((0, 0, 1, 1), 1.0).depth((30, 20)))
+    np.testing.assert_array_equal(found, Cone((0, 0, 1, 1), 1.0).depth((30, 20)))
     np.testing.assert_array_equal(depth.predict(np.full((20, 30, 3), 255, np.uint8), method), found)
 
 
@@ -167,7 +146,7 @@ def test_unreadable_maps_are_named_and_no_pickle_is_opened(tmp_path):
 def test_the_command_writes_the_map_at_the_asked_depth(models, bright, tmp_path, bits, largest, capsys):
     main([str(bright), "--out", str(tmp_path / "out"), "--method", "builtin", "--bits", str(bits)])
     found = np.asarray(Image.open(tmp_path / "out/bright.png"))
-    np.testing.assert_array_equal(found, np.rint(Slope((0, 0, 1, 1), 1.0).depth((30, 20)) * largest))
+    np.testing.assert_array_equal(found, np.rint(Cone((0, 0, 1, 1), 1.0).depth((30, 20)) * largest))
     assert "1 depth map by builtin" in capsys.readouterr().out
 
 

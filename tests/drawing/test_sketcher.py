@@ -3,50 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from faces import Cone, Model
 from PIL import Image
 
 import hida
 from hida import depth
-from hida.config import Config, GeneratorConfig
-from hida.depth.face import Face
+from hida.config import AugmentConfig, Config, GeneratorConfig
 from hida.drawing.sketcher import NoFaceError, Sketcher
 from hida.drawing.views import compose_picture, plan
 from hida.errors import HidaError
-from hida.images.alignment import TEMPLATE, warp
 from hida.models import build_generator
 from hida.weights import checkpoint
 
 
-class Flat(Face):
-    """A face in the template's place, or where ``shift`` moves it; its depth is 1 inside a disc."""
-
-    @property
-    def points(self):
-        return TEMPLATE.copy()
-
-    def depth(self, size, matrix=None):
-        y, x = np.mgrid[:250, :250]
-        disc = (np.hypot(x - 124, y - 130) < 60).astype(np.float32)
-        return warp(disc, np.eye(2, 3) if matrix is None else matrix, size, fill="black", resample="bilinear")
-
-
-class Model:
-    def faces(self, photo):
-        return [Flat((60, 60, 190, 220), 0.9)] if photo.max() > 0 else []
-
-    def whole(self, photo):
-        return Flat((0, 0, 1, 1), 0.0)
-
-
 @pytest.fixture
-def config():
-    return Config(generator=GeneratorConfig(base_width=4))
-
-
-@pytest.fixture
-def sketcher(config, monkeypatch):
+def sketcher(monkeypatch):
     monkeypatch.setattr(depth, "face_model", lambda method="auto", device="cpu": Model())
     torch.manual_seed(0)
+    config = Config(generator=GeneratorConfig(base_width=4), augment=AugmentConfig(fill_photo="replicate"))
     return Sketcher(build_generator(config), config)
 
 
@@ -66,7 +40,7 @@ def test_the_sketch_is_grey_and_has_the_size_of_the_photo(sketcher, photo):
 def test_one_view_equals_the_generator_called_by_hand(sketcher, photo):
     values = np.pad(np.asarray(photo), ((3, 3), (3, 3), (0, 0)), mode="edge")
     view = torch.from_numpy(values).permute(2, 0, 1)[None].float() / 127.5 - 1
-    face = Flat((0, 0, 1, 1), 1.0)
+    face = Cone((0, 0, 1, 1), 1.0)
     map_ = torch.from_numpy(face.depth((256, 256), np.array([[1.0, 0, 3], [0, 1, 3]])))[None, None]
     with torch.no_grad():
         expected = sketcher.generator(view, map_, torch.tensor([1]))[0][0, 0, 3:253, 3:253]
@@ -86,15 +60,13 @@ def test_lists_of_photos_and_styles(sketcher, photo):
 
 
 def test_draw_aligned_equals_drawing_the_pictures(sketcher, photo):
-    face = Flat((0, 0, 1, 1), 1.0)
+    face = Cone((0, 0, 1, 1), 1.0)
     photos = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)[None]
     maps = torch.from_numpy((face.depth((250, 250)) * 255).astype(np.uint8))[None, None]
-    config = sketcher.config
     drawn = sketcher.draw_aligned(photos, maps, torch.tensor([0]))
     assert drawn.shape == (1, 1, 250, 250)
     assert drawn.dtype == torch.uint8
-    if config.augment.fill_photo == "replicate":
-        assert np.abs(drawn[0, 0].numpy().astype(int) - np.asarray(sketcher(photo, style=1))).mean() < 1
+    assert np.abs(drawn[0, 0].numpy().astype(int) - np.asarray(sketcher(photo, style=1))).mean() < 1
 
 
 def test_given_depth_is_used(sketcher, photo, tmp_path):
@@ -157,21 +129,24 @@ def test_tiles_leave_no_seam(monkeypatch):
     assert (joined <= np.maximum(*own) + 0.5).all()
 
 
-@pytest.mark.parametrize("style", [0, 4, 7, -1, 1.5, "1"])
-def test_an_unknown_style_is_named(sketcher, photo, style):
-    with pytest.raises(HidaError, match="style"):
-        sketcher(photo, style=[style])
+@pytest.mark.parametrize(
+    ("count", "given", "words"),
+    [
+        *[(1, {"style": [style]}, f"there is no style {style}") for style in (0, 4, -1)],
+        *[(1, {"style": style}, f"style is {style!r}; give a whole number from 1") for style in ("1", 1.0, 1.5)],
+        (1, {"frame": "face-on"}, r"frame is 'face-on'; give one of auto, face, whole\."),
+        (3, {"style": [1, 2]}, "2 entries for 3 photos"),
+        (2, {"depth": [None]}, "depth has 1 entries"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(sketcher, photo, count, given, words):
+    with pytest.raises(HidaError, match=words):
+        sketcher([photo] * count, **given)
 
 
-def test_unequal_lists_are_refused(sketcher, photo):
-    with pytest.raises(HidaError, match="2 entries for 3 photos"):
-        sketcher([photo] * 3, style=[1, 2])
-    with pytest.raises(HidaError, match="depth has 1 entries"):
-        sketcher([photo] * 2, depth=[None])
-
-
-def test_from_pretrained_takes_files_folders_and_names(sketcher, config, photo, tmp_path, monkeypatch):
-    tensors = {f"ema.{name}": tensor for name, tensor in sketcher.generator.state_dict().items()}
+def test_from_pretrained_takes_files_folders_and_names(sketcher, photo, tmp_path, monkeypatch):
+    config, states = sketcher.config, sketcher.generator.state_dict()
+    tensors = {f"ema.{name}": tensor for name, tensor in states.items()}
     file = tmp_path / "weights.safetensors"
     checkpoint.save(file, checkpoint.WEIGHTS, config, {}, tensors)
     run = checkpoint.checkpoint_path(tmp_path / "run", 7)
@@ -198,15 +173,6 @@ def test_the_package_offers_it():
     assert hida.Sketcher is Sketcher
     with pytest.raises(AttributeError):
         _ = hida.Skecher
-
-
-def test_a_frame_or_a_style_of_another_kind_is_named(sketcher):
-    photo = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(HidaError, match=r"frame is 'face-on'; give one of auto, face, whole\."):
-        sketcher(photo, frame="face-on")
-    for style in ("1", 1.0):
-        with pytest.raises(HidaError, match=f"style is {style!r}; give a whole number from 1"):
-            sketcher(photo, style=style)
 
 
 def test_an_absent_device_is_named(monkeypatch):

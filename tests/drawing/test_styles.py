@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hida.config import Config, GeneratorConfig
+from hida.config import Config, GeneratorConfig, LossConfig
 from hida.drawing.sketcher import Sketcher
 from hida.drawing.styles import mixture_weights, parse_style, style_map_from_file, style_name, sweep
 from hida.errors import HidaError
@@ -136,13 +136,7 @@ def test_styles_that_cannot_be_drawn_are_named(generator, style, sentence):
 
 def test_a_network_without_a_style_map_has_one_style():
     config = GeneratorConfig(2, activation="relu", modulation="none", depth=False, style_map=False, residual="none")
-    sketcher = Sketcher(build_generator(config), Config(generator=config, loss=_no_geometry()))
+    sketcher = Sketcher(build_generator(config), Config(generator=config, loss=LossConfig(weight_geometry=0)))
     assert sketcher.styles == 1
     with pytest.raises(HidaError, match="no style 2"):
         sketcher(np.zeros((64, 64, 3), np.uint8), style=2, frame="whole")
-
-
-def _no_geometry():
-    from hida.config import LossConfig
-
-    return LossConfig(weight_geometry=0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "ops" / "contract"))
 pytest.register_assert_rewrite("checking")  # its assertions tell as much as a test's own
 
 import backends  # noqa: E402

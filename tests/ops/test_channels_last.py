@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 
+import operands
+import oracle
 import pytest
 import torch
+from backends import BACKENDS
+from checking import assert_near, assert_same, exact_outcome, outcome, relative_error
+from operands import NHWC, upstream_of
 from torch.library import opcheck
 from torch.nn import functional
 
 from hida import ops
-from hida.models import build_discriminator, build_generator
 from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
@@ -19,41 +23,17 @@ from hida.ops.cpu.plane_mean import plane_mean
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 
-LAST = torch.channels_last
 # Channels that fill tiles and that do not, more than a block of them, fewer pixels than a tile, planes of a few tiles.
 SHAPES = [(2, 24, 9, 7), (1, 5, 33, 17), (2, 131, 3, 5), (1, 64, 1, 2), (3, 16, 8, 8), (1, 400, 2, 2)]
 LIMITS = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 5e-3, torch.float16: 1e-3}
-KINDS = torch.float64, torch.float32
 TO_ONE = [(2, 48, 8, 8), (3, 37, 5, 9), (1, 5, 17, 3), (1, 2, 1, 2), (2, 260, 11, 10)]
 
 
-def randoms(*shapes, dtype=torch.float32, seed=2):
-    generator = torch.Generator().manual_seed(seed)
-    made = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
-    return [t.to(memory_format=LAST) if t.dim() == 4 else t for t in made]
+randoms = functools.partial(operands.randoms, layout=NHWC)
 
 
-def outcome(function, inputs):
-    """The result and the gradients for an upstream gradient that is not constant."""
-    given = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in inputs]
-    y = function(*given)
-    y.backward(torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).cos().to(y.dtype))
-    return [y.detach(), *(t.grad for t in given)]
-
-
-def assert_near(found, expected, limit, plain=None):
-    """Compare with what is exact; where PyTorch itself is worse than ``limit``, with thrice its error."""
-    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-        if plain is not None:
-            limit = max(limit, 3 * float((plain[i].double() - b).norm() / b.norm()))
-        assert a.shape == b.shape
-        error = float((a.double() - b).norm() / b.norm().clamp_min(1e-30))
-        assert error <= limit, f"output {i}: relative error {error:.2e} > {limit:.2e}"
-
-
-def written_out(x, before, after, eps=1e-5):
-    f = torch.where(x > 0, x, before * x)
-    unit = (f - f.mean((2, 3), keepdim=True)) / (f.var((2, 3), unbiased=False, keepdim=True) + eps).sqrt()
+def written_out(x, before, after):
+    unit = oracle.instance_norm_modulate(torch.where(x > 0, x, before * x), 0, 0)
     return torch.where(unit > 0, unit, after * unit)
 
 
@@ -64,9 +44,9 @@ def test_leaky_norm_in_every_shape(shape, slopes):
     with ops.backend("native"), torch.profiler.profile() as profile:
         found = outcome(lambda x: leaky_norm(x, *slopes), inputs)
     assert "hida::leaky_norm_backward" in {event.key for event in profile.key_averages()}
-    assert all(t.is_contiguous(memory_format=LAST) for t in found)
-    exact, plain = (outcome(lambda x: written_out(x, *slopes), [t.to(kind) for t in inputs]) for kind in KINDS)
-    assert_near(found, exact, 1e-6, plain)
+    assert all(t.is_contiguous(memory_format=NHWC) for t in found)
+    exact, plain = (exact_outcome(lambda x: written_out(x, *slopes), inputs, d) for d in (torch.float64, torch.float32))
+    assert_near(found, exact, [1e-6] * 2, plain)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
@@ -75,7 +55,7 @@ def test_leaky_norm_in_every_dtype(dtype):
     with ops.backend("native"):
         found = outcome(lambda x: leaky_norm(x, 0.2, 0.3), inputs)
     assert all(t.dtype == dtype for t in found)
-    assert_near(found, outcome(lambda x: written_out(x, 0.2, 0.3), [t.double() for t in inputs]), LIMITS[dtype])
+    assert_near(found, exact_outcome(lambda x: written_out(x, 0.2, 0.3), inputs), [LIMITS[dtype]] * 2)
 
 
 @pytest.mark.parametrize("function", [leaky_norm, lambda x: leaky_norm(x, 0.2, 0.2)], ids=["norm", "leaky"])
@@ -85,7 +65,7 @@ def test_a_large_mean_with_a_small_spread(function):
         found = function(x)
     exact = written_out(x.double(), *((1.0, 1.0) if function is leaky_norm else (0.2, 0.2)))
     plain = functional.instance_norm(x)
-    assert_near([found], [exact], 1e-6, [plain])
+    assert_near([found], [exact], [1e-6], [plain])
 
 
 def test_an_outlier_at_the_start_of_a_plane_costs_no_digits():
@@ -93,7 +73,7 @@ def test_an_outlier_at_the_start_of_a_plane_costs_no_digits():
     x[:, :, 0, 0] = 1e4
     with ops.backend("native"):
         found = leaky_norm(x)
-    assert_near([found], [written_out(x.double(), 1.0, 1.0)], 1e-5)
+    assert relative_error(found, written_out(x.double(), 1.0, 1.0)) <= 1e-5
 
 
 def test_leaky_norm_of_slices_and_other_gradients():
@@ -105,7 +85,7 @@ def test_leaky_norm_of_slices_and_other_gradients():
             randoms((2, 54, 6, 5))[0][:, ::2],
             torch.ones(1).expand(2, 27, 6, 5),
         ):
-            given = part.clone(memory_format=LAST).requires_grad_()
+            given = part.clone(memory_format=NHWC).requires_grad_()
             found = leaky_norm(given, 0.2)
             found.backward(upstream)
             exact = part.double().requires_grad_()
@@ -113,13 +93,13 @@ def test_leaky_norm_of_slices_and_other_gradients():
             expected.backward(upstream.double())
             # Of a constant gradient nothing is left: compared with the gradient's size, not with the difference.
             assert (given.grad.double() - exact.grad).norm() <= 1e-5 * upstream.norm()
-        assert_near([leaky_norm(part, 0.2)], [written_out(part.double(), 0.2, 1.0)], 1e-6)
+        assert relative_error(leaky_norm(part, 0.2), written_out(part.double(), 0.2, 1.0)) <= 1e-6
 
 
 def test_planes_of_one_pixel_and_empty_batches():
     with ops.backend("native"):
-        assert leaky_norm(torch.randn(3, 8, 2, 2)[:0].to(memory_format=LAST)).shape == (0, 8, 2, 2)
-        x = torch.randn(2, 8, 1, 2).to(memory_format=LAST)[..., :1]
+        assert leaky_norm(torch.randn(3, 8, 2, 2)[:0].to(memory_format=NHWC)).shape == (0, 8, 2, 2)
+        x = torch.randn(2, 8, 1, 2).to(memory_format=NHWC)[..., :1]
         assert (torch.ops.hida.leaky_norm(x, 1.0, 1.0, 1e-5)[0] == 0).all()
 
 
@@ -128,7 +108,7 @@ def test_plane_mean(shape):
     inputs = randoms(shape)
     with ops.backend("native"):
         found = outcome(plane_mean, inputs)
-    assert_near(found, outcome(lambda x: x.mean((2, 3), keepdim=True), [t.double() for t in inputs]), 1e-6)
+    assert_near(found, exact_outcome(lambda x: x.mean((2, 3), keepdim=True), inputs), [1e-6] * 2)
 
 
 def convolved(x, weight, bias, transposed):
@@ -148,8 +128,8 @@ def test_convolution_to_one_channel(shape, transposed, dtype):
         assert fits(x, weight, transposed)
         found = outcome(lambda *given: to_one(*given, transposed), [x, weight, bias])
     assert [t.dtype for t in found] == [dtype, dtype, torch.float32, torch.float32]
-    exact = outcome(lambda *given: convolved(*given, transposed), [t.double() for t in (x, weight, bias)])
-    assert_near(found[:3], exact[:3], LIMITS[dtype])
+    exact = exact_outcome(lambda *given: convolved(*given, transposed), [x, weight, bias])
+    assert_near(found[:3], exact[:3], [LIMITS[dtype]] * 3)
     scale = found[0].numel() ** 0.5  # the gradient of the bias is a sum that may cancel out
     assert abs(float(found[3] - exact[3])) <= LIMITS[dtype] * scale
 
@@ -158,13 +138,12 @@ def test_convolution_to_one_channel_without_a_bias_and_of_slices():
     x, weight = randoms((2, 40, 6, 5), (27, 1, 4, 4))
     with ops.backend("native"):
         found = outcome(lambda w: to_one(x[:, 3:30], w, None, True), [weight])
-    expected = outcome(lambda w: convolved(x[:, 3:30].double(), w, None, True), [weight.double()])
-    assert_near(found, expected, 1e-6)
+    assert_near(found, exact_outcome(lambda w: convolved(x[:, 3:30].double(), w, None, True), [weight]), [1e-6] * 2)
 
 
 @pytest.mark.parametrize("module", [Upsample(40, 24), Upsample(16, 1), Conv2d(24, 1, 4, padding=2)], ids=str)
 def test_convolutions_with_autocast_agree_with_torch(module):
-    module = module.to(memory_format=LAST)
+    module = module.to(memory_format=NHWC)
     x = randoms((2, module.in_channels, 8, 8))[0]
     results = {}
     for backend in ("native", "reference"):
@@ -172,12 +151,12 @@ def test_convolutions_with_autocast_agree_with_torch(module):
         given = x.clone(memory_format=torch.preserve_format).requires_grad_()
         with ops.backend(backend), torch.autocast("cpu", torch.bfloat16):
             y = module(given)
-        y.backward(torch.linspace(-1, 2, y.numel()).reshape(y.shape).cos().to(y.dtype))
+        y.backward(upstream_of(y))
         results[backend] = [y.detach(), given.grad, module.weight.grad, module.bias.grad]
     kinds = [t.dtype for t in results["native"]]
     assert kinds == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
-    exact_bias = torch.linspace(-1, 2, y.numel()).reshape(y.shape).cos().to(y.dtype).double().sum((0, 2, 3))
-    assert_near(results["native"][:3], [t.double() for t in results["reference"][:3]], 1e-2)
+    exact_bias = upstream_of(y).double().sum((0, 2, 3))
+    assert_near(results["native"][:3], [t.double() for t in results["reference"][:3]], [1e-2] * 3)
     assert (results["native"][3] - exact_bias).norm() <= 4e-3 * exact_bias.norm()
 
 
@@ -210,55 +189,34 @@ def test_opcheck():
 
 
 def test_the_number_of_threads_does_not_show():
-    (x, gamma), (p1, p2) = randoms((5, 150, 20, 21), (5, 150, 20, 21)), randoms((1, 150, 1, 1), (1, 150, 1, 1))
-    weight, threads, found = torch.randn(150, 1, 4, 4), torch.get_num_threads(), []
-    functions = [
-        lambda x, *_: leaky_norm(x, 0.2, 0.2),
-        lambda x, *_: plane_mean(x),
-        lambda x, *_: to_one(x, weight, None, True),
-        lambda x, gamma, p1, p2: ops.ida(x, gamma, gamma, gamma, p1, p2),
-        lambda x, gamma, p1, p2: ops.info_acon(x, gamma, p1, p2),
+    x, gamma, p1, p2 = operands.adaptation("info_acon", (5, 150, 20, 21), layout=NHWC)
+    weight = torch.randn(150, 1, 4, 4)
+    calls = [
+        (lambda x: leaky_norm(x, 0.2, 0.2), [x]),
+        (plane_mean, [x]),
+        (lambda x: to_one(x, weight, None, True), [x]),
+        (ops.ida, [x, gamma, gamma, gamma, p1, p2]),
+        (ops.info_acon, [x, gamma, p1, p2]),
     ]
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            with ops.backend("native"):
-                found.append([t for f in functions for t in outcome(f, [x, gamma, p1, p2]) if t is not None])
-    finally:
-        torch.set_num_threads(threads)
-    for other, (a, *_) in itertools.product(found[1:], [found]):
-        assert all(torch.equal(s, t) for s, t in zip(a, other, strict=True))
+    with ops.backend("native"):
+        first, *others = [
+            [t for call, given in calls for t in outcome(call, given)] for _ in next(BACKENDS["cpu"].groups())
+        ]
+    for other in others:
+        assert_same(other, first)
 
 
 def test_modules_keep_the_layout():
     x = randoms((2, 16, 8, 8))[0].requires_grad_()
     with ops.backend("native"):
         for module in (InstanceNorm(), MetaACON(16), Upsample(16, 8), DOG(16, 8)):
-            y = module.to(memory_format=LAST)(x)
-            assert y.is_contiguous(memory_format=LAST), module
+            y = module.to(memory_format=NHWC)(x)
+            assert y.is_contiguous(memory_format=NHWC), module
             (dx,) = torch.autograd.grad(y.square().sum(), x)
-            assert dx.is_contiguous(memory_format=LAST), module
+            assert dx.is_contiguous(memory_format=NHWC), module
 
 
-def test_networks_agree_in_both_layouts():
-    torch.manual_seed(0)
-    generator, discriminator = build_generator("small").eval(), build_discriminator("small")
-    photo, depth, style = torch.rand(1, 3, 256, 256), torch.rand(1, 1, 256, 256), torch.tensor([1])
-    results = []
-    with ops.backend("native"):
-        for layout in (torch.contiguous_format, LAST):
-            generator, discriminator = (m.to(memory_format=layout) for m in (generator, discriminator))
-            generator.zero_grad()
-            sketch, depth_hat = generator(photo.to(memory_format=layout), depth, style)
-            (discriminator(depth_hat, sketch).mean() + sketch.square().mean()).backward()
-            slopes = torch.cat([p.grad.flatten() for p in generator.parameters()])
-            results.append([sketch.detach(), depth_hat.detach(), slopes])
-    # Norms of planes of four pixels magnify the rounding of the gradients.
-    for a, b, limit in zip(*results, (1e-5, 1e-5, 2e-2), strict=True):
-        assert (a - b).norm() <= limit * a.norm()
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_reference_of_leaky_norm_whatever_the_layout_of_its_gradient(batch, layout):
     x, upstream = randoms((batch, 16, 4, 4), (batch, 16, 4, 4))
@@ -266,4 +224,4 @@ def test_the_reference_of_leaky_norm_whatever_the_layout_of_its_gradient(batch, 
     with ops.backend("reference"):
         leaky_norm(given).backward(upstream.contiguous(memory_format=layout))
     written_out(exact, 1.0, 1.0).backward(upstream.double())
-    assert_near([given.grad], [exact.grad], 1e-5)
+    assert relative_error(given.grad, exact.grad) <= 1e-5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -12,81 +14,48 @@ from hida.ops import library
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
 
 native = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
-FORWARD = [  # N, C_in, H, W, C_out, kernel, stride, padding
-    (1, 24, 8, 8, 50, 3, 1, 1),
-    (1, 40, 16, 16, 24, 4, 2, 1),
-    (3, 7, 4, 4, 5, 3, 1, 1),
-    (1, 9, 2, 2, 33, 4, 2, 1),
-    (2, 3, 5, 7, 11, 3, 2, 0),
-    (1, 1, 1, 1, 1, 1, 1, 0),
-    (1, 20, 16, 16, 61, 3, 1, 1),
-    (3, 5, 9, 7, 50, 3, 1, 1),
+# N, C_in, H, W, C_out, kernel, stride, padding
+FORWARD = [
+    *[(1, 24, 8, 8, 50, 3, 1, 1), (1, 40, 16, 16, 24, 4, 2, 1), (3, 7, 4, 4, 5, 3, 1, 1), (1, 9, 2, 2, 33, 4, 2, 1)],
+    *[(2, 3, 5, 7, 11, 3, 2, 0), (1, 1, 1, 1, 1, 1, 1, 0), (1, 20, 16, 16, 61, 3, 1, 1), (3, 5, 9, 7, 50, 3, 1, 1)],
     # by minimal filtering
-    (1, 16, 32, 32, 40, 3, 1, 1),
-    (2, 37, 21, 34, 13, 3, 1, 1),
-    (3, 17, 1, 150, 5, 3, 1, 1),
-    (1, 300, 12, 11, 25, 3, 1, 1),
-    (5, 64, 65, 31, 3, 3, 1, 1),
+    *[(1, 16, 32, 32, 40, 3, 1, 1), (2, 37, 21, 34, 13, 3, 1, 1), (3, 17, 1, 150, 5, 3, 1, 1)],
+    *[(1, 300, 12, 11, 25, 3, 1, 1), (5, 64, 65, 31, 3, 3, 1, 1)],
 ]
-DOUBLED = [  # N, C_in, H, W, C_out
-    (1, 40, 4, 4, 70),
-    (1, 33, 8, 8, 130),
-    (3, 5, 3, 5, 2),
-    (2, 6, 1, 1, 7),
-    (1, 30, 16, 16, 35),
-    (3, 5, 9, 7, 18),
-    (1, 12, 32, 16, 1),
-    (2, 5, 19, 48, 1),
+# N, C_in, H, W, C_out
+DOUBLED = [
+    *[(1, 40, 4, 4, 70), (1, 33, 8, 8, 130), (3, 5, 3, 5, 2), (2, 6, 1, 1, 7), (1, 30, 16, 16, 35), (3, 5, 9, 7, 18)],
+    *[(1, 12, 32, 16, 1), (2, 5, 19, 48, 1)],
     # by minimal filtering
-    (1, 24, 32, 32, 9),
-    (2, 7, 19, 23, 5),
-    (3, 33, 1, 100, 4),
-    (1, 130, 17, 16, 1),
+    *[(1, 24, 32, 32, 9), (2, 7, 19, 23, 5), (3, 33, 1, 100, 4), (1, 130, 17, 16, 1)],
 ]
 
 
-def _close(found, exact):
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+def results(x, weight, bias, steps):
+    """Return what is tested and torch's in float64; ``steps``: stride and padding, or none for a doubling."""
+    with ops.backend("native"):
+        found = conv2d(x, weight, bias, *((s, s) for s in steps)) if steps else conv_transpose2d(x, weight, bias)
+    call = functional.conv2d if steps else functional.conv_transpose2d
+    given = (t if t is None else t.double() for t in (x, weight, bias))
+    return found.double(), call(*given, *(steps or (2, 1)))
 
 
 @native
-@pytest.mark.parametrize("case", FORWARD)
+@pytest.mark.parametrize("case", [*FORWARD, *DOUBLED], ids=str)
 @pytest.mark.parametrize("biased", [True, False])
-def test_convolutions_agree_with_double_precision(case, biased):
-    n, c_in, h, w, c_out, kernel, stride, padding = case
+def test_they_agree_with_double_precision(case, biased):
+    n, c_in, h, w, c_out, *kernel = case
     torch.manual_seed(0)
-    x, weight = torch.randn(n, c_in, h, w), torch.randn(c_out, c_in, kernel, kernel)
-    bias = torch.randn(c_out) if biased else None
-    with ops.backend("native"):
-        found = conv2d(x, weight, bias, (stride, stride), (padding, padding))
-    exact = functional.conv2d(x.double(), weight.double(), bias.double() if biased else None, stride, padding)
-    _close(found / c_in, exact / c_in)
-
-
-@native
-@pytest.mark.parametrize("case", DOUBLED)
-@pytest.mark.parametrize("biased", [True, False])
-def test_doubling_agrees_with_double_precision(case, biased):
-    n, c_in, h, w, c_out = case
-    torch.manual_seed(0)
-    x, weight = torch.randn(n, c_in, h, w), torch.randn(c_in, c_out, 4, 4)
-    bias = torch.randn(c_out) if biased else None
-    with ops.backend("native"):
-        found = conv_transpose2d(x, weight, bias)
-    exact = functional.conv_transpose2d(x.double(), weight.double(), bias.double() if biased else None, 2, 1)
-    _close(found / c_in, exact / c_in)
+    shape = (c_out, c_in, kernel[0], kernel[0]) if kernel else (c_in, c_out, 4, 4)
+    x, weight, bias = torch.randn(n, c_in, h, w), torch.randn(shape), torch.randn(c_out) if biased else None
+    found, exact = results(x, weight, bias, kernel[1:])
+    torch.testing.assert_close(found / c_in, exact / c_in, rtol=1e-5, atol=1e-5)
 
 
 @native
 def test_gradients_are_those_of_torch():
     torch.manual_seed(0)
-    cases = (
-        (Conv2d(6, 10, 3, padding=1), 4),
-        (Upsample(6, 10), 4),
-        (Conv2d(6, 10, 3, padding=1), 20),
-        (Upsample(6, 10), 20),
-    )
-    for module, side in cases:
+    for module, side in itertools.product((Conv2d(6, 10, 3, padding=1), Upsample(6, 10)), (4, 20)):
         x, found = torch.randn(2, 6, side, side), []
         for name in ("native", "reference"):
             given = x.clone().requires_grad_()
@@ -98,39 +67,27 @@ def test_gradients_are_those_of_torch():
 
 
 @native
-def test_layouts_and_many_pixels_go_through_too():
+def test_another_layout_goes_through_too():
     torch.manual_seed(0)
     x = torch.randn(1, 6, 4, 4).to(memory_format=torch.channels_last)
     layer = Conv2d(6, 8, 3, padding=1).to(memory_format=torch.channels_last)
-    large = torch.randn(1, 6, 32, 32)
     with ops.backend("native"):
-        small_y, large_y = layer(x), layer(large)
-    torch.testing.assert_close(small_y, functional.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(large_y, functional.conv2d(large, layer.weight, layer.bias, padding=1))
+        y = layer(x)
+    torch.testing.assert_close(y, functional.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-5)
 
 
 @native
 def test_operators_are_registered_well():
-    x, weight, bias = torch.randn(1, 4, 4, 4), torch.randn(6, 4, 3, 3), torch.randn(6)
-    torch.library.opcheck(torch.ops.hida.conv2d, (x, weight, bias, [1, 1], [1, 1]))
-    torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), bias))
-    wide = torch.randn(1, 4, 20, 20)
-    torch.library.opcheck(torch.ops.hida.conv2d, (wide, weight, bias, [1, 1], [1, 1]))
-    torch.library.opcheck(torch.ops.hida.conv_transpose2d, (wide, torch.randn(4, 6, 4, 4), bias))
+    for x in (torch.randn(1, 4, 4, 4), torch.randn(1, 4, 20, 20)):
+        torch.library.opcheck(torch.ops.hida.conv2d, (x, torch.randn(6, 4, 3, 3), torch.randn(6), [1, 1], [1, 1]))
+        torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), torch.randn(6)))
 
 
 @native
-def test_minimal_filtering_rounds_as_it_says():
+@pytest.mark.parametrize(("mean", "shape", "steps"), [(3, (48, 256, 3, 3), (1, 1)), (0, (256, 12, 4, 4), ())])
+def test_minimal_filtering_rounds_as_it_says(mean, shape, steps):
     torch.manual_seed(0)
-    x, weight = torch.randn(1, 256, 40, 40) + 3, torch.randn(48, 256, 3, 3)
-    with ops.backend("native"):
-        found = conv2d(x, weight, None, (1, 1), (1, 1)).double()
-    exact = functional.conv2d(x.double(), weight.double(), None, 1, 1)
-    assert float((found - exact).norm() / exact.norm()) < 4e-6
-    x, weight = torch.randn(1, 256, 40, 40), torch.randn(256, 12, 4, 4)
-    with ops.backend("native"):
-        found = conv_transpose2d(x, weight, None).double()
-    exact = functional.conv_transpose2d(x.double(), weight.double(), None, 2, 1)
+    found, exact = results(torch.randn(1, 256, 40, 40) + mean, torch.randn(shape), None, steps)
     assert float((found - exact).norm() / exact.norm()) < 4e-6
 
 
@@ -155,12 +112,12 @@ def test_no_input_channels_leave_the_bias(side):
 
 @native
 def test_misuse_names_the_argument():
-    x = torch.randn(1, 4, 4, 4)
+    e, x = torch.ops.hida, torch.randn(1, 4, 4, 4)
     with pytest.raises(RuntimeError, match="weight must have shape"):
-        torch.ops.hida.conv2d(x, torch.randn(6, 3, 3, 3), None, [1, 1], [1, 1])
+        e.conv2d(x, torch.randn(6, 3, 3, 3), None, [1, 1], [1, 1])
     with pytest.raises(RuntimeError, match="bias must have shape"):
-        torch.ops.hida.conv_transpose2d(x, torch.randn(4, 6, 4, 4), torch.randn(5))
+        e.conv_transpose2d(x, torch.randn(4, 6, 4, 4), torch.randn(5))
     with pytest.raises(RuntimeError, match="at most 256"):
-        torch.ops.hida.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [0, 0])
+        e.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [0, 0])
     with pytest.raises(RuntimeError, match="float32"):
-        torch.ops.hida.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)
+        e.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)

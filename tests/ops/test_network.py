@@ -1,4 +1,4 @@
-"""The whole generator on a GPU: the native ops draw what the reference draws, compiled and captured too."""
+"""The whole generator: the native ops draw what the reference draws; on a GPU compiled and captured too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from hida import ops
-from hida.models import build_generator
+from hida.models import build_discriminator, build_generator
+from hida.ops import library
 
-pytestmark = [
+gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     pytest.mark.skipif(not ops.available()["cuda"], reason="the native CUDA library is not built"),
 ]
-
-DEVICE = "cuda"
+native = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
+layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+on_a_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
 
 
 @pytest.fixture(autouse=True)
@@ -26,25 +28,20 @@ def exact_products():
     torch.backends.cudnn.allow_tf32 = before
 
 
-@pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-def layout(request):
-    return request.param
-
-
-def network(layout=torch.contiguous_format):
+def network(device, layout=torch.contiguous_format):
     torch.manual_seed(0)
     generator = build_generator("small").eval()
     for name, parameter in generator.named_parameters():  # offsets start at zero: move them
         if "offset_mask" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    return generator.to(DEVICE, memory_format=layout)
+    return generator.to(device, memory_format=layout)
 
 
-def inputs(layout=torch.contiguous_format, seed=0, batch=2):
-    random = torch.Generator().manual_seed(seed)
+def inputs(device, layout=torch.contiguous_format, seed=0):
+    random, batch = torch.Generator().manual_seed(seed), 1 if device == "cpu" else 2
     photo, depth = (torch.rand(batch, c, 256, 256, generator=random) for c in (3, 1))
-    style = torch.arange(batch).to(DEVICE) % 3
-    return (photo * 2 - 1).to(DEVICE, memory_format=layout), depth.to(DEVICE, memory_format=layout), style
+    style = torch.arange(1, batch + 1).to(device) % 3
+    return (photo * 2 - 1).to(device, memory_format=layout), depth.to(device, memory_format=layout), style
 
 
 def outcome(generator, given):
@@ -59,19 +56,27 @@ def distance(found, right):
     return float((found.double() - right.double()).norm() / right.double().norm())
 
 
-def test_the_same_sketch_and_gradients(layout):
-    generator, given = network(layout), inputs(layout)
-    with ops.backend("native"):
-        found = outcome(generator, given)
-    with ops.backend("reference"):
-        right = outcome(generator, given)
-    assert (found[0] - right[0]).abs().max() <= 1e-4
-    assert distance(found[1], right[1]) <= 1e-4
-    assert distance(found[2], right[2]) <= 1e-3
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=native), pytest.param("cuda", marks=gpu)])
+@layouts
+def test_the_same_sketch_and_gradients(device, layout):
+    generator, given = network(device, layout), inputs(device, layout)
+    discriminator, results = build_discriminator("small").to(device, memory_format=layout), []
+    for backend in ("native", "reference"):
+        with ops.backend(backend):
+            results.append(outcome(generator, given))
+            logits = discriminator(given[1], given[0][:, :1])
+            slopes = torch.autograd.grad(logits.square().mean(), discriminator.parameters())
+            results[-1] += logits.detach(), torch.cat([g.flatten() for g in slopes])
+    assert (results[0][0] - results[1][0]).abs().max() <= 1e-4
+    assert results[1][0].abs().max() > 0
+    for found, right, limit in zip(*(r[1:] for r in results), (1e-4, 1e-3, 1e-4, 1e-3), strict=True):
+        assert distance(found, right) <= limit
 
 
-def test_under_autocast_it_is_no_further_from_float32_than_the_reference_is(layout):
-    generator, given = network(layout), inputs(layout)
+@on_a_gpu
+@layouts
+def test_under_autocast_it_is_no_further_from_float32_than_the_reference_is(device, layout):
+    generator, given = network(device, layout), inputs(device, layout)
     with ops.backend("reference"):
         right = outcome(generator, given)
     results = {}
@@ -82,8 +87,9 @@ def test_under_autocast_it_is_no_further_from_float32_than_the_reference_is(layo
         assert distance(found, exact) <= 2 * distance(theirs, exact)
 
 
-def test_compiles_as_one_graph():
-    generator, given = network(), inputs()
+@on_a_gpu
+def test_compiles_as_one_graph(device):
+    generator, given = network(device), inputs(device)
     with ops.backend("native"):
         expected = outcome(generator, given)
         compiled = torch.compile(generator, fullgraph=True, dynamic=False)
@@ -92,8 +98,10 @@ def test_compiles_as_one_graph():
     assert distance(depth_hat.detach(), expected[1]) <= 1e-4
 
 
-def test_a_graph_draws_other_photos_when_it_is_replayed(layout):
-    generator, static = network(layout), inputs(layout)
+@on_a_gpu
+@layouts
+def test_a_graph_draws_other_photos_when_it_is_replayed(device, layout):
+    generator, static = network(device, layout), inputs(device, layout)
     with ops.backend("native"), torch.no_grad():
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -104,7 +112,7 @@ def test_a_graph_draws_other_photos_when_it_is_replayed(layout):
         with torch.cuda.graph(graph):
             captured = generator(*static)
         for seed in (1, 2):
-            fresh = inputs(layout, seed)
+            fresh = inputs(device, layout, seed)
             for t, new in zip(static, fresh, strict=True):
                 t.copy_(new)
             graph.replay()

@@ -80,24 +80,6 @@ def test_the_network_is_small_and_gives_what_it_says(tmp_path):
     assert 0 <= points.min() <= points.max() <= 1
 
 
-def test_folding_the_norms_changes_nothing():
-    torch.manual_seed(0)
-    network = DepthNet().eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
-    x = torch.rand(2, 3, SIDE, SIDE) * 2 - 1
-    with torch.no_grad():
-        before = network.raw(x)
-        after = network.fold().raw(x)
-    for a, b in zip(before, after, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-
-
 def test_expected_points_of_a_peak_are_its_centre():
     heat = torch.full((1, 2, 8, 16), -50.0)
     heat[0, 0, 3, 5] = 50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import numpy as np
@@ -10,51 +9,17 @@ import pytest
 import torch
 
 from hida.depth.mobilenet import SIDE, MobileNet, crop
-from hida.errors import HidaError
-
-
-def random_network():
-    torch.manual_seed(0)
-    network = MobileNet().eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.8, 1.6)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-    return network
 
 
 def test_shape_and_size():
     """Half-width MobileNetV1 without its classifier, plus a layer of 62."""
     network = MobileNet()
-    widths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-    widths = [width // 2 for width in widths]
+    widths = [16, 32, 64, 64, 128, 128, *[256] * 6, 512, 512]
     convolutions = 27 * widths[0] + sum(9 * a + a * b for a, b in itertools.pairwise(widths))
     norms = 2 * widths[0] + sum(2 * a + 2 * b for a, b in itertools.pairwise(widths))
     assert sum(p.numel() for p in network.parameters()) == convolutions + norms + 513 * 62
     with torch.inference_mode():
         assert network.eval()(torch.zeros(2, 3, SIDE, SIDE)).shape == (2, 62)
-
-
-def test_folding_and_training_leftovers_change_nothing(tmp_path):
-    network = random_network()
-    state = {f"module.{name}": value for name, value in network.state_dict().items()}
-    state |= {"module.fc_lm.weight": torch.zeros(136, 512), "module.fc_lm.bias": torch.zeros(136)}
-    torch.save({"epoch": 50, "state_dict": state}, tmp_path / "a.pth")
-    got = MobileNet.from_file(tmp_path / "a.pth")
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in got.modules())
-    x = torch.randn(2, 3, SIDE, SIDE)
-    with torch.inference_mode():
-        expected = copy.deepcopy(network)(x)
-        assert expected.std() > 0.01
-        torch.testing.assert_close(got(x), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_other_weights_are_refused(tmp_path):
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(HidaError, match=r"other\.pth is not a file of MobileNet weights"):
-        MobileNet.from_file(tmp_path / "other.pth")
 
 
 def naive_crop(photo, left, top, right, bottom):
@@ -82,14 +47,8 @@ def naive_crop(photo, left, top, right, bottom):
 @pytest.mark.parametrize(
     "box",
     [
-        (10, 5, 60, 55),
-        (-20, -30, 40, 30),
-        (40, 30, 140, 130),
-        (-50, -40, 250, 260),
-        (3, 3, 4, 4),
-        (-60, 0, -10, 50),
-        (90, 0, 140, 50),
-        (0, 200, 9, 209),
+        *[(10, 5, 60, 55), (-20, -30, 40, 30), (40, 30, 140, 130), (-50, -40, 250, 260), (3, 3, 4, 4)],
+        *[(-60, 0, -10, 50), (90, 0, 140, 50), (0, 200, 9, 209)],
     ],
 )
 def test_the_crop_is_bilinear_and_black_outside(box):
@@ -98,11 +57,3 @@ def test_the_crop_is_bilinear_and_black_outside(box):
     assert got.shape == (1, 3, SIDE, SIDE)
     # Bytes are rounded after the interpolation, as the network's training saw them.
     np.testing.assert_allclose(got[0].numpy() * 128 + 127.5, naive_crop(photo, *box), atol=1.01)
-
-
-def test_the_published_weights_load(weights_file):
-    network = MobileNet.from_file(weights_file("mb05"))
-    with torch.inference_mode():
-        output = network(torch.full((1, 3, SIDE, SIDE), -127.5 / 128))
-    assert output.shape == (1, 62)
-    assert torch.isfinite(output).all()

@@ -13,7 +13,7 @@ from hida.nn import Conv2d, Upsample
 from hida.ops import library
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
 
-native = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
+pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 # N, C_in, H, W, C_out, kernel, stride, padding
 FORWARD = [
     *[(1, 24, 8, 8, 50, 3, 1, 1), (1, 40, 16, 16, 24, 4, 2, 1), (3, 7, 4, 4, 5, 3, 1, 1), (1, 9, 2, 2, 33, 4, 2, 1)],
@@ -40,7 +40,6 @@ def results(x, weight, bias, steps):
     return found.double(), call(*given, *(steps or (2, 1)))
 
 
-@native
 @pytest.mark.parametrize("case", [*FORWARD, *DOUBLED], ids=str)
 @pytest.mark.parametrize("biased", [True, False])
 def test_they_agree_with_double_precision(case, biased):
@@ -52,7 +51,6 @@ def test_they_agree_with_double_precision(case, biased):
     torch.testing.assert_close(found / c_in, exact / c_in, rtol=1e-5, atol=1e-5)
 
 
-@native
 def test_gradients_are_those_of_torch():
     torch.manual_seed(0)
     for module, side in itertools.product((Conv2d(6, 10, 3, padding=1), Upsample(6, 10)), (4, 20)):
@@ -66,7 +64,6 @@ def test_gradients_are_those_of_torch():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@native
 def test_another_layout_goes_through_too():
     torch.manual_seed(0)
     x = torch.randn(1, 6, 4, 4).to(memory_format=torch.channels_last)
@@ -76,14 +73,12 @@ def test_another_layout_goes_through_too():
     torch.testing.assert_close(y, functional.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-5)
 
 
-@native
 def test_operators_are_registered_well():
     for x in (torch.randn(1, 4, 4, 4), torch.randn(1, 4, 20, 20)):
         torch.library.opcheck(torch.ops.hida.conv2d, (x, torch.randn(6, 4, 3, 3), torch.randn(6), [1, 1], [1, 1]))
         torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), torch.randn(6)))
 
 
-@native
 @pytest.mark.parametrize(("mean", "shape", "steps"), [(3, (48, 256, 3, 3), (1, 1)), (0, (256, 12, 4, 4), ())])
 def test_minimal_filtering_rounds_as_it_says(mean, shape, steps):
     torch.manual_seed(0)
@@ -91,7 +86,6 @@ def test_minimal_filtering_rounds_as_it_says(mean, shape, steps):
     assert float((found - exact).norm() / exact.norm()) < 4e-6
 
 
-@native
 def test_what_is_not_finite_stays_near():
     """A NaN reaches the tiles that see it, and no others: no lane or block leaks into another."""
     x, weight = torch.randn(1, 16, 40, 40), torch.randn(8, 16, 3, 3)
@@ -102,7 +96,6 @@ def test_what_is_not_finite_stays_near():
     assert seen.sum() <= 64
 
 
-@native
 @pytest.mark.parametrize("side", [4, 20, 32])
 def test_no_input_channels_leave_the_bias(side):
     bias = torch.randn(3)
@@ -110,7 +103,6 @@ def test_no_input_channels_leave_the_bias(side):
     assert torch.equal(y, bias.view(1, 3, 1, 1).expand(2, 3, 2 * side, 2 * side))
 
 
-@native
 def test_misuse_names_the_argument():
     e, x = torch.ops.hida, torch.randn(1, 4, 4, 4)
     with pytest.raises(RuntimeError, match="weight must have shape"):

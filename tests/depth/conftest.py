@@ -20,3 +20,9 @@ def weights_file() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return file
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """A free photo of 512×512; pupils at (203, 101) and (247, 103), mouth at (224, 145), chin at (221, 179)."""
+    return pytest.importorskip("skimage.data", reason="scikit-image brings the astronaut's photo").astronaut()

@@ -12,7 +12,6 @@ from hida.depth.builtin.train import loss, recalibrate, save_weights
 from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
 from hida.errors import HidaError
 from hida.images.alignment import TEMPLATE, apply, similarity
-from hida.weights import find
 
 COLOURS = np.eye(3) * 255  # left eye red, right eye green, mouth blue
 
@@ -74,10 +73,8 @@ def test_the_network_is_small_and_gives_what_it_says(tmp_path):
     assert (tmp_path / "net.safetensors").stat().st_size < 4_000_000
     with torch.inference_mode():
         found, points = network(torch.rand(2, 3, SIDE, SIDE) * 2 - 1)
-    assert found.shape == (2, 1, SIDE, SIDE)
-    assert 0 <= found.min() <= found.max() <= 1
-    assert points.shape == (2, 3, 2)
-    assert 0 <= points.min() <= points.max() <= 1
+    assert (found.shape, points.shape) == ((2, 1, SIDE, SIDE), (2, 3, 2))
+    assert all(0 <= t.min() <= t.max() <= 1 for t in (found, points))
 
 
 def test_expected_points_of_a_peak_are_its_centre():
@@ -89,9 +86,7 @@ def test_expected_points_of_a_peak_are_its_centre():
 
 
 def test_the_canonical_crop_is_what_a_fitting_box_gives():
-    left, top, right, bottom = box_of(TEMPLATE)
-    model = BuiltinDepth(Detector((left, top, right, bottom)), Colours())
-    face = model.faces(np.zeros((250, 250, 3), np.uint8))[0]
+    face = BuiltinDepth(Detector(box_of(TEMPLATE)), Colours()).faces(np.zeros((250, 250, 3), np.uint8))[0]
     np.testing.assert_allclose(square_to_crop(*face.square), frame_to_crop(), atol=0.01)
 
 
@@ -266,16 +261,6 @@ def model() -> BuiltinDepth:
     return BuiltinDepth.load()
 
 
-@pytest.fixture(scope="module")
-def astronaut() -> np.ndarray:
-    data = pytest.importorskip("skimage.data", reason="scikit-image brings the astronaut's photo")
-    return data.astronaut()
-
-
-def test_the_shipped_weights_are_small():
-    assert find("depth").stat().st_size < 4_000_000
-
-
 def test_a_photo_from_elsewhere_gets_its_points_and_a_face_shaped_map(model, astronaut):
     faces = model.faces(astronaut)
     assert len(faces) == 1
@@ -306,15 +291,3 @@ def test_mirrored_and_turned_photos_give_mirrored_and_turned_answers(model, astr
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     expected = (plain_face.points - 255.5) @ matrix.T + 255.5
     np.testing.assert_allclose(model.faces(turned)[0].points, expected, atol=5)
-
-
-def test_the_batch_agrees_with_the_face_put_in_the_frame(model, astronaut):
-    from hida.images.alignment import warp
-
-    face = model.faces(astronaut)[0]
-    matrix = similarity(face.points)
-    aligned = warp(astronaut, matrix, (250, 250))
-    batch = model.depth_batch(torch.from_numpy(aligned).permute(2, 0, 1)[None].float() / 127.5 - 1)[0, 0].numpy()
-    single = face.depth((250, 250), matrix)
-    assert np.abs(batch - single).mean() < 0.02
-    assert np.corrcoef(batch.ravel(), single.ravel())[0, 1] > 0.97

@@ -112,20 +112,6 @@ def test_a_mesh_covers_its_square_and_keeps_a_plane():
     np.testing.assert_allclose(z_buffer(vertices, grid(count), (size, size)), 0.3 * column - 0.7 * row + 2, atol=1e-9)
 
 
-@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_the_larger_z_wins_whatever_the_order(order):
-    vertices = np.array([[-9, -9, 1], [99, -9, 1], [-9, 99, 1], [-9, -9, 4], [99, -9, 4], [-9, 99, 4]], np.float64)
-    triangles = np.array([[0, 1, 2], [3, 4, 5]])[order]
-    assert (z_buffer(vertices, triangles, (5, 5)) == 4).all()
-    assert (depth_map(vertices, triangles, (5, 5)) == 1).all()
-
-
-def test_crossing_triangles_are_resolved_per_pixel():
-    vertices = np.array([[-50, -1, -50], [60, -1, 60], [5, 90, 5], [-50, -1, 60], [60, -1, -50], [5, 90, 5]], float)
-    got = z_buffer(vertices, np.array([[0, 1, 2], [3, 4, 5]]), (11, 3))
-    np.testing.assert_allclose(got[1], np.maximum(np.arange(11), 10 - np.arange(11)), atol=1e-9)
-
-
 def test_triangles_without_area_are_not_drawn():
     vertices = np.array([[1, 1, 5], [4, 1, 5], [7, 1, 5], [1, 1, 6], [1, 7, 1], [9, 9, 1]], np.float64)
     for triangle in ([0, 1, 2], [0, 0, 1], [1, 1, 1], [0, 3, 5]):

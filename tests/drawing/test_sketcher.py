@@ -160,15 +160,6 @@ def test_from_pretrained_takes_files_folders_and_names(sketcher, photo, tmp_path
         assert loaded(photo).tobytes() == expected
 
 
-def test_missing_weights_are_one_sentence(tmp_path):
-    for name in ("nosuch", tmp_path / "no.safetensors", "no/such.safetensors"):
-        with pytest.raises(HidaError, match="no weights"):
-            Sketcher.from_pretrained(name)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(HidaError, match="no whole checkpoint"):
-        Sketcher.from_pretrained(tmp_path / "empty")
-
-
 def test_the_package_offers_it():
     assert hida.Sketcher is Sketcher
     with pytest.raises(AttributeError):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hida.data.framing import CROP
 from hida.drawing.views import CANVAS, MARGIN, RIM, compose_picture, plan, shift, view_depth, view_photo
@@ -119,10 +118,3 @@ def test_depth_beyond_the_photo_is_far_and_stays_in_range():
     depth = np.ones((100, 100), np.float32)
     view = view_depth(depth, compose(similarity(TEMPLATE), shift(78, 78)))
     assert (view.min(), view.max(), view[100, 100], view[0, 0]) == (0, 1, 1, 0)
-
-
-def test_views_of_a_picture_object_and_its_array_agree():
-    photo = smooth(320, 240)
-    matrix = plan((320, 240), None).views[0]
-    again = np.asarray(Image.fromarray(photo))
-    np.testing.assert_array_equal(view_photo(photo, matrix), view_photo(again, matrix))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import oracle
 import pytest
 import torch
 from torch.nn import functional
@@ -22,47 +25,38 @@ def test_metaacon_switches_a_whole_channel_by_its_mean():
     module, x = MetaACON(3).double(), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     matrices = [layer.weight.detach().flatten(1) for layer in (module.squeeze, module.expand)]
     hidden = x.mean((2, 3)) @ matrices[0].T + module.squeeze.bias
-    theta = (hidden @ matrices[1].T + module.expand.bias).sigmoid()[:, :, None, None]
-    d = (module.p1 - module.p2) * x
-    torch.testing.assert_close(module(x), d * (theta * d).sigmoid() + module.p2 * x)
+    logits = (hidden @ matrices[1].T + module.expand.bias)[:, :, None, None]
+    torch.testing.assert_close(module(x), oracle.info_acon(x, logits, module.p1, module.p2))
 
 
-@pytest.mark.parametrize("residual", ["activated", "input", "none"])
-def test_dynamic_adaptation_is_one_convolution_to_logits_gamma_and_beta(residual):
+def fused(module, h, logits, gamma, beta):
+    return oracle.ida(h, logits, gamma, beta, module.p1, module.p2, module.residual)
+
+
+def modulated(module, h, gamma, beta):
+    return oracle.instance_norm_modulate(h, gamma, beta, h if module.residual == "input" else None)
+
+
+def switched(module, h, logits):
+    return oracle.instance_norm_modulate(oracle.info_acon(h, logits, module.p1, module.p2), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "formula"),
+    [
+        *[((DynamicAdaptation, 4, 5, residual), fused) for residual in ("activated", "input", "none")],
+        *[((DySPADE, 4, 5, *more), modulated) for more in itertools.product(("input", "none"), ("meta_acon", "relu"))],
+        ((InfoACON, 4, 5), switched),
+    ],
+    ids=str,
+)
+def test_an_adaptation_is_one_convolution_of_the_condition_to_its_maps_in_their_order(make, formula):
     torch.manual_seed(0)
-    module = DynamicAdaptation(4, 5, residual).double()
-    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    kind, *arguments = make
+    module, (h, condition) = kind(*arguments).double(), (torch.randn(2, c, 6, 6, dtype=torch.float64) for c in (4, 5))
     hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
-    weights, biases = module.modulation.weight.split(4), module.modulation.bias.split(4)
-    logits, gamma, beta = (functional.conv2d(hidden, w, b, padding=1) for w, b in zip(weights, biases, strict=True))
-    d = (module.p1 - module.p2) * h
-    f = d * (logits.sigmoid() * d).sigmoid() + module.p2 * h
-    expected = (1 + gamma) * functional.instance_norm(f) + beta
-    expected = expected + {"activated": f, "input": h, "none": 0}[residual]
-    torch.testing.assert_close(module(h, condition), expected)
-
-
-@pytest.mark.parametrize("residual", ["input", "none"])
-@pytest.mark.parametrize("kind", ["meta_acon", "relu"])
-def test_dyspade_alone_modulates_and_may_add_its_input(residual, kind):
-    torch.manual_seed(0)
-    module = DySPADE(4, 5, residual, kind).double()
-    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
-    hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
-    gamma, beta = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).split(4, 1)
-    expected = (1 + gamma) * functional.instance_norm(h) + beta + (h if residual == "input" else 0)
-    torch.testing.assert_close(module(h, condition), expected)
-
-
-def test_infoacon_alone_switches_every_pixel_and_normalises():
-    torch.manual_seed(0)
-    module = InfoACON(4, 5).double()
-    h, condition = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.randn(2, 5, 6, 6, dtype=torch.float64)
-    hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
-    theta = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).sigmoid()
-    d = (module.p1 - module.p2) * h
-    expected = functional.instance_norm(d * (theta * d).sigmoid() + module.p2 * h)
-    torch.testing.assert_close(module(h, condition), expected)
+    maps = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).split(4, 1)
+    torch.testing.assert_close(module(h, condition), formula(module, h, *maps))
 
 
 def test_dog_starts_as_an_ordinary_convolution_with_half_weights():
@@ -101,9 +95,8 @@ def test_dog_learns_where_to_look_from_its_first_step():
                 module.offset_mask.bias.zero_()
                 module.offset_mask.bias[channel] = step
                 values.append(module(x).square().sum())
-            assert gradient[channel].item() == pytest.approx(
-                ((values[1] - values[0]) / 1e-6).item(), rel=1e-3, abs=1e-4
-            )
+            slope = (values[1] - values[0]) / 1e-6
+            torch.testing.assert_close(gradient[channel], slope, rtol=1e-3, atol=1e-4)
 
 
 def test_dog_keeps_its_coordinates_in_full_precision_under_autocast():

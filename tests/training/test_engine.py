@@ -7,16 +7,8 @@ from collections import deque
 
 import pytest
 import torch
+from runs import PAPER_LIKE, RELEASED, varied
 
-from hida.config import (
-    AugmentConfig,
-    Config,
-    DiscriminatorConfig,
-    GeneratorConfig,
-    LossConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
 from hida.data.dataset import PairTensors
 from hida.data.framing import draw_plan, planned_batch
 from hida.training.distributed import World
@@ -24,18 +16,7 @@ from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, En
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import LOSSES, TrainingState
 
-CONFIG = Config(
-    generator=GeneratorConfig(base_width=2),
-    discriminator=DiscriminatorConfig(base_width=1),
-    optimizer=OptimizerConfig(constant_epochs=1),
-    augment=AugmentConfig(rotate=5, scale=0.1, jitter=0.3, fill_photo="replicate", fill_sketch="white"),
-    train=TrainConfig(batch=2, epochs=4, ema=0.5),
-)
-PAPER_LIKE = dataclasses.replace(
-    CONFIG,
-    generator=dataclasses.replace(CONFIG.generator, residual="input", depth_per_level="gaussian"),
-    loss=LossConfig("cross_entropy", 0.0, "reconstructed", "sobel_sketch", "mse"),
-)
+configurations = pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])
 
 
 def pairs(device, n=5):
@@ -66,7 +47,7 @@ def differing(a, b):
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
-@pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
+@configurations
 def test_the_engine_does_what_a_plain_loop_does(config):
     engine, losses = train(config, "cpu", 4, graphs=False)
     plain, data = build(config), pairs("cpu")
@@ -81,17 +62,15 @@ def test_the_engine_does_what_a_plain_loop_does(config):
 
 
 def test_a_teachers_sketch_is_framed_like_the_target_and_weighs_in():
-    loss = dataclasses.replace(CONFIG.loss, weight_distillation=3.0)
-    state, data = build(dataclasses.replace(CONFIG, loss=loss)), pairs("cpu")
+    state, data = build(varied(loss={"weight_distillation": 3.0})), pairs("cpu")
     data = dataclasses.replace(data, teacher=data.sketch.clone())
     engine = Engine(state, data, graphs=False)
     engine.step()
     found = engine.losses()
     assert found["distillation"] == found["pixel"] > 0
-    plain, _ = train(CONFIG, "cpu", 1, graphs=False)
+    plain, _ = train(RELEASED, "cpu", 1, graphs=False)
     # Three times the same target more, on top of its own weight of four.
-    seven = dataclasses.replace(CONFIG, loss=dataclasses.replace(CONFIG.loss, weight_pixel=7.0))
-    other, _ = train(seven, "cpu", 1, graphs=False)
+    other, _ = train(varied(loss={"weight_pixel": 7.0}), "cpu", 1, graphs=False)
     moments = [
         s.optimizers["generator"].state[s.generator.head_sketch.up.weight]["exp_avg"] for s in (state, other.state)
     ]
@@ -100,13 +79,14 @@ def test_a_teachers_sketch_is_framed_like_the_target_and_weighs_in():
 
 
 def test_losses_are_means_since_they_were_last_asked_for():
-    one, single = train(CONFIG, "cpu", 3, graphs=False)
-    engine = Engine(build(CONFIG), pairs("cpu"), graphs=False)
+    one, single = train(RELEASED, "cpu", 3, graphs=False)
+    engine = Engine(build(RELEASED), pairs("cpu"), graphs=False)
     for _ in range(3):
         engine.step()
-    assert engine.losses_here() == pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
+    means = pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
+    assert engine.losses_here() == means
     assert engine.summed == 3
-    assert engine.losses() == pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
+    assert engine.losses() == means
     assert engine.summed == 0
     assert set(engine.losses_here().values()) == {0.0}
     assert differing(engine.state, one.state) == []
@@ -114,7 +94,7 @@ def test_losses_are_means_since_they_were_last_asked_for():
 
 def test_the_iteration_reads_nothing_but_its_buffers(monkeypatch):
     """What a graph would bake in shows when the device's part is called again without its host's part."""
-    engine, _ = train(CONFIG, "cpu", 1, graphs=False)
+    engine, _ = train(RELEASED, "cpu", 1, graphs=False)
     seen = []
     monkeypatch.setattr(engine.state, "update", lambda batch: seen.append(batch) or torch.zeros(len(LOSSES)))
     plans = [engine._host_plan() for _ in range(2)]
@@ -134,8 +114,7 @@ def test_the_iteration_reads_nothing_but_its_buffers(monkeypatch):
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_no_tensor_of_the_step_is_read_back(clip, monkeypatch):
     """A graph cannot hold an .item(): neither the framing nor the update may ask for one."""
-    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, clip=clip))
-    engine, _ = train(config, "cpu", 1, graphs=False)
+    engine, _ = train(varied(train={"clip": clip}), "cpu", 1, graphs=False)
 
     def refuse(*_):
         raise AssertionError("a tensor was read back")
@@ -147,7 +126,7 @@ def test_no_tensor_of_the_step_is_read_back(clip, monkeypatch):
 
 def test_a_failed_capture_is_raised_before_anything_has_changed(monkeypatch):
     monkeypatch.setenv(FAIL_CAPTURE, "1")
-    engine, plain = (Engine(build(CONFIG), pairs("cpu"), graphs=graphs) for graphs in (True, False))
+    engine, plain = (Engine(build(RELEASED), pairs("cpu"), graphs=graphs) for graphs in (True, False))
     for _ in range(WARM_UP):
         assert not engine.captures_next
         engine.step()
@@ -187,7 +166,7 @@ def test_the_host_is_a_few_iterations_ahead_at_most(monkeypatch):
             happened.append(("done", self.number))
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    engine = Engine(build(CONFIG), pairs("cpu"), graphs=False)
+    engine = Engine(build(RELEASED), pairs("cpu"), graphs=False)
     monkeypatch.setattr(engine, "_run", lambda: None)
     engine.queued = deque()
     for _ in range(7):
@@ -199,21 +178,22 @@ def test_the_host_is_a_few_iterations_ahead_at_most(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestGraph:
-    @pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
-    def test_fp32_is_the_eager_run_to_the_bit(self, config):
+    @pytest.fixture
+    def repeatable(self):
         torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            graphed, ours = train(config, "cuda", 20, graphs=True)
-            eager, theirs = train(config, "cuda", 20, graphs=False)
-        finally:
-            torch.use_deterministic_algorithms(False)
+        yield
+        torch.use_deterministic_algorithms(False)
+
+    @configurations
+    def test_fp32_is_the_eager_run_to_the_bit(self, repeatable, config):
+        graphed, ours = train(config, "cuda", 20, graphs=True)
+        eager, theirs = train(config, "cuda", 20, graphs=False)
         assert graphed.graph is not None
         assert ours == theirs
         assert differing(graphed.state, eager.state) == []
 
     def test_bf16_is_the_eager_run_within_its_noise(self):
-        changes = {"precision": "bf16", "channels_last": True}
-        config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+        config = varied(train={"precision": "bf16", "channels_last": True})
         graphed, ours = train(config, "cuda", 20, graphs=True)
         _, theirs = train(config, "cuda", 20, graphs=False)
         _, again = train(config, "cuda", 20, graphs=False)
@@ -223,14 +203,10 @@ class TestGraph:
                 noise = max(abs(theirs[k][name] - again[k][name]), 1e-2 * abs(theirs[k][name]), 1e-3)
                 assert abs(ours[k][name] - theirs[k][name]) <= 3 * noise, (k, name)
 
-    def test_a_resumed_graph_continues_to_the_bit(self):
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            straight, _ = train(CONFIG, "cuda", 12, graphs=True)
-            first, _ = train(CONFIG, "cuda", 6, graphs=True)
-            second = Engine(first.state, pairs("cuda"), graphs=True)  # warms up and captures anew, mid-run
-            for _ in range(6):
-                second.step()
-        finally:
-            torch.use_deterministic_algorithms(False)
+    def test_a_resumed_graph_continues_to_the_bit(self, repeatable):
+        straight, _ = train(RELEASED, "cuda", 12, graphs=True)
+        first, _ = train(RELEASED, "cuda", 6, graphs=True)
+        second = Engine(first.state, pairs("cuda"), graphs=True)  # warms up and captures anew, mid-run
+        for _ in range(6):
+            second.step()
         assert differing(straight.state, second.state) == []

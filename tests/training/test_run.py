@@ -23,24 +23,21 @@ from hida.training.clock import StopFlag
 from hida.training.state import TrainingState
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
 
+OPTIONS = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
+
 
 @pytest.fixture(scope="module")
 def straight(data, tmp_path_factory):
     """A whole run in one go: 4 epochs of 4 pairs, batch 2."""
     out = tmp_path_factory.mktemp("straight")
-    assert (
-        hida_train(data, out, "--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1") == 0
-    )
+    assert hida_train(data, out, *OPTIONS) == 0
     return out
 
 
 def test_a_run_leaves_what_it_promises(straight):
     config = json.loads((straight / "config.json").read_text())
     assert config["generator"]["base_width"] == 2
-    assert [path.name for path in checkpoint_paths(straight)] == [
-        "iteration-00000008.safetensors",
-        "iteration-00000006.safetensors",
-    ]
+    assert [path.stem for path in checkpoint_paths(straight)] == ["iteration-00000008", "iteration-00000006"]
     entries = log(straight)
     losses = [entry for entry in entries if "pixel" in entry]
     assert [entry["iteration"] for entry in losses] == list(range(1, 9))
@@ -73,11 +70,12 @@ def test_the_weights_are_the_averaged_generator(straight):
         assert torch.equal(value, stored[name].half().float())
 
 
-def test_stopping_and_resuming_is_one_run_bit_for_bit(data, straight, tmp_path):
-    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
-    assert hida_train(data, tmp_path, *options, "--stop-after", "3") == 0
+@pytest.mark.parametrize(("limit", "iteration"), [(("--stop-after", "3"), 3), (("--time-limit", "1e-9"), 1)], ids=str)
+def test_stopping_and_resuming_is_one_run_bit_for_bit(data, straight, tmp_path, limit, iteration):
+    assert hida_train(data, tmp_path, *OPTIONS, *limit) == 0
+    assert load(checkpoint_paths(tmp_path)[0]).state["iteration"] == iteration
     assert not (tmp_path / "weights.safetensors").exists()
-    assert hida_train(data, tmp_path, *options) == 0
+    assert hida_train(data, tmp_path, *OPTIONS) == 0
     assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
     assert_same_checkpoints(tmp_path / "weights.safetensors", straight / "weights.safetensors")
     without_speed = [
@@ -217,15 +215,18 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, capsys
     assert not out.exists()
 
 
-def test_a_folder_with_checkpoints_is_refused_where_a_fresh_start_was_asked_for(data, straight, capsys):
-    assert hida_train(data, straight, "--resume", "never") == 2
-    assert "already holds checkpoints" in capsys.readouterr().err
-
-
-def test_another_network_in_the_folder_is_refused(data, straight, capsys):
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--resume", "never"), "already holds checkpoints"),
+        (("--generator.base-width", "4"), "holds another generator"),
+    ],
+    ids=str,
+)
+def test_a_folder_with_checkpoints_of_another_run_is_refused(data, straight, capsys, option, words):
     before = (straight / "config.json").read_bytes()
-    assert hida_train(data, straight, "--generator.base-width", "4") == 2
-    assert "holds another generator" in capsys.readouterr().err
+    assert hida_train(data, straight, *option) == 2
+    assert words in capsys.readouterr().err
     assert (straight / "config.json").read_bytes() == before
 
 
@@ -240,27 +241,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
 def test_losses_that_are_no_longer_finite_stop_the_run_before_they_are_saved(
     data, tmp_path, capsys, monkeypatch, log_every
 ):
-    whole = TrainingState.update
-
-    def diverge(state, batch):
-        losses = whole(state, batch)
-        return losses * math.nan if state.iteration == 1 else losses
-
-    monkeypatch.setattr(TrainingState, "update", diverge)
-    options = ("--train.log-every", log_every, "--train.checkpoint-epochs", "0")
+    update = TrainingState.update
+    monkeypatch.setattr(
+        TrainingState, "update", lambda state, batch: update(state, batch) * (math.nan if state.iteration == 5 else 1)
+    )
+    options = ("--train.log-every", log_every, "--train.checkpoint-epochs", "2")
     assert hida_train(data, tmp_path, *options) == 2
-    assert f"no longer finite at iteration {2 if log_every == '1' else 8}" in capsys.readouterr().err
-    assert not checkpoint_paths(tmp_path)
+    assert f"no longer finite at iteration {6 if log_every == '1' else 8}" in capsys.readouterr().err
+    assert [load(path).state["iteration"] for path in checkpoint_paths(tmp_path)] == [4]
     assert all(math.isfinite(entry["pixel"]) for entry in log(tmp_path) if "pixel" in entry)
-
-
-def test_a_time_limit_stops_with_a_checkpoint_and_the_run_goes_on_later(data, straight, tmp_path):
-    options = ("--train.sample-epochs", "2", "--train.keep", "2", "--train.checkpoint-epochs", "1")
-    assert hida_train(data, tmp_path, *options, "--time-limit", "1e-9") == 0
-    assert [load(path).state["iteration"] for path in checkpoint_paths(tmp_path)] == [1]
-    assert not (tmp_path / "weights.safetensors").exists()
-    assert hida_train(data, tmp_path, *options, "--time-limit", "60") == 0
-    assert_same_checkpoints(checkpoint_path(tmp_path, 8), checkpoint_path(straight, 8))
 
 
 def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_path, capsys, monkeypatch):

@@ -68,16 +68,11 @@ def test_limits_are_what_is_left_of_them(data, tmp_path, failing):
     assert failing[5:] == ["--stop-after", "2"]
 
 
-def test_seconds_are_carried_over(data, tmp_path, failing):
-    with pytest.raises(Replaced):
-        hida_train(data, tmp_path, "--optimizer.schedule", "elapsed", "--train.minutes", "9")
-    assert 0 < load(checkpoint_path(tmp_path, 3)).state["elapsed"] < 60
-
-
 def test_what_it_takes_to_load_once_more_counts(data, tmp_path, failing, monkeypatch):
     timed = ["--optimizer.schedule", "elapsed", "--train.minutes", "9"]
     with pytest.raises(Replaced):
         hida_train(data, tmp_path, *timed)
+    assert 0 < load(checkpoint_path(tmp_path, 3)).state["elapsed"] < 60
     monkeypatch.setenv("HIDA_BEGUN_AGAIN", f"{time.monotonic() - 500}")
     assert hida_train(data, tmp_path, *timed, *failing, "--stop-after", "1") == 0
     assert 500 < load(checkpoint_path(tmp_path, 4)).state["elapsed"] < 540
@@ -112,18 +107,19 @@ def test_the_process_knows_its_own_command(name, monkeypatch):
     assert not restart.is_own_command([])
 
 
+def whole_command(data, out, command, *options):
+    """Run a training whose capture fails; return the process, which ended well."""
+    command = [sys.executable, *command, "--data", str(data), "--out", str(out), *TINY, *options]
+    environment = PROCESS | {FAIL_CAPTURE: "1"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_whole_command_begins_again(data, tmp_path, name):
-    words = ["--data", str(data), "--out", str(tmp_path / "failed"), *TINY, "--resume", "never", "--train.cuda-graph"]
-    process = subprocess.run(
-        [sys.executable, *COMMANDS[name], *words],
-        env=PROCESS | {FAIL_CAPTURE: "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
+    process = whole_command(data, tmp_path / "failed", COMMANDS[name], "--resume", "never", "--train.cuda-graph")
     assert WARNING in process.stderr
     assert process.stdout.count("begun from random weights") == process.stdout.count("resumed from") == 1
     assert hida_train(data, tmp_path / "plain", "--train.no-cuda-graph") == 0
@@ -134,15 +130,7 @@ def test_the_whole_command_begins_again(data, tmp_path, name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_capture_that_fails_on_a_gpu_is_survived_by_the_run(data, tmp_path):
     """Here a real capture is broken, by waiting for the device in it."""
-    words = ["--data", str(data), "--out", str(tmp_path), *TINY, "--device", "cuda"]
-    process = subprocess.run(
-        [sys.executable, "-m", "hida.train", *words],
-        env=PROCESS | {FAIL_CAPTURE: "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert process.returncode == 0, process.stderr
+    process = whole_command(data, tmp_path, ["-m", "hida.train"], "--device", "cuda")
     assert process.stderr.count("warning: the iteration could not be captured as a CUDA graph") == 1
     assert process.stdout.count("resumed from") == 1
     assert [entry["iteration"] for entry in log(tmp_path) if "pixel" in entry] == list(range(1, 9))

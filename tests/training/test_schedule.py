@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -39,55 +40,42 @@ def test_mixed_seeds_differ_and_fit():
     assert mixed_seed(0) == 0xE220A8397B1DCDAF >> 1
 
 
-@pytest.mark.parametrize(
-    ("epoch", "share"), [(0, 1), (200, 1), (400, 1), (500, 0.75), (600, 0.5), (799, 1 / 400), (800, 0), (801, 0)]
-)
-def test_the_rate_is_constant_and_then_linear_to_zero(epoch, share):
-    config = Config(optimizer=OptimizerConfig(learning_rate=2e-4, constant_epochs=400), train=TrainConfig(epochs=800))
-    assert learning_rate(config, epoch) == pytest.approx(2e-4 * share)
+def configured(epochs=20, minutes=0, batch=4, **options):
+    optimizer = OptimizerConfig(**{"learning_rate": 2e-4, "constant_epochs": 10, **options})
+    return Config(optimizer=optimizer, train=TrainConfig(epochs=epochs, minutes=minutes, batch=batch))
 
 
-def test_the_rate_without_decay():
-    config = Config(optimizer=OptimizerConfig(constant_epochs=10), train=TrainConfig(epochs=10))
-    assert {learning_rate(config, epoch) for epoch in (0, 5, 10, 11)} == {2e-4}
-
-
-@pytest.mark.parametrize(("epoch", "rate"), [(0, 0), (1, 2e-4), (2, 4e-4), (4, 8e-4), (10, 8e-4), (15, 4e-4), (20, 0)])
-def test_a_larger_batch_scales_the_rate_after_a_warm_up(epoch, rate):
-    optimizer = OptimizerConfig(learning_rate=2e-4, constant_epochs=10, warmup_epochs=4, base_batch=4)
-    config = Config(optimizer=optimizer, train=TrainConfig(epochs=20, batch=16))
-    assert learning_rate(config, epoch) == pytest.approx(rate, abs=3e-7)
-    if epoch == 0:
-        assert learning_rate(config, epoch) > 0
-
-
-@pytest.mark.parametrize(("epoch", "generator"), [(0, 0), (1.9, 0), (2, 1e-4), (5, 1e-4)])
-def test_the_discriminator_may_be_ahead_and_faster(epoch, generator):
-    optimizer = OptimizerConfig(learning_rate=1e-4, constant_epochs=5, discriminator_rate=4, head_start=2)
-    config = Config(optimizer=optimizer, train=TrainConfig(epochs=10))
-    assert learning_rates(config, epoch) == {"generator": generator, "discriminator": pytest.approx(4e-4)}
+timed = functools.partial(configured, epochs=1, minutes=5, schedule="elapsed", constant_epochs=0)
+CONSTANT_THEN_FALLING = configured(800, constant_epochs=400)
+LARGE_BATCH = configured(batch=16, warmup_epochs=4, base_batch=4)
 
 
 @pytest.mark.parametrize(
-    ("elapsed", "share"),
-    [(0, 1), (100, 1), (180, 1), (210, 0.75), (240, 0.5), (270, 0.25), (299, 1 / 120), (300, 0), (301, 0)],
+    ("config", "shares", "slack"),
+    [
+        (CONSTANT_THEN_FALLING, {0: 1, 200: 1, 400: 1, 500: 0.75, 600: 0.5, 799: 1 / 400, 800: 0, 801: 0}, 1e-9),
+        (configured(10), {0: 1, 5: 1, 10: 1, 11: 1}, 1e-9),
+        (LARGE_BATCH, {0: 0, 1: 1, 2: 2, 4: 4, 10: 4, 15: 2, 20: 0}, 1.5e-3),
+    ],
+    ids=["constant, then linear to zero", "constant", "a larger batch scales it after a warm-up"],
 )
-def test_the_rate_is_constant_and_falls_over_the_last_part_of_the_minutes(elapsed, share):
-    config = timed(decay_share=0.4)
-    assert learning_rate(config, 1000, elapsed) == pytest.approx(2e-4 * share)  # epochs do not matter
-    assert learning_rates(config, 1000, elapsed)["discriminator"] == pytest.approx(2e-4 * share)
-
-
-def timed(**options):
-    optimizer = OptimizerConfig(learning_rate=2e-4, schedule="elapsed", **options)
-    return Config(optimizer=optimizer, train=TrainConfig(epochs=1, minutes=5))
+def test_the_rate_by_epochs(config, shares, slack):
+    assert [learning_rate(config, epoch) / 2e-4 for epoch in shares] == pytest.approx(list(shares.values()), abs=slack)
+    assert learning_rate(config, 0) > 0
 
 
 @pytest.mark.parametrize(
-    ("share", "elapsed", "left"), [(0, 299, 1), (0, 301, 1), (1, 0, 1), (1, 75, 0.75), (1, 300, 0)]
+    ("share", "left"),
+    [
+        (0.4, {0: 1, 100: 1, 180: 1, 210: 0.75, 240: 0.5, 270: 0.25, 299: 1 / 120, 300: 0, 301: 0}),
+        (0, {0: 1, 299: 1, 301: 1}),
+        (1, {0: 1, 75: 0.75, 300: 0}),
+    ],
 )
-def test_the_falling_part_may_be_nothing_or_all(share, elapsed, left):
-    assert learning_rate(timed(decay_share=share), 0, elapsed) == pytest.approx(2e-4 * left)
+def test_the_rate_falls_over_the_last_part_of_the_minutes_whatever_the_epochs(share, left):
+    for elapsed, rest in left.items():
+        found = learning_rates(timed(decay_share=share), 1000, elapsed)
+        assert list(found.values()) == pytest.approx([2e-4 * rest] * 2)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +83,12 @@ def test_the_falling_part_may_be_nothing_or_all(share, elapsed, left):
     [(1, 0, 0.5), (1, 240, 0.5), (1, 270, 0.25), (1.5, 0, 0.75), (2, 0, 1), (2, 240, 0.5)],
 )
 def test_a_warm_up_counts_in_epochs_all_the_same(epoch, elapsed, share):
-    config = timed(warmup_epochs=2, constant_epochs=0, head_start=1.2)
+    config = timed(warmup_epochs=2, head_start=1.2)
     assert learning_rate(config, epoch, elapsed) == pytest.approx(2e-4 * share, rel=2e-3)
     assert (learning_rates(config, epoch, elapsed)["generator"] == 0) == (epoch < 1.2)
+
+
+@pytest.mark.parametrize(("epoch", "generator"), [(0, 0), (1.9, 0), (2, 1e-4), (5, 1e-4)])
+def test_the_discriminator_may_be_ahead_and_faster(epoch, generator):
+    config = configured(10, learning_rate=1e-4, constant_epochs=5, discriminator_rate=4, head_start=2)
+    assert learning_rates(config, epoch) == {"generator": generator, "discriminator": pytest.approx(4e-4)}

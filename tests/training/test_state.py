@@ -7,36 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import ALONE, PAPER_LIKE, RELEASED, varied
 
-from hida.config import (
-    Config,
-    DiscriminatorConfig,
-    GeneratorConfig,
-    LossConfig,
-    OptimizerConfig,
-    TrainConfig,
-    from_dict,
-)
+from hida.config import from_dict
 from hida.data.framing import Batch
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
 from hida.training import losses
-from hida.training.distributed import World
 from hida.training.state import LOSSES, TrainingState
 from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
-
-ALONE = World(0, 1, torch.device("cpu"))
-CONFIG = Config(
-    generator=GeneratorConfig(base_width=2),
-    discriminator=DiscriminatorConfig(base_width=1),
-    optimizer=OptimizerConfig(constant_epochs=1),
-    train=TrainConfig(batch=2, epochs=4, ema=0.5),
-)
-PAPER_LIKE = dataclasses.replace(
-    CONFIG,
-    loss=LossConfig("cross_entropy", 0.0, "reconstructed", "sobel_sketch", "mse"),
-    optimizer=OptimizerConfig("adam", constant_epochs=1, weight_decay=0.0),
-)
 
 
 def batch(seed=0):
@@ -61,21 +40,17 @@ def assert_same(a, b):
     assert different == []
 
 
-def variant(**changes):
-    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
-
-
 def test_the_seed_decides_the_start():
-    first, again = TrainingState(CONFIG, ALONE), TrainingState(CONFIG, ALONE)
-    other = TrainingState(variant(seed=1), ALONE)
+    first, again = TrainingState(RELEASED, ALONE), TrainingState(RELEASED, ALONE)
+    other = TrainingState(varied(train={"seed": 1}), ALONE)
     assert_same(first.tensors(), again.tensors())
     assert not torch.equal(first.generator.stem_photo.weight, other.generator.stem_photo.weight)
     assert_same(first.generator.state_dict(), first.ema.state_dict())
 
 
-@pytest.mark.parametrize("config", [CONFIG, PAPER_LIKE], ids=["released", "paper"])
+@pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])
 def test_a_step_reports_the_losses_of_its_networks(config):
-    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, dropout=0.0))
+    config = varied(config, generator={"dropout": 0.0})
     state, given = TrainingState(config, ALONE), batch()
     with torch.no_grad():
         sketch, depth_hat = state.generator(given.photo, given.depth, given.style)
@@ -98,15 +73,11 @@ def test_a_step_reports_the_losses_of_its_networks(config):
 
 
 def test_every_scale_of_the_discriminator_has_the_same_say():
-    discriminator = DiscriminatorConfig(base_width=1, scales=2)
-    config = dataclasses.replace(CONFIG, discriminator=discriminator, generator=GeneratorConfig(2, dropout=0.0))
+    config = varied(discriminator={"scales": 2}, generator={"dropout": 0.0})
     state, given = TrainingState(config, ALONE), batch()
     with torch.no_grad():
         sketch, _ = state.generator(given.photo, given.depth, given.style)
-        real, fake = (
-            state.discriminator.logits(given.depth, given.sketch),
-            state.discriminator.logits(given.depth, sketch),
-        )
+        real, fake = (state.discriminator.logits(given.depth, s) for s in (given.sketch, sketch))
         d = [losses.adversarial_discriminator(r, f, config.loss) for r, f in zip(real, fake, strict=True)]
     before = [p.detach().clone() for p in state.discriminator.coarser.parameters()]
     assert state.step(given, 0.0)["d"].item() == pytest.approx((d[0] + d[1]).item() / 2, rel=1e-4)
@@ -115,7 +86,7 @@ def test_every_scale_of_the_discriminator_has_the_same_say():
 
 
 def test_the_generators_loss_weighs_its_parts(monkeypatch):
-    state, totals = TrainingState(CONFIG, ALONE), {}
+    state, totals = TrainingState(RELEASED, ALONE), {}
     monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))
     parts = state.step(batch(), 0.0)
     expected = parts["adversarial"] + 4 * parts["pixel"] + parts["texture"] + 4 * parts["geometry"]
@@ -127,8 +98,7 @@ def test_further_losses_join_where_they_have_a_weight(monkeypatch):
     monkeypatch.setattr(
         "hida.training.state.load_lpips", lambda net, device: lambda a, b: (a - b).square().mean((1, 2, 3))
     )
-    config = dataclasses.replace(CONFIG, loss=LossConfig(weight_feature_matching=10, weight_perceptual=3))
-    config = dataclasses.replace(config, generator=GeneratorConfig(2, dropout=0.0))
+    config = varied(loss={"weight_feature_matching": 10, "weight_perceptual": 3}, generator={"dropout": 0.0})
     state, given, totals = TrainingState(config, ALONE), batch(), {}
     monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))
     parts = state.step(given, 0.0)
@@ -150,11 +120,11 @@ def test_a_perceptual_loss_without_its_network_is_refused(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     load_lpips.cache_clear()
     with pytest.raises(HidaError, match="alexnet-features"):
-        TrainingState(dataclasses.replace(CONFIG, loss=LossConfig(weight_perceptual=1.0)), ALONE)
+        TrainingState(varied(loss={"weight_perceptual": 1.0}), ALONE)
 
 
 def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
-    state = TrainingState(CONFIG, ALONE)
+    state = TrainingState(RELEASED, ALONE)
     state.step(batch(), 0.0)
     for network in (state.generator, state.discriminator):
         assert all(p.grad is None and p.requires_grad for p in network.parameters())
@@ -162,8 +132,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
 
 @pytest.mark.parametrize("factor", [1.0, 4.0])
 def test_both_networks_learn_at_their_scheduled_rate(factor):
-    optimizer = dataclasses.replace(CONFIG.optimizer, discriminator_rate=factor)
-    state = TrainingState(dataclasses.replace(CONFIG, optimizer=optimizer), ALONE)
+    state = TrainingState(varied(optimizer={"discriminator_rate": factor}), ALONE)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     state.step(batch(), 2.5)
     for part, rate in (("generator", 1e-4), ("discriminator", factor * 1e-4)):
@@ -175,8 +144,7 @@ def test_both_networks_learn_at_their_scheduled_rate(factor):
 
 
 def test_in_a_head_start_the_discriminator_alone_learns():
-    optimizer = dataclasses.replace(CONFIG.optimizer, head_start=1)
-    state = TrainingState(dataclasses.replace(CONFIG, optimizer=optimizer), ALONE)
+    state = TrainingState(varied(optimizer={"head_start": 1}), ALONE)
     for epoch, learning in ((0.0, {"discriminator"}), (0.5, {"discriminator"}), (1.0, {"discriminator", "generator"})):
         before = {name: tensor.clone() for name, tensor in state.tensors().items()}
         state.step(batch(), epoch)
@@ -186,7 +154,7 @@ def test_in_a_head_start_the_discriminator_alone_learns():
 
 
 def test_the_average_follows_and_is_warmed_up():
-    state = TrainingState(CONFIG, ALONE)
+    state = TrainingState(RELEASED, ALONE)
     expected = {name: p.clone() for name, p in state.ema.named_parameters()}
     for iteration in (1, 2):
         state.step(batch(iteration), 0.0)
@@ -200,17 +168,17 @@ def test_the_average_follows_and_is_warmed_up():
 
 
 def test_without_averaging_the_average_is_the_generator():
-    state = TrainingState(variant(ema=0.0), ALONE)
+    state = TrainingState(varied(train={"ema": 0.0}), ALONE)
     state.step(batch(), 0.0)
     assert_same(state.generator.state_dict(), state.ema.state_dict())
 
 
 def test_drawing_is_the_average_without_dropout_and_disturbs_nothing():
-    state, given = TrainingState(CONFIG, ALONE), batch()
+    state, given = TrainingState(RELEASED, ALONE), batch()
     first, again = state.draw(given), state.draw(given)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[0].dtype == torch.float32
-    other = TrainingState(CONFIG, ALONE)
+    other = TrainingState(RELEASED, ALONE)
     other.step(given, 0.0)
     state.step(given, 0.0)
     assert_same(state.tensors(), other.tensors())
@@ -220,13 +188,13 @@ def test_drawing_is_the_average_without_dropout_and_disturbs_nothing():
     "changes", [{}, {"channels_last": True}, {"ema": 0.0, "clip": 0.5}, {"precision": "bf16"}], ids=str
 )
 def test_a_restored_state_continues_bit_for_bit(changes):
-    config = variant(**changes)
+    config = varied(train=changes)
     straight = TrainingState(config, ALONE)
     for k in range(4):
         straight.step(batch(k), k / 2)
         if k == 1:
             middle = snapshot(straight)
-    resumed = TrainingState(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=0)), ALONE)
+    resumed = TrainingState(varied(config, train={"seed": 0}), ALONE)
     resumed.restore(middle)
     assert_same({n: t.contiguous() for n, t in resumed.tensors().items()}, middle.tensors)
     for k in (2, 3):
@@ -236,7 +204,7 @@ def test_a_restored_state_continues_bit_for_bit(changes):
 
 
 def test_clipping_bounds_the_gradient(monkeypatch):
-    state, norms = TrainingState(variant(clip=1e-3), ALONE), []
+    state, norms = TrainingState(varied(train={"clip": 1e-3}), ALONE), []
     for name, network in (("generator", state.generator), ("discriminator", state.discriminator)):
         original = state.optimizers[name].step
 
@@ -249,19 +217,14 @@ def test_clipping_bounds_the_gradient(monkeypatch):
     assert norms == [pytest.approx(1e-3, rel=1e-2)] * 2
 
 
-def test_another_network_or_number_of_processes_is_refused():
-    state = TrainingState(CONFIG, ALONE)
+def test_another_network_or_number_of_processes_and_missing_tensors_are_refused():
+    state = TrainingState(RELEASED, ALONE)
     taken = snapshot(state)
-    wide = TrainingState(dataclasses.replace(CONFIG, generator=GeneratorConfig(base_width=4)), ALONE)
+    wide = TrainingState(varied(generator={"base_width": 4}), ALONE)
     with pytest.raises(CheckpointError, match=r"c\.safetensors' holds another generator .*base_width is 2, not"):
         wide.restore(taken)
     with pytest.raises(CheckpointError, match=r"written by 2 process\(es\) and this run has 1"):
         state.restore(dataclasses.replace(taken, state={**taken.state, "processes": 2}))
-
-
-def test_a_checkpoint_with_missing_tensors_is_refused():
-    state = TrainingState(CONFIG, ALONE)
-    taken = snapshot(state)
     del taken.tensors["ema.stem_photo.bias"]
     with pytest.raises(CheckpointError, match=r"stem_photo\.bias is absent"):
         state.restore(taken)

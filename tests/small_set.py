@@ -1,10 +1,11 @@
-"""A prepared data set of a few made-up pairs."""
+"""Made-up pairs: a prepared data set of a few, and what a generator takes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from hida.data.prepared import PreparedPair, PreparedSet
@@ -27,3 +28,10 @@ def prepared(folder: Path, count: int = 8, paper: str = "paper") -> None:
     template = tuple(map(tuple, TEMPLATE.tolist()))
     fill = {"photo": "replicate", "sketch": paper}
     PreparedSet(folder, "fs2k", 250, template, fill, "tddfa", ("1", "2", "3"), tuple(pairs)).save()
+
+
+def inputs(batch: int = 1, height: int = 256, width: int = 256, seed: int = 1) -> tuple[torch.Tensor, ...]:
+    """Return photos in [-1, 1], their depth, and styles."""
+    random = torch.Generator().manual_seed(seed)
+    photo, depth = (torch.rand(batch, channels, height, width, generator=random) for channels in (3, 1))
+    return photo * 2 - 1, depth, torch.arange(batch) % 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from typing import get_args
 
 import pytest
@@ -44,16 +45,10 @@ CHOICES = [
 ]
 
 
-def entry(config, path):
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
-
-
 @pytest.mark.parametrize(("path", "released", "paper"), CHOICES, ids=[row[0] for row in CHOICES])
 def test_the_presets_are_the_table(path, released, paper):
-    assert entry(load_preset("released"), path) == released
-    assert entry(load_preset("paper"), path) == paper
+    get = operator.attrgetter(path)
+    assert (get(load_preset("released")), get(load_preset("paper"))) == (released, paper)
 
 
 def test_every_preset_loads_under_its_name_and_survives_json():

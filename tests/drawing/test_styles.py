@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_set import inputs
 
 from hida.config import Config, GeneratorConfig, LossConfig
 from hida.drawing.sketcher import Sketcher
@@ -11,6 +12,8 @@ from hida.drawing.styles import mixture_weights, parse_style, style_map_from_fil
 from hida.errors import HidaError
 from hida.models import build_generator
 from hida.models.conditions import style_at
+
+PHOTO_AND_DEPTH = inputs()[:2]
 
 
 def test_numbers_and_mixtures_are_read():
@@ -67,18 +70,13 @@ def generator():
     return build_generator(GeneratorConfig(base_width=4)).eval()
 
 
-def given():
-    random = torch.Generator().manual_seed(1)
-    return torch.rand(1, 3, 256, 256, generator=random) * 2 - 1, torch.rand(1, 1, 256, 256, generator=random)
-
-
 def test_a_map_of_one_style_is_that_style(generator):
     weights = torch.tensor([[0.2, 0.0, 0.8]])
     with torch.inference_mode():
-        wanted = generator(*given(), weights)[0]
+        wanted = generator(*PHOTO_AND_DEPTH, weights)[0]
         # Of any size: a level takes the mean over what its pixels cover.
         for side in (256, 512, 1):
-            found = generator(*given(), weights[:, :, None, None].expand(1, 3, side, side).contiguous())[0]
+            found = generator(*PHOTO_AND_DEPTH, weights[:, :, None, None].expand(1, 3, side, side).contiguous())[0]
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -92,8 +90,8 @@ def test_a_map_draws_each_side_in_its_own_style(generator):
     halves = torch.zeros(1, 3, 256, 256)
     halves[:, 0, :, :128], halves[:, 2, :, 128:] = 1, 1
     with torch.inference_mode():
-        first, third = (generator(*given(), torch.tensor([style]))[0] for style in (0, 2))
-        mixed = generator(*given(), halves)[0]
+        first, third = (generator(*PHOTO_AND_DEPTH, torch.tensor([style]))[0] for style in (0, 2))
+        mixed = generator(*PHOTO_AND_DEPTH, halves)[0]
 
     def distance(a, b, columns):
         return float((a - b)[..., columns].abs().mean())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_set import inputs
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,12 +34,6 @@ def narrow(name: str, width: int = 2) -> Config:
         generator=dataclasses.replace(config.generator, base_width=width),
         discriminator=dataclasses.replace(config.discriminator, base_width=2),
     )
-
-
-def inputs(batch=1, side=256):
-    random = torch.Generator().manual_seed(2)
-    photo = torch.rand(batch, 3, side, side, generator=random) * 2 - 1
-    return photo, torch.rand(batch, 1, side, side, generator=random), torch.zeros(batch, dtype=torch.long)
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -117,7 +112,7 @@ def test_names_of_one_network_are_one_configuration():
 @pytest.mark.parametrize("name", ["model_b", "full"])
 def test_512_pixels_in_one_piece(name):
     with torch.inference_mode():
-        assert build_generator(narrow(name)).eval()(*inputs(1, 512))[0].shape == (1, 1, 512, 512)
+        assert build_generator(narrow(name)).eval()(*inputs(1, 512, 512))[0].shape == (1, 1, 512, 512)
 
 
 INFO_ACON_ALONE = GeneratorConfig(4, modulation="none", residual="none")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_set import inputs
 
 from hida import ops
 from hida.cli.inspect import main
@@ -17,6 +18,7 @@ from hida.models import build_generator
 from hida.models.inspection import ablations, features
 from hida.weights import checkpoint
 
+PHOTO_AND_DEPTH = inputs()[:2]
 STYLE = torch.tensor([1])
 
 
@@ -41,14 +43,9 @@ def generator():
     return built
 
 
-def given():
-    random = torch.Generator().manual_seed(1)
-    return torch.rand(1, 3, 256, 256, generator=random) * 2 - 1, torch.rand(1, 1, 256, 256, generator=random)
-
-
 @torch.inference_mode()
 def test_the_maps_fit_together(generator):
-    levels = features(generator, *given(), STYLE)
+    levels = features(generator, *PHOTO_AND_DEPTH, STYLE)
     assert [maps["H"].shape[1] for maps in levels] == [2, 4, 8, 16, 32, 64, 128]
     assert [("DOG offsets" in maps) for maps in levels] == [True, True, *[False] * 5]
     assert levels[0]["DOG offsets"].shape == (36, 2, 2)
@@ -63,23 +60,23 @@ def test_the_maps_fit_together(generator):
 
 def test_nothing_remains_changed_and_each_module_matters(generator):
     with torch.inference_mode():
-        before = generator(*given(), STYLE)[0][0, 0]
-    drawn = ablations(generator, *given(), STYLE)
+        before = generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0]
+    drawn = ablations(generator, *PHOTO_AND_DEPTH, STYLE)
     assert list(drawn) == ["all modules", "without InfoACON", "without DySPADE", "without DOG", "without depth"]
     torch.testing.assert_close(drawn["all modules"], before, rtol=0, atol=1e-4)
     assert all((drawn[name] - before).abs().max() > 1e-4 for name in list(drawn)[1:])
     with torch.inference_mode():
-        torch.testing.assert_close(generator(*given(), STYLE)[0][0, 0], before, rtol=0, atol=0)
+        torch.testing.assert_close(generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0], before, rtol=0, atol=0)
 
 
 def test_without_dog_is_the_network_with_straight_offsets(generator):
-    drawn = ablations(generator, *given(), STYLE)["without DOG"]
+    drawn = ablations(generator, *PHOTO_AND_DEPTH, STYLE)["without DOG"]
     kept = [(level.up.offset_mask.weight.clone(), level.up.offset_mask.bias.clone()) for level in generator.decoder[:2]]
     with torch.no_grad():
         for level in generator.decoder[:2]:
             level.up.offset_mask.weight[:36] = 0
             level.up.offset_mask.bias[:36] = 0
-        wanted = generator(*given(), STYLE)[0][0, 0]
+        wanted = generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0]
         for level, (weight, bias) in zip(generator.decoder[:2], kept, strict=True):
             level.up.offset_mask.weight.copy_(weight)
             level.up.offset_mask.bias.copy_(bias)
@@ -116,14 +113,7 @@ def test_two_pictures_are_written(folder, weights):
 
 
 def test_without_matplotlib_it_is_one_sentence(folder, monkeypatch, capsys):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run_command(main, ["photo.png", "--weights", "full.safetensors"]) == 2
     assert "pip install 'hida[inspect]'" in capsys.readouterr().err
     assert not (folder / "inspection").exists()

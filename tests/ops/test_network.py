@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import small_set
 import torch
 
 from hida import ops
@@ -38,10 +39,8 @@ def network(device, layout=torch.contiguous_format):
 
 
 def inputs(device, layout=torch.contiguous_format, seed=0):
-    random, batch = torch.Generator().manual_seed(seed), 1 if device == "cpu" else 2
-    photo, depth = (torch.rand(batch, c, 256, 256, generator=random) for c in (3, 1))
-    style = torch.arange(1, batch + 1).to(device) % 3
-    return (photo * 2 - 1).to(device, memory_format=layout), depth.to(device, memory_format=layout), style
+    photo, depth, style = small_set.inputs(1 if device == "cpu" else 2, seed=seed)
+    return photo.to(device, memory_format=layout), depth.to(device, memory_format=layout), style.to(device)
 
 
 def outcome(generator, given):

@@ -73,30 +73,25 @@ def test_the_basis_is_the_kept_rows(tmp_path, package, name):
 def test_faults_are_said_and_leave_nothing(tmp_path, package):
     arrays, kept, indices = package
     files = {key: npy(value) for key, value in arrays.items()}
-    target = tmp_path / "bfm.npz"
     good = pack(tmp_path / "good.whl", files)
-
     short = pack(tmp_path / "short.whl", {key: value for key, value in files.items() if key != "u_exp"})
     code = pack(tmp_path / "code.whl", files | {"u_exp": npy(np.array([{}], object), allow_pickle=True)})
+    thin = pack(tmp_path / "thin.whl", files | {"w_shp_sim": npy(arrays["w_shp_sim"][:, :39])})
     noise = tmp_path / "noise.whl"
     noise.write_bytes(b"no archive")
-    for archive in (short, code, noise):
-        with pytest.raises(HidaError, match=f"{archive.name} is not the package"):
-            extract_basis(archive, indices, target)
-
-    thin = pack(tmp_path / "thin.whl", files | {"w_shp_sim": npy(arrays["w_shp_sim"][:, :39])})
-    with pytest.raises(HidaError, match="do not belong together"):
-        extract_basis(thin, indices, target)
-    for wrong in (np.append(kept, VERTICES), -kept, kept.astype(float)):
-        np.save(tmp_path / "wrong.npy", wrong)
-        with pytest.raises(HidaError, match="do not belong together"):
-            extract_basis(good, tmp_path / "wrong.npy", target)
-    np.save(tmp_path / "fewer.npy", kept[kept != arrays["keypoints_sim"][0] // 3])
-    with pytest.raises(HidaError, match="68 keypoints"):
-        extract_basis(good, tmp_path / "fewer.npy", target)
+    fewer = kept[kept != arrays["keypoints_sim"][0] // 3]
+    for archive, rows, words in (
+        *((archive, kept, f"{archive.name} is not the package") for archive in (short, code, noise)),
+        (thin, kept, "do not belong together"),
+        *((good, wrong, "do not belong together") for wrong in (np.append(kept, VERTICES), -kept, kept.astype(float))),
+        (good, fewer, "68 keypoints"),
+    ):
+        np.save(indices, rows)
+        with pytest.raises(HidaError, match=words):
+            extract_basis(archive, indices, tmp_path / "bfm.npz")
     with pytest.raises(HidaError, match=r"noise\.whl is not a numpy array"):
-        extract_basis(good, noise, target)
-    assert not target.exists()
+        extract_basis(good, noise, tmp_path / "bfm.npz")
+    assert not (tmp_path / "bfm.npz").exists()
 
 
 def model(rng, vertices=100):

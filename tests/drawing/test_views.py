@@ -88,15 +88,6 @@ def test_tiles_have_the_scale_of_the_face():
     assert drawn.canvas == (760, 760)
 
 
-def test_neighbouring_tiles_meet_without_a_seam():
-    drawn = plan((800, 300), None)
-    assert len(drawn.tiles) > 0
-    tone = [np.full((drawn.side, drawn.side), 100 + 10 * (k % 2), np.uint8) for k in range(len(drawn.views))]
-    picture = np.asarray(compose_picture(drawn, tone)).astype(int)
-    assert np.abs(np.diff(picture, axis=1)).max() <= 2
-    assert np.abs(np.diff(picture, axis=0)).max() <= 2
-
-
 def test_the_rims_of_tiles_are_not_used():
     drawn = plan((1536, 1500), None)
     tile = np.zeros((drawn.side, drawn.side), np.uint8)

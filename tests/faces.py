@@ -1,8 +1,9 @@
-"""A face in the place where pictures are aligned to, and a model that sees it in every photo that is not black."""
+"""Doubles: a face where pictures are aligned to, a model that sees it in all photos but black ones, a detector."""
 
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
 from hida.depth.face import Face
 from hida.images.alignment import TEMPLATE, warp
@@ -27,3 +28,14 @@ class Model:
 
     def whole(self, photo):
         return Cone((0, 0, 1, 1), 0.0)
+
+
+class Detector(nn.Module):
+    """Sees these boxes in every photo."""
+
+    def __init__(self, *boxes):
+        super().__init__()
+        self.boxes = np.array(boxes, float).reshape(-1, 4)
+
+    def detect(self, photo):
+        return self.boxes, np.linspace(0.9, 0.8, len(self.boxes))

@@ -37,7 +37,7 @@ LIMITS = {
 STARTUP, BRINGING = 30.0, 30.0
 """seconds from the start of training to its first iteration; from its end to the end of all"""
 # Planes of more than 2³¹ elements take a while, and a GPU to themselves.
-TESTS = ["-m", "gpu and not slow", "-k", "not more_elements", "tests/gpu", "tests/ops/contract"]
+TESTS = ["-m", "gpu and not slow", "-k", "not more_elements", "tests/gpu", "tests/ops"]
 TESTS += ["tests/training/test_engine.py", "tests/training/test_run_graphs.py"]
 FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.sample-epochs", "40"]
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
@@ -163,7 +163,7 @@ class First:
         tests = ["-m", "pytest", "-v", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider"]
         tests += ["--junitxml", self.results / "test-gpu.xml"]
         tests += ["-n", self.options.workers] if self.gpu and self.options.workers else []
-        tests += TESTS if self.gpu else ["tests/gpu/test_gpu_network.py", "tests/cli/test_run_command.py"]
+        tests += TESTS if self.gpu else ["tests/gpu", "tests/cli/test_run_command.py"]
         tasks = [self.task("tests", self.python, *tests, HIDA_OPS="auto")]
         launches = ["--error-exitcode", "9", "--print-limit", "20", "--kernel-name", "kns=hida"]
         launches += [self.python, "bench/gpu/launches.py", "--device", self.options.device]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faces import Detector
 from PIL import Image
 
 from hida.depth.face import largest_face
@@ -16,14 +17,6 @@ from hida.depth.morphable import MorphableModel
 from hida.depth.raster import depth_map
 from hida.depth.tddfa import TDDFA, region
 from hida.errors import HidaError
-
-
-class Detector:
-    def __init__(self, *boxes):
-        self.boxes = np.array(boxes, float).reshape(-1, 4)
-
-    def detect(self, photo):
-        return self.boxes, np.linspace(0.9, 0.8, len(self.boxes))
 
 
 class Regressor(MobileNet):

@@ -78,6 +78,8 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos/a.png", "other/a.png"], "would both be written"),
         (["photos/a.png", "--weights", "text.jpg"], "text.jpg"),
         (["photos/a.png", "--weights", "absent.safetensors"], "absent.safetensors"),
+        (["photos/a.png", "--weights", "nosuch"], "no weights named 'nosuch'"),
+        (["photos/a.png", "--weights", "empty"], "no whole checkpoint"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sentence):

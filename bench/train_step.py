@@ -10,15 +10,16 @@
     ours            hida train: native ops, channels_last, one CUDA graph on a GPU, kept memory on a CPU
     nchw            ours, in NCHW
 
-Each method has a process of its own; but on a GPU ours and nchw share one, since a process takes many seconds to
-start there. On a CPU the methods take turns, a few iterations each, so that a busy moment falls on everybody; on a GPU
-they run one after the other, and a row is in the file as soon as it is measured. The breakdown is of operators, from
+On a CPU each method has a process of its own, and they take turns, a few iterations each, so that a busy moment falls
+on everybody; on a GPU they run one after the other in one process, since it takes many seconds to start there, and a
+row is in the file as soon as it is measured. The breakdown is of operators, from
 torch.profiler, without a graph.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import resource
 import sys
@@ -29,9 +30,9 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench import runner
+from bench import runner, workers
 from bench.timing import summary
-from bench.workers import Processes, Worker, answer_steps, breakdown, measure_methods
+from hida import ops
 from hida.config import load_preset
 from hida.data.dataset import PairTensors
 from hida.data.framing import planned_batch
@@ -44,10 +45,7 @@ from hida.training.state import TrainingState
 METHODS = ("released", "bf16", "reference", "compile", "ours", "nchw")
 NATIVE = ("ours", "nchw")
 PAIRS = 256
-KINDS = {
-    "convolution": ("convolution", "conv_transpose", "conv2d"),
-    "deform": ("deform",),
-    "ida": ("hida_ida", "hida::ida", "info_acon", "instance_norm_modulate"),
+KINDS = workers.OPERATORS | {
     "optimiser": ("adam", "lerp", "Optimizer", "_foreach"),
     "data": ("aten::index", "grid_sampler"),
 }
@@ -90,6 +88,7 @@ def build(method: str, preset: str, batch: int, device: torch.device, benchmark:
         dataclasses.replace(config, train=train), World(0, 1, device)
     )
     if method == "compile":
+        torch._dynamo.reset()
         state.generator.compile(dynamic=False)
         state.discriminator.compile(dynamic=False)
     if gpu or method in ("reference", *NATIVE):  # on a GPU everybody gets the best convolutions
@@ -103,20 +102,25 @@ def build(method: str, preset: str, batch: int, device: torch.device, benchmark:
     return Engine(state, pairs, graphs=gpu and method in NATIVE)
 
 
-class Iteration:
+class Iteration(workers.Subject):
     """A method's iteration, got ready."""
 
-    def __init__(self, case: dict, options: argparse.Namespace) -> None:
-        self.gpu = options.gpu
+    def __init__(self, one: dict, options: argparse.Namespace) -> None:
+        self.gpu, self.profile = options.gpu, not options.no_profile and one["method"] != "compile"
+        self.native = one["method"] in NATIVE
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
-        self.engine = build(case["method"], options.preset, case["batch"], options.device, options.cudnn_benchmark)
-        self.step, self.wait = self.engine.step, self.engine.losses  # which waits for the device
+        self.engine = build(one["method"], one["preset"], one["batch"], options.device, options.cudnn_benchmark)
+        self.wait = self.engine.losses  # which waits for the device
         for _ in range(WARM_UP + 2):
             self.step()
         values = self.wait()
         if any(value != value for value in values.values()):
             raise RuntimeError(f"the losses are {values}")
+
+    def step(self) -> None:
+        with contextlib.nullcontext() if self.native else ops.backend("reference"):
+            self.engine.step()
 
     def told(self) -> dict[str, float | bool]:
         """Return the peak of the memory, on a CPU the process's, and whether there is a graph."""
@@ -128,9 +132,11 @@ class Iteration:
 
     def breakdown(self) -> dict[str, dict[str, float]]:
         """Return the ms an iteration spends in each kind of operator, launched one by one."""
+        if not self.profile:
+            return {}
         engine, count = self.engine, 3
         engine.graph, engine.countdown = None, -1
-        found = breakdown(self.step, KINDS, self.gpu, count)
+        found = workers.breakdown(self.step, self.gpu, KINDS, count)
         if not self.gpu:
             start = time.perf_counter()
             for _ in range(count):
@@ -138,40 +144,26 @@ class Iteration:
             found["data"] = max(found["data"], (time.perf_counter() - start) * 1e3 / count)
         return {"breakdown_ms": found}
 
-
-def main() -> None:
-    """Run the command."""
-    made = runner.parser(__doc__)
-    runner.by_device(made, "preset", "released", "small")
-    runner.by_device(made, "batch", [4, 16, 64], [8], type=int)
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    runner.add_rounds(made, 7)
-    made.add_argument("--cudnn-benchmark", type=int, default=10, metavar="N", help="as hida train's (GPU)")
-    made.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
-    options = runner.parse(made)
-    if options.work:
-        answer_steps(lambda case: Iteration(case, options))
-        return
-    report = runner.Report(options, "train_step", {"preset": options.preset})
-
-    def begin(key: str) -> Worker:
-        return Worker(key) if key in ("native", *NATIVE) else Worker(key, HIDA_OPS="reference")
-
-    def key(method: str) -> str:  # one process serves both layouts on a GPU
-        return "native" if options.gpu and method in NATIVE else method
-
-    def questions(one: dict) -> list[str]:
-        return [] if options.no_profile or one["method"] == "compile" else ["breakdown"]
-
-    def finish(one: dict, seconds: list[float]) -> dict[str, float]:
+    @staticmethod
+    def times(one: dict, seconds: list[float]) -> dict[str, float]:
         median, spread = summary(seconds)
         speed = {"images_per_second": one["batch"] / median, "ms": 1e3 * median, "iqr_ms": 1e3 * spread}
         return speed | {"rounds": len(seconds)}
 
+
+def main() -> None:
+    """Run the command."""
+    made, gpu = runner.parser(__doc__)
+    made.add_argument("--preset", default="released" if gpu else "small", help="or a file")
+    made.add_argument("--batch", type=int, nargs="+", default=[4, 16, 64] if gpu else [8])
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    workers.add_rounds(made, 7, gpu)
+    made.add_argument("--cudnn-benchmark", type=int, default=10, metavar="N", help="as hida train's (GPU)")
+    made.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
+    options = made.parse_args()
+    report = runner.Report(options, "train_step", {"preset": options.preset})
     keys = [{"preset": options.preset, "batch": batch} for batch in options.batch]
-    # On a CPU the peak of memory is the process's, which therefore ends.
-    processes = Processes(begin, key, stays=lambda key: key == "native")
-    measure_methods(keys, processes, report, options, questions, finish)
+    workers.measure_methods(Iteration, keys, report, options)
 
 
 if __name__ == "__main__":

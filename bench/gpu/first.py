@@ -200,7 +200,7 @@ class First:
             kinds["deform"] = [*deform, "--side", "4", "2", "--batch", "4"]
             kinds["large"] = [*deform, "--side", "128", "--batch", "16"]
         for name, words in kinds.items():
-            limit = ["--jobs", "1", "--minutes", f"{self.limits[name] / 60:.2f}"]
+            limit = ["--minutes", f"{self.limits[name] / 60:.2f}"]
             result = self.results / ("ops.json" if name == "ops" else "deform.json")
             self.passes(name, *words, *limit, "--json", result, shown=30)
 

@@ -2,7 +2,7 @@
 
 python bench/gpu/trace.py --preset small --batch 16 --method ours nchw [--json FILE]
 
-A method is one of bench/train_step.py: ours is NHWC, nchw NCHW. Casts and layout copies are told apart by the
+The methods are two of bench/train_step.py: ours is NHWC, nchw NCHW. Casts and layout copies are told apart by the
 operators that launched them. The sum of the kernels' times is what a graph of the step could take at best.
 """
 
@@ -18,10 +18,11 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from bench.train_step import METHODS, WARM_UP, build
+from bench.train_step import NATIVE, WARM_UP, build
 from bench.workers import profiled
 
 STEPS = 3
+SHOWN = 30  # kernels that are printed
 
 
 def trace(method: str, preset: str, batch: int, device: torch.device) -> dict:
@@ -35,13 +36,10 @@ def trace(method: str, preset: str, batch: int, device: torch.device) -> dict:
     result = profiled(engine.step, gpu, STEPS)
     found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for event in result.events():
-        if gpu:
-            kernel = event.device_type == torch.autograd.DeviceType.CUDA and "gpu_user_annotation" not in event.name
-            ms = event.self_device_time_total / 1e3
-        else:  # operators stand for kernels
-            kernel, ms = event.self_cpu_time_total > 0, event.self_cpu_time_total / 1e3
-        if kernel:
+        on_gpu = event.device_type == torch.autograd.DeviceType.CUDA and "gpu_user_annotation" not in event.name
+        if on_gpu or not gpu:  # on a CPU operators stand for kernels
             count, total = found[event.name[:160]]
+            ms = (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3
             found[event.name[:160]] = [count + 1 / STEPS, total + ms / STEPS]
     ordered = sorted(found.items(), key=lambda item: -item[1][1])
     operators = {e.key: e.count / STEPS for e in result.key_averages() if e.key.startswith(("aten::", "hida"))}
@@ -59,8 +57,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=["ours", "nchw"])
-    parser.add_argument("--shown", type=int, default=30, help="kernels in the table")
+    parser.add_argument("--method", nargs="+", choices=NATIVE, default=NATIVE)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = []
@@ -70,7 +67,7 @@ def main() -> None:
             options.json.write_text(json.dumps(found, indent=1) + "\n")
         one = found[-1]
         print(f"{options.preset}, batch {options.batch}, {method}: {one['count']:.0f} kernels, {one['ms']:.2f} ms")
-        for name, (count, ms) in list(one["kernels"].items())[: options.shown]:
+        for name, (count, ms) in list(one["kernels"].items())[:SHOWN]:
             print(f"{ms:9.3f} ms {count:7.1f} × {name[:140]}")
         sys.stdout.flush()
 

@@ -179,13 +179,13 @@ def test_the_gpu_path_measures_every_method_of_a_case(stand_in, report, subject)
 
 def test_a_graph_of_the_network_is_replayed(stand_in, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY_PRESET)
-    case = network.Case("generator", "fwd", 1, "bfloat16", "nhwc")
-    generator = network.network(str(tmp_path / "tiny.toml"))
-    subject = network.Subject(generator, case, "native+graph", torch.device("cpu"))
+    case = {"piece": "generator", "direction": "fwd", "batch": 1, "dtype": "bfloat16", "layout": "nhwc"}
+    options = Namespace(preset=str(tmp_path / "tiny.toml"), device=torch.device("cpu"), keep_memory=False)
+    subject = network.Subject({"case": case, "method": "native+graph"}, options)
     assert Graph.replays == 0
     sketch = subject.step()[0]
     assert (Graph.replays, sketch.shape) == (1, subject.right.shape)
-    assert 0 < subject.difference()["difference"] < 0.1  # bfloat16
+    assert 0 < subject.told()["difference"] < 0.1  # bfloat16
 
 
 def test_cases_come_in_the_order_of_their_worth_and_filters_choose(monkeypatch):
@@ -232,7 +232,7 @@ def test_a_device_that_broke_ends_the_run_and_keeps_what_there_is(stand_in, repo
     case = cases.Case("ida", 4, 4, 4, 2, "float32", "nchw")
     with pytest.raises(SystemExit, match="illegal memory access"):
         cases.on_device(ops.Adaptation(), case, report, OPTIONS)
-    assert cases.is_done(case, "gpu", runner.rows_of(report.path))
+    assert cases.is_done(case, "gpu", json.loads(report.path.read_text())["rows"])
 
 
 def test_what_has_no_time_any_more_is_left_to_the_next_run(report, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 LARGE = 100e6
@@ -113,7 +114,7 @@ def _deform(case: dict, direction: str) -> dict[str, float]:
 def name_of(of: dict) -> str:
     """Return the name of a case, or of a row: of an op, of a piece of the network, or of a training iteration."""
     if "preset" in of:
-        return f"{of['preset']} B{of['batch']}"
+        return f"{PurePath(of['preset']).stem} B{of['batch']}"
     if "case" in of:
         return " ".join([name_of(of["case"]), *([of["direction"]] if "direction" in of else [])])
     kind = f"B{of['batch']} {of['dtype']} {of['layout']}"

@@ -48,7 +48,7 @@ METHODS = ("reference", "compile", "native", "compile+graph", "native+graph")
 WARM_UP = 3
 
 
-class Subject(workers.Subject):
+class Subject:
     """What a method does at a case: "generator" or "decoder", "fwd" or "fwd+bwd", batch, dtype and layout."""
 
     def __init__(self, one: dict, options: argparse.Namespace) -> None:

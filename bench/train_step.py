@@ -2,6 +2,7 @@
 
     python bench/train_step.py --json train_step.json              on a GPU: released, batches 4, 16, 64
     python bench/train_step.py --device cpu                        on a CPU: small, batch 8
+    python bench/train_step.py --kernels --preset small --batch 16 --methods ours nchw --json trace.json
 
     released        the released recipe: float32, two forwards of G, the op's PyTorch reference, NCHW
     bf16            hida train without what follows: reference ops, bf16 autocast
@@ -12,15 +13,21 @@
 
 On a CPU each method has a process of its own, and they take turns, a few iterations each, so that a busy moment falls
 on everybody; on a GPU they run one after the other in one process, since it takes many seconds to start there, and a
-row is in the file as soon as it is measured. The breakdown is of operators, from
-torch.profiler, without a graph.
+row is in the file as soon as it is measured. The breakdown is of operators, from torch.profiler, without a graph.
+
+--kernels measures no times, but tells every kernel of an iteration by name: how many, how long; launched one by one,
+without a graph. Casts and layout copies are told apart by the operators that launched them. The sum of the kernels'
+times is what a graph of the iteration could take at best.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
+import itertools
+import json
 import resource
 import sys
 import time
@@ -45,6 +52,7 @@ from hida.training.state import TrainingState
 METHODS = ("released", "bf16", "reference", "compile", "ours", "nchw")
 NATIVE = ("ours", "nchw")
 PAIRS = 256
+SHOWN = 30  # kernels that are printed
 KINDS = workers.OPERATORS | {
     "optimiser": ("adam", "lerp", "Optimizer", "_foreach"),
     "data": ("aten::index", "grid_sampler"),
@@ -102,12 +110,16 @@ def build(method: str, preset: str, batch: int, device: torch.device, benchmark:
     return Engine(state, pairs, graphs=gpu and method in NATIVE)
 
 
-class Iteration(workers.Subject):
+def backend(method: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if method in NATIVE else ops.backend("reference")
+
+
+class Iteration:
     """A method's iteration, got ready."""
 
     def __init__(self, one: dict, options: argparse.Namespace) -> None:
         self.gpu, self.profile = options.gpu, not options.no_profile and one["method"] != "compile"
-        self.native = one["method"] in NATIVE
+        self.method = one["method"]
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
         self.engine = build(one["method"], one["preset"], one["batch"], options.device, options.cudnn_benchmark)
@@ -119,7 +131,7 @@ class Iteration(workers.Subject):
             raise RuntimeError(f"the losses are {values}")
 
     def step(self) -> None:
-        with contextlib.nullcontext() if self.native else ops.backend("reference"):
+        with backend(self.method):
             self.engine.step()
 
     def told(self) -> dict[str, float | bool]:
@@ -151,6 +163,45 @@ class Iteration(workers.Subject):
         return speed | {"rounds": len(seconds)}
 
 
+def kernels(method: str, preset: str, batch: int, device: torch.device, count: int = 3) -> dict:
+    """Return the kernels of an iteration: {"kernels": {name: [count, ms]}, "count", "ms"}, means of a few."""
+    engine = build(method, preset, batch, device)
+    engine.graph, engine.countdown = None, -1
+    for _ in range(WARM_UP + 2):
+        engine.step()
+    engine.losses()
+    gpu = device.type == "cuda"
+    result = workers.profiled(engine.step, gpu, count)
+    found: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for event in result.events():
+        on_gpu = event.device_type == torch.autograd.DeviceType.CUDA and "gpu_user_annotation" not in event.name
+        if on_gpu or not gpu:  # on a CPU operators stand for kernels
+            number, total = found[event.name[:160]]
+            ms = (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e3
+            found[event.name[:160]] = [number + 1 / count, total + ms / count]
+    operators = {e.key: e.count / count for e in result.key_averages() if e.key.startswith(("aten::", "hida"))}
+    return {
+        **{"method": method, "preset": preset, "batch": batch},
+        **{"count": sum(n for n, _ in found.values()), "ms": sum(ms for _, ms in found.values())},
+        "kernels": dict(sorted(found.items(), key=lambda item: -item[1][1])),
+        "operators": {name: operators.get(name, 0) for name in ("aten::_to_copy", "aten::clone", "aten::copy_")},
+    }
+
+
+def tell_kernels(options: argparse.Namespace) -> None:
+    """Print and write the kernels of the methods."""
+    found = []
+    for batch, method in itertools.product(options.batch, options.methods):
+        with backend(method):
+            one = kernels(method, options.preset, batch, options.device)
+        found.append(one)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{options.preset}, batch {batch}, {method}: {one['count']:.0f} kernels, {one['ms']:.2f} ms")
+        for name, (count, ms) in list(one["kernels"].items())[:SHOWN]:
+            print(f"{ms:9.3f} ms {count:7.1f} × {name[:140]}", flush=True)
+
+
 def main() -> None:
     """Run the command."""
     made, gpu = runner.parser(__doc__)
@@ -160,7 +211,11 @@ def main() -> None:
     workers.add_rounds(made, 7, gpu)
     made.add_argument("--cudnn-benchmark", type=int, default=10, metavar="N", help="as hida train's (GPU)")
     made.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
+    made.add_argument("--kernels", action="store_true", help="every kernel of an iteration in place of times")
     options = made.parse_args()
+    if options.kernels:
+        tell_kernels(options)
+        return
     report = runner.Report(options, "train_step", {"preset": options.preset})
     keys = [{"preset": options.preset, "batch": batch} for batch in options.batch]
     workers.measure_methods(Iteration, keys, report, options)

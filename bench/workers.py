@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -77,31 +77,22 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-class Subject:
-    """A method at a case, a row without its results, got ready in a worker's process."""
+class Subject(Protocol):
+    """A method at a case, a row without its results, got ready in a worker's process by ``type(one, options)``."""
 
-    def __init__(self, one: dict, options: argparse.Namespace) -> None:
-        raise NotImplementedError
+    def step(self) -> object: ...  # what is timed
 
-    def step(self) -> object:
-        """Do once what is timed."""
+    def wait(self) -> object: ...  # for the device
 
-    def wait(self) -> object:
-        """Wait for the device."""
+    def told(self) -> dict[str, Any]: ...  # what the row says beside the times
 
-    def told(self) -> dict[str, Any]:
-        """Return what the row says beside the times."""
-
-    def breakdown(self) -> dict[str, Any]:
-        """Return where the time goes, for the row."""
+    def breakdown(self) -> dict[str, Any]: ...  # where the time goes, for the row
 
     @staticmethod
-    def times(one: dict, seconds: list[float]) -> dict[str, float]:
-        """Return what the row says of the times of a step."""
-        raise NotImplementedError
+    def times(one: dict, seconds: list[float]) -> dict[str, float]: ...  # what the row says of a step's times
 
 
-_subject: Subject | None = None
+_subject: Any = None
 
 
 def prepare(make: type[Subject], one: dict, options: argparse.Namespace) -> None:

@@ -215,8 +215,9 @@ class First:
         self.passes("step", *words, "--preset", self.preset(), "--batch", *batches, shown=8)
         self.passes("released", *words, "--preset", self.preset("released"), "--batch", options.batch, shown=8)
         if self.gpu and self.native:
-            words = ["--preset", options.preset, "--batch", options.batch, "--json", self.results / "trace.json"]
-            self.passes("trace", "bench/gpu/trace.py", *words, shown=62)
+            words = ["bench/train_step.py", "--kernels", "--methods", "ours", "nchw", "--device", options.device]
+            words += ["--preset", options.preset, "--batch", options.batch, "--json", self.results / "trace.json"]
+            self.passes("trace", *words, shown=62)
 
     def preset(self, name: str | None = None) -> str:
         """Return a preset's name, or on a CPU a tiny one's file."""

@@ -56,7 +56,6 @@ ELEMENT = 8
 # Exact zeros, such as the gradients behind the norm of one pixel, are compared with this root mean square; all else is
 # of order one or larger.
 LEAST = 1e-3
-DEADLY = ("CUDA error", "illegal memory access", "misaligned address", "illegal instruction", "unspecified launch")
 
 
 def calls() -> list[Call]:
@@ -217,12 +216,8 @@ def replay(call: Call, given: list[Tensor], fresh: list[Tensor]) -> bool:
         return all(map(torch.equal, captured, outcome(call.function, static)))
 
 
-def is_dead(error: Exception, device: str) -> bool:
+def is_dead(device: str) -> bool:
     """Say whether the GPU is of no more use to this process."""
-    if not device.startswith("cuda"):
-        return False
-    if any(words in str(error) for words in DEADLY):
-        return True
     try:
         torch.ones(1, device=device).add(1).item()
     except RuntimeError:
@@ -260,7 +255,7 @@ def run(options: argparse.Namespace, report: Report) -> int:
                     report.add(False, message=" ".join(f"{type(error).__name__}: {error}".split())[:400])
                     if what == "graph":  # a failed capture is not survivable everywhere
                         return report.end("a capture failed")
-                    if is_dead(error, device):
+                    if is_dead(device):
                         return report.end("after this error nothing works on the GPU in this process any more")
     return report.end()
 

@@ -17,7 +17,7 @@ from hida.ops import library
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ("--seconds", "0.02", "--without", "compile")
-COMMANDS = ("ops", "deform", "network", "train_step", "results", "gpu/smoke", "gpu/launches", "gpu/trace", "gpu/short")
+COMMANDS = ("ops", "deform", "network", "train_step", "results", "gpu/smoke", "gpu/launches", "gpu/short")
 
 
 @pytest.mark.slow
@@ -47,10 +47,12 @@ def test_every_benchmark_runs_goes_on_and_has_its_tables(call, tmp_path):
     found = rows("train_step", *tiny, "--batch", "2", "--methods", "released", "bf16", "ours", "nchw")
     assert found[:2] == first
     assert [row["method"] for row in found[2:]] == ["bf16", "nchw"]
+    traced = call("bench/train_step.py", "--device", "cpu", *tiny[:2], "--batch", "2", "--methods", "ours", "--kernels")
+    assert (traced.returncode, "convolution" in traced.stdout) == (0, True), traced.stderr
     for row in found:
         assert row["images_per_second"] == pytest.approx(2e3 / row["ms"])
         assert (row["rounds"], row["breakdown_ms"]["convolution"] > 0) == (2, True)
-    assert "tiny.toml B2 |" in call("bench/results.py", tmp_path).stdout
+    assert "tiny B2 |" in call("bench/results.py", tmp_path).stdout
 
 
 @pytest.mark.slow

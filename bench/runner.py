@@ -19,18 +19,8 @@ from bench.machine import clocks, describe
 from hida.files import atomic_path
 
 One = TypeVar("One")
-SHOWN = {
-    "images_per_second": "{:8.1f} images/s",
-    "ms": "{:9.2f} ms",
-    "median_ms": "{:9.4f} ms",
-    "iqr_ms": "IQR {:.4f}",
-    "launched_ms": "launched {:.4f}",
-    "memory_mib": "{:.0f} MiB",
-    "difference": "difference {:.1e}",
-    "error": "error {:.1e}",
-    "note": "{}",
-}
-"""what is printed of a row"""
+NAMES = ("case", "direction", "method", "preset", "batch")
+"""what is printed of a row first; then all the rest"""
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -81,16 +71,14 @@ class Report:
         name = f"{name_of(row):<51}{row['method']:<21}"
         if "failed" in row:
             return f"{name}not measured: {row['failed']}"
-        words = [text.format(row[key]) for key, text in SHOWN.items() if row.get(key) is not None]
+        shown = {key: value for key, value in row.items() if key not in NAMES and value is not None}
+        words = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()]
         own = time_of(row)
         first = self.first.setdefault(name_of(row), row) if own else row
         if own is None:
             words.append("wrong, no time")
         elif first is not row and row["method"] != "floor":
             words.append(f"{time_of(first) / own:.2f}× {first['method']}")
-        for parts in (row[key] for key in ("shares_ms", "breakdown_ms") if key in row):
-            whole = sum(parts.values()) or 1.0
-            words.append("of which " + ", ".join(f"{k} {ms:.2f} ({ms / whole:.0%})" for k, ms in parts.items()))
         return name + "  ".join(words)
 
     def write(self) -> None:

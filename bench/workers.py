@@ -239,7 +239,7 @@ def breakdown(
         found[kind] += whole if is_range else own
         inside += whole - own if is_range else 0.0
     found["rest"] -= inside  # was counted there, operator by operator
-    return found
+    return {kind: round(ms, 4) for kind, ms in found.items()}
 
 
 def profiled(step: Callable[[], object], gpu: bool, count: int) -> profile:

@@ -230,33 +230,34 @@ def run(options: argparse.Namespace, report: Report) -> int:
     numbers = Numbers(device, 1, FEW * 4 if options.few else POOL)
     chosen = [c for c in calls() if c.op in options.op and (not options.few or c.size <= FEW)]
     captured = [c for c in chosen if device.startswith("cuda") and c.shapes[0] in CAPTURED]
-    todo = [("call", c) for c in chosen] + [("graph", c) for c in captured]
-    report.left = len(todo) * len(DTYPES) * len(LAYOUTS)
-    for what, call in todo:
-        for dtype, kind in DTYPES.items():
-            if time.monotonic() - start > options.seconds:
-                return report.end()
-            exact: list[Tensor] | None = None
-            for layout in LAYOUTS:
-                report.start(call, layout, dtype, what)
-                try:
-                    if layout == "nchw":
-                        plain, fresh = numbers.operands(call, kind), numbers.operands(call, kind)
-                    given = [laid_out(t, layout) for t in plain]
-                    if what == "graph":
-                        same = replay(call, given, [laid_out(t, layout) for t in fresh])
-                        report.add(same, message="a replay differs from a plain call")
-                        continue
-                    if exact is None:
-                        with ops.backend("reference"):
-                            exact = outcome(call.function, [t.double() for t in plain])
-                    compare(report, call, dtype, given, exact)
-                except Exception as error:
-                    report.add(False, message=" ".join(f"{type(error).__name__}: {error}".split())[:400])
-                    if what == "graph":  # a failed capture is not survivable everywhere
-                        return report.end("a capture failed")
-                    if is_dead(device):
-                        return report.end("after this error nothing works on the GPU in this process any more")
+    todo = [
+        (what, c, dtype) for what, some in (("call", chosen), ("graph", captured)) for c in some for dtype in DTYPES
+    ]
+    report.left = len(todo) * len(LAYOUTS)
+    for what, call, dtype in todo:
+        if time.monotonic() - start > options.seconds:
+            return report.end()
+        exact: list[Tensor] | None = None
+        for layout in LAYOUTS:
+            report.start(call, layout, dtype, what)
+            try:
+                if layout == "nchw":
+                    plain, fresh = (numbers.operands(call, DTYPES[dtype]) for _ in range(2))
+                given = [laid_out(t, layout) for t in plain]
+                if what == "graph":
+                    same = replay(call, given, [laid_out(t, layout) for t in fresh])
+                    report.add(same, message="a replay differs from a plain call")
+                    continue
+                if exact is None:
+                    with ops.backend("reference"):
+                        exact = outcome(call.function, [t.double() for t in plain])
+                compare(report, call, dtype, given, exact)
+            except Exception as error:
+                report.add(False, message=" ".join(f"{type(error).__name__}: {error}".split())[:400])
+                if what == "graph":  # a failed capture is not survivable everywhere
+                    return report.end("a capture failed")
+                if is_dead(device):
+                    return report.end("after this error nothing works on the GPU in this process any more")
     return report.end()
 
 

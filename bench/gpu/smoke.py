@@ -230,9 +230,8 @@ def run(options: argparse.Namespace, report: Report) -> int:
     numbers = Numbers(device, 1, FEW * 4 if options.few else POOL)
     chosen = [c for c in calls() if c.op in options.op and (not options.few or c.size <= FEW)]
     captured = [c for c in chosen if device.startswith("cuda") and c.shapes[0] in CAPTURED]
-    todo = [
-        (what, c, dtype) for what, some in (("call", chosen), ("graph", captured)) for c in some for dtype in DTYPES
-    ]
+    todo = [("call", c, dtype) for c in chosen for dtype in DTYPES]
+    todo += [("graph", c, dtype) for c in captured for dtype in DTYPES]
     report.left = len(todo) * len(LAYOUTS)
     for what, call, dtype in todo:
         if time.monotonic() - start > options.seconds:

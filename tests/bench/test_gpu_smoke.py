@@ -59,28 +59,13 @@ def test_a_broken_op_is_found_and_the_others_are_not_blamed(run, monkeypatch, ca
     assert capsys.readouterr().out.count("FAILED ida") == len(wrong)
 
 
-def spoiled(change):
-    """Let an op's result, or its gradient for x, go through ``change``."""
-
-    class Spoil(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, t):
-            return change(t.clone())
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad
-
-    return Spoil.apply
-
-
 def one_wrong_number(t):
-    t.view(-1)[-1] += 1
+    t[-1, -1, -1, -1] += 1
     return t
 
 
 def one_not_written(t):
-    t.view(-1)[-1] = float("nan")
+    t[-1, -1, -1, -1] = float("nan")
     return t
 
 
@@ -100,7 +85,7 @@ def test_small_mistakes_are_found(monkeypatch, run, change, dtypes):
 
     def wrong(*given):
         y = norm(*given)
-        return y if smoke.ops.dispatch.selected() == "reference" else spoiled(change)(y)
+        return y if smoke.ops.dispatch.selected() == "reference" else change(y.clone())
 
     monkeypatch.setattr(smoke.ops, "instance_norm_modulate", wrong)
     status, found = run("--op", "instance_norm_modulate")

@@ -63,7 +63,7 @@ class Worker:
 
 def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark that is interrupted ends its workers
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the benchmark has closed its end
         while True:
             function, given = pipe.recv()
             try:

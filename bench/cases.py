@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from bench import precompile, runner
-from bench.goals import name_of, table
+from bench import report as tables
+from bench import runner
+from bench.goals import name_of
 from bench.machine import DTYPES, LAYOUTS, arithmetic, ceilings
 from bench.timing import DIRECTIONS, Buffers, Run, Times, exact, on_cpu, on_gpu, relative_error, release, summary
-from bench.workers import Worker, answer, reason
+from bench.workers import Worker, reason
 from hida.device import tune
 from hida.ops import available
 
@@ -82,8 +84,7 @@ class Benchmark:
 
     def chosen(self, options: argparse.Namespace) -> list[Case]:
         """Return the cases in the order of their worth, so that a run cut short has the worthiest."""
-        dtypes = options.dtype or (self.dtypes if options.gpu else ("float32",))
-        layouts, batches = options.layout, options.batch
+        dtypes, layouts, batches = options.dtype, options.layout, options.batch
         planes = [p for p in self.planes if (p[2] in options.side if options.side else options.gpu or p[2] <= 128)]
         if options.quick:
             layouts, batches, planes, dtypes = layouts[:1], batches[:1], planes[:2], dtypes[:2]
@@ -126,65 +127,66 @@ class Benchmark:
 
 def options_of(bench: Benchmark, doc: str) -> argparse.Namespace:
     """Parse a benchmark's command line."""
-    made = runner.parser(f"{doc}\n{__doc__}")
+    made, gpu = runner.parser(f"{doc}\n{__doc__}")
     made.add_argument("--op", nargs="+", choices=bench.kinds, default=list(bench.kinds))
-    made.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="all on a GPU, float32 on a CPU")
-    runner.by_device(made, "layout", ["nchw", "nhwc"], ["nchw"], choices=list(LAYOUTS))
-    runner.by_device(made, "batch", [16, 4, 64], [1], type=int)
+    made.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(bench.dtypes) if gpu else ["float32"])
+    made.add_argument("--layout", nargs="+", choices=list(LAYOUTS), default=["nchw", "nhwc"] if gpu else ["nchw"])
+    made.add_argument("--batch", nargs="+", type=int, default=[16, 4, 64] if gpu else [1])
     made.add_argument("--side", type=int, nargs="+", help="only maps of these sides")
     made.add_argument("--without", nargs="+", default=[], help="methods to leave out, as compile max-autotune")
     made.add_argument("--quick", action="store_true", help="a few cases, for a first look")
-    runner.by_device(made, "seconds", 0.15, 1.0, "for each method at a case; ", type=float)
+    made.add_argument("--seconds", type=float, default=0.15 if gpu else 1.0, help="for each method at a case")
     made.add_argument("--memory", nargs="+", choices=["fresh", "kept"], default=["fresh", "kept"], help="(CPU)")
-    runner.compiles(made)
-    return runner.parse(made)
+    ahead = "measure nothing, but compile every N-th case from the K-th on: in N processes, before a measurement"
+    made.add_argument("--ahead", type=int, nargs=2, metavar=("K", "N"), help=ahead)
+    return made.parse_args()
 
 
 def main(bench: Benchmark, doc: str) -> None:
     """Run a benchmark's command."""
     options = options_of(bench, doc)
-    if options.work:
-        answer(lambda case: measure_here(bench, Case(**case), options))
-        return
     if options.gpu:
         torch.backends.cudnn.benchmark = True  # everybody gets the best convolutions
     cases, states = bench.chosen(options), ["gpu"] if options.gpu else options.memory
     if options.ahead:
-        known = runner.rows_of(options.json)
-        cases = [case for case in cases if not is_done(case, "gpu", known)]
-        precompile.compile_share(cases, lambda case: compile_one(bench, case, options), *options.ahead)
+        first, step = options.ahead
+        compile_ahead(bench, cases[first::step], options)
         return
     limits = ceilings(options.device, list(dict.fromkeys(case.dtype for case in cases)))
     report = runner.Report(options, bench.name, {}, limits)
     if not options.gpu:
         print("fresh: glibc's defaults in new processes; kept: mallopt keeps freed memory (--help tells more)")
     todo = [(case, state) for case in cases for state in states if not is_done(case, state, report.rows)]
-    if not set(COMPILED) <= set(options.without):
-        precompile.start(options)
 
     def measure(one: tuple[Case, str]) -> None:
         case, state = one
         if options.gpu:
             on_device(bench, case, report, options)
         else:
-            in_processes(case, state, report)
+            in_processes(bench, case, state, report, options)
         for direction, floor in bench.floors(case, limits).items():
             row = {"case": case.key(state), "direction": direction, "method": "floor", "median_ms": floor["ms"]}
             report.add(row | {"bytes": floor["bytes"]})
 
     runner.go_through(todo, measure, report, options)
-    print("\n".join(table(report.rows)))
+    print("\n".join(["", "goals (docs/kernels.md)", "", *tables.goals(report.rows)]))
 
 
 def is_done(case: Case, state: str, rows: list[dict]) -> bool:
     return any(row["case"] == case.key(state) for row in rows)
 
 
-def compile_one(bench: Benchmark, case: Case, options: argparse.Namespace) -> None:
-    for name, run in bench.runs(case, bench.buffers(case, options.device, 1), options.without).items():
-        if name in COMPILED:
-            run.infer()
-            run.gradients(run.train())
+def compile_ahead(bench: Benchmark, cases: list[Case], options: argparse.Namespace) -> None:
+    """Run torch.compile's default mode once, so that its code is in Inductor's cache; measuring will tell failures."""
+    for case in cases:
+        try:
+            with arithmetic(case.dtype):
+                run = bench.runs(case, bench.buffers(case, options.device, 1), options.without)["compile"]
+                run.gradients(run.train())
+                run.infer()
+        except Exception as error:
+            print(f"{case}: {error}", file=sys.stderr)
+        release()
 
 
 def on_device(bench: Benchmark, case: Case, report: runner.Report, options: argparse.Namespace) -> None:
@@ -213,14 +215,13 @@ def on_device(bench: Benchmark, case: Case, report: runner.Report, options: argp
             release()
 
 
-def in_processes(case: Case, state: str, report: runner.Report) -> None:
+def in_processes(bench: Benchmark, case: Case, state: str, report: runner.Report, options: argparse.Namespace) -> None:
     """Have a case measured by processes of its own; their rounds are put together."""
     key, found = case.key(state), {}
     for _ in range(FRESH_PROCESSES if state == "fresh" else 1):
-        worker = None
+        worker = Worker()
         try:
-            worker = Worker(state)
-            for method, result in worker.ask(asdict(case)).items():
+            for method, result in worker.call(measure_here, bench, case, options, state == "kept").items():
                 before = found.setdefault(method, result)
                 if before is not result and "times" in result:
                     before["error"] = max(before["error"], result["error"])
@@ -230,8 +231,7 @@ def in_processes(case: Case, state: str, report: runner.Report) -> None:
             report.add({"case": key, "method": "all", "failed": str(error)})
             return
         finally:
-            if worker is not None:
-                worker.kill()
+            worker.end()
     for method, result in found.items():
         if "failed" in result:
             report.add({"case": key, "method": method, **result})
@@ -239,9 +239,8 @@ def in_processes(case: Case, state: str, report: runner.Report) -> None:
             add(report, key, method, result["times"], result["error"])
 
 
-def measure_here(bench: Benchmark, case: Case, options: argparse.Namespace) -> dict[str, dict]:
+def measure_here(bench: Benchmark, case: Case, options: argparse.Namespace, kept: bool) -> dict[str, dict]:
     """Measure a case in this process on the CPU; return each method's times and error, or why it failed."""
-    kept = options.work == "kept"
     if kept:
         tune("cpu")
     runs = bench.runs(case, bench.buffers(case, options.device, 4), [*options.without, "max-autotune"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import statistics
@@ -34,10 +35,8 @@ def describe(device: torch.device) -> dict:
         "cpu_kernels": library.instruction_set() if library.loaded else library.why_not,
         "command": sys.argv,
     }
-    with contextlib.suppress(ImportError):
-        import torchvision
-
-        machine["torchvision"] = torchvision.__version__
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        machine["torchvision"] = importlib.metadata.version("torchvision")
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         machine |= {

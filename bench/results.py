@@ -4,8 +4,8 @@ python bench/results.py gpu-out                print the tables that the results
 python bench/results.py first.tar.gz --write   also write bench/results/NAME.json (h200.json for an "NVIDIA H200"), and
                                                the tables of all chips between their marks in docs/kernels.md
 
-What is given is a folder, with the archives in it, or an archive: as bench/gpu/short.sh and bench/gpu/run.sh leave them
-(ops.json, deform.json, sketch.json, train_step.json, trace.json, smoke.json, test-*.xml, logs of compute-sanitizer).
+What is given is a folder, with the archives in it, or an archive: as bench/gpu/short.sh leaves them, or with the files
+of single commands (ops.json, deform.json, sketch.json, train_step.json, trace.json, smoke.json, test-*.xml, TOOL.log).
 What comes later takes the place of the same measurement before. Only what was measured has a place in a table.
 """
 
@@ -29,9 +29,7 @@ MARKS = "<!-- GPU tables: written by bench/results.py -->", "<!-- end of the GPU
 DOCUMENT = ROOT / "docs/kernels.md"
 KERNELS = 40
 """of a training step, which are kept"""
-RESULT = re.compile(
-    rf"({'|'.join((*PARTS, 'trace', 'smoke'))})\.json|test-.*\.xml|(sanitize-)?({'|'.join(TOOLS)})\.log"
-)
+RESULT = re.compile(rf"({'|'.join((*PARTS, 'trace', 'smoke'))})\.json|test-.*\.xml|({'|'.join(TOOLS)})\.log")
 """names of files with results"""
 
 
@@ -41,11 +39,8 @@ class Mistake(Exception):
 
 def gather(sources: Iterable[Path]) -> dict:
     """Return all that folders and archives hold: machines, ceilings, rows of every part, and what the checks said."""
-    found: dict = {
-        "made_up": False,
-        **{part: {"machines": [], "ceilings": [], "rows": []} for part in PARTS},
-        **{"tests": {}, "smoke": {}, "sanitizers": {}, "trace": []},
-    }
+    found: dict = {"tests": {}, "smoke": {}, "sanitizers": {}, "trace": []}
+    found |= {part: {"machines": [], "ceilings": [], "rows": []} for part in PARTS}
     devices: set[str] = set()
     for where, files in (pair for source in sources for pair in files_of(source)):
         for name, content in sorted(files.items()):
@@ -77,7 +72,7 @@ def take(found: dict, name: PurePath, content: bytes) -> set[str]:
     """Add a file's content to what was found; return the devices that it names."""
     if name.suffix == ".log":
         said = sanitizer(content.decode(errors="replace"))
-        found["sanitizers"] |= {name.stem.removeprefix("sanitize-"): said} if said else {}
+        found["sanitizers"] |= {name.stem: said} if said else {}
         return set()
     if name.suffix == ".xml":
         suite = ElementTree.fromstring(content).find("testsuite")
@@ -94,9 +89,10 @@ def take(found: dict, name: PurePath, content: bytes) -> set[str]:
         return set()
     part = found[name.stem]
     part["rows"] = replaced(part["rows"], said["rows"])
-    for key, new in (("machines", map(without_paths, said["machines"])), ("ceilings", said.get("ceilings", []))):
-        part[key] += [one for one in new if one not in part[key]]
-    found["made_up"] = found["made_up"] or bool(said.get("made_up"))
+    for machine in said["machines"]:  # of the files in its command only the names
+        machine["command"] = [PurePath(w).name if w.startswith("/") else w for w in machine.get("command", [])]
+    for key in ("machines", "ceilings"):
+        part[key] += [one for one in said.get(key, []) if one not in part[key]]
     return {machine["device"] for machine in said["machines"]}
 
 
@@ -108,13 +104,6 @@ def replaced(before: list[dict], new: list[dict]) -> list[dict]:
 
     again = {identity(row) for row in new}
     return [row for row in before if identity(row) not in again] + new
-
-
-def without_paths(machine: dict) -> dict:
-    """Return a machine's description; of the files in its command only the names."""
-    if "command" not in machine:
-        return machine
-    return machine | {"command": [PurePath(w).name if w.startswith("/") else w for w in machine["command"]]}
 
 
 def sanitizer(log: str) -> dict:
@@ -146,7 +135,7 @@ def write(found: dict, results: Path, target: Path) -> None:
     def listed(rows: list[dict]) -> str:
         return "[\n" + ",\n".join(map(json_of, rows)) + "\n]"
 
-    parts = [json_of({k: found[k] for k in ("device", "made_up", "tests", "smoke", "sanitizers")})[1:-1]]
+    parts = [json_of({k: found[k] for k in ("device", "tests", "smoke", "sanitizers")})[1:-1]]
     for part in PARTS:
         rest = json_of({k: found[part][k] for k in ("machines", "ceilings")})[1:-1]
         parts.append(f'"{part}": {{{rest}, "rows": {listed(found[part]["rows"])}}}')
@@ -172,8 +161,6 @@ def main() -> None:
             return
         if not found["device"]:
             raise Mistake(f"there are no results in {', '.join(map(str, options.sources))}.")
-        if found["made_up"] and (options.results is None or options.document == DOCUMENT):
-            raise Mistake("these results are made up: they go nowhere but into files that are named.")
         name = found["device"].removeprefix("NVIDIA ").split()[0].lower()
         write(found, options.results or ROOT / f"bench/results/{name}.json", options.document)
     except Mistake as mistake:

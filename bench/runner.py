@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,72 +19,31 @@ from bench.machine import clocks, describe
 from hida.files import atomic_path
 
 One = TypeVar("One")
-SHOWN = {
-    "images_per_second": "{:8.1f} images/s",
-    "ms": "{:9.2f} ms",
-    "median_ms": "{:9.4f} ms",
-    "iqr_ms": "IQR {:.4f}",
-    "launched_ms": "launched {:.4f}",
-    "memory_mib": "{:.0f} MiB",
-    "difference": "difference {:.1e}",
-    "error": "error {:.1e}",
-    "note": "{}",
-}
-"""what is printed of a row"""
+NAMES = ("case", "direction", "method", "preset", "batch")
+"""what is printed of a row first; then all the rest"""
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of every benchmark."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The docstring as it is, and each option's default."""
+
+
+def parser(doc: str) -> tuple[argparse.ArgumentParser, bool]:
+    """Return a parser with the options of every benchmark, and whether it is for a GPU: other defaults depend on it."""
+    device = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    device.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    gpu = device.parse_known_args()[0].device.type == "cuda"
+    made = argparse.ArgumentParser(description=doc, formatter_class=Help, parents=[device], allow_abbrev=False)
     made.add_argument("--minutes", type=float, default=math.inf, help="begin nothing more after them")
     made.add_argument("--json", type=Path, help="results; what is in the file already is not measured again")
-    made.add_argument("--work", help=argparse.SUPPRESS)  # be the process of a method, or of a state of memory
-    return made
-
-
-def by_device(made: argparse.ArgumentParser, name: str, gpu: object, cpu: object, told: str = "", **more) -> None:
-    """Add an option whose default depends on the device (see :func:`parse`)."""
-    many = isinstance(gpu, (list, tuple))
-    words = [" ".join(map(str, value)) if many else value for value in (gpu, cpu)]
-    told += f"by default {words[0]} on a GPU, {words[1]} on a CPU"
-    made.add_argument(f"--{name}", nargs="+" if many else None, help=told, **more)
-    made.set_defaults(**{f"{name}_gpu": gpu, f"{name}_cpu": cpu})
-
-
-def compiles(made: argparse.ArgumentParser) -> None:
-    """Add the options of a benchmark that compiles its cases before it measures (see precompile)."""
-    made.add_argument("--jobs", type=int, default=min(12, (os.cpu_count() or 2) - 2), help="compile ahead (GPU)")
-    made.add_argument("--ahead", type=int, nargs=2, help=argparse.SUPPRESS)  # only compile every n-th case from a k-th
-
-
-def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; ``gpu`` tells whether it is a GPU, ``begun`` when the minutes began."""
-    options = made.parse_args()
-    options.gpu, options.begun = options.device.type == "cuda", time.perf_counter()
-    for name, value in vars(options).copy().items():
-        if value is None:
-            setattr(options, name, getattr(options, f"{name}_{'gpu' if options.gpu else 'cpu'}", None))
-    return options
-
-
-def rows_of(path: Path | None) -> list[dict]:
-    """Return the rows of a file of results, none if there is no file."""
-    return json.loads(path.read_text())["rows"] if path is not None and path.exists() else []
-
-
-def add_rounds(made: argparse.ArgumentParser, rounds: int) -> None:
-    """Add the options of a benchmark whose methods take turns in rounds (see workers.compare)."""
-    made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument("--seconds", type=float, help="rounds until a method was timed for so long, not --rounds")
-    by_device(made, "iterations", 20, 1, "in a round; ", type=int)
+    made.set_defaults(gpu=gpu, begun=time.perf_counter())
+    return made, gpu
 
 
 class Report:
     """Rows in a file that a later run goes on with, and a line for each on the terminal.
 
     Args:
-        options: of :func:`parse`; ``json`` is the file.
+        options: of :func:`parser`; ``json`` is the file.
         name: of the benchmark, for the title of the run.
         machine: more about the machine than :func:`describe` says.
         ceilings: of the machine, where they are measured.
@@ -113,16 +71,14 @@ class Report:
         name = f"{name_of(row):<51}{row['method']:<21}"
         if "failed" in row:
             return f"{name}not measured: {row['failed']}"
-        words = [text.format(row[key]) for key, text in SHOWN.items() if row.get(key) is not None]
+        shown = {key: value for key, value in row.items() if key not in NAMES and value is not None}
+        words = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()]
         own = time_of(row)
         first = self.first.setdefault(name_of(row), row) if own else row
         if own is None:
             words.append("wrong, no time")
         elif first is not row and row["method"] != "floor":
             words.append(f"{time_of(first) / own:.2f}× {first['method']}")
-        for parts in (row[key] for key in ("shares_ms", "breakdown_ms") if key in row):
-            whole = sum(parts.values()) or 1.0
-            words.append("of which " + ", ".join(f"{k} {ms:.2f} ({ms / whole:.0%})" for k, ms in parts.items()))
         return name + "  ".join(words)
 
     def write(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -18,213 +19,192 @@ from torch.profiler import ProfilerActivity, profile
 from bench.runner import Report, go_through
 from bench.timing import release
 
+T = TypeVar("T")
 LEAST_ROUNDS = 3
 """of a method whose time is bound: with fewer there is no spread"""
+OPERATORS = {  # the first that fits: deform_conv2d is no conv2d
+    "deform": ("deform",),
+    "ida": ("hida_ida", "hida::ida", "op ida:", "instance_norm_modulate"),
+    "info_acon": ("info_acon",),
+    "convolution": ("convolution", "conv_transpose", "conv2d"),
+}
+"""kinds of operators by parts of their names; a name that ends in ":" is a range, with all that happens inside it"""
 
 
 class Worker:
-    """This command again, with --work: it says "ready", then answers each line with a line, both JSON."""
+    """A new process that calls functions; what they leave in their modules is there for the next."""
 
-    def __init__(self, work: str, **environment: str) -> None:
-        self.work = work
-        self.process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--work", work],
-            env={"KINETO_LOG_LEVEL": "5", **os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
+    def __init__(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
 
-    def ask(self, what: object) -> dict[str, Any]:
-        """Return the reply; RuntimeError, with the reason, where the process failed or ended."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended: there will be no answer
-            self.process.stdin.write(f"{json.dumps(what)}\n")
-            self.process.stdin.flush()
-        reply = self._answer()
-        if "failed" in reply:
-            raise RuntimeError(reply["failed"])
-        return reply
-
-    def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.work} ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def answer(reply: Callable[[Any], dict]) -> None:
-    """Be the other end of a Worker."""
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
+    def call(self, function: Callable[..., T], *given: object) -> T:
+        """Return what a function returns there; RuntimeError, with the reason, where it failed or the process ended."""
         try:
-            told = reply(json.loads(line))
-        except Exception as error:  # out of memory, a capture that fails, a rival that does not take the case
-            told = {"failed": reason(error)}
-        print(json.dumps(told), flush=True)
+            self.pipe.send((function, given))
+            failed, told = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise RuntimeError(f"its process ended with status {self.process.exitcode}") from None
+        if failed:
+            raise RuntimeError(told)
+        return told
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.join(1)
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark that is interrupted ends its workers
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the benchmark has closed its end
+        while True:
+            function, given = pipe.recv()
+            try:
+                told = False, function(*given)
+            except Exception as error:  # out of memory, a capture that fails, a rival that does not take the case
+                told = True, reason(error)
+            pipe.send(told)
 
 
 def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-def answer_steps(prepare: Callable[[dict], Any]) -> None:
-    """Answer with what is prepared for a case: it has ``step``, ``wait`` for the device, and ``told`` with every time.
+class Subject(Protocol):
+    """A method at a case, a row without its results, got ready in a worker's process by ``type(one, options)``."""
 
-    A case, a dictionary, is prepared; a number: so many steps are timed; a word: the method of that name is called;
-    "end": the memory is given back.
-    """
-    subject: Any = None
+    def step(self) -> object: ...  # what is timed
 
-    def reply(what: dict | int | str) -> dict:
-        nonlocal subject
-        if isinstance(what, dict) or what == "end":
-            subject = None
-            release()
-            subject = prepare(what) if isinstance(what, dict) else None
-            return {}
-        if isinstance(what, str):
-            return getattr(subject, what)()
-        subject.wait()
-        start = time.perf_counter()
-        for _ in range(what):
-            subject.step()
-        subject.wait()
-        return {"seconds": (time.perf_counter() - start) / what, **subject.told()}
+    def wait(self) -> object: ...  # for the device
 
-    answer(reply)
+    def told(self) -> dict[str, Any]: ...  # what the row says beside the times
+
+    def breakdown(self) -> dict[str, Any]: ...  # where the time goes, for the row
+
+    @staticmethod
+    def times(one: dict, seconds: list[float]) -> dict[str, float]: ...  # what the row says of a step's times
+
+
+_subject: Any = None
+
+
+def prepare(make: type[Subject], one: dict, options: argparse.Namespace) -> None:
+    """Have a subject in this process, in place of the one before."""
+    global _subject
+    _subject = None
+    release()
+    _subject = make(one, options)
+
+
+def seconds_of(count: int) -> float:
+    """Return the seconds of a step of the subject here, a mean of so many."""
+    _subject.wait()
+    start = time.perf_counter()
+    for _ in range(count):
+        _subject.step()
+    _subject.wait()
+    return (time.perf_counter() - start) / count
+
+
+def ask(question: str) -> dict[str, Any]:
+    return getattr(_subject, question)()
 
 
 class Processes:
-    """The methods' processes, each begun when it is asked for.
+    """A process for each method on a CPU; on a GPU, where one takes many seconds to start, one for all."""
 
-    Args:
-        begin: returns the Worker of a key.
-        key: of a method; methods with one key share a process.
-        stays: whether the process of a key serves further cases.
-    """
-
-    def __init__(
-        self,
-        begin: Callable[[str], Worker],
-        key: Callable[[str], str] = lambda method: method,
-        stays: Callable[[str], bool] = lambda key: True,
-    ) -> None:
-        self.begin, self.key, self.stays = begin, key, stays
+    def __init__(self, gpu: bool) -> None:
+        self.gpu = gpu
         self.running: dict[str, Worker] = {}
 
-    def ask(self, method: str, what: object) -> dict[str, Any]:
-        """Return the reply of a method's process; RuntimeError where it does not start, or fails."""
-        key = self.key(method)
+    def call(self, method: str, function: Callable[..., T], *given: object) -> T:
+        key = "all" if self.gpu else method
         if key not in self.running:
-            self.running[key] = self.begin(key)
-        return self.running[key].ask(what)
+            self.running[key] = Worker()
+        return self.running[key].call(function, *given)
 
-    def prepare(self, method: str, case: dict) -> None:
+    def prepare(self, method: str, *given: object) -> None:
         """Get a method ready; RuntimeError where that fails, in a process of its own too."""
-        used = self.key(method) in self.running
+        used = self.gpu and bool(self.running)
         try:
-            self.ask(method, case)
+            self.call(method, prepare, *given)
         except RuntimeError:
             self.drop(method)
             if not used:
                 raise
-            self.ask(method, case)
-
-    def done(self, method: str) -> None:
-        """Have a method give back its memory."""
-        if self.stays(self.key(method)):
-            self.ask(method, "end")
-        else:
-            self.running.pop(self.key(method)).close()
+            self.call(method, prepare, *given)
 
     def drop(self, method: str) -> None:
-        """End the process of a method that failed: nobody knows its state."""
-        worker = self.running.pop(self.key(method), None)
+        """End the process of a method."""
+        worker = self.running.pop("all" if self.gpu else method, None)
         if worker is not None:
-            worker.kill()
-
-    def end(self) -> None:
-        """End all of them."""
-        for worker in self.running.values():
-            worker.kill()
-        self.running.clear()
+            worker.end()
 
 
-def measure_methods(
-    keys: Sequence[dict],
-    processes: Processes,
-    report: Report,
-    options: argparse.Namespace,
-    questions: Callable[[dict], Sequence[str]],
-    finish: Callable[[dict, list[float]], dict],
-) -> None:
+def measure_methods(make: type[Subject], keys: Sequence[dict], report: Report, options: argparse.Namespace) -> None:
     """Measure the methods for each key of a row, which the results do not have yet.
 
     On a CPU all get ready and take turns, a few steps each, so that a busy moment falls on everybody; on a GPU, where
     their networks and graphs together might not fit, a method gets ready when the one before is through. A row is in
-    the file as soon as it is known. ``questions`` are asked after the rounds; ``finish`` returns the times for the row.
+    the file as soon as it is known.
     """
     todo = []
     for key in keys:
         wanted = [{**key, "method": method} for method in options.methods]
         left = [one for one in wanted if not any(one.items() <= row.items() for row in report.rows)]
         todo += [[one] for one in left] if options.gpu else [left] if left else []
+    processes = Processes(options.gpu)
 
     def measure(group: list[dict]) -> None:
-        for one, found in compare(group, processes, options, questions):
-            if "failed" not in found:
-                found |= finish(one, found.pop("seconds"))
+        for one, found in compare(make, group, processes, options):
             report.add({**one, **found})
             report.write()
 
     try:
         go_through(todo, measure, report, options)
     finally:
-        processes.end()
+        for key in list(processes.running):
+            processes.drop(key)
 
 
 def compare(
-    group: Sequence[dict],
-    processes: Processes,
-    options: argparse.Namespace,
-    questions: Callable[[dict], Sequence[str]],
+    make: type[Subject], group: Sequence[dict], processes: Processes, options: argparse.Namespace
 ) -> Iterator[tuple[dict, dict[str, Any]]]:
-    """Yield each of a group as soon as it is measured, with the replies ("seconds": of all rounds) or "failed": why."""
-    ready: list[tuple[dict, list[dict]]] = []
+    """Yield each of a group as soon as it is measured, with what its row says, or "failed": why."""
+    ready: list[tuple[dict, list[float]]] = []
     for one in group:
         try:
-            processes.prepare(one["method"], one)
+            processes.prepare(one["method"], make, one, options)
             ready.append((one, []))
         except RuntimeError as error:
             processes.drop(one["method"])
             yield one, {"failed": str(error)}
     number, begun = 0, time.perf_counter()
     while ready and goes_on(number, (time.perf_counter() - begun) / len(ready), options):
-        for one, replies in list(ready):
+        for one, seconds in list(ready):
             try:
-                replies.append(processes.ask(one["method"], options.iterations))
+                seconds.append(processes.call(one["method"], seconds_of, options.iterations))
             except RuntimeError as error:
-                ready.remove((one, replies))
+                ready.remove((one, seconds))
                 processes.drop(one["method"])
                 yield one, {"failed": str(error)}
         number += 1
-    for one, replies in ready:
-        found = {**replies[-1], "seconds": [reply["seconds"] for reply in replies]}
+    for one, seconds in ready:
+        found = make.times(one, seconds)
         try:
-            for question in questions(one):
-                found |= processes.ask(one["method"], question)
-            processes.done(one["method"])
+            for question in ("told", "breakdown"):
+                found |= processes.call(one["method"], ask, question)
         except RuntimeError as error:  # the times stand all the same
             print(f"{one['method']} after its measurement: {error}", file=sys.stderr)
+            processes.drop(one["method"])
+        if not options.gpu:  # the peak of memory is the process's, which therefore serves one case
             processes.drop(one["method"])
         yield one, found
 
@@ -236,13 +216,17 @@ def goes_on(rounds: int, seconds: float, options: argparse.Namespace) -> bool:
     return rounds < LEAST_ROUNDS or seconds < options.seconds
 
 
-def breakdown(
-    step: Callable[[], object], kinds: Mapping[str, tuple[str, ...]], gpu: bool, count: int = 3
-) -> dict[str, float]:
-    """Return the ms that a step spends in each kind of operator, named by parts of their names, and in the "rest".
+def add_rounds(made: argparse.ArgumentParser, rounds: int, gpu: bool) -> None:
+    """Add the options of a benchmark whose methods take turns in rounds."""
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--seconds", type=float, help="rounds until a method was timed for so long, not --rounds")
+    made.add_argument("--iterations", type=int, default=20 if gpu else 1, help="in a round")
 
-    A name that ends in ":" is one of a ``torch.profiler.record_function``: with all that happens inside it.
-    """
+
+def breakdown(
+    step: Callable[[], object], gpu: bool, kinds: Mapping[str, tuple[str, ...]] = OPERATORS, count: int = 3
+) -> dict[str, float]:
+    """Return the ms that a step spends in each kind of operator (see OPERATORS), and in the "rest"."""
     step()
     found, inside = dict.fromkeys((*kinds, "rest"), 0.0), 0.0
     for event in profiled(step, gpu, count).key_averages():
@@ -255,7 +239,7 @@ def breakdown(
         found[kind] += whole if is_range else own
         inside += whole - own if is_range else 0.0
     found["rest"] -= inside  # was counted there, operator by operator
-    return found
+    return {kind: round(ms, 4) for kind, ms in found.items()}
 
 
 def profiled(step: Callable[[], object], gpu: bool, count: int) -> profile:

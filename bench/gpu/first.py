@@ -200,7 +200,7 @@ class First:
             kinds["deform"] = [*deform, "--side", "4", "2", "--batch", "4"]
             kinds["large"] = [*deform, "--side", "128", "--batch", "16"]
         for name, words in kinds.items():
-            limit = ["--jobs", "1", "--minutes", f"{self.limits[name] / 60:.2f}"]
+            limit = ["--minutes", f"{self.limits[name] / 60:.2f}"]
             result = self.results / ("ops.json" if name == "ops" else "deform.json")
             self.passes(name, *words, *limit, "--json", result, shown=30)
 
@@ -215,8 +215,9 @@ class First:
         self.passes("step", *words, "--preset", self.preset(), "--batch", *batches, shown=8)
         self.passes("released", *words, "--preset", self.preset("released"), "--batch", options.batch, shown=8)
         if self.gpu and self.native:
-            words = ["--preset", options.preset, "--batch", options.batch, "--json", self.results / "trace.json"]
-            self.passes("trace", "bench/gpu/trace.py", *words, shown=62)
+            words = ["bench/train_step.py", "--kernels", "--methods", "ours", "nchw", "--device", options.device]
+            words += ["--preset", options.preset, "--batch", options.batch, "--json", self.results / "trace.json"]
+            self.passes("trace", *words, shown=62)
 
     def preset(self, name: str | None = None) -> str:
         """Return a preset's name, or on a CPU a tiny one's file."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from hida.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("_ops.so", "_ops_cuda.so")
@@ -37,9 +38,19 @@ def pack(options) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        total, listed, sources = _fill(new, options)
-        # A pack that is too large stays as it was found, like one that could not be filled.
-        _require_small(total, options.travel_mib)
+        _libraries(options, new / "libraries")
+        _data(options.data, new / "train.zip")
+        _networks(new / "weights")
+        if not options.no_wheels:
+            _wheels(new / "wheels", options.wheels, options.python_version)
+        files = {p.relative_to(new): p for p in sorted(new.rglob("*")) if p.is_file()}
+        listed = {str(name): {"bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in files.items()}
+        write_json(new / "manifest.json", {"files": listed})
+        sources = sum(size for _, size in tracked())
+        total = sources + sum(entry["bytes"] for entry in listed.values())
+        if total > options.travel_mib * MIB:  # what was packed before stays, as where this could not be filled
+            most = f"{total / MIB:.1f} MiB would travel and {options.travel_mib:g} may"
+            raise Mistake(f"{most}; leave files out of the checkout or raise --travel-mib.")
         shutil.rmtree(into, ignore_errors=True)
         new.rename(into)
     finally:
@@ -51,28 +62,6 @@ def pack(options) -> None:
     print(f"leave behind: {' '.join(STAYS)}; then, on the GPU machine, in this order:")
     named = "" if into == Path("gpu-pack") else f" --pack {shlex.quote(str(into))}"
     print(f"    bash bench/gpu/short.sh first{named}\n    bash bench/gpu/short.sh second")
-
-
-def _fill(new: Path, options) -> tuple[int, dict, int]:
-    """Put everything into the folder ``new``; return the bytes that travel, the files, and the checkout's bytes."""
-    _libraries(options, new / "libraries")
-    _data(options.data, new / "train.zip")
-    _networks(new / "weights")
-    if not options.no_wheels:
-        _wheels(new / "wheels", options.wheels, options.python_version)
-    files = sorted(p for p in new.rglob("*") if p.is_file())
-    listed = {str(p.relative_to(new)): {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
-    (new / "manifest.json").write_text(json.dumps({"files": listed}, indent=1) + "\n")
-    sources = sum(size for _, size in tracked())
-    return sources + sum(p.stat().st_size for p in new.rglob("*") if p.is_file()), listed, sources
-
-
-def _require_small(total: int, most: float) -> None:
-    if total > most * MIB:
-        raise Mistake(
-            f"{total / MIB:.1f} MiB would travel and {most:g} may; leave files out of the checkout or raise "
-            "--travel-mib."
-        )
 
 
 def tracked() -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Programme:
         self.replaced = dict(replaced or {})
         self.environment = dict(os.environ)
         self.outcomes: list[Outcome] = []
+        self.running: list[subprocess.Popen] = []
         self.record: dict[str, object] = {}
         for folder in (out, work / "logs", work / "results"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,21 +90,51 @@ class Programme:
         most = self.left() - reserve
         if most < 3:
             return [self.skip(task.name, "no time is left for it") for task in tasks]
-        running = [_Running(self._replace(task), self, min(task.seconds, most)) for task in tasks]
-        try:
-            while any(one.outcome is None for one in running):
-                for one in running:
-                    one.look()
-                time.sleep(0.05)
-        except BaseException:  # interrupted: nothing may outlive it
-            for one in running:
-                if one.process is not None:
-                    end_group(one.process.pid)
-            raise
-        found = [one.outcome for one in running if one.outcome is not None]
+        # Of the background it is inherited that SIGINT is ignored, and tasks are cut by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            try:
+                found = list(pool.map(lambda task: self._carry_out(task, min(task.seconds, most)), tasks))
+            except BaseException:  # interrupted: nothing may outlive it
+                for process in self.running:
+                    end_group(process.pid)
+                raise
+        self.running.clear()
         for outcome in found:
             self._note(outcome)
         return found
+
+    def _carry_out(self, task: Task, seconds: float) -> Outcome:
+        """Run a task in a process group of its own, and press it to end when its time is over."""
+        begun, was_cut = time.monotonic(), False
+        command = ["bash", "-c", self.replaced[task.name]] if task.name in self.replaced else list(task.command)
+        try:
+            with self.log(task.name).open("wb") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**self.environment, **task.environment},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            return Outcome(task.name, "skipped", note=f"it could not be started ({error.strerror})")
+        self.running.append(process)
+        for number, patience in ((signal.SIGINT, seconds), (signal.SIGTERM, GRACE[0]), (signal.SIGKILL, GRACE[1])):
+            try:
+                process.wait(patience)
+                break
+            except subprocess.TimeoutExpired:
+                was_cut = True
+                if number == signal.SIGINT:  # it alone: a benchmark ends its workers, and then it can report
+                    process.send_signal(number)
+                else:
+                    signal_group(process.pid, number)
+        code = process.wait()
+        end_group(process.pid)  # what it has left running
+        status = "cut" if was_cut else "ok" if code == 0 else "failed"
+        return Outcome(task.name, status, time.monotonic() - begun, code)
 
     def skip(self, name: str, why: str) -> Outcome:
         outcome = Outcome(name, "skipped", note=why)
@@ -131,62 +163,10 @@ class Programme:
             for log in sorted((self.work / "logs").glob("*.log")):
                 add(log, f"logs/{log.name}", LONGEST_LOG)
 
-    def _replace(self, task: Task) -> Task:
-        if task.name not in self.replaced:
-            return task
-        return Task(task.name, ["bash", "-c", self.replaced[task.name]], task.seconds, task.environment)
-
     def _note(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.say(str(outcome))
         self.bring()
-
-
-class _Running:
-    """A task's process in a group of its own, so that all that it starts can be ended with it."""
-
-    def __init__(self, task: Task, programme: Programme, seconds: float) -> None:
-        self.task, self.outcome = task, None
-        self.begun = time.monotonic()
-        self.ends = [self.begun + seconds, *(self.begun + seconds + g for g in (GRACE[0], sum(GRACE)))]
-        self.was_cut = False
-        self.process: subprocess.Popen | None = None
-        try:
-            with programme.log(task.name).open("wb") as log:
-                self.process = subprocess.Popen(
-                    list(task.command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**programme.environment, **task.environment},
-                    start_new_session=True,
-                    preexec_fn=heed_interrupts,
-                )
-        except OSError as error:
-            self.outcome = Outcome(task.name, "skipped", note=f"it could not be started ({error.strerror})")
-
-    def look(self) -> None:
-        """See whether it has ended, and press it to where its time is over."""
-        if self.outcome is not None or self.process is None:
-            return
-        code, now = self.process.poll(), time.monotonic()
-        if code is not None:
-            end_group(self.process.pid)  # what it has left running
-            status = "cut" if self.was_cut else "ok" if code == 0 else "failed"
-            self.outcome = Outcome(self.task.name, status, now - self.begun, code)
-        elif self.ends and now >= self.ends[0]:
-            step = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[3 - len(self.ends)]
-            self.ends.pop(0)
-            self.was_cut = True
-            if step == signal.SIGINT:
-                self.process.send_signal(step)  # it alone: a benchmark's workers end with it, and then it can report
-            else:
-                signal_group(self.process.pid, step)
-
-
-def heed_interrupts() -> None:
-    """Let a process about to begin heed SIGINT: one of the background inherits that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def signal_group(leader: int, number: int) -> None:

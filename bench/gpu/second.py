@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 
 from bench.gpu.first import log_lines, tail
-from bench.gpu.packing import MIB, ROOT
+from bench.gpu.packing import MIB, ROOT, sha256
 from bench.gpu.parts import Programme, json_of, signal_group
 
 STOPPING = 25.0
@@ -147,7 +146,7 @@ def bring_pieces(options, weights: Path, first: int, counts_others: bool) -> dic
     next_piece = first + len(brought)
     same = f" --work {shlex.quote(str(options.work))} --piece-mib {options.piece_mib:g}"
     return {
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256(weights),
         "bytes": len(data),
         "pieces": len(pieces),
         "brought": brought,

@@ -6,7 +6,9 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
@@ -15,25 +17,23 @@ from bench.gpu.first import LIMITS, First
 from bench.gpu.parts import json_of
 from bench.gpu.second import fetch, pids, second
 
-
-def above_zero(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+T = TypeVar("T", int, float)
+KINDS = {float: "a number", int: "a whole number"}
 
 
-def whole(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-    return int(text)
+def number(kind: type[T], least: T) -> Callable[[str], T]:
+    """Return what reads a number that is not below ``least``."""
 
+    def read(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS[kind]} from {least} on")
+        return value
 
-def from_zero(text: str) -> int:
-    return whole(text, 0)
+    return read
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -45,10 +45,10 @@ def pair(text: str) -> tuple[str, str]:
 
 def seconds(text: str) -> tuple[str, float]:
     name, value = pair(text)
-    try:
-        return name, above_zero(value)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"the limit of {name} is {value!r}; give seconds") from None
+    return name, above_zero(value)
+
+
+above_zero, whole = number(float, 0.01), number(int, 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     first.add_argument("--command", type=pair, nargs="+", default=[], metavar="PART=SHELL", help="instead of its own")
     first.add_argument("--insist", action="store_true", help="native ops although their smoke test fails: to find out")
     first.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: a rehearsal at a tiny size")
-    first.add_argument("--workers", type=from_zero, default=8, help="processes of pytest (needs pytest-xdist; 0: one)")
+    first.add_argument("--workers", type=number(int, 0), default=8, help="of pytest (needs pytest-xdist; 0: one)")
     first.add_argument("--data", type=Path, help="training pairs; by default those in the pack")
     first.add_argument("--preset", default="small", help="what is timed and trained (small)")
     first.add_argument("--batch", type=whole, default=16, help="pairs an iteration, timed and trained with (16)")
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         "--minutes", type=above_zero, default=6.5, help="most that this call may take (6.5)"
     )
     parts.add_parser("fetch", parents=[bring], help="bring what did not fit").add_argument(
-        "--from", dest="first_piece", type=from_zero, default=0, metavar="K", help="the first piece"
+        "--from", dest="first_piece", type=number(int, 0), default=0, metavar="K", help="the first piece"
     )
     return made
 

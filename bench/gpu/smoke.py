@@ -9,19 +9,19 @@ Memory is poisoned: what nobody wrote is NaN, which fails. Small cases come firs
 Exit status: 0, nothing failed; 1, something failed; 2, nothing could run (no GPU, no library: it says why). After an
 error that ends the use of the GPU in this process, and after a kernel that does not return, it stops with status 1;
 ``--op`` then tries the other ops. When --seconds have passed no case is begun any more: "left" counts those that had no
-turn. The JSON file is whole at any time, and names the case that was running.
+turn. The JSON file is whole at any time; "running" is the case at which the process ended, if it did.
 
---break OP (or HIDA_SMOKE_BREAK=OP) spoils that op's results before they are compared: to test what reacts to a failure.
+HIDA_SMOKE_BREAK=OP spoils that op's results before they are compared: to test what reacts to a failure.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,6 @@ ELEMENT = 8
 # Exact zeros, such as the gradients behind the norm of one pixel, are compared with this root mean square; all else is
 # of order one or larger.
 LEAST = 1e-3
-DEADLY = ("CUDA error", "illegal memory access", "misaligned address", "illegal instruction", "unspecified launch")
 
 
 def calls() -> list[Call]:
@@ -94,37 +93,39 @@ class Report:
         self.path, self.device = path, device
         self.cases: list[dict[str, Any]] = []
         self.running: dict[str, Any] | None = None
-        self.began = time.monotonic()
         self.left, self.stopped = 0, ""
-        self.lock = threading.RLock()
 
-    def start(self, call: Call, layout: str, dtype: str, what: str = "call") -> None:
-        with self.lock:
-            self.running = {"op": call.op, "kind": call.kind, "layout": layout, "dtype": dtype}
-            self.running |= {"shape": list(call.shapes[0]), "what": what}
-            self.began = time.monotonic()
-            self.write()
+    def start(self, call: Call, layout: str, dtype: str, what: str) -> None:
+        """Name the case that begins, in the file; on a GPU the process ends where it does not come back."""
+        self.running = {"op": call.op, "kind": call.kind, "layout": layout, "dtype": dtype}
+        self.running |= {"shape": list(call.shapes[0]), "what": what}
+        self.stopped, self.left = "this case did not come back", self.left - 1
+        self.write()
+        if self.device != "cpu":
+            faulthandler.dump_traceback_later(HANG, exit=True)
 
-    def add(self, ok: bool, what: str = "", error: float | None = None, limit: float | None = None, message="") -> None:
-        with self.lock:
-            error = error if error is not None and math.isfinite(error) else None
-            row = {**self.running, "error": error, "limit": limit, "ok": ok}
-            row |= {"what": what or self.running["what"], "seconds": round(time.monotonic() - self.began, 4)}
-            self.cases.append(row)
-            if not ok:
-                row["message"] = message
-                print(f"FAILED {row['op']} {row['kind']} {tuple(row['shape'])} {row['layout']} {row['dtype']} "
-                      f"{row['what']}: {row['message']}", flush=True)  # fmt: skip
+    def add(self, ok: bool, what: str = "", error: float = math.nan, limit: float | None = None, message="") -> None:
+        row = {**self.running, "error": error if math.isfinite(error) else None, "limit": limit, "ok": ok}
+        row["what"] = what or row["what"]
+        self.cases.append(row)
+        if not ok:
+            row["message"] = message
+            told = (*(row[k] for k in ("op", "kind")), tuple(row["shape"]), row["layout"], row["dtype"], row["what"])
+            print("FAILED", *told, f": {message}", flush=True)
 
     def end(self, stopped: str = "") -> int:
         """Write and print all; return the exit status."""
-        with self.lock:
-            self.stopped = stopped
-            if not stopped:
-                self.running = None
-            self.write()
-            self.table()
-            return int(self.failed > 0 or bool(stopped))
+        faulthandler.cancel_dump_traceback_later()
+        self.stopped, self.running = stopped, self.running if stopped else None
+        self.write()
+        for op in OPS:
+            rows = [row for row in self.cases if row["op"] == op and row["error"] is not None and row["limit"]]
+            for row in sorted(rows, key=lambda row: row["error"] / row["limit"])[-1:]:
+                told = f"{row['what']} {tuple(row['shape'])} {row['layout']} {row['dtype']}"
+                print(f"{op:<24}{len(rows):>6} compared, the worst {row['error']:.1e} of {row['limit']:.0e}: {told}")
+        told = f"{len(self.cases) - self.failed} passed, {self.failed} failed, {self.left} cases left"
+        print(f"{self.device}: {told}{f'; stopped: {stopped}' if stopped else ''}", flush=True)
+        return int(self.failed > 0 or bool(stopped))
 
     @property
     def failed(self) -> int:
@@ -139,20 +140,6 @@ class Report:
         part = self.path.with_name(f"{self.path.name}.part")
         part.write_text(json.dumps({**value, "cases": self.cases}) + "\n")
         part.replace(self.path)
-
-    def table(self) -> None:
-        print(f"{'op':<24}{'layout':<8}{'dtype':<10}{'passed':>7}{'failed':>7}  worst error/limit")
-        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for row in self.cases:
-            groups.setdefault((row["op"], row["layout"], row["dtype"]), []).append(row)
-        for (op, layout, dtype), rows in sorted(groups.items(), key=lambda item: (OPS.index(item[0][0]), item[0])):
-            failed = sum(not row["ok"] for row in rows)
-            compared = [row for row in rows if row["error"] is not None and row["limit"]]
-            worst = max(compared, key=lambda row: row["error"] / row["limit"], default=None)
-            told = worst and f"{worst['error']:.1e}/{worst['limit']:.0e} {worst['what']} {tuple(worst['shape'])}"
-            print(f"{op:<24}{layout:<8}{dtype:<10}{len(rows) - failed:>7}{failed:>7}  {told or '-'}")
-        print(f"{self.device}: {len(self.cases) - self.failed} passed, {self.failed} failed, {self.left} cases left"
-              + (f"; stopped: {self.stopped}" if self.stopped else ""), flush=True)  # fmt: skip
 
 
 def outcome(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
@@ -191,12 +178,12 @@ def limit_of(call: Call, which: int, dtype: str) -> float:
     return LIMITS[dtype]["gradient" if whole else "sum"]
 
 
-def compare(report: Report, call: Call, dtype: str, given: list[Tensor], exact: list[Tensor], broken: str) -> None:
+def compare(report: Report, call: Call, dtype: str, given: list[Tensor], exact: list[Tensor]) -> None:
     """Run a call twice; report each result and gradient, and whether the bits are the same."""
     with ops.backend("native"):
         found, again = poisoned(call.function, given), poisoned(call.function, given)
         same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, again, strict=True))
-    if call.op == broken:
+    if call.op == os.environ.get("HIDA_SMOKE_BREAK"):
         found[0] = found[0] * 1.05
     shapes = [(t.shape, t.dtype) for t in found]
     wanted = [(call.out, DTYPES[dtype]), *((s, DTYPES[dtype]) for s in call.shapes)]
@@ -229,12 +216,8 @@ def replay(call: Call, given: list[Tensor], fresh: list[Tensor]) -> bool:
         return all(map(torch.equal, captured, outcome(call.function, static)))
 
 
-def is_dead(error: Exception, device: str) -> bool:
+def is_dead(device: str) -> bool:
     """Say whether the GPU is of no more use to this process."""
-    if not device.startswith("cuda"):
-        return False
-    if any(words in str(error) for words in DEADLY):
-        return True
     try:
         torch.ones(1, device=device).add(1).item()
     except RuntimeError:
@@ -242,50 +225,38 @@ def is_dead(error: Exception, device: str) -> bool:
     return False
 
 
-def watch(report: Report) -> None:
-    """End the process when a case takes too long: a kernel that hangs cannot be stopped from outside."""
-    while True:
-        time.sleep(0.5)
-        with report.lock:
-            if report.running and time.monotonic() - report.began > HANG:
-                report.add(False, message=f"has not come back for {HANG:.0f} s")
-                report.end("a kernel hangs")
-                os._exit(1)
-
-
 def run(options: argparse.Namespace, report: Report) -> int:
     start, device = time.monotonic(), options.device
     numbers = Numbers(device, 1, FEW * 4 if options.few else POOL)
     chosen = [c for c in calls() if c.op in options.op and (not options.few or c.size <= FEW)]
     captured = [c for c in chosen if device.startswith("cuda") and c.shapes[0] in CAPTURED]
-    todo = [("call", c) for c in chosen] + [("graph", c) for c in captured]
-    report.left = len(todo) * len(DTYPES) * len(LAYOUTS)
-    for what, call in todo:
-        for dtype, kind in DTYPES.items():
-            if time.monotonic() - start > options.seconds:
-                return report.end()
-            exact: list[Tensor] | None = None
-            for layout in LAYOUTS:
-                report.start(call, layout, dtype, what)
-                report.left -= 1
-                try:
-                    if layout == "nchw":
-                        plain, fresh = numbers.operands(call, kind), numbers.operands(call, kind)
-                    given = [laid_out(t, layout) for t in plain]
-                    if what == "graph":
-                        same = replay(call, given, [laid_out(t, layout) for t in fresh])
-                        report.add(same, message="a replay differs from a plain call")
-                        continue
-                    if exact is None:
-                        with ops.backend("reference"):
-                            exact = outcome(call.function, [t.double() for t in plain])
-                    compare(report, call, dtype, given, exact, options.broken)
-                except Exception as error:
-                    report.add(False, message=" ".join(f"{type(error).__name__}: {error}".split())[:400])
-                    if what == "graph":  # a failed capture is not survivable everywhere
-                        return report.end("a capture failed")
-                    if is_dead(error, device):
-                        return report.end("after this error nothing works on the GPU in this process any more")
+    todo = [("call", c, dtype) for c in chosen for dtype in DTYPES]
+    todo += [("graph", c, dtype) for c in captured for dtype in DTYPES]
+    report.left = len(todo) * len(LAYOUTS)
+    for what, call, dtype in todo:
+        if time.monotonic() - start > options.seconds:
+            return report.end()
+        exact: list[Tensor] | None = None
+        for layout in LAYOUTS:
+            report.start(call, layout, dtype, what)
+            try:
+                if layout == "nchw":
+                    plain, fresh = (numbers.operands(call, DTYPES[dtype]) for _ in range(2))
+                given = [laid_out(t, layout) for t in plain]
+                if what == "graph":
+                    same = replay(call, given, [laid_out(t, layout) for t in fresh])
+                    report.add(same, message="a replay differs from a plain call")
+                    continue
+                if exact is None:
+                    with ops.backend("reference"):
+                        exact = outcome(call.function, [t.double() for t in plain])
+                compare(report, call, dtype, given, exact)
+            except Exception as error:
+                report.add(False, message=" ".join(f"{type(error).__name__}: {error}".split())[:400])
+                if what == "graph":  # a failed capture is not survivable everywhere
+                    return report.end("a capture failed")
+                if is_dead(device):
+                    return report.end("after this error nothing works on the GPU in this process any more")
     return report.end()
 
 
@@ -305,11 +276,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="begin no case after so many")
     parser.add_argument("--op", nargs="+", choices=OPS, default=OPS, help="these ops only")
     parser.add_argument("--few", action="store_true", help="small shapes only")
-    given = os.environ.get("HIDA_SMOKE_BREAK", "")
-    parser.add_argument("--break", dest="broken", metavar="OP", default=given, help="spoil an op's results")
     options = parser.parse_args()
-    if options.broken not in ("", *OPS):
-        parser.error(f"--break: there is no op {options.broken!r}; choose one of {', '.join(OPS)}")
     os.environ.pop("HIDA_TF32", None)  # float32 is compared as such
     reason = why_not(options.device)
     name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") and not reason else ""
@@ -319,8 +286,6 @@ def main() -> int:
         report.stopped = reason
         report.write()
         return 2
-    if options.device.startswith("cuda"):
-        threading.Thread(target=watch, args=(report,), daemon=True).start()
     return run(options, report)
 
 

@@ -1,7 +1,7 @@
 """What the ops do that only a GPU has: streams, graphs, a second device, tensors of more than 2³¹ elements.
 
-Results and gradients are tested in tests/ops/contract. ``bash bench/gpu/run.sh sanitize`` watches the same kernels with
-compute-sanitizer; not through tests, whose poison hides from it what was never written.
+Results and gradients are tested in tests/ops/contract. compute-sanitizer watches the same kernels in
+bench/gpu/launches.py (docs/kernels.md); not through tests, whose poison hides from it what was never written.
 """
 
 from __future__ import annotations

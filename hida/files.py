@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hida.errors import HidaError
+
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -53,3 +55,32 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def require_file_place(path: str | os.PathLike[str]) -> None:
+    """Check, before any work, that a file can be written at ``path``.
+
+    Raises:
+        HidaError: if it is a folder, or what is above it is no folder or may not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise HidaError(f"'{path}' is a folder; give the name of a file to write, such as one in it.")
+    _require_place(path, path.parent)
+
+
+def require_folder_place(path: str | os.PathLike[str]) -> None:
+    """Check, before any work, that ``path`` is a folder that may be written, or that one can be made there.
+
+    Raises:
+        HidaError: if it cannot.
+    """
+    _require_place(Path(path), Path(path))
+
+
+def _require_place(path: Path, folder: Path) -> None:
+    there = next((above for above in (folder, *folder.parents) if above.exists() or above.is_symlink()), Path("."))
+    if not there.is_dir():
+        raise HidaError(f"'{path}' cannot be written, since '{there}' is no folder; choose another place.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise HidaError(f"'{path}' cannot be written, since permission is denied in '{there}'; choose another place.")

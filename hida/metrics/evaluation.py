@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from hida.data.dataset import split_holdout
-from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
+from hida.data.unpacking import prepared_folder
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
 from hida.files import write_bytes, write_json
@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         HidaError: if pairs do not fit together, or a network or weights are missing.
     """
-    where = prepared_folder(target) if target.suffix == ".zip" else target
+    where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
     if weights is not None:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from hida import weights
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
-from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
+from hida.data.unpacking import prepared_folder
 from hida.device import tune
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError

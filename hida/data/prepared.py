@@ -26,7 +26,7 @@ VERSION = 1
 INDEX = "index.json"
 JOURNAL = "journal.jsonl"  # what a preparation has finished so far
 FOLDERS = ("photo", "sketch", "depth")
-_MOST = 10_000  # styles of a set, faces of a photo, pixels of a side
+MOST = 10_000  # styles of a set, faces of a photo, pixels of a side
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 Points = tuple[tuple[float, float], ...]
@@ -71,7 +71,7 @@ class PreparedPair:
             depth=entry.field("depth").path(),
             matrix=_numbers(entry.field("matrix"), 2, 3),
             points=_numbers(entry.field("points"), 3, 2),
-            faces=entry.field("faces").whole(0, _MOST),
+            faces=entry.field("faces").whole(0, MOST),
             attributes={} if attributes is None else {key: value.raw for key, value in attributes.fields().items()},
         )
 
@@ -122,7 +122,7 @@ class PreparedSet:
         if raw.field("version").raw != VERSION or isinstance(raw.field("version").raw, bool):
             found = shown(raw.field("version").raw)
             raise HidaError(f"'{folder}' has an index of format {found}, this program reads {VERSION}; prepare again.")
-        styles = tuple(style.text() for style in raw.field("styles").items(1, _MOST))
+        styles = tuple(style.text() for style in raw.field("styles").items(1, MOST))
         pairs = tuple(PreparedPair.read(entry, len(styles)) for entry in raw.field("pairs").items())
         names: set[str] = set()
         for k, pair in enumerate(pairs):
@@ -134,7 +134,7 @@ class PreparedSet:
         return cls(
             folder=folder,
             source=raw.field("source").text(),
-            size=raw.field("size").whole(1, _MOST),
+            size=raw.field("size").whole(1, MOST),
             template=_numbers(raw.field("template"), 3, 2),
             fill={key: value.text() for key, value in raw.field("fill").fields().items()},
             depth=raw.field("depth").text(),

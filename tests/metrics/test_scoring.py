@@ -200,10 +200,23 @@ def test_corrupt_and_tiny_pictures_are_errors_naming_the_file(tmp_path, light_ne
         score_folders(tmp_path)
 
 
-def test_jpeg_predictions_are_a_deviation(tmp_path, light_networks):
-    write_images(tmp_path / "p", ["a.jpg", "b.png"])
-    write_images(tmp_path / "t", ["a.png", "b.png"])
-    assert "1 predictions are JPEG" in score_folders(tmp_path)["protocol"]["deviations"]
+def test_lossy_files_are_a_deviation_whatever_their_names(tmp_path, light_networks):
+    names = ["a.jpg", "b.png", "c.png", "d.webp", "e.webp"]
+    for side in "pt":
+        write_images(tmp_path / side, names)
+    picture = Image.open(tmp_path / "p/b.png")
+    picture.save(tmp_path / "p/c.png", format="JPEG")
+    picture.save(tmp_path / "p/d.webp", lossless=False)
+    for path in (tmp_path / "p/e.webp", tmp_path / "t/e.webp", tmp_path / "t/d.webp"):
+        picture.save(path, lossless=True)
+    picture.save(tmp_path / "t/a.jpg", format="PNG")
+    picture.save(tmp_path / "t/b.png", format="WEBP")
+    found = score_folders(tmp_path)["protocol"]["deviations"]
+    assert [text for text in found if " are " in text] == [
+        "2 predictions are JPEG",
+        "1 predictions are lossy WebP",
+        "1 targets are lossy WebP",
+    ]
 
 
 def test_nothing_is_measured_twice(tmp_path, light_networks):

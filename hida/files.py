@@ -18,22 +18,36 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (same suffix) that replaces it on success and vanishes on failure."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because image writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".part{target.suffix}", dir=target.parent)
+    with _named_as(target):
+        # The suffix is kept because image writers choose their format by it; a long name would become too long.
+        prefix, suffix = f".{target.stem[:40]}.", f".part{target.suffix[:20]}"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp creates 0600; give the file what the umask would have given it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
+        with _named_as(target):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp creates 0600; give the file what the umask would have given it.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_as(target: Path) -> Iterator[None]:
+    """Let errors of the file system name ``target``, which the user knows, instead of the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or ".part" not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from None
 
 
 def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
@@ -44,7 +58,9 @@ def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` to ``target`` as indented JSON, whole or not at all."""
-    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Names on disk need not be valid UTF-8; what Python makes of them is escaped as JSON does it.
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Literal
 import tyro
 
 from hida.errors import HidaError
+from hida.files import require_folder_place
 from hida.training.options import METRICS, MetricName
 
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--split chooses what --weights draws; leave it out with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(METRICS)}.")
+    require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
     result = evaluate(

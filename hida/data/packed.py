@@ -51,9 +51,7 @@ def pack(
     Raises:
         HidaError: if there are no pairs in ``splits``, or ``out`` is a folder or has another suffix than ``.zip``.
     """
-    if out.suffix.lower() != ".zip":
-        raise HidaError(f"'{out}' does not end in .zip; give the pack's file as '{out.name}.zip' or the like.")
-    require_file_place(out)
+    require_pack_place(out)
     pairs = [pair for split in splits for pair in prepared.split(split)]
     if not pairs:
         raise HidaError(f"'{prepared.folder}' has no pairs in {' and '.join(splits)}; choose another split.")
@@ -75,6 +73,17 @@ def pack(
         archive.writestr(RECORD, json.dumps({"quality": quality, "psnr": summary}))
         archive.writestr(INDEX, json.dumps(content, ensure_ascii=False))
     return summary
+
+
+def require_pack_place(out: Path) -> None:
+    """Check that a pack can be written to ``out``.
+
+    Raises:
+        HidaError: if it is a folder or cannot be written, or has another suffix than ``.zip``.
+    """
+    require_file_place(out)
+    if out.suffix.lower() != ".zip":
+        raise HidaError(f"'{out}' does not end in .zip; give the pack that suffix.")
 
 
 def _renamed(pair: PreparedPair) -> PreparedPair:

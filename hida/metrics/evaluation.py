@@ -90,15 +90,15 @@ def evaluate(
     finally:
         store.close()
     result = {
-        "label": label or _folder_label(Path(weights or folder)),
+        "label": (label or _folder_label(Path(weights or folder))).encode("utf-8", "backslashreplace").decode(),
         "prediction": weights or str(prediction),
         "target": str(target),
         "remarks": remarks,
         **summarise(pairs, scores, wanted),
     }
     write_json(out / "scores.json", result)
-    write_bytes(out / "scores.md", markdown(result).encode())
-    write_bytes(out / "report.html", html_report(result, pairs).encode())
+    write_bytes(out / "scores.md", markdown(result).encode("utf-8", "backslashreplace"))
+    write_bytes(out / "report.html", html_report(result, pairs).encode("utf-8", "backslashreplace"))
     return result
 
 

@@ -115,14 +115,14 @@ class _Pack:
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in found:
             name = _name(member)
-            if member.is_dir() or name.startswith("__MACOSX/"):
+            if name.endswith("/") or name.startswith("__MACOSX/"):
                 continue
             if name in self._members:
                 raise DocumentError(f"it holds {shown(name)} twice")
             self._members[name] = member
         self._top = self._folder()
         record = parse_json(self.read(RECORD, LARGEST))
-        checks = sorted((m.filename, m.CRC) for m in found if not m.is_dir())
+        checks = sorted((m.filename, m.CRC) for m in found if not m.filename.endswith("/"))
         self.stamp = json.dumps([record.raw, checks]).encode()
 
     def _folder(self) -> str:

@@ -86,6 +86,7 @@ def at(*place):
         (at("groups", "overall", "lpips", "low"), (None,), "both ends"),
         (at("groups", "overall", "lpips", "high"), (-1.0,), "the lower one first"),
         (at("groups", "overall", "lpips", "high"), ("x",), "high is 'x'"),
+        (at("groups", "overall", "kid"), ({"value": "x"},), "value is 'x', not a number"),  # though not in metrics
         (at("groups", "styles"), ({},), "neither overall nor a style"),
         (at("groups"), ([],), "groups is a list"),
         (at("schema"), (True,), "format true"),

@@ -20,15 +20,16 @@ from pathlib import Path
 from hida.data.packed import RECORD
 from hida.data.prepared import FOLDERS, INDEX, PreparedSet
 from hida.documents import DocumentError, parse_json, require_name, shown
-from hida.documents.values import LARGEST as LARGEST_INDEX
+from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
-MEMBERS = 300_000
-# WebP does not become smaller in a ZIP: pictures that unpack to much more than the file are no pictures.
+MEMBERS = 200_000
+# WebP does not become smaller in a ZIP: pictures that unpack to much more than the file are no pictures. An index is a
+# small part of what it describes, and is never larger than the file.
 _RATIO, _SPARE = 4, 4 << 20
-_LIST = 32 << 20  # bytes of the list of members
+_LIST = 16 << 20  # bytes of the list of members
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others decompress without a bound
 _PIECE = 1 << 20
 
@@ -60,8 +61,8 @@ def _unpack(pack: _Pack, folder: Path) -> None:
     ours = {*FOLDERS, INDEX, RECORD}
     if place.exists() and (not place.is_dir() or {path.name for path in place.iterdir()} - ours):
         raise HidaError(f"'{folder}' holds other files, and is where the pack is unpacked; move it away.")
-    index = pack.read(INDEX, LARGEST_INDEX)
-    loaded = PreparedSet.read_index(parse_json(index, LARGEST_INDEX), folder)
+    index = pack.read(INDEX, pack.text)
+    loaded = PreparedSet.read_index(parse_json(index), folder)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", suffix=".part", dir=place.parent))
     try:
         for kind in FOLDERS:
@@ -121,7 +122,8 @@ class _Pack:
                 raise DocumentError(f"it holds {shown(name)} twice")
             self._members[name] = member
         self._top = self._folder()
-        record = parse_json(self.read(RECORD, LARGEST))
+        self.text = min(LARGEST_TEXT, self.size + _SPARE)
+        record = parse_json(self.read(RECORD, self.text))
         checks = sorted((m.filename, m.CRC) for m in found if not m.filename.endswith("/"))
         self.stamp = json.dumps([record.raw, checks]).encode()
 

@@ -82,7 +82,9 @@ def evaluate(
         remarks.append(f"the {len(pairs):,} pairs are spread evenly over the split (--limit {limit})")
     if weights is not None:
         drawn_from = lossy_files("photos", (pair.photo for pair in pairs))
-        remarks += [f"drawn from a lossy pack: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())]
+        remarks += [
+            f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
+        ]
     store = Store(_cache_path(cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:

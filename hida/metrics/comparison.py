@@ -129,5 +129,6 @@ def _set_difference(metric: Metric, a: Mapping[str, Any] | None, b: Mapping[str,
 
 def _labels(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the labels, numbered where two evaluations have the same."""
-    plain = [str(result["label"]) for result in results]
+    # One line, without the mark that separates the cells of a table.
+    plain = [" ".join(result["label"].split()).replace("|", "\\|") for result in results]
     return [label if plain.count(label) == 1 else f"{label} ({i + 1})" for i, label in enumerate(plain)]

@@ -97,6 +97,6 @@ def require_folder_place(path: str | os.PathLike[str]) -> None:
 def _require_place(path: Path, folder: Path) -> None:
     there = next((above for above in (folder, *folder.parents) if above.exists() or above.is_symlink()), Path("."))
     if not there.is_dir():
-        raise HidaError(f"'{path}' cannot be written, since '{there}' is no folder; choose another place.")
+        raise HidaError(f"there is a file where a folder was expected ('{there}'); choose another path than '{path}'.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise HidaError(f"'{path}' cannot be written, since permission is denied in '{there}'; choose another place.")

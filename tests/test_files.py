@@ -77,10 +77,10 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path, check)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     check(tmp_path / "new/deep")
     for place in ("file/x", "file/x/y", "gone/x"):
-        with pytest.raises(HidaError, match="is no folder"):
+        with pytest.raises(HidaError, match="where a folder was expected"):
             check(tmp_path / place)
     taken = tmp_path if check is require_file_place else tmp_path / "file"
-    with pytest.raises(HidaError, match="is a folder" if check is require_file_place else "is no folder"):
+    with pytest.raises(HidaError, match="is a folder" if check is require_file_place else "where a folder"):
         check(taken)
     assert sorted(os.listdir(tmp_path)) == ["file", "gone"]
 

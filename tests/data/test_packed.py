@@ -78,7 +78,7 @@ def test_faults_of_the_command_are_sentences(prepared, tmp_path, capsys):
     for out, says in (
         ("b.zip", "is a folder"),
         ("a.txt", "does not end in .zip"),
-        ("set/index.json/a.zip", "no folder"),
+        ("set/index.json/a.zip", "where a folder was expected"),
     ):
         assert run_command(command.main, [str(prepared.folder), str(tmp_path / out)]) == 2
         error = capsys.readouterr().err

@@ -9,7 +9,7 @@ from torch import nn
 import hida.depth as depth
 from hida.depth.builtin.network import SIDE, BuiltinDepth, DepthNet, expected_points, frame_to_crop, square_to_crop
 from hida.depth.builtin.train import loss, recalibrate, save_weights
-from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
+from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, list_photos, plain
 from hida.errors import HidaError
 from hida.images.alignment import TEMPLATE, apply, similarity
 from hida.weights import find
@@ -336,3 +336,16 @@ def test_the_batch_agrees_with_the_face_put_in_the_frame(model, astronaut):
     single = face.depth((250, 250), matrix)
     assert np.abs(batch - single).mean() < 0.02
     assert np.corrcoef(batch.ravel(), single.ravel())[0, 1] > 0.97
+
+
+def test_photos_of_fs2k_are_those_that_its_annotations_name(tmp_path):
+    for name in ("photo/photo1/image1.jpg", "photo/photo1/image10.jpg", "secret.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "anno_train.json").write_text('[{"image_name": "photo1/image1"}, {"image_name": "photo1/image*"}]')
+    (tmp_path / "anno_test.json").write_text("[]")
+    assert list_photos([tmp_path]) == ([tmp_path / "photo/photo1/image1.jpg"], [])
+    for text in ('[{"image_name": "../secret"}]', '[{"image_name": 1}]', "[{}]", "{"):
+        (tmp_path / "anno_test.json").write_text(text)
+        with pytest.raises(HidaError, match=r"anno_test\.json' is damaged"):
+            list_photos([tmp_path])

@@ -117,8 +117,11 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST) -> Value:
         return parse_json(file.read(largest + 1), largest)
 
 
-def parse_json(data: bytes | str, largest: int = LARGEST) -> Value:
+def parse_json(data: bytes | str, largest: int = LARGEST, finite: bool = True) -> Value:
     """Parse a JSON document in UTF-8.
+
+    Args:
+        finite: refuse numbers that are not; a log of losses may hold some.
 
     Raises:
         DocumentError: if it is none, has a field twice or a number that is not finite, is nested more than some
@@ -150,7 +153,7 @@ def parse_json(data: bytes | str, largest: int = LARGEST) -> Value:
     except ValueError as error:
         raise DocumentError(f"it is not valid JSON: {error}") from None
     _require_shallow(parsed)
-    if infinite:
+    if infinite and finite:
         place = _place_of_infinite(Value(parsed))
         raise DocumentError(f"{place or 'it'} is {infinite[0][:20]}, not a finite number")
     return Value(parsed)

@@ -83,7 +83,10 @@ def ablate(options: AblationOptions, device: str) -> str:
 def make_run(options: AblationOptions, name: str, seed: int, styles: int) -> Run:
     """Return the run of the preset ``name``: its generator in the common recipe."""
     recipe, preset = load_preset(options.recipe), load_preset(name)
-    require_name(preset.name)
+    try:
+        require_name(preset.name)
+    except DocumentError as error:
+        raise HidaError(f"the preset '{name}' cannot name a folder: {error}; give it another name.") from None
     generator = dataclasses.replace(preset.generator, base_width=options.base_width, styles=styles)
     loss = recipe.loss
     if not generator.depth:
@@ -179,7 +182,7 @@ def _speeds(run: Run) -> list[float]:
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         # The last line of a killed run may be torn.
         with contextlib.suppress(DocumentError):
-            speed = parse_json(line).optional("images_per_second")
+            speed = parse_json(line, finite=False).optional("images_per_second")
             speeds += [] if speed is None else [speed.number()]
     return speeds
 

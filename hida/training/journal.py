@@ -68,7 +68,7 @@ def _drop_lines_after(path: Path, iteration: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines():
         try:
-            if parse_json(line).field("iteration").number(math.inf) <= iteration:
+            if parse_json(line, finite=False).field("iteration").number(math.inf) <= iteration:
                 kept.append(line + b"\n")
         except DocumentError:
             continue

@@ -184,12 +184,15 @@ class _Bounded:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """Return a member's name; a Mac writes UTF-8 without saying so, and accents as characters of their own."""
+    """Return a member's name as packs have it, to be found by: it is never a path that something is written to.
+
+    A Mac writes UTF-8 without saying so, and accents as characters of their own; others write "./" or backslashes.
+    """
     name = member.filename
     if not member.flag_bits & 0x800:
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
 
 
 def _damage(error: Exception, name: str = "") -> DocumentError:

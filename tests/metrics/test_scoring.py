@@ -123,6 +123,17 @@ def test_raw_fs2k_and_an_unfinished_preparation_are_named(tmp_path):
         find_pairs(tmp_path / "p", tmp_path / "begun")
 
 
+def test_names_pair_whichever_way_they_write_accents(tmp_path):
+    target = prepared_set(tmp_path / "set", {"Zo\u00eb": ("test", 0), "Rene\u0301": ("test", 1)})
+    write_images(tmp_path / "p", ["Zoe\u0308.png", "Ren\u00e9.png"])
+    pairs, remarks = find_pairs(tmp_path / "p", target)
+    assert [(pair.prediction.name, pair.target.name) for pair in pairs] == [
+        ("Zoe\u0308.png", "Zo\u00eb.png"),
+        ("Ren\u00e9.png", "Rene\u0301.png"),
+    ]
+    assert remarks == []
+
+
 def score_folders(tmp_path: Path, store: Store | None = None, **options):
     pairs, _ = find_pairs(tmp_path / "p", tmp_path / "t")
     scores = scoring.score(pairs, ALL, store or Store(), **options)

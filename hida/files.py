@@ -10,28 +10,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hida.errors import HidaError
+
 
 @contextlib.contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (same suffix) that replaces it on success and vanishes on failure."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because image writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".part{target.suffix}", dir=target.parent)
+    with _named_as(target):
+        # The suffix is kept because image writers choose their format by it; a long name would become too long.
+        prefix, suffix = f".{target.stem[:40]}.", f".part{target.suffix[:20]}"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp creates 0600; give the file what the umask would have given it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
+        with _named_as(target):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp creates 0600; give the file what the umask would have given it.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_as(target: Path) -> Iterator[None]:
+    """Let errors of the file system name ``target``, which the user knows, instead of the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or ".part" not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from None
 
 
 def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
@@ -42,7 +58,9 @@ def write_bytes(target: str | os.PathLike[str], data: bytes) -> None:
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` to ``target`` as indented JSON, whole or not at all."""
-    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Names on disk need not be valid UTF-8; what Python makes of them is escaped as JSON does it.
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -53,3 +71,32 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def require_file_place(path: str | os.PathLike[str]) -> None:
+    """Check, before any work, that a file can be written at ``path``.
+
+    Raises:
+        HidaError: if it is a folder, or what is above it is no folder or may not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise HidaError(f"'{path}' is a folder; give the name of a file to write, such as one in it.")
+    _require_place(path, path.parent)
+
+
+def require_folder_place(path: str | os.PathLike[str]) -> None:
+    """Check, before any work, that ``path`` is a folder that may be written, or that one can be made there.
+
+    Raises:
+        HidaError: if it cannot.
+    """
+    _require_place(Path(path), Path(path))
+
+
+def _require_place(path: Path, folder: Path) -> None:
+    there = next((above for above in (folder, *folder.parents) if above.exists() or above.is_symlink()), Path("."))
+    if not there.is_dir():
+        raise HidaError(f"there is a file where a folder was expected ('{there}'); choose another path than '{path}'.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise HidaError(f"'{path}' cannot be written, since permission is denied in '{there}'; choose another place.")

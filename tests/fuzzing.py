@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hida.errors import HidaError
 
@@ -52,6 +53,71 @@ def mutations(samples: Sequence[bytes], count: int, seed: int = 0) -> Iterator[b
                 begin = chance.randrange(max(1, len(other)))
                 data[place : place + 64] = other[begin : begin + chance.randrange(1, 128)]
         yield bytes(data)
+
+
+class Raw(str):
+    """JSON text that :func:`json.dumps` would not write."""
+
+
+ODD = (
+    *(None, True, False, 0, 1, -1, 0.5, 3, 1e308, -1e308, 10**18, 10**300, [], {}, [[]], [0], {"a": 1}),
+    *("", "a", "p0", "1", "..", "../../../ESC0", "..\\ESC0", "C:\\ESC0", "a/b", "a\0b", "a\nb", "\u2028", "\ud800"),
+    *("x" * 300, "ä" * 200),
+    *map(Raw, ("NaN", "-Infinity", "1e999", "-0.0", "9" * 500, "9" * 5000, '{"a":1,"a":2}')),
+    *(Raw("[" * n + "]" * n) for n in (20, 40, 900, 30_000)),
+)
+"""values of other kinds than a document expects"""
+
+
+def json_mutations(samples: Sequence[object], count: int, seed: int = 0) -> Iterator[bytes]:
+    """Yield ``count`` JSON documents: of each sample some values replaced, removed, doubled, moved or renamed."""
+    chance = random.Random(seed)
+    for number in range(count):
+        document = json.loads(json.dumps(samples[number % len(samples)]))
+        raw: list[str] = []
+
+        def odd(raw: list[str] = raw, value: object = None) -> object:
+            value = chance.choice(ODD) if value is None else value
+            if isinstance(value, Raw):
+                raw.append(value)
+                return f"raw {len(raw) - 1} raw"
+            return json.loads(json.dumps(value))
+
+        for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
+            boxes = [box for box in _boxes(document) if box]
+            if not boxes:
+                break
+            box = chance.choice(boxes[:1] + boxes)
+            key = chance.choice(list(box) if isinstance(box, dict) else range(len(box)))
+            kind = chance.randrange(6)
+            if kind <= 2:
+                box[key] = odd()
+            elif kind == 3:
+                del box[key]
+            elif kind == 4:
+                other = chance.choice(boxes)
+                box[key] = json.loads(
+                    json.dumps(chance.choice(list(other.values() if isinstance(other, dict) else other)))
+                )
+            elif isinstance(box, list):
+                box.insert(key, json.loads(json.dumps(box[key])))
+            elif chance.random() < 0.5:
+                box[str(chance.choice(ODD))[:20]] = box.pop(key)
+            else:  # a field that is there twice
+                text = json.dumps(box)
+                box.clear()
+                box["double"] = odd(value=Raw(f"{text[:-1]}, {json.dumps(key)}: 1}}"))
+        text = json.dumps(document)
+        for place, value in enumerate(raw):
+            text = text.replace(f'"raw {place} raw"', value)
+        yield text.encode()
+
+
+def _boxes(value: object) -> list[Any]:
+    """Return the objects and lists of a document, itself included."""
+    inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    own = [value] if isinstance(value, dict | list) else []
+    return own + [box for item in inside for box in _boxes(item)]
 
 
 def withstand(

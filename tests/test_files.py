@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from hida.files import atomic_path, write_bytes, write_json
+from hida.errors import HidaError
+from hida.files import atomic_path, require_file_place, require_folder_place, write_bytes, write_json
 
 
 def test_a_new_file_appears_with_its_folders_and_nothing_beside_it(tmp_path):
@@ -54,9 +55,34 @@ def test_the_umask_decides_the_mode(tmp_path):
 
 def test_a_folder_in_the_way_leaves_no_temporary(tmp_path):
     (tmp_path / "c.bin").mkdir()
-    with pytest.raises(OSError, match=r"c\.bin"):
+    with pytest.raises(IsADirectoryError) as caught:
         write_bytes(tmp_path / "c.bin", b"x")
+    assert caught.value.filename == str(tmp_path / "c.bin")
     assert os.listdir(tmp_path) == ["c.bin"]
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "ä" * 125 + ".webp", "s." + "t" * 253])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path, name):
+    write_bytes(tmp_path / name, b"x")
+    assert os.listdir(tmp_path) == [name]
+    with pytest.raises(OSError, match="too long") as caught:
+        write_bytes(tmp_path / f"{name}yy", b"x")
+    assert caught.value.filename == str(tmp_path / f"{name}yy")
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("check", [require_file_place, require_folder_place])
+def test_a_place_that_cannot_be_written_is_said_before_any_work(tmp_path, check):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    check(tmp_path / "new/deep")
+    for place in ("file/x", "file/x/y", "gone/x"):
+        with pytest.raises(HidaError, match="where a folder was expected"):
+            check(tmp_path / place)
+    taken = tmp_path if check is require_file_place else tmp_path / "file"
+    with pytest.raises(HidaError, match="is a folder" if check is require_file_place else "where a folder"):
+        check(taken)
+    assert sorted(os.listdir(tmp_path)) == ["file", "gone"]
 
 
 def test_json_keeps_its_text(tmp_path):
@@ -69,3 +95,9 @@ def test_json_keeps_its_text(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "v.json", {"x": object()})
     assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == value
+
+
+def test_a_name_that_is_no_utf_8_is_valid_json_and_comes_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "v.json", {"name": name})
+    assert json.loads((tmp_path / "v.json").read_bytes()) == {"name": name}

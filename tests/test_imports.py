@@ -11,7 +11,7 @@ import hida
 
 ROOT = Path(hida.__file__).parent
 ORDER = [
-    {"version", "errors", "files", "assets", "presets"},
+    {"version", "errors", "files", "documents", "assets", "presets"},
     {"fields", "config", "device", "images", "ops"},
     {"nn"},
     {"models"},
@@ -29,7 +29,8 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 ONLY = {
     "version": set(),
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
+    "documents": {"errors"},
     "fields": {"errors"},
     "config": {"errors", "fields"},
     "device": {"errors"},

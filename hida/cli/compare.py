@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from hida.errors import HidaError
-from hida.files import write_bytes
+from hida.files import require_file_place, write_bytes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = tyro.cli(Command, args=argv, prog="hida compare", description=__doc__)
     if not command.files:
         raise HidaError("no evaluation was given; give at least one scores.json that hida evaluate wrote.")
-    from hida.metrics.comparison import comparison, load
+    if command.out is not None:
+        require_file_place(command.out)
+    from hida.metrics.comparison import comparison
+    from hida.metrics.scores import load
 
     text = comparison([load(path) for path in command.files], command.paper)
     if command.out is not None:

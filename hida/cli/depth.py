@@ -19,6 +19,7 @@ import tyro
 from hida.cli.photos import for_each, list_photos, name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError
+from hida.files import require_folder_place
 from hida.images.io import write_png
 
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida depth``."""
     command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
     targets = name_targets(list_photos(command.photos), command.out)
+    require_folder_place(command.out)
     method = resolve(command.method)
     load(method, command.model)  # so that what is wrong for every photo is told once
     largest, dtype = 2**command.bits - 1, np.uint8 if command.bits == 8 else np.uint16

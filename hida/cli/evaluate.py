@@ -19,6 +19,7 @@ from typing import Literal
 import tyro
 
 from hida.errors import HidaError
+from hida.files import require_folder_place
 from hida.training.options import METRICS, MetricName
 
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.metrics.pairing import is_prepared
     from hida.metrics.report import markdown
 
-    if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
+    if command.photos is not None and (is_prepared(command.target) or command.target.is_file()):
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if command.limit < 0 or (command.limit and command.weights is None):
         raise HidaError("--limit must be 0 or more, and limits what --weights draws; leave it out with --pred.")
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--split chooses what --weights draws; leave it out with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(METRICS)}.")
+    require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
     result = evaluate(

@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
-from hida.files import atomic_path
+from hida.files import atomic_path, require_folder_place
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     photos = list_photos(command.photos)
     require_one_for_map(photos, command.depth)
+    require_folder_place(command.out)
     pyplot = require_pyplot()
     sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
     sketcher.require_styles([command.style])

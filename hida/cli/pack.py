@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from hida.data.packed import QUALITY, pack
+from hida.data.packed import QUALITY, pack, require_pack_place
 from hida.data.prepared import PreparedSet
 from hida.data.source import SPLITS
 from hida.errors import HidaError
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind, value in quality.items():
         if not 0 <= value <= 101:
             raise HidaError(f"--quality-{kind} is {value}; give 0 to 100, or 101 for no loss.")
+    require_pack_place(command.out)
     prepared = PreparedSet.load(command.data)
     splits = SPLITS if command.split == "all" else (command.split,)
     total = sum(len(prepared.split(split)) for split in splits)

@@ -24,6 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.errors import HidaError
+from hida.files import require_folder_place
 
 if TYPE_CHECKING:
     from hida.data.prepared import PreparedSet
@@ -163,6 +164,7 @@ def _check_folders(source: Path, out: Path) -> None:
         raise HidaError(f"'{source}' is not a folder; give the folder with the photos and sketches.")
     if out.exists() and not out.is_dir():
         raise HidaError(f"'{out}' is a file; give a folder to write.")
+    require_folder_place(out)
     ours = {*FOLDERS, INDEX, JOURNAL, FAULTS}
     found = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if out.resolve() == source.resolve() or found - ours or (found and not found & {INDEX, JOURNAL, FAULTS}):

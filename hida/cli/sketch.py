@@ -22,6 +22,7 @@ from PIL import Image
 
 from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
+from hida.files import require_folder_place
 from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep; give both or neither.")
+    require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
     sketcher = Sketcher.from_pretrained(command.weights, device)

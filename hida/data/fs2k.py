@@ -5,13 +5,15 @@ Source: Fan et al., "Facial-Sketch Synthesis: A New Challenge", https://arxiv.or
 
 from __future__ import annotations
 
-import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
+from hida.documents import DocumentError, read_json, shown
+from hida.documents.names import LONGEST
 from hida.errors import HidaError
 
 STYLES = ("style 1", "style 2", "style 3")
@@ -121,13 +123,13 @@ class _Reader:
         """Read one annotation file; return the pairs that it names rightly, and note every fault."""
         annotation = self.folder / f"anno_{split}.json"
         try:
-            entries = json.loads(annotation.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            message = f"is not valid JSON ({error}): take the file from the data set again."
+            entries = read_json(annotation).raw
+        except DocumentError as error:
+            message = f"cannot be read ({error}): take the file from the data set again."
             self.faults.append(Fault("annotation", annotation.name, message))
             return []
         if not isinstance(entries, list):
-            message = f"holds a {type(entries).__name__}, not a list of entries: take the file from the data set again."
+            message = f"holds {shown(entries)}, not a list of entries: take the file from the data set again."
             self.faults.append(Fault("annotation", annotation.name, message))
             return []
         self.entries[split] = len(entries)
@@ -137,10 +139,10 @@ class _Reader:
     def _pair(self, entry: Any, split: str, place: str) -> SourcePair | None:
         """Check one entry: one fault for all that is wrong in it, one for each picture that is named but missing."""
         name = entry.get("image_name") if isinstance(entry, dict) else None
-        match = _NAME.fullmatch(name) if isinstance(name, str) else None
+        match = _match(name)
         problems = _problems(entry)
         if match is None:
-            known = name if isinstance(name, str) else place
+            known = name if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST else place
             self.faults.append(Fault("entry", known, f"{place}: {'; '.join(problems)}."))
             return None
         stem = f"photo{match[1]}/image{match[2]}"
@@ -167,23 +169,28 @@ class _Reader:
         return SourcePair(stem.replace("/", "_"), split, entry["style"], attributes=attributes, **found)
 
 
+def _match(name: Any) -> re.Match[str] | None:
+    """Return the parts of an image_name; None if it is none, or could not be a file's name."""
+    return _NAME.fullmatch(name) if isinstance(name, str) and len(name.encode("utf-8", "replace")) <= LONGEST else None
+
+
 def _problems(entry: Any) -> list[str]:
     """Return everything that is wrong with the fields of an entry."""
     if not isinstance(entry, dict):
-        return [f"holds a {type(entry).__name__}, not an object with named fields"]
+        return [f"holds {shown(entry)}, not an object with named fields"]
     fields = [("image_name",), *((name,) for name in _INTEGERS), *_COLOURS]
     missing = [names[0] for names in fields if not any(name in entry for name in names)]
     problems = [f"lacks {', '.join(missing)}"] if missing else []
-    if "image_name" in entry and not (isinstance(entry["image_name"], str) and _NAME.fullmatch(entry["image_name"])):
-        problems.append(f"image_name is {entry['image_name']!r}, not of the form photo1/image0110")
+    if "image_name" in entry and _match(entry["image_name"]) is None:
+        problems.append(f"image_name is {reprlib.repr(entry['image_name'])}, not of the form photo1/image0110")
     for name, count in _INTEGERS.items():
         value = entry.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
-            problems.append(f"{name} is {value!r}, not a whole number 0 to {count - 1}")
+            problems.append(f"{name} is {reprlib.repr(value)}, not a whole number 0 to {count - 1}")
     for names in _COLOURS:
         for name in names:
             value = entry.get(name, [0])
             numbers = isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
             if not numbers or not value:
-                problems.append(f"{name} is {value!r}, not a list of numbers")
+                problems.append(f"{name} is {reprlib.repr(value)}, not a list of numbers")
     return problems

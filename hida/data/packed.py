@@ -3,7 +3,7 @@
     index.json    as in a prepared folder, its paths ending in .webp
     packed.json   {"quality": {...}, "psnr": {kind: {"mean", "least"}}}: what packing lost, in dB
 
-Training and evaluation take such a file in place of a prepared folder, and unpack it into FILE.unpacked next to it.
+:mod:`hida.data.unpacking` reads it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from PIL import Image
 from hida.data.prepared import FOLDERS, INDEX, VERSION, PreparedPair, PreparedSet
 from hida.data.source import SPLITS
 from hida.errors import HidaError
-from hida.files import atomic_path, write_bytes
+from hida.files import atomic_path, require_file_place
 from hida.images.io import read_image
 
 RECORD = "packed.json"
-_LARGEST = 1 << 24  # bytes of one member; a 250×250 WebP has some 10,000
 
 # All 2,104 pairs of FS2K: 52 MiB.
 QUALITY = {"photo": 85, "sketch": 85, "depth": 90}
@@ -50,8 +49,9 @@ def pack(
         The PSNR in dB of what was stored: {kind: {"mean", "least"}}.
 
     Raises:
-        HidaError: if there are no pairs in ``splits``.
+        HidaError: if there are no pairs in ``splits``, or ``out`` is a folder or has another suffix than ``.zip``.
     """
+    require_pack_place(out)
     pairs = [pair for split in splits for pair in prepared.split(split)]
     if not pairs:
         raise HidaError(f"'{prepared.folder}' has no pairs in {' and '.join(splits)}; choose another split.")
@@ -75,38 +75,15 @@ def pack(
     return summary
 
 
-def prepared_folder(path: Path) -> Path:
-    """Return the folder of a prepared set: ``path`` itself, or, of a pack, the folder that it is unpacked into.
+def require_pack_place(out: Path) -> None:
+    """Check that a pack can be written to ``out``.
 
     Raises:
-        HidaError: if the file is damaged or is no pack.
+        HidaError: if it is a folder or cannot be written, or has another suffix than ``.zip``.
     """
-    if not path.is_file():
-        return path
-    folder = path.with_name(f"{path.name}.unpacked")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            record, index = archive.read(RECORD), archive.read(INDEX)
-            stamp = json.dumps([json.loads(record), sorted((m.filename, m.CRC) for m in members)]).encode()
-            # The index is written last: a folder that has it is whole.
-            if (folder / INDEX).is_file() and (folder / RECORD).is_file() and (folder / RECORD).read_bytes() == stamp:
-                return folder
-            (folder / INDEX).unlink(missing_ok=True)
-            for member in members:
-                kind, _, name = member.filename.partition("/")
-                if kind in FOLDERS and name == Path(name).name and "\\" not in name and ":" not in name:
-                    if member.file_size > _LARGEST:
-                        raise HidaError(
-                            f"'{path}' is no packed data set, it holds a picture of {member.file_size:,} bytes; make "
-                            "one with hida pack."
-                        )
-                    write_bytes(folder / kind / name, archive.read(member))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise HidaError(f"'{path}' is no packed data set, or damaged ({error}); make it with hida pack.") from None
-    write_bytes(folder / RECORD, stamp)
-    write_bytes(folder / INDEX, index)
-    return folder
+    require_file_place(out)
+    if out.suffix.lower() != ".zip":
+        raise HidaError(f"'{out}' does not end in .zip; give the pack that suffix.")
 
 
 def _renamed(pair: PreparedPair) -> PreparedPair:

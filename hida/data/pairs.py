@@ -3,32 +3,25 @@
     SRC/photo/NAME.*        + SRC/sketch/NAME.*          one style (as in APDrawing)
     SRC/photo/STYLE/NAME.*  + SRC/sketch/STYLE/NAME.*    a style for each folder, in the order of their names
 
-or a table (CSV with a header line, or a JSON list of objects) with the columns name, style and, optionally, split
-(train or test): name is the picture's path under SRC/photo and SRC/sketch, with or without suffix.
+or a table of :mod:`hida.data.table`: name is the picture's path under SRC/photo and SRC/sketch, with or without suffix.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-from hida.data.source import SPLITS, Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
+from hida.data.prepared import MOST
+from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, is_picture, pictures_by_stem
+from hida.data.table import Row, read_table
+from hida.documents import safe_name, shown
 from hida.errors import HidaError
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
-
-
-class _Row(NamedTuple):
-    """One pair as a table or the folders name it; without a split it is assigned at random."""
-
-    name: str
-    style: str
-    split: str | None
 
 
 def read_pairs(
@@ -59,25 +52,25 @@ def read_pairs(
     for kind in ("photo", "sketch"):
         if not (folder / kind).is_dir():
             raise HidaError(f"'{folder}' has no folder '{kind}' ({LAYOUT}).")
-    photos, photo_faults = _pictures(folder / "photo")
-    sketches, sketch_faults = _pictures(folder / "sketch")
-    faults = photo_faults + sketch_faults
+    photos, faults, notes = _pictures(folder / "photo")
+    sketches, sketch_faults, sketch_notes = _pictures(folder / "sketch")
+    faults += sketch_faults
+    notes += sketch_notes
     if table is None:
         rows = _rows_from_folders(folder, photos, sketches)
     else:
-        rows, wrong = _rows_from_table(Path(table))
+        rows, wrong = read_table(Path(table))
         faults += wrong
-    # Numbered styles in the order of their numbers, not "10" before "2".
-    styles = tuple(
-        sorted(
-            {row.style for row in rows},
-            key=lambda name: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", name)],
-        )
-    )
+    for row in rows:
+        if row.style != row.style.encode("utf-8", "ignore").decode():
+            raise HidaError(f"the style {shown(row.style)} of '{row.name}' is not valid Unicode; rename it.")
+    styles = tuple(sorted({row.style for row in rows}, key=_numbered))
+    if len(styles) > MOST:
+        raise HidaError(f"'{table or folder}' names {len(styles):,} styles; give each pair one of a few.")
 
     pairs, seen = [], set()
     for row in rows:
-        stem = row.name if row.name in photos or row.name in sketches else _without_suffix(row.name)
+        stem = row.name if row.name in photos or row.name in sketches else re.sub(r"\.\w{2,5}$", "", row.name)
         absent = [kind for kind, files in (("photo", photos), ("sketch", sketches)) if stem not in files]
         if stem in seen:
             faults.append(Fault("duplicate", stem, "is twice in the table: keep one line."))
@@ -86,7 +79,11 @@ def read_pairs(
             faults.append(Fault(f"missing {' and '.join(absent)}", stem, message))
         else:
             split = row.split or "train"
-            pairs.append(SourcePair(_flat(stem), split, styles.index(row.style), photos[stem], sketches[stem]))
+            pairs.append(
+                SourcePair(
+                    safe_name(stem.replace("/", "_")), split, styles.index(row.style), photos[stem], sketches[stem]
+                )
+            )
         seen.add(stem)
     pairs, clashes = _unique(pairs)
     faults += clashes
@@ -96,21 +93,37 @@ def read_pairs(
     faults += unreadable
     if not sound and not faults:
         raise HidaError(f"'{folder}' holds no pairs ({LAYOUT}).")
-    notes = (f"{transparent} sketches are transparent: they are laid over white.",) if transparent else ()
-    return SourceSet("pairs", folder, styles, tuple(sound), tuple(faults), notes)
+    if transparent:
+        notes.append(f"{transparent} sketches are transparent: they are laid over white.")
+    return SourceSet("pairs", folder, styles, tuple(sound), tuple(faults), tuple(notes))
 
 
-def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
-    """Return all pictures directly in ``folder`` or one folder below, by their path without suffix."""
-    pictures, faults, _ = pictures_by_stem(folder)
+def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault], list[str]]:
+    """Return all pictures directly in ``folder`` or one folder below, by their path without suffix.
+
+    Pictures further below are faults; files that are no pictures by their suffix are counted in a note.
+    """
+    pictures, faults, others = pictures_by_stem(folder)
+    strange = list(others.values())
     for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        more, wrong, _ = pictures_by_stem(below)
-        pictures |= {f"{below.name}/{stem}": path for stem, path in more.items()}
+        more, wrong, others = pictures_by_stem(below)
+        style = unicodedata.normalize("NFC", below.name)
+        pictures |= {f"{style}/{stem}": path for stem, path in more.items()}
         faults += wrong
-    return pictures, faults
+        strange += others.values()
+        for path in sorted(path for path in below.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            lost = sum(is_picture(Path(name)) for _, _, names in os.walk(path) for name in names)
+            if lost:
+                message = f"holds {lost:,} pictures two folders deep: move them up to a style."
+                faults.append(Fault("too deep", f"{folder.name}/{below.name}/{path.name}", message))
+    notes = []
+    if strange:
+        names = ", ".join(path.name for path in strange[:3]) + (", …" if len(strange) > 3 else "")
+        notes.append(f"{len(strange):,} files in {folder.name} have no suffix of a picture and are left out ({names}).")
+    return pictures, faults, notes
 
 
-def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[_Row]:
+def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[Row]:
     names = sorted(photos.keys() | sketches.keys())
     nested = {"/" in name for name in names}
     if len(nested) > 1:
@@ -118,46 +131,13 @@ def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str
         raise HidaError(
             f"'{folder}' mixes folders of styles with loose pictures ('{loose}'); move every picture into a style."
         )
-    return [_Row(name, name.split("/")[0] if nested == {True} else "style 1", None) for name in names]
+    return [Row(name, name.split("/")[0] if nested == {True} else "style 1", None) for name in names]
 
 
-def _rows_from_table(table: Path) -> tuple[list[_Row], list[Fault]]:
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if table.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except OSError as error:
-        raise HidaError(f"the table '{table}' cannot be read ({error.strerror}); check the path.") from None
-    except (ValueError, csv.Error) as error:
-        raise HidaError(f"the table '{table}' is neither valid CSV nor JSON ({error}); correct it there.") from None
-    if not isinstance(rows, list) or not rows:
-        raise HidaError(f"the table '{table}' has no lines; give the columns name, style and, optionally, split.")
-    good, faults = [], []
-    has_split = any(isinstance(row, dict) and row.get("split") for row in rows)
-    for number, row in enumerate(rows, 1):
-        row = row if isinstance(row, dict) else {}
-        name, style, split = (row.get(key) for key in ("name", "style", "split"))
-        problems = []
-        if not isinstance(name, str) or not name.strip():
-            problems.append("name is missing")
-        if isinstance(style, bool) or not isinstance(style, (str, int)) or not str(style).strip():
-            problems.append("style is missing")
-        if has_split and split not in SPLITS:
-            problems.append(f"split is {split!r}, not train or test")
-        if problems:
-            label = name if isinstance(name, str) and name else f"line {number}"
-            faults.append(Fault("entry", label, f"{table.name} line {number}: {'; '.join(problems)}."))
-        else:
-            good.append(_Row(str(name).strip(), str(style).strip(), split if has_split else None))
-    return good, faults
-
-
-def _without_suffix(name: str) -> str:
-    return re.sub(r"\.\w{2,5}$", "", name)
-
-
-def _flat(stem: str) -> str:
-    """Return a file name for a pair, of characters that every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", stem.replace("/", "_"))
+def _numbered(style: str) -> list[object]:
+    """Return what styles are sorted by: numbers in them by their values, not "10" before "2"."""
+    parts = re.split(r"(\d+)", style)
+    return [(len(part.lstrip("0")), part.lstrip("0"), part) if k % 2 else part for k, part in enumerate(parts)]
 
 
 def _unique(pairs: list[SourcePair]) -> tuple[list[SourcePair], list[Fault]]:

@@ -6,6 +6,7 @@ A journal in OUT has the settings in its first line and then one line for each f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -24,9 +25,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hida.data.prepared import FOLDERS, INDEX, JOURNAL, VERSION, PreparedPair, PreparedSet
+from hida.data.prepared import FOLDERS, INDEX, JOURNAL, MOST, VERSION, PreparedPair, PreparedSet
 from hida.data.source import Fault, SourcePair, SourceSet
 from hida.depth.face import FaceModel
+from hida.documents import DocumentError, parse_json
 from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
 from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
@@ -225,20 +227,19 @@ def _stamp(pair: SourcePair) -> list[Any]:
 def _read_journal(out: Path, settings: Settings, pairs: Iterable[SourcePair]) -> dict[str, dict[str, Any]]:
     """Return the journal's entries, by name, of pairs that are finished and unchanged under the same settings."""
     try:
-        first, *lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines()
-        if json.loads(first) != settings.stamp():
+        first, *lines = (out / JOURNAL).read_bytes().splitlines()
+        if parse_json(first).raw != settings.stamp():
             print("note: the settings differ from the last run's: every pair is prepared again.", file=sys.stderr)
             return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, DocumentError):
         return {}
     entries = {}
     for line in lines:
-        # The last line of a killed run may be torn.
-        try:
-            entry = json.loads(line)
-            entries[entry["pair"]["name"]] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
+        # The last line of a killed run may be torn; a pair whose line is damaged is prepared again.
+        with contextlib.suppress(DocumentError):
+            entry = parse_json(line)
+            name = PreparedPair.read(entry.field("pair"), MOST).name
+            entries[name] = {"stamp": entry.field("stamp").raw, "pair": entry.field("pair").raw}
     return {
         pair.name: entries[pair.name]
         for pair in pairs

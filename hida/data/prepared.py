@@ -9,14 +9,15 @@ Every path in the index is relative to OUT, so that the folder can be moved.
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hida.data.source import SPLITS
+from hida.documents import DocumentError, Value, read_json, shown
 from hida.errors import HidaError
 from hida.files import write_json
 from hida.images.io import read_image
@@ -25,6 +26,7 @@ VERSION = 1
 INDEX = "index.json"
 JOURNAL = "journal.jsonl"  # what a preparation has finished so far
 FOLDERS = ("photo", "sketch", "depth")
+MOST = 10_000  # styles of a set, faces of a photo, pixels of a side
 
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 Points = tuple[tuple[float, float], ...]
@@ -50,6 +52,28 @@ class PreparedPair:
     points: Points
     faces: int
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, entry: Value, styles: int) -> PreparedPair:
+        """Check an entry of an index or a journal.
+
+        Raises:
+            DocumentError: naming the field that is wrong.
+        """
+        entry.only(tuple(cls.__dataclass_fields__))
+        attributes = entry.optional("attributes")
+        return cls(
+            name=entry.field("name").name(),
+            split=entry.field("split").one_of(SPLITS),
+            style=entry.field("style").whole(0, styles - 1),
+            photo=entry.field("photo").path(),
+            sketch=entry.field("sketch").path(),
+            depth=entry.field("depth").path(),
+            matrix=_numbers(entry.field("matrix"), 2, 3),
+            points=_numbers(entry.field("points"), 3, 2),
+            faces=entry.field("faces").whole(0, MOST),
+            attributes={} if attributes is None else {key: value.raw for key, value in attributes.fields().items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -79,29 +103,44 @@ class PreparedSet:
             reason = "its preparation did not finish" if begun else f"it has no {INDEX}"
             raise HidaError(f"'{folder}' is not a prepared data set ({reason}); run 'hida prepare fs2k SRC {folder}'.")
         try:
-            raw = json.loads(index.read_text(encoding="utf-8"))
-            if raw["version"] != VERSION:
-                raise HidaError(
-                    f"'{index}' has format {raw['version']}, this program reads {VERSION}; run hida prepare again."
-                )
-            pairs = tuple(_pair(entry, len(raw["styles"])) for entry in raw["pairs"])
-            loaded = cls(
-                folder=folder,
-                source=str(raw["source"]),
-                size=int(raw["size"]),
-                template=tuple((float(x), float(y)) for x, y in raw["template"]),
-                fill=dict(raw["fill"]),
-                depth=str(raw["depth"]),
-                styles=tuple(map(str, raw["styles"])),
-                pairs=pairs,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise HidaError(f"'{index}' is damaged ({reason}); run hida prepare again.") from None
-        absent = next((file for pair in pairs for file in loaded.files(pair) if not file.is_file()), None)
+            loaded = cls.read_index(read_json(index), folder)
+        except DocumentError as error:
+            raise HidaError(f"'{index}' is damaged ({error}); run hida prepare again.") from None
+        absent = next((file for pair in loaded.pairs for file in loaded.files(pair) if not file.is_file()), None)
         if absent:
             raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; run hida prepare again to complete it.")
         return loaded
+
+    @classmethod
+    def read_index(cls, raw: Value, folder: Path) -> PreparedSet:
+        """Check the content of an index; whether the pictures are there is not looked at.
+
+        Raises:
+            DocumentError: naming the field that is wrong.
+            HidaError: if it is of another version.
+        """
+        if raw.field("version").raw != VERSION or isinstance(raw.field("version").raw, bool):
+            found = shown(raw.field("version").raw)
+            raise HidaError(f"'{folder}' has an index of format {found}, this program reads {VERSION}; prepare again.")
+        styles = tuple(style.text() for style in raw.field("styles").items(1, MOST))
+        pairs = tuple(PreparedPair.read(entry, len(styles)) for entry in raw.field("pairs").items())
+        names: set[str] = set()
+        for k, pair in enumerate(pairs):
+            # Compared as the file systems do that know neither case nor the two ways to write an accent.
+            name = unicodedata.normalize("NFC", pair.name).casefold()
+            if name in names:
+                raise DocumentError(f"pairs[{k}].name is {shown(pair.name)}, which another pair has")
+            names.add(name)
+        return cls(
+            folder=folder,
+            source=raw.field("source").text(),
+            size=raw.field("size").whole(1, MOST),
+            template=_numbers(raw.field("template"), 3, 2),
+            fill={key: value.text() for key, value in raw.field("fill").fields().items()},
+            depth=raw.field("depth").text(),
+            styles=styles,
+            pairs=pairs,
+        )
 
     def save(self) -> None:
         """Write the index, whole or not at all."""
@@ -139,15 +178,6 @@ class PreparedSet:
         return arrays[0], arrays[1], arrays[2]
 
 
-def _pair(entry: dict[str, Any], styles: int) -> PreparedPair:
-    matrix, points = (tuple(tuple(map(float, row)) for row in entry[key]) for key in ("matrix", "points"))
-    pair = PreparedPair(**{**entry, "matrix": matrix, "points": points})
-    if pair.split not in SPLITS:
-        raise ValueError(f"{pair.name} has the split {pair.split!r}")
-    if not 0 <= pair.style < styles:
-        raise ValueError(f"{pair.name} has the style {pair.style}, there are {styles}")
-    for file in (pair.photo, pair.sketch, pair.depth):
-        # A data set from elsewhere must not make this program open files outside its folder.
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or "\\" in file or ":" in file:
-            raise ValueError(f"{pair.name} names a file outside the folder: {file}")
-    return pair
+def _numbers(value: Value, rows: int, columns: int) -> Any:
+    """Return a matrix of numbers as tuples."""
+    return tuple(tuple(number.number() for number in row.items(columns, columns)) for row in value.items(rows, rows))

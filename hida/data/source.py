@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class SourceSet:
 def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[str, Path]]:
     """Return the pictures of ``folder`` by stem, a fault for each stem that occurs twice, and other files.
 
-    Suffixes count in any case; hidden files and those that file managers leave are skipped.
+    Suffixes count in any case; hidden files and those that file managers leave are skipped. Stems are in Unicode's NFC:
+    a Mac writes accents as characters of their own, and the partner may come from elsewhere.
     """
     pictures: dict[str, Path] = {}
     faults: list[Fault] = []
@@ -69,15 +71,21 @@ def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[s
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini") or path.is_dir():
             continue
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            others[path.stem] = path
-        elif path.stem in pictures:
-            both = f"{pictures[path.stem].name} and {path.name}"
+        stem = unicodedata.normalize("NFC", path.stem)
+        if not is_picture(path):
+            others[stem] = path
+        elif stem in pictures:
+            both = f"{pictures[stem].name} and {path.name}"
             message = f"both {both} are in {folder.name}: keep one of them."
-            faults.append(Fault("ambiguous", f"{folder.name}/{path.stem}", message))
+            faults.append(Fault("ambiguous", f"{folder.name}/{stem}", message))
         else:
-            pictures[path.stem] = path
+            pictures[stem] = path
     return pictures, faults, others
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is taken for a picture, by its suffix; hidden ones are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def check_pictures(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hida.depth.arrays import read_array
 from hida.errors import HidaError
 from hida.images.io import read_image
 
@@ -48,25 +49,24 @@ def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
         return (values / np.float64(np.iinfo(values.dtype).max)).astype(np.float32)
     if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.signedinteger)):
         raise HidaError(f"{name} holds values of type {values.dtype}; give integers or floats.")
-    values = values.astype(np.float64)
+    with np.errstate(over="ignore"):  # what is too large for float64 is not finite then
+        values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise HidaError(f"{name} holds values that are not finite; fill them first, 0 for the background.")
     low, high = values.min(), values.max()
     if low < 0 or high > 1:
         if high == low:
             raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so near and far are equal; give another.")
-        values = (values - low) / (high - low)
+        # Halves, so that the difference of any two numbers is finite; in place, since maps may be large.
+        values *= 0.5
+        values -= 0.5 * low
+        values /= 0.5 * high - 0.5 * low
     return values.astype(np.float32)
 
 
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise HidaError(f"there is no depth map {path}; check the path.") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise HidaError(f"the depth map {path} cannot be read as a numpy array ({error}); save it again.") from None
+        return read_array(path)
     read_image(path)  # whatever is wrong with the file is said here
     with Image.open(path) as image:
         if image.mode in ("L", "F"):

@@ -20,7 +20,10 @@ ImageSource = Union[str, "os.PathLike[str]", Image.Image, np.ndarray]
 MAX_PIXELS = 178_956_970
 
 # Suffixes that a folder scan takes for pictures; reading itself goes by content.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+_JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+IMAGE_SUFFIXES = frozenset(
+    {*_JPEG_SUFFIXES, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+)
 
 _WHITE = (255, 255, 255)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")

@@ -6,9 +6,7 @@ as reported: they were measured under another protocol (docs/metrics.md).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,39 +15,13 @@ from hida.errors import HidaError
 from hida.metrics.bootstrap import mean_interval
 from hida.metrics.protocol import AS_REPORTED, METRICS, Metric
 from hida.metrics.report import as_reported_row, cell, markdown_table
-from hida.metrics.scoring import SCHEMA
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read an evaluation: a scores.json, or the folder that holds it.
-
-    Raises:
-        HidaError: if it is none, damaged, or of another format.
-    """
-    path = path / "scores.json" if path.is_dir() else path
-    if not path.is_file():
-        raise HidaError(f"'{path}' does not exist; give a scores.json that hida evaluate wrote.")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["schema"] != SCHEMA:
-            raise HidaError(f"'{path}' has format {result['schema']}, this program reads {SCHEMA}; evaluate again.")
-        for record in result["pairs"]:
-            _ = record["name"], record["target"], [float(record[key]) for key in _pairwise(result)]
-        _ = result["label"], result["protocol"]["deviations"], [group["n"] for group in result["groups"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HidaError(f"'{path}' is not a file of scores ({error}); run hida evaluate again.") from None
-    return result
-
-
-def _pairwise(result: Mapping[str, Any]) -> list[str]:
-    return [metric.key for metric in METRICS if metric.per_pair and metric.key in result["metrics"]]
 
 
 def comparison(results: Sequence[Mapping[str, Any]], paper: bool = True) -> str:
     """Return the table and the differences as Markdown.
 
     Args:
-        results: evaluations as :func:`load` reads them.
+        results: evaluations as :func:`hida.metrics.scores.load` reads them.
         paper: whether to add what the paper reports.
 
     Raises:
@@ -157,5 +129,6 @@ def _set_difference(metric: Metric, a: Mapping[str, Any] | None, b: Mapping[str,
 
 def _labels(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the labels, numbered where two evaluations have the same."""
-    plain = [str(result["label"]) for result in results]
+    # One line, without the mark that separates the cells of a table.
+    plain = [" ".join(result["label"].split()).replace("|", "\\|") for result in results]
     return [label if plain.count(label) == 1 else f"{label} ({i + 1})" for i, label in enumerate(plain)]

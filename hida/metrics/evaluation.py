@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ import torch
 from tqdm import tqdm
 
 from hida.data.dataset import split_holdout
-from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedPair, PreparedSet
+from hida.data.unpacking import prepared_folder
+from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
 from hida.files import write_bytes, write_json
@@ -23,7 +23,7 @@ from hida.images.io import write_png
 from hida.metrics.pairing import find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
 from hida.metrics.report import html_report, markdown
-from hida.metrics.scoring import load_networks, score, summarise
+from hida.metrics.scoring import load_networks, lossy_files, score, summarise
 from hida.metrics.store import Store
 from hida.weights import cache_folder
 
@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         HidaError: if pairs do not fit together, or a network or weights are missing.
     """
-    where = prepared_folder(target) if target.suffix == ".zip" else target
+    where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
     if weights is not None:
@@ -80,6 +80,11 @@ def evaluate(
         remarks.append("the pairs are of the training split, held out from these weights' training")
     if limit:
         remarks.append(f"the {len(pairs):,} pairs are spread evenly over the split (--limit {limit})")
+    if weights is not None:
+        drawn_from = lossy_files("photos", (pair.photo for pair in pairs))
+        remarks += [
+            f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
+        ]
     store = Store(_cache_path(cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -87,15 +92,15 @@ def evaluate(
     finally:
         store.close()
     result = {
-        "label": label or _folder_label(Path(weights or folder)),
+        "label": (label or _folder_label(Path(weights or folder))).encode("utf-8", "backslashreplace").decode(),
         "prediction": weights or str(prediction),
         "target": str(target),
         "remarks": remarks,
         **summarise(pairs, scores, wanted),
     }
     write_json(out / "scores.json", result)
-    write_bytes(out / "scores.md", markdown(result).encode())
-    write_bytes(out / "report.html", html_report(result, pairs).encode())
+    write_bytes(out / "scores.md", markdown(result).encode("utf-8", "backslashreplace"))
+    write_bytes(out / "report.html", html_report(result, pairs).encode("utf-8", "backslashreplace"))
     return result
 
 
@@ -169,8 +174,8 @@ def _claim(folder: Path, fingerprint: str) -> None:
     mark = folder / _MARK
     if mark.is_file():
         try:
-            same = json.loads(mark.read_text())["fingerprint"] == fingerprint
-        except (ValueError, KeyError, TypeError):
+            same = read_json(mark).field("fingerprint").raw == fingerprint
+        except DocumentError:
             same = False
         if not same:
             shutil.rmtree(folder)

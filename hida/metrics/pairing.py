@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def find_pairs(
         prepared = PreparedSet.load(target)
         for pair in prepared.split("test") if names is None else (p for p in prepared.pairs if p.name in names):
             photo, sketch, _ = prepared.files(pair)
-            wanted[pair.name] = (sketch, pair.style, photo)
-        others = {pair.name for pair in prepared.pairs} - wanted.keys()
+            wanted[_key(pair.name)] = (sketch, pair.style, photo)
+        others = {_key(pair.name) for pair in prepared.pairs} - wanted.keys()
         aside = [name for name in found if name in others]
         if aside:
             remarks.append(f"{len(aside):,} predictions of other pairs were left aside")
@@ -98,10 +99,15 @@ def find_pairs(
     return pairs, remarks
 
 
+def _key(name: str) -> str:
+    """Return a name as it is compared: a Mac writes accents as characters of their own (NFD), others do not."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _by_name(folder: Path) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for path in image_paths(folder):
-        name = "_".join(path.relative_to(folder).with_suffix("").parts)
+        name = _key("_".join(path.relative_to(folder).with_suffix("").parts))
         sketch = _FS2K_SKETCH.fullmatch(name)
         if sketch:
             name = f"photo{sketch[1]}_image{sketch[2]}"

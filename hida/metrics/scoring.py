@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hida.errors import HidaError
+from hida.images.compression import lossy_compression
 from hida.metrics.bootstrap import mean_interval
 from hida.metrics.frechet import frechet_distance, inception_features, kernel_distance
 from hida.metrics.fsim import fsim
@@ -42,6 +44,7 @@ class Scores:
         hashes: of the targets' content.
         sizes: (height, width) of the targets.
         resized: how many predictions were resized.
+        lossy: how many files of a side ("predictions", "targets") have a lossy compression, by both names.
     """
 
     values: dict[str, np.ndarray]
@@ -50,6 +53,7 @@ class Scores:
     hashes: list[str]
     sizes: set[tuple[int, int]]
     resized: int
+    lossy: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def distance(self, measure: Callable[[np.ndarray, np.ndarray], float], rows: np.ndarray) -> float | None:
         """Return a distance of both sides' features; one image has no covariance: undefined (None), not zero."""
@@ -98,11 +102,14 @@ def score(
     hashes: list[str] = []
     sizes: set[tuple[int, int]] = set()
     resized = 0
+    lossy: Counter[tuple[str, str]] = Counter()
     with _workers(device) as parallel:
         for start in range(0, len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
             predictions, targets, changed = _read(chunk, resize)
             resized += changed
+            lossy.update(lossy_files("predictions", [pair.prediction for pair in chunk]))
+            lossy.update(lossy_files("targets", [pair.target for pair in chunk]))
             paths = [pair.prediction for pair in chunk]
             names = [(content_hash(a), content_hash(b)) for a, b in zip(predictions, targets, strict=True)]
             for key in pairwise:
@@ -116,7 +123,7 @@ def score(
             progress(len(chunk))
     columns = {key: np.array(column) for key, column in values.items()}
     left, right = (np.stack(side).astype(np.float64) if with_features else None for side in sides)
-    return Scores(columns, left, right, hashes, sizes, resized)
+    return Scores(columns, left, right, hashes, sizes, resized, lossy)
 
 
 Parallel = Callable[[Callable[[list[int]], Any], list[list[int]]], Iterable[Any]]
@@ -236,10 +243,13 @@ def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
         found.append("sizes " + ", ".join(f"{w}×{h}" for h, w in sorted(scores.sizes)[:3]) + f", not {SIZE}×{SIZE}")
     if scores.resized:
         found.append(f"{scores.resized:,} predictions were resized to their targets")
-    lossy = sum(pair.prediction.suffix.lower() in (".jpg", ".jpeg") for pair in pairs)
-    if lossy:
-        found.append(f"{lossy:,} predictions are JPEG")
-    return found
+    return found + [f"{count:,} {side} are {kind}" for (side, kind), count in sorted(scores.lossy.items())]
+
+
+def lossy_files(side: str, paths: Iterable[Path | None]) -> Counter[tuple[str, str]]:
+    """Count the files of a side that lost something of their pixels, by (side, compression)."""
+    kinds = (lossy_compression(path) for path in paths if path is not None)
+    return Counter((side, kind) for kind in kinds if kind is not None)
 
 
 def _read(chunk: Sequence[Pair], resize: bool) -> tuple[list[np.ndarray], list[np.ndarray], int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from hida.config import Config, load_preset
 from hida.data.prepared import PreparedSet
+from hida.documents import DocumentError, parse_json, read_json, require_name
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, Interrupted
 from hida.files import write_bytes, write_json
@@ -83,6 +83,10 @@ def ablate(options: AblationOptions, device: str) -> str:
 def make_run(options: AblationOptions, name: str, seed: int, styles: int) -> Run:
     """Return the run of the preset ``name``: its generator in the common recipe."""
     recipe, preset = load_preset(options.recipe), load_preset(name)
+    try:
+        require_name(preset.name)
+    except DocumentError as error:
+        raise HidaError(f"the preset '{name}' cannot name a folder: {error}; give it another name.") from None
     generator = dataclasses.replace(preset.generator, base_width=options.base_width, styles=styles)
     loss = recipe.loss
     if not generator.depth:
@@ -113,9 +117,9 @@ def plan(options: AblationOptions, runs: Sequence[Run], size: int, device: str) 
     path = options.out / "plan.json"
     if path.is_file():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            same, iterations = kept["settings"] == settings(options), int(kept["iterations"])
-        except (ValueError, KeyError, TypeError) as error:
+            kept = read_json(path)
+            same, iterations = kept.field("settings").raw == settings(options), kept.field("iterations").whole(1, 10**9)
+        except DocumentError as error:
             raise HidaError(f"'{path}' is damaged ({error}); choose another --out, or remove it.") from None
         if not same:
             raise HidaError(f"'{options.out}' holds an ablation with other settings ({path}); choose another --out.")
@@ -174,9 +178,13 @@ def _train(options: AblationOptions, run: Run, size: int, iterations: int | None
 def _speeds(run: Run) -> list[float]:
     """Return the images per second of every log line."""
     path = run.folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    entries = [json.loads(line) for line in lines]
-    return [entry["images_per_second"] for entry in entries if "images_per_second" in entry]
+    speeds = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        # The last line of a killed run may be torn.
+        with contextlib.suppress(DocumentError):
+            speed = parse_json(line, finite=False).optional("images_per_second")
+            speeds += [] if speed is None else [speed.number()]
+    return speeds
 
 
 def score(options: AblationOptions, run: Run, device: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hida.data.framing import Batch
+from hida.documents import DocumentError, parse_json
 from hida.errors import HidaError
 from hida.files import atomic_path, write_bytes
 from hida.images.sheet import sheet, to_image
@@ -66,9 +68,9 @@ def _drop_lines_after(path: Path, iteration: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines():
         try:
-            if json.loads(line)["iteration"] <= iteration:
+            if parse_json(line, finite=False).field("iteration").number(math.inf) <= iteration:
                 kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError):
+        except DocumentError:
             continue
     write_bytes(path, b"".join(kept))
 

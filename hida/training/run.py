@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from hida import weights
 from hida.data.dataset import PairTensors, load_pairs, split_holdout
-from hida.data.packed import prepared_folder
 from hida.data.prepared import PreparedSet
+from hida.data.unpacking import prepared_folder
 from hida.device import tune
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
-from hida.files import write_json
+from hida.files import require_folder_place, write_json
 from hida.training import loop
 from hida.training.clock import StopFlag
 from hida.training.distributed import World
@@ -42,6 +42,7 @@ def train(options: RunOptions, world: World) -> None:
     config, out = options.config, options.out
     deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
     _require_runnable(options, world)
+    require_folder_place(out)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     tune(world.device, config.train.cudnn_benchmark)

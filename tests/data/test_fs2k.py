@@ -128,6 +128,8 @@ def test_three_faults_are_named_and_no_more(tree):
         (lambda e: e[0].update(image_name="photo1/image9999"), ("entry", "photo1/image9999")),
         (lambda e: e[0].update(image_name="elsewhere"), ("entry", "elsewhere")),
         (lambda e: e[0].update(image_name="../../photo1/image0001"), ("entry", "../../photo1/image0001")),
+        (lambda e: e[0].update(image_name="photo1/image" + "1" * 300), ("entry", "anno_train.json entry 1")),
+        (lambda e: e[0].update(image_name="photo1/image1\n"), ("entry", "anno_train.json entry 1")),
         (lambda e: e[0].update(image_name=5), ("entry", "anno_train.json entry 1")),
         (lambda e: e[0].pop("image_name"), ("entry", "anno_train.json entry 1")),
         (lambda e: e.__setitem__(0, "photo1/image0001"), ("entry", "anno_train.json entry 1")),
@@ -147,7 +149,9 @@ def test_several_wrong_fields_are_one_fault(tree):
         assert word in fault.message
 
 
-@pytest.mark.parametrize("text", ["[{", "", "{}", "null", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["[{", "", "{}", "null", "\x00", "[" * 100_000, '[{"hair": NaN}]', '[{"a": 1, "a": 2}]']
+)
 def test_an_annotation_that_is_no_list(tree, text):
     (tree / "anno_test.json").write_text(text)
     assert faults(tree) == [("annotation", "anno_test.json")]

@@ -31,11 +31,11 @@ def test_one_style_with_mixed_suffixes(tmp_path):
 
 
 def test_a_folder_for_each_style(tmp_path):
-    for style in ("2", "10", "1"):
+    for style in ("2", "10", "1", "m²", "02"):
         put(tmp_path, f"photo/{style}/a.jpg", f"sketch/{style}/a.jpg")
     source = read_pairs(tmp_path, test_fraction=0)
-    assert source.styles == ("1", "2", "10")
-    assert {pair.name: pair.style for pair in source.pairs} == {"1_a": 0, "2_a": 1, "10_a": 2}
+    assert source.styles == ("1", "02", "2", "10", "m²")
+    assert {pair.name: pair.style for pair in source.pairs} == {"1_a": 0, "02_a": 1, "2_a": 2, "10_a": 3, "m²_a": 4}
 
 
 def test_a_mixture_of_both_is_refused(tmp_path):
@@ -151,3 +151,37 @@ def test_empty_or_other_folders(tmp_path):
     (tmp_path / "photo/notes.jpg").unlink()
     with pytest.raises(HidaError, match="holds no pairs"):
         read_pairs(tmp_path)
+
+
+def test_pairs_are_found_whatever_form_of_unicode_and_suffix_their_names_have(tmp_path):
+    put(tmp_path, "photo/Zoe\u0308/e\u0301.jpg", "photo/Zoe\u0308/b.jfif", "photo/Zoe\u0308/c.jpe")
+    put(tmp_path, "sketch/Zo\u00eb/\u00e9.png", "sketch/Zo\u00eb/b.jp2", "sketch/Zo\u00eb/c.JPG")
+    source = read_pairs(tmp_path, test_fraction=0)
+    assert source.faults == source.notes == ()
+    assert [(pair.name, pair.style) for pair in source.pairs] == [
+        ("Zo\u00eb_b", 0),
+        ("Zo\u00eb_c", 0),
+        ("Zo\u00eb_\u00e9", 0),
+    ]
+    (tmp_path / "t.csv").write_text("name,style\nZoe\u0308/e\u0301,ink\nZo\u00eb/b.jpg,ink\n", encoding="utf-8")
+    assert len(read_pairs(tmp_path, tmp_path / "t.csv", test_fraction=0).pairs) == 2
+
+
+def test_nothing_is_left_out_in_silence(tmp_path):
+    put(tmp_path, "photo/ink/a.jpg", "sketch/ink/a.jpg", "photo/ink/more/deep/b.jpg", "photo/ink/more/c.jpg")
+    put(tmp_path, "photo/ink/.hidden/d.jpg")
+    (tmp_path / "photo/ink/raw.cr2").write_bytes(b"x")
+    source = read_pairs(tmp_path)
+    assert [(fault.kind, fault.name) for fault in source.faults] == [("too deep", "photo/ink/more")]
+    assert "holds 2 pictures" in source.faults[0].message
+    assert source.notes == ("1 files in photo have no suffix of a picture and are left out (raw.cr2).",)
+
+
+def test_long_names_of_styles_and_pictures_make_a_name_that_fits(tmp_path):
+    long = "s" * 200, "p" * 240
+    put(tmp_path, f"photo/{long[0]}/{long[1]}1.jpg", f"sketch/{long[0]}/{long[1]}1.jpg")
+    put(tmp_path, f"photo/{long[0]}/{long[1]}2.jpg", f"sketch/{long[0]}/{long[1]}2.jpg")
+    names = [pair.name for pair in read_pairs(tmp_path).pairs]
+    assert len(set(names)) == 2
+    for name in names:
+        (tmp_path / f"{name}.webp").touch()

@@ -215,6 +215,15 @@ def test_only_what_is_missing_or_changed_is_done_again(source, tmp_path, capsys)
     with (out / "journal.jsonl").open("r+b") as journal:
         journal.truncate(os.path.getsize(out / "journal.jsonl") - 40)
     assert calls() == 1
+    for old, new in (
+        ('"name": "p1"', '"name": "../p1"'),
+        ('"hair": 1', '"hair": NaN'),
+        ('"hair": 1', '"hair": ' + "[" * 9999),
+    ):
+        text = (out / "journal.jsonl").read_text()
+        assert old in text
+        (out / "journal.jsonl").write_text(text.replace(old, new))
+        assert calls() == 1, new
     assert calls(fill_sketch="black") == 3
     assert "settings differ" in capsys.readouterr().err
 

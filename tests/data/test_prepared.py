@@ -72,32 +72,61 @@ def test_other_folders_are_refused_with_what_to_do(prepared, tmp_path):
         PreparedSet.load(prepared.folder)
 
 
+def first(key, value):
+    return lambda raw: raw["pairs"][0].update({key: value})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda raw: raw.pop("pairs"), "no field 'pairs'"),
+        (lambda raw: raw.pop("pairs"), "it has no field 'pairs'"),
         (lambda raw: raw.update(version=99), "format 99"),
-        (lambda raw: raw["pairs"][0].update(split="valid"), "split 'valid'"),
-        (lambda raw: raw["pairs"][0].update(style=2), "style 2"),
-        (lambda raw: raw["pairs"][0].update(photo="../../secret.png"), "outside the folder"),
-        (lambda raw: raw["pairs"][0].update(photo="/secret.png"), "outside the folder"),
-        (lambda raw: raw["pairs"][0].pop("name"), "damaged"),
-        (lambda raw: raw["pairs"][0].update(photo=None), "damaged"),
-        (lambda raw: raw["pairs"][0].update(unknown=1), "damaged"),
-        (lambda raw: raw.update(pairs=3), "damaged"),
+        (lambda raw: raw.update(version=True), "format true"),
+        (lambda raw: raw.update(pairs=3), "pairs is 3, not a list"),
+        (lambda raw: raw.update(styles=[]), "styles is a list of 0, not of 1"),
+        (lambda raw: raw.update(styles="ab"), "styles is 'ab', not a list"),
+        (lambda raw: raw.update(size=250.0), "size is 250.0"),
+        (lambda raw: raw.update(size=10**9), "size is 1000000000"),
+        (lambda raw: raw["template"].pop(), "template is a list of 2, not of 3"),
+        (lambda raw: raw["fill"].update(photo=None), "photo.* is null, not a text"),
+        (lambda raw: raw["pairs"].append(raw["pairs"][0]), r"pairs\[3\]\.name is 'p0', which another pair has"),
+        (lambda raw: raw["pairs"][1].update(name="P0"), r"pairs\[1\]\.name is 'P0', which another pair has"),
+        (lambda raw: raw["pairs"][0].pop("name"), r"pairs\[0\] has no field 'name'"),
+        (first("split", "valid"), r"pairs\[0\]\.split is 'valid', not one of train, test"),
+        (first("style", 2), r"pairs\[0\]\.style is 2, not a whole number 0 to 1"),
+        (first("style", 0.5), r"pairs\[0\]\.style is 0\.5"),
+        (first("style", True), r"pairs\[0\]\.style is true"),
+        (first("faces", -1), r"pairs\[0\]\.faces is -1"),
+        (first("photo", "../../secret.png"), r"pairs\[0\]\.photo: .*outside the folder"),
+        (first("sketch", "/secret.png"), "outside the folder"),
+        (first("depth", "depth\\..\\p.png"), "outside the folder"),
+        (first("photo", None), "null is no path"),
+        (first("photo", "photo/" + "x" * 300), "longer than"),
+        (first("name", "../../../ESC0"), r"pairs\[0\]\.name: .*separator"),
+        (first("name", "/tmp/ESC0"), "separator"),
+        (first("name", ".."), "begins with a dot"),
+        (first("name", "a\0b"), "characters that no file name"),
+        (first("name", 7), "7 is no name"),
+        (first("matrix", [[1, 0, float("inf")], [0, 1, 0]]), r"pairs\[0\]\.matrix\[0\]\[2\] is Infinity"),
+        (first("matrix", [[1, 0], [0, 1]]), r"matrix\[0\] is a list of 2, not of 3"),
+        (first("points", [["a", 0]] * 3), r"points\[0\]\[0\] is 'a', not a number"),
+        (first("attributes", {"hair": float("nan")}), r"pairs\[0\]\.attributes\.hair is NaN"),
+        (first("attributes", []), "attributes is a list of 0"),
+        (first("unknown", 1), "unknown field 'unknown'"),
     ],
 )
-def test_a_damaged_index_is_refused(prepared, change, message):
+def test_a_damaged_index_is_refused_with_the_place_in_it(prepared, change, message):
     path = prepared.folder / "index.json"
     raw = json.loads(path.read_text())
     change(raw)
     path.write_text(json.dumps(raw))
-    with pytest.raises(HidaError, match=message):
+    with pytest.raises(HidaError, match=message) as caught:
         PreparedSet.load(prepared.folder)
+    assert str(path.parent) in str(caught.value)
 
 
 def test_an_index_that_is_no_json(prepared):
-    for text in ("{", "[]", "3"):
+    for text in ("{", "[]", "3", "[" * 100_000):
         (prepared.folder / "index.json").write_text(text)
         with pytest.raises(HidaError, match="damaged"):
             PreparedSet.load(prepared.folder)

@@ -10,7 +10,7 @@ from torch import nn
 import hida.depth as depth
 from hida.depth.builtin.network import SIDE, BuiltinDepth, DepthNet, expected_points, frame_to_crop, square_to_crop
 from hida.depth.builtin.train import loss, recalibrate, save_weights
-from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, plain
+from hida.depth.builtin.training_set import CACHE_GROW, CACHE_SIDE, Faces, augment, list_photos, plain
 from hida.errors import HidaError
 from hida.images.alignment import TEMPLATE, apply, similarity
 
@@ -283,3 +283,16 @@ def test_mirrored_and_turned_photos_give_mirrored_and_turned_answers(model, astr
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     expected = (plain_face.points - 255.5) @ matrix.T + 255.5
     np.testing.assert_allclose(model.faces(turned)[0].points, expected, atol=5)
+
+
+def test_photos_of_fs2k_are_those_that_its_annotations_name(tmp_path):
+    for name in ("photo/photo1/image1.jpg", "photo/photo1/image10.jpg", "secret.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "anno_train.json").write_text('[{"image_name": "photo1/image1"}, {"image_name": "photo1/image*"}]')
+    (tmp_path / "anno_test.json").write_text("[]")
+    assert list_photos([tmp_path]) == ([tmp_path / "photo/photo1/image1.jpg"], [])
+    for text in ('[{"image_name": "../secret"}]', '[{"image_name": 1}]', "[{}]", "{"):
+        (tmp_path / "anno_test.json").write_text(text)
+        with pytest.raises(HidaError, match=r"anno_test\.json' is damaged"):
+            list_photos([tmp_path])

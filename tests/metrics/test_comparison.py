@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from hida.cli import compare as cli_compare
-from hida.cli.run import run_command
 from hida.errors import HidaError
 from hida.metrics import comparison as compare
 
@@ -104,25 +103,3 @@ def test_the_command_reads_files_and_folders_and_writes(tmp_path, capsys):
     (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)))
     cli_compare.main([str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(tmp_path / "table.md")])
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(None, "does not exist"), ("{", "not a file of scores"), ("{}", "schema"), ('{"schema": 9}', "format 9")],
-)
-def test_a_foreign_file_is_one_clear_error(tmp_path, capsys, content, says):
-    if content is not None:
-        (tmp_path / "x.json").write_text(content)
-    assert run_command(cli_compare.main, [str(tmp_path / "x.json")]) == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert "x.json" in error
-    assert len(error.strip().splitlines()) == 1
-
-
-def test_a_file_without_its_fields_is_refused(tmp_path):
-    broken = evaluation("a")
-    del broken["pairs"][0]["fsim"]
-    (tmp_path / "x.json").write_text(json.dumps(broken))
-    with pytest.raises(HidaError, match=r"x\.json' is not a file of scores \('fsim'\)"):
-        compare.load(tmp_path / "x.json")

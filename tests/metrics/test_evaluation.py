@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from hida.cli import evaluate as cli_evaluate
 from hida.cli.run import run_command
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
+from hida.metrics.scores import load
 
 OFFLINE = ["--metrics", "scoot", "fsim"]
 
@@ -127,6 +129,38 @@ def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):
     run(tmp_path, "--weights", "2", *arguments)
     assert drawer.calls == 19
     assert np.asarray(Image.open(tmp_path / "out/sketches/n2.png"))[0, 0] == 200
+
+
+def test_pictures_of_a_lossy_pack_are_said_targets_and_what_was_drawn_from(tmp_path, drawer):
+    target = prepared_set(tmp_path / "set", {"a": ("test", 0), "b": ("test", 1)})
+    for kind, lossless in (("photo", False), ("sketch", False), ("depth", True)):
+        Image.open(target / kind / "a.png").save(target / kind / "a.png", format="WEBP", lossless=lossless)
+    result = run(tmp_path, "--weights", "1", "--target", str(target), *OFFLINE)
+    assert "1 targets are lossy WebP" in result["protocol"]["deviations"]
+    assert result["remarks"] == ["drawn from lossy pictures: 1 photos are lossy WebP"]
+
+
+@pytest.mark.parametrize("name", ["../../ESC0", "{}/ESC0", "a/b", ".."])
+def test_no_name_of_an_index_leads_out_of_the_folder_of_sketches(tmp_path, drawer, capsys, name):
+    target = prepared_set(tmp_path / "set", {"a": ("test", 0)})
+    index = (
+        (target / "index.json").read_text().replace('"name": "a"', json.dumps({"name": name.format(tmp_path)})[1:-1])
+    )
+    (target / "index.json").write_text(index)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["--weights", "1", "--target", str(target), "--out", str(tmp_path / "out/deep"), *OFFLINE]
+    assert run_command(cli_evaluate.main, arguments) == 2
+    assert "pairs[0].name" in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != "cache") == before
+
+
+def test_names_that_are_no_utf_8_are_scored_and_can_be_compared(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    for folder, seed in ((tmp_path / name, 1), (tmp_path / "t", 2)):
+        write_images(folder, [f"{name}.png", "b.png"], seed=seed)
+    result = run(tmp_path, "--pred", str(tmp_path / name), "--target", str(tmp_path / "t"), "--metrics", "scoot")
+    assert {record["name"] for record in result["pairs"]} == {name, "b"}
+    assert load(tmp_path / "out") == result
 
 
 def test_a_missing_network_is_said_before_anything_is_drawn(tmp_path, drawer, monkeypatch):

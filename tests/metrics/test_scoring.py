@@ -123,6 +123,17 @@ def test_raw_fs2k_and_an_unfinished_preparation_are_named(tmp_path):
         find_pairs(tmp_path / "p", tmp_path / "begun")
 
 
+def test_names_pair_whichever_way_they_write_accents(tmp_path):
+    target = prepared_set(tmp_path / "set", {"Zo\u00eb": ("test", 0), "Rene\u0301": ("test", 1)})
+    write_images(tmp_path / "p", ["Zoe\u0308.png", "Ren\u00e9.png"])
+    pairs, remarks = find_pairs(tmp_path / "p", target)
+    assert [(pair.prediction.name, pair.target.name) for pair in pairs] == [
+        ("Zoe\u0308.png", "Zo\u00eb.png"),
+        ("Ren\u00e9.png", "Rene\u0301.png"),
+    ]
+    assert remarks == []
+
+
 def score_folders(tmp_path: Path, store: Store | None = None, **options):
     pairs, _ = find_pairs(tmp_path / "p", tmp_path / "t")
     scores = scoring.score(pairs, ALL, store or Store(), **options)
@@ -200,10 +211,23 @@ def test_corrupt_and_tiny_pictures_are_errors_naming_the_file(tmp_path, light_ne
         score_folders(tmp_path)
 
 
-def test_jpeg_predictions_are_a_deviation(tmp_path, light_networks):
-    write_images(tmp_path / "p", ["a.jpg", "b.png"])
-    write_images(tmp_path / "t", ["a.png", "b.png"])
-    assert "1 predictions are JPEG" in score_folders(tmp_path)["protocol"]["deviations"]
+def test_lossy_files_are_a_deviation_whatever_their_names(tmp_path, light_networks):
+    names = ["a.jpg", "b.png", "c.png", "d.webp", "e.webp"]
+    for side in "pt":
+        write_images(tmp_path / side, names)
+    picture = Image.open(tmp_path / "p/b.png")
+    picture.save(tmp_path / "p/c.png", format="JPEG")
+    picture.save(tmp_path / "p/d.webp", lossless=False)
+    for path in (tmp_path / "p/e.webp", tmp_path / "t/e.webp", tmp_path / "t/d.webp"):
+        picture.save(path, lossless=True)
+    picture.save(tmp_path / "t/a.jpg", format="PNG")
+    picture.save(tmp_path / "t/b.png", format="WEBP")
+    found = score_folders(tmp_path)["protocol"]["deviations"]
+    assert [text for text in found if " are " in text] == [
+        "2 predictions are JPEG",
+        "1 predictions are lossy WebP",
+        "1 targets are lossy WebP",
+    ]
 
 
 def test_nothing_is_measured_twice(tmp_path, light_networks):

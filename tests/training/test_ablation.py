@@ -41,6 +41,19 @@ def test_a_recipe_for_a_given_time_trains_for_iterations_here(data, tmp_path):
     assert weights.state["iteration"] == 2
 
 
+def test_a_torn_or_strange_log_line_is_no_speed(tmp_path):
+    lines = ['{"images_per_second": 2.5, "scale": NaN}', "[" * 9999, '{"images_per_second": true}', '{"images_per_sec']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert ablate._speeds(ablate.Run(load_preset("small"), 0, tmp_path)) == [2.5]
+
+
+def test_the_name_of_a_preset_is_one_component_of_a_path(data, tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text('name = "../../ESC0"\n')
+    assert run(data, tmp_path / "a", "--iterations", 2, "--presets", tmp_path / "mine.toml") == 2
+    assert "mine.toml' cannot name a folder" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 def test_every_network_is_trained_and_scored_alike(data, tmp_path, capsys):
     assert run(data, tmp_path / "a", "--iterations", 3, "--seeds", 0, 7) == 0
     printed = capsys.readouterr().out

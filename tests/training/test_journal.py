@@ -16,7 +16,10 @@ def test_lines_are_json_objects_with_iteration_and_epoch(tmp_path):
 
 def test_a_resumed_run_forgets_what_it_will_write_again_and_torn_lines(tmp_path):
     lines = [json.dumps({"iteration": k, "pixel": k / 10}) for k in (10, 20, 30)]
-    (tmp_path / "log.jsonl").write_text("\n".join([lines[0], "[1]", "null", "{}", *lines[1:], '{"iteration": 2']))
+    lines[1] = lines[1].replace("}", ', "scale": Infinity}')
+    (tmp_path / "log.jsonl").write_text(
+        "\n".join([lines[0], "[1]", "null", "{}", "[" * 9999, *lines[1:], '{"iteration": 2'])
+    )
     journal = Journal(tmp_path, 20, False)
     journal.write(30, 3.0, {"pixel": 9.0})
     journal.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from hida.depth.builtin.network import SIDE, frame_to_crop
 from hida.depth.tddfa import TDDFA
+from hida.documents import DocumentError, read_json
 from hida.errors import HidaError
 from hida.images.alignment import apply, compose, similarity, warp
 from hida.images.io import image_files, read_image
@@ -60,9 +61,9 @@ def list_photos(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     for folder in folders:
         if (folder / "anno_train.json").is_file():
             for name, into in (("train", train), ("test", test)):
-                for entry in json.loads((folder / f"anno_{name}.json").read_text()):
-                    stem = folder / "photo" / entry["image_name"]
-                    into.extend(sorted(stem.parent.glob(f"{stem.name}.*"))[:1])
+                for image in _listed(folder / f"anno_{name}.json"):
+                    stem = folder / "photo" / image
+                    into.extend(sorted(stem.parent.glob(f"{glob.escape(stem.name)}.*"))[:1])
         elif folder.is_dir():
             train += image_files(folder)
         else:
@@ -70,6 +71,14 @@ def list_photos(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     if not train:
         raise HidaError(f"no photo was found in {', '.join(map(str, folders))}; give folders of face photos.")
     return train, test
+
+
+def _listed(annotation: Path) -> list[str]:
+    """Return the photos that an annotation of FS2K names."""
+    try:
+        return [entry.field("image_name").path() for entry in read_json(annotation).items()]
+    except DocumentError as error:
+        raise HidaError(f"'{annotation}' is damaged ({error}); take the file from the data set again.") from None
 
 
 def teach(photos: Sequence[Path], teacher: TDDFA, label: str) -> Faces:

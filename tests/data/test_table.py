@@ -1,0 +1,76 @@
+"""A table is read as spreadsheets and people write it, or refused in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from hida.data.table import Row, read_table
+from hida.errors import HidaError
+
+ROWS = [Row("a", "ink", "test"), Row("b/c d", "soft; dark, \u2028chalk", "train")]
+
+
+def saved(folder, text, encoding="utf-8", name="t.csv"):
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_are_the_same_whatever_program_saved_them(tmp_path, separator, encoding, end):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=separator, lineterminator=end)
+    writer.writerows([("name", "style", "split"), *ROWS])
+    assert read_table(saved(tmp_path, text.getvalue(), encoding)) == (ROWS, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Name,STYLE,Split\na,ink,test\n",
+        " name , style,split \n a , ink, test \n",
+        '"name"; "style"; "split"\n"a"; "ink"; "Test"\n',
+        "split,other,style,name\n\ntest,x,ink,a\n,,,\n",
+        "name,style,split\na,ink,test,left,over\n",
+        "name   style  split\na      ink    test\n",
+        "\n\nname,style,split\na,ink,TEST",
+    ],
+)
+def test_capitals_spaces_order_and_other_columns_do_not_matter(tmp_path, text):
+    assert read_table(saved(tmp_path, text)) == ([ROWS[0]], [])
+
+
+def test_json_has_the_same_columns(tmp_path):
+    rows = [{"Name": "a", "style ": "ink", "SPLIT": "Test"}, {"name": "e\u0301", "style": 2, "split": "train"}]
+    good = [ROWS[0], Row("\u00e9", "2", "train")]
+    assert read_table(saved(tmp_path, json.dumps(rows), name="t.JSON")) == (good, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("t.csv", b"", "has no lines"),
+        ("t.csv", b"name,style\n", "has no lines"),
+        ("t.csv", b"file,kind\na,ink\n", "'file,kind', without the columns name and style"),
+        ("t.csv", "näme,style\n".encode("latin-1"), "not text in UTF-8"),
+        ("t.csv", b"\xff\xfen\x00a", "not text in UTF-8|without the columns"),
+        ("t.csv", b'name,style\n"' + b"x" * 200_000, "field larger"),
+        ("t.csv", b"name,style\n" + b"\n" * 600_000, "hundreds of thousands"),
+        ("t.json", b"{", "not valid JSON"),
+        ("t.json", b"[" * 100_000, "nested too deeply"),
+        ("t.json", b'{"name": "a"}', "not a list"),
+        ("t.json", b'[{"name": "a", "style": NaN}]', "not a finite number"),
+        ("t.json", b'[{"name": "a", "name": "b"}]', "there twice"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_a_sentence(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(HidaError, match=says) as caught:
+        read_table(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -9,14 +9,16 @@ import numpy as np
 from PIL import Image
 
 from hida.errors import HidaError
-from hida.images.io import read_image
+from hida.images.io import stored_values
+from hida.images.opening import is_deep, load, reported
 
 
 def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
-    maximum. A map of another size is resized bilinearly.
+    maximum. A map of another size is resized bilinearly. A picture is turned as its EXIF says, like the photo; a colour
+    profile of it is ignored.
 
     Args:
         source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or
@@ -45,18 +47,27 @@ def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype == np.bool_:
         return values.astype(np.float32)
     if np.issubdtype(values.dtype, np.unsignedinteger):
-        return (values / np.float64(np.iinfo(values.dtype).max)).astype(np.float32)
+        return _scaled(values, 0.0, float(np.iinfo(values.dtype).max))
     if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.signedinteger)):
         raise HidaError(f"{name} holds values of type {values.dtype}; give integers or floats.")
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise HidaError(f"{name} holds values that are not finite; fill them first, 0 for the background.")
     low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise HidaError(f"{name} holds values that are not finite; fill them first, 0 for the background.")
+    low, high = float(low), float(high)
+    offset, scale = 0.0, 1.0
     if low < 0 or high > 1:
         if high == low:
             raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so near and far are equal; give another.")
-        values = (values - low) / (high - low)
-    return values.astype(np.float32)
+        offset, scale = low, high - low
+    return _scaled(values, offset, scale)
+
+
+def _scaled(values: np.ndarray, offset: float, scale: float) -> np.ndarray:
+    scaled = np.empty(values.shape, np.float32)
+    rows = max(1, (1 << 20) // values.shape[1])  # at a time: no copy of a large map in float64
+    for top in range(0, len(values), rows):
+        scaled[top : top + rows] = (values[top : top + rows].astype(np.float64) - offset) / scale
+    return scaled
 
 
 def _read(path: Path) -> np.ndarray:
@@ -67,14 +78,15 @@ def _read(path: Path) -> np.ndarray:
             raise HidaError(f"there is no depth map {path}; check the path.") from None
         except (ValueError, EOFError, OSError) as error:
             raise HidaError(f"the depth map {path} cannot be read as a numpy array ({error}); save it again.") from None
-    read_image(path)  # whatever is wrong with the file is said here
-    with Image.open(path) as image:
-        if image.mode in ("L", "F"):
-            return np.asarray(image)
-        if image.mode.startswith("I"):
-            return _sixteen_bits(np.asarray(image))
-        # A grey map is often saved as three equal channels, or with an alpha that says nothing.
-        channels = np.asarray(image.convert("RGB"))
+    picture = load(path, more=8)
+    if picture.image.mode == "L":
+        return np.asarray(picture.image)
+    if is_deep(picture.image):
+        values = stored_values(picture)
+        return values if values.dtype.kind == "f" else _sixteen_bits(values)
+    # A grey map is often saved as three equal channels, or with an alpha that says nothing.
+    with reported(picture.name):
+        channels = np.asarray(picture.image.convert("RGB"))
     if (channels != channels[:, :, :1]).any():
         raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
     return channels[:, :, 0]

@@ -50,7 +50,9 @@ class Colours:
         try:
             profile = _profile(image, mode)
             self._transform = None if profile is None else _transform(profile, mode)
-        except (ValueError, TypeError, ArithmeticError, OSError, ImageCms.PyCMSError, np.linalg.LinAlgError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a malformed profile makes of it, the picture can be read
             warnings.warn(
                 f"the colour profile of {name} is not used ({first_line(error)}): its colours are taken as sRGB.",
                 stacklevel=5,
@@ -105,13 +107,13 @@ def _profile(image: Image.Image, mode: str) -> bytes | None:
 
 
 def _described(gamma: float | None, primaries: Sequence[float] | None, grey: bool) -> bytes | None:
+    exponent = None if gamma is None else 1 / gamma
+    if not grey and primaries is not None and not np.allclose(primaries, _SRGB_PRIMARIES, rtol=0, atol=0.002):
+        return matrix_profile(exponent, primaries)
     # 1/2.2 is how writers of PNG say sRGB; libpng counts 5 % to either side as the same.
-    if gamma is not None and not 0.05 <= gamma <= 20:
-        raise ValueError(f"its gamma is {gamma:g}")
-    exponent = None if gamma is None or abs(2.2 * gamma - 1) < 0.05 else 1 / gamma
-    if grey or primaries is None or np.allclose(primaries, _SRGB_PRIMARIES, rtol=0, atol=0.002):
-        return None if exponent is None else matrix_profile(exponent, None if grey else _SRGB_PRIMARIES)
-    return matrix_profile(exponent, primaries)
+    if gamma is None or abs(2.2 * gamma - 1) < 0.05:
+        return None
+    return matrix_profile(exponent, None if grey else _SRGB_PRIMARIES)
 
 
 def _is_adobe(image: Image.Image) -> bool:
@@ -137,9 +139,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     kind, space = source.profile.device_class.strip(), source.profile.xcolor_space.strip()
     if kind not in _CLASSES:
-        raise ValueError(f"it is of the class '{kind}'")
+        raise ValueError(f"it is of the class {kind!r}")
     if space != _SPACES[mode]:
-        raise ValueError(f"it is for {space} and the picture is {_SPACES[mode]}")
+        raise ValueError(f"it is for {space!r} and the picture is {_SPACES[mode]}")
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     if mode == "CMYK":
         return transform

@@ -145,8 +145,10 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
     integers; [0, 1], [0, 255] or 16 bits for floats; otherwise the values' own minimum to maximum.
     """
     image, boxes = picture.image, list(_tiles(picture.image.size))
-    extremes = [(tile.min(), tile.max()) for tile in (_finite(image, box) for box in boxes)]
-    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    low, high = 0.0, 65535.0
+    if not image.mode.startswith("I;16"):
+        extremes = [(tile.min(), tile.max()) for tile in (_finite(image, box) for box in boxes)]
+        low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     offset, scale = 0.0, 255.0
     if low < 0 or high > 65535:
         offset, scale = low, 255.0 / max(high - low, 1e-12)
@@ -154,20 +156,46 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
         scale = 255.0 / picture.white
     elif high > 1:
         scale = 1.0
+    clear = image.info.get("transparency")
     grey = Image.new("L", image.size)
     for box in boxes:
         values = _finite(image, box)
         levels = (values - offset) * scale
         levels = colours.convert_grey(255 - levels if picture.inverted else levels)
-        if isinstance(picture.clear, int):
-            levels[values == picture.clear] = 255
+        if isinstance(clear, int):
+            levels[values == clear] = 255
         grey.paste(Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)), box)
     return grey
 
 
 def _finite(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
     values = np.asarray(image.crop(box)).astype(np.float64)
-    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def stored_values(picture: Picture) -> np.ndarray:
+    """Return the numbers of a one-channel picture as its file has them, (H, W); ``picture`` is used up.
+
+    Palettes give their indices, 8 bits and less uint8, 16 bits uint16, others int32 or float32. Where 0 is white,
+    16 bits and floats are returned inverted, as Pillow does with 8.
+
+    Raises:
+        ImageError: Pillow cannot decode it.
+    """
+    with reported(picture.name):
+        image = picture.image
+        first = np.asarray(image.crop((0, 0, 1, 1)).convert("L") if image.mode == "1" else image.crop((0, 0, 1, 1)))
+        values = np.empty((image.height, image.width), first.dtype.newbyteorder("="))
+        for box in _tiles(image.size):
+            left, top, right, bottom = box
+            tile = image.crop(box)
+            values[top:bottom, left:right] = np.asarray(tile.convert("L") if tile.mode == "1" else tile)
+        if picture.step > 1:
+            values //= picture.step
+        if picture.inverted:
+            largest = picture.white if values.dtype == np.uint16 else max(1, values.max(initial=0))
+            np.subtract(largest, values, out=values)
+        return values
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -72,7 +72,7 @@ class Picture:
     inverted: bool = False
     """whether 0 is white (which Pillow undoes for 8 bits only)"""
     clear: object = None
-    """the transparent colour, in the picture's own mode"""
+    """the transparent colour, where it is not that of the image's ``info``"""
 
 
 def load(source: PictureSource, more: int = 0) -> Picture:
@@ -223,18 +223,17 @@ def _frames(image: Image.Image, file: BinaryIO) -> str:
     """Return the number of frames in words."""
     if image.format == "MPO":  # the container of phone cameras: a still and its previews
         return "1"
-    try:
-        if not getattr(image, "is_animated", False):
-            return "1"
-        # To count them the whole file is read.
-        return str(image.n_frames) if file.seek(0, os.SEEK_END) < _COUNTED else "several"  # type: ignore[attr-defined]
-    except Exception:  # there is a second frame, and it is damaged
-        return "several"
+    if not getattr(image, "is_animated", False):
+        return "1"
+    # To count them the whole file is read.
+    return str(image.n_frames) if file.seek(0, os.SEEK_END) < _COUNTED else "several"  # type: ignore[attr-defined]
 
 
 def too_large(name: str, pixels: str, limit: int = MAX_PIXELS) -> ImageError:
     """Return the error of a picture of too many pixels."""
-    return ImageError(f"{name} has {pixels} pixels, above the limit of {limit:,}: scale it down first.")
+    return ImageError(
+        f"{name} has {pixels} pixels, above the limit of {limit:,}: scale it down first (it was not decoded)."
+    )
 
 
 def _check(image: Image.Image, name: str, more: int) -> None:
@@ -307,12 +306,10 @@ def _note_samples(picture: Picture) -> None:
         picture.step = _FEW_BITS.get(raw, 1)
     # Pillow leaves the transparent colour of a PNG in the file's own bits.
     clear = image.info.get("transparency")
-    if image.mode == "L" and picture.step > 1 and isinstance(clear, int):
+    if picture.step > 1 and isinstance(clear, int):
         picture.clear = clear * picture.step
     elif image.mode == "RGB" and ";16" in raw and isinstance(clear, tuple):
         picture.clear = tuple(value >> 8 for value in clear)
-    else:
-        picture.clear = clear
 
 
 def _upright(picture: Picture) -> Picture:

@@ -171,8 +171,8 @@ def test_a_tiff_is_turned_once(tmp_path, orientation, dtype):
     image = Image.fromarray(np.ascontiguousarray(stored.get(orientation, swapped)))
     for options in ({}, {"compression": "tiff_lzw"}):
         image.save(tmp_path / "a.tif", tiffinfo={274: orientation}, **options)
-            # Of a path Pillow maps the file into memory, and mixes up width and height: not so of a stream.
-            for source in (tmp_path / "a.tif", Image.open(io.BytesIO((tmp_path / "a.tif").read_bytes()))):
+        # Of a path Pillow maps the file into memory, and mixes up width and height: not so of a stream.
+        for source in (tmp_path / "a.tif", Image.open(io.BytesIO((tmp_path / "a.tif").read_bytes()))):
             found = np.asarray(read_image(source))[:, :, 0]
             same(found, np.arange(35).reshape(5, 7))
         same(depth_from_file(tmp_path / "a.tif", (7, 5)), np.float32(upright / np.iinfo(dtype).max))

@@ -24,6 +24,7 @@ LARGEST = 1 << 24  # bytes of a profile; those of presses have some 3 MB
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 # Devices and colour spaces. A device link or an abstract profile ("link", "abst") says nothing of a picture's colours.
 _CLASSES = ("scnr", "mntr", "prtr", "spac")
+_EXACT = 0x0100  # LittleCMS's cmsFLAGS_NOOPTIMIZE
 _NEAR = 2  # levels: what profiles that all mean sRGB differ by
 
 # White, red, green and blue as x, y.
@@ -67,6 +68,8 @@ class Colours:
         """Return a piece of the picture's mode as RGB; one of mode "RGB" is changed in place."""
         if self._transform is None:
             return piece if piece.mode == "RGB" else piece.convert("RGB")
+        if piece.mode == "L":
+            return piece.point(list(_curve(self._transform))).convert("RGB")
         converted = ImageCms.applyTransform(piece, self._transform, inPlace=piece.mode == "RGB")
         return piece if converted is None else converted
 
@@ -74,9 +77,14 @@ class Colours:
         """Return grey levels 0–255 of any fineness as those of sRGB."""
         if self._transform is None:
             return levels
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        curve = np.asarray(self.convert(ramp))[0, :, 1]
-        return np.interp(levels, np.arange(256), curve)
+        return np.interp(levels, np.arange(256), _curve(self._transform))
+
+
+def _curve(transform: ImageCms.ImageCmsTransform) -> tuple[int, ...]:
+    """Return what the 256 levels of grey become."""
+    found = ImageCms.applyTransform(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), transform)
+    assert found is not None  # None is for a conversion in place
+    return tuple(np.asarray(found)[0, :, 1].tolist())
 
 
 @functools.lru_cache(1)
@@ -142,22 +150,21 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         raise ValueError(f"it is of the class {kind!r}")
     if space != _SPACES[mode]:
         raise ValueError(f"it is for {space!r} and the picture is {_SPACES[mode]}")
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    # Where LittleCMS makes a table of a grey curve, its darkest levels are up to 10 too dark.
+    flags = _EXACT if mode == "L" else 0
+    srgb = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)  # type: ignore[arg-type]
     if mode == "CMYK":
         return transform
     # There are many profiles of sRGB, and many that have its name and are another: its effect decides.
     levels = np.arange(256, dtype=np.uint8)
     if mode == "L":
-        probe = np.repeat(levels[None, :, None], 3, 2)
-        given = Image.fromarray(levels[None])
-    else:
-        grid = np.stack(np.meshgrid(*[levels[::15]] * 3, indexing="ij"), -1).reshape(1, -1, 3)
-        probe = np.concatenate([grid, np.repeat(levels[None, :, None], 3, 2)], 1)
-        given = Image.fromarray(probe)
-    found = ImageCms.applyTransform(given, transform)
-    assert found is not None  # None is for a conversion in place
-    same = np.abs(np.asarray(found).astype(int) - probe).max() <= _NEAR
-    return None if same else transform
+        return None if np.abs(np.array(_curve(transform)) - levels).max() <= _NEAR else transform
+    grid = np.stack(np.meshgrid(*[levels[::15]] * 3, indexing="ij"), -1).reshape(1, -1, 3)
+    probe = np.concatenate([grid, np.repeat(levels[None, :, None], 3, 2)], 1)
+    found = ImageCms.applyTransform(Image.fromarray(probe), transform)
+    assert found is not None
+    return None if np.abs(np.asarray(found).astype(int) - probe).max() <= _NEAR else transform
 
 
 def matrix_profile(gamma: float | None, primaries: Sequence[float] | None) -> bytes:

@@ -117,12 +117,11 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
     numbers = _labels(picture, styles)
     if numbers is not None:
         numbers = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
-        found = numbers.min(), numbers.max()
-        wrong = found[0] if found[0] < 1 else found[1]
-        if not 1 <= wrong <= styles or not np.array_equal(numbers, np.rint(numbers)):
+        wrong = numbers[(numbers < 1) | (numbers > styles) | (numbers != np.rint(numbers))]
+        if wrong.size:
             raise HidaError(
-                f"the grey mask '{path}' holds the value {_fraction(numbers) or wrong:g}; its values must be "
-                f"style numbers, 1 to {styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
+                f"the grey mask '{path}' holds the value {wrong[0].item()}; its values must be style numbers, 1 to "
+                f"{styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
             )
         return np.eye(styles, dtype=np.float32)[numbers.astype(np.int64) - 1]
     image = to_rgb(picture, managed=False)
@@ -154,12 +153,6 @@ def _labels(picture: Picture, styles: int) -> np.ndarray | None:
     picture.image = to_rgb(picture, managed=False)
     pixels = np.asarray(picture.image)
     return np.ascontiguousarray(pixels[:, :, 0]) if (pixels == pixels[:, :, :1]).all() else None
-
-
-def _fraction(numbers: np.ndarray) -> float | None:
-    """Return a number that is not whole, or None."""
-    broken = numbers[numbers != np.rint(numbers)]
-    return float(broken[0]) if broken.size else None
 
 
 def names(styles: Sequence[NamedStyle]) -> list[str]:

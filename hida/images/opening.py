@@ -92,7 +92,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
     if isinstance(source, Image.Image):
         picture = Picture(source, "the image given", own=False)
         with reported(picture.name):
-            _check(source, picture.name, more)
+            _check(source, picture.name, more, given=True)
             _note_samples(picture)
             source.load()
             return _upright(picture)
@@ -102,7 +102,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         if frames != "1" or image.format == "GIF":
             image = _open(file)  # to count moved its reader
         _check(image, name, more)
-        _limit(_decoding(image), image, name)
+        _limit(max(_stored(image.mode, image.size), _decoding(image)), image, name)
         picture = Picture(image, name, own=True)
         _note_samples(picture)
         try:
@@ -236,17 +236,26 @@ def too_large(name: str, pixels: str, limit: int = MAX_PIXELS) -> ImageError:
     )
 
 
-def _check(image: Image.Image, name: str, more: int) -> None:
+def _check(image: Image.Image, name: str, more: int, given: bool = False) -> None:
     """Refuse a picture by its size."""
     width, height = image.size
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width}×{height}): give another picture.")
     if width * height > MAX_PIXELS:
         raise too_large(name, f"{width}×{height} = {width * height:,}")
-    stored = _STORED.get(image.mode, 4)
-    # RGB is not copied; numbers of more than 8 bits become grey first.
-    converted = 0 if image.mode == "RGB" else 1 if is_deep(image) else 4
-    _limit(width * height * (stored + max(converted, more)), image, name)
+    # What a caller has decoded is there already.
+    held = 0 if given and not getattr(image, "tile", None) else _stored(image.mode, image.size)
+    grey, colour = _stored("L", image.size), _stored("RGB", image.size)
+    # RGB of our own is not copied; numbers of more than 8 bits become grey first.
+    converted = (
+        0 if image.mode == "RGB" and not given else max(held + grey, grey + colour) - held if is_deep(image) else colour
+    )
+    _limit(held + max(converted, width * height * more), image, name)
+
+
+def _stored(mode: str, size: tuple[int, int]) -> int:
+    """Return the bytes that Pillow stores a picture in: rows of whole words, and a pointer to each."""
+    return size[1] * (8 + (size[0] * _STORED.get(mode, 4) + 3) // 4 * 4)
 
 
 def _limit(needed: float, image: Image.Image, name: str) -> None:
@@ -259,7 +268,7 @@ def _limit(needed: float, image: Image.Image, name: str) -> None:
 
 def _decoding(image: Image.Image) -> float:
     """Return the bytes that decoding takes at most, the decoded picture included."""
-    pixels, stored = image.width * image.height, _STORED.get(image.mode, 4)
+    pixels, stored = image.width * image.height, _stored(image.mode, image.size)
     decoder = getattr(image, "tile", None)
     decoder = decoder[0][0] if decoder else ""
     if image.format == "WEBP":
@@ -276,14 +285,14 @@ def _decoding(image: Image.Image) -> float:
         # All coefficients, of two bytes each.
         factors = [(h, v) for _, h, v, _ in getattr(image, "layer", [])] or [(1, 1)] * 4
         largest = max(h for h, _ in factors) * max(v for _, v in factors)
-        return pixels * (stored + 2 * sum(h * v for h, v in factors) / max(1, largest))
+        return stored + pixels * 2 * sum(h * v for h, v in factors) / max(1, largest)
     if decoder == "libtiff":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = tags.get(258, (8,))
         rows = min(image.height, tags.get(278, image.height))
         # A strip, unpacked; that of a tiled file is no longer.
-        return pixels * stored + image.width * rows * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
-    return pixels * stored
+        return stored + image.width * rows * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
+    return stored
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -320,7 +329,7 @@ def _upright(picture: Picture) -> Picture:
     except Exception:  # EXIF is often malformed: without a readable orientation a picture is taken as it is
         turn = None
     if turn is not None:
-        _limit(2 * image.width * image.height * _STORED.get(image.mode, 4), image, picture.name)
+        _limit(_stored(image.mode, image.size) + _stored(image.mode, image.size[::-1]), image, picture.name)
         picture.image, picture.own = image.transpose(turn), True
         picture.image.format = image.format
     return picture

@@ -344,7 +344,7 @@ def test_below_the_limit_nobody_speaks_of_an_attack(monkeypatch, kind, options):
 
 def test_a_picture_above_the_limit_of_memory_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
-    for mode, side in (("RGB", 50), ("L", 44), ("RGBA", 35)):
+    for mode, side in (("RGB", 49), ("L", 43), ("RGBA", 34)):
         assert read_image(io.BytesIO(encoded(Image.new(mode, (side, side)), "PNG"))).size == (side, side)
         data = encoded(Image.new(mode, (side + 1, side + 1)), "PNG")
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it was decoded"))

@@ -46,6 +46,7 @@ _TURNS = {
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes per pixel; others: 4
 # Bytes per pixel while decoding, measured at 9 to 25 megapixels.
 _WEBP, _AVIF, _JPEG2000_CHANNEL, _PPM_IN_PYTHON = 17, 16, 7, 16
+_SCANS = 500  # of a JPEG; encoders make some ten, and each goes over all pixels
 _BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
 _FEW_BITS = {"L;2": 85, "L;2I": 85, "L;2R": 85, "L;2IR": 85, "L;4": 17, "L;4I": 17, "L;4R": 17, "L;4IR": 17}
 
@@ -102,7 +103,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         if frames != "1" or image.format == "GIF":
             image = _open(file)  # to count moved its reader
         _check(image, name, more)
-        _limit(max(_stored(image.mode, image.size), _decoding(image)), image, name)
+        _limit(max(_stored(image.mode, image.size), _decoding(image, file, name)), image, name)
         picture = Picture(image, name, own=True)
         _note_samples(picture)
         try:
@@ -266,7 +267,7 @@ def _limit(needed: float, image: Image.Image, name: str) -> None:
         )
 
 
-def _decoding(image: Image.Image) -> float:
+def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
     """Return the bytes that decoding takes at most, the decoded picture included."""
     pixels, stored = image.width * image.height, _stored(image.mode, image.size)
     decoder = getattr(image, "tile", None)
@@ -281,11 +282,15 @@ def _decoding(image: Image.Image) -> float:
         return pixels * _PPM_IN_PYTHON
     if decoder == "bmp_rle":
         return pixels * _BMP_RLE
-    if decoder == "jpeg" and image.info.get("progressive"):
-        # All coefficients, of two bytes each.
+    if decoder == "jpeg":
         factors = [(h, v) for _, h, v, _ in getattr(image, "layer", [])] or [(1, 1)] * 4
-        largest = max(h for h, _ in factors) * max(v for _, v in factors)
-        return stored + pixels * 2 * sum(h * v for h, v in factors) / max(1, largest)
+        first, scans = repair.jpeg_scans(file)
+        if scans > _SCANS:
+            raise ImageError(f"{name} is a JPEG of {scans:,} scans, each of which goes over all pixels: save it again.")
+        if image.info.get("progressive") or first < len(factors):
+            # All coefficients are kept, of two bytes each.
+            largest = max(h for h, _ in factors) * max(v for _, v in factors)
+            return stored + pixels * 2 * sum(h * v for h, v in factors) / max(1, largest)
     if decoder == "libtiff":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = tags.get(258, (8,))

@@ -128,6 +128,19 @@ def jpeg_with_end(file: BinaryIO, load: Callable[[BinaryIO], Image.Image]) -> Im
     return load(io.BytesIO(data + _END))  # decoded again, so that there is one picture at a time
 
 
+def jpeg_scans(file: BinaryIO) -> tuple[int, int]:
+    """Return how many components the first scan of a JPEG has, and how many scans there are at most."""
+    file.seek(0)
+    data = file.read(1 << 20)
+    first = next((body[0] for marker, body in _segments(data) if marker == 0xDA and body), 0)
+    count = 0
+    while data:
+        count += data.count(b"\xff\xda")
+        more = file.read(1 << 20)
+        data = data[-1:] + more if more else b""
+    return first, count
+
+
 def _fingerprint(image: Image.Image) -> bytes:
     digest = hashlib.sha256()
     rows = max(1, (1 << 22) // image.width)

@@ -292,7 +292,7 @@ def grown(path, kind="photo"):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "colour", "size", "reads"),
-    [(16, 0, 13377, True), (8, 2, 13377, True), (8, 2, 10392, True), (8, 6, 13377, False), (8, 6, 10392, True)],
+    [(16, 0, 13377, True), (8, 2, 10392, True), (8, 6, 13377, False)],
 )
 def test_the_largest_pngs_take_less_than_a_gigabyte(tmp_path, bits, colour, size, reads):
     (tmp_path / "a.png").write_bytes(
@@ -312,15 +312,11 @@ def test_the_largest_pngs_take_less_than_a_gigabyte(tmp_path, bits, colour, size
     ("kind", "mode", "side", "options"),
     [
         ("TIFF", "F", 13377, {"compression": "tiff_adobe_deflate"}),
-        ("TIFF", "F", 9000, {"compression": "tiff_adobe_deflate", "tiffinfo": {278: 9000}}),
         ("TIFF", "RGB", 10392, {"compression": "tiff_lzw"}),
         ("WEBP", "RGBA", 7000, {"method": 0}),
-        ("JPEG", "RGB", 10392, {}),
         ("JPEG", "RGB", 9900, {"progressive": True, "subsampling": 0}),
-        ("JPEG", "CMYK", 8000, {"progressive": True}),
         ("JPEG2000", "RGBA", 5000, {}),
         ("AVIF", "RGBA", 5000, {"speed": 10}),
-        ("GIF", "P", 12000, {}),
     ],
 )
 def test_large_pictures_of_all_formats_take_less_than_a_gigabyte_and_speak_of_no_attack(
@@ -352,3 +348,32 @@ def test_a_picture_above_the_limit_of_memory_is_refused_before_it_is_decoded(mon
             read_image(io.BytesIO(data))
         monkeypatch.undo()
         monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
+    last = data.rfind(b"\xff\xc4")
+    with pytest.raises(ImageError, match=r"a JPEG of 6\d\d scans"):
+        read_image(io.BytesIO(data[:-2] + data[last:-2] * 600 + data[-2:]))
+
+
+def test_a_jpeg_whose_components_come_one_by_one_counts_as_progressive(monkeypatch):
+    flat = Image.new("L", (64, 64), 77)
+    grey = encoded(flat, "JPEG")
+    begin = grey.find(b"\xff\xda")
+    frame = grey.find(b"\xff\xc0")
+    # Three components of the same data, a scan each.
+    head = (
+        grey[:frame]
+        + b"\xff\xc0\0\x11"
+        + grey[frame + 4 : frame + 9]
+        + b"\3"
+        + b"".join(bytes((k, 0x11, 0)) for k in (1, 2, 3))
+    )
+    scans = b"".join(b"\xff\xda\0\x08\1" + bytes((k, 0)) + grey[begin + 7 : -2] for k in (1, 2, 3))
+    data = head + grey[frame + 13 : begin] + scans + b"\xff\xd9"
+    assert read_image(io.BytesIO(data)).size == (64, 64)
+    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 30_000)  # 4 bytes for a pixel, and 6 for its coefficients
+    assert read_image(io.BytesIO(encoded(flat.convert("RGB"), "JPEG"))).size == (64, 64)
+    with pytest.raises(ImageError, match="would take"):
+        read_image(io.BytesIO(data))

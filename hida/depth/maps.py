@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hida.errors import HidaError
-from hida.images.io import stored_values
+from hida.images.io import stored_values, tiles
 from hida.images.opening import is_deep, load, reported
 
 
@@ -28,10 +28,15 @@ def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
-    if isinstance(source, (str, os.PathLike)):
-        name, values = f"the depth map {os.fspath(source)}", _read(Path(source))
-    else:
-        name, values = "the depth map", np.asarray(source)
+    named = isinstance(source, (str, os.PathLike))
+    name = f"the depth map {os.fspath(source)}" if named else "the depth map"  # type: ignore[arg-type]
+    try:
+        return _depth(_read(Path(source)) if named else np.asarray(source), size, name)  # type: ignore[arg-type]
+    except MemoryError:
+        raise HidaError(f"{name} does not fit in memory; scale it and the photo down.") from None
+
+
+def _depth(values: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[:, :, 0]
     if values.ndim != 2 or values.size == 0:
@@ -78,18 +83,21 @@ def _read(path: Path) -> np.ndarray:
             raise HidaError(f"there is no depth map {path}; check the path.") from None
         except (ValueError, EOFError, OSError) as error:
             raise HidaError(f"the depth map {path} cannot be read as a numpy array ({error}); save it again.") from None
-    picture = load(path, more=8)
+    picture = load(path, more=9)
     if picture.image.mode == "L":
         return np.asarray(picture.image)
     if is_deep(picture.image):
         values = stored_values(picture)
         return values if values.dtype.kind == "f" else _sixteen_bits(values)
     # A grey map is often saved as three equal channels, or with an alpha that says nothing.
+    grey = np.empty((picture.image.height, picture.image.width), np.uint8)
     with reported(picture.name):
-        channels = np.asarray(picture.image.convert("RGB"))
-    if (channels != channels[:, :, :1]).any():
-        raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
-    return channels[:, :, 0]
+        for box in tiles(picture.image.size):
+            channels = np.asarray(picture.image.crop(box).convert("RGB"))
+            if (channels != channels[:, :, :1]).any():
+                raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
+            grey[box[1] : box[3], box[0] : box[2]] = channels[:, :, 0]
+    return grey
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:

@@ -113,7 +113,14 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
     Raises:
         HidaError: if it cannot be read, or holds another number, a black pixel, or more colours than there are styles.
     """
-    picture = load(path, more=8)
+    try:
+        return _style_map(path, size, styles)
+    except MemoryError:
+        raise HidaError(f"the mask '{path}' does not fit in memory; scale it and the photo down.") from None
+
+
+def _style_map(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
+    picture = load(path, more=9)
     numbers = _labels(picture, styles)
     if numbers is not None:
         numbers = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
@@ -143,12 +150,11 @@ def _labels(picture: Picture, styles: int) -> np.ndarray | None:
     if is_deep(picture.image):
         numbers = stored_values(picture)
         return numbers.astype(np.int32) if numbers.dtype == np.uint16 else numbers
-    clear = picture.image.has_transparency_data
-    if picture.image.mode == "P" and not clear:
+    if picture.image.mode == "P":
         indices = stored_values(picture)
         if indices.min() >= 1 and indices.max() <= styles:
             return indices
-    if picture.image.mode == "L" and not clear:
+    if picture.image.mode == "L" and not picture.image.has_transparency_data:
         return stored_values(picture)
     picture.image = to_rgb(picture, managed=False)
     pixels = np.asarray(picture.image)

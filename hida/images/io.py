@@ -12,7 +12,17 @@ from PIL import Image, ImageCms
 
 from hida.files import atomic_path
 from hida.images.colour import Colours, lab_to_srgb
-from hida.images.opening import MAX_PIXELS, ImageError, Picture, is_deep, load, reported, too_large
+from hida.images.opening import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    ImageError,
+    Picture,
+    is_deep,
+    load,
+    reported,
+    stored_bytes,
+    too_large,
+)
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_files", "read_image", "write_png"]
 
@@ -43,7 +53,8 @@ def read_image(source: ImageSource) -> Image.Image:
             truncated, above ``MAX_PIXELS`` or the limit on memory, or an array of another shape, type or range.
     """
     if isinstance(source, np.ndarray):
-        return to_rgb(Picture(_from_array(source), "the array", own=True))
+        with reported("the array"):
+            return to_rgb(Picture(_from_array(source), "the array", own=True))
     if not isinstance(source, (str, os.PathLike, Image.Image)) and not hasattr(source, "read"):
         raise ImageError(
             f"a {type(source).__name__} is not a picture: give a path, a Pillow image or an H×W(×3) numpy array."
@@ -63,19 +74,21 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
     with reported(picture.name):
         image = picture.image
         mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
-        colours = Colours(image if managed else Image.new(mode, (1, 1)), mode, picture.name)
+        colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
         if is_deep(image):
             image = picture.image = _to_eight_bits(picture, colours)
             return image.convert("RGB")
         clear = image.has_transparency_data
         if image.mode == "RGB" and not clear:
-            image = image if picture.own else image.copy()
+            # A decoder may hold more than the pixels. Only the largest pictures go without a copy.
+            if not picture.own or 2 * stored_bytes(image.mode, image.size) <= MAX_BYTES:
+                image = image.copy()
             colours.convert(image)
             # Neither its profile nor its camera applies to it any longer.
             image.info, image.format = {}, None
             return image
         result = Image.new("RGB", image.size)
-        for box in _tiles(image.size):
+        for box in tiles(image.size):
             tile = image.crop(box)
             if picture.clear is not None:
                 tile.info["transparency"] = picture.clear
@@ -83,7 +96,8 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
         return result
 
 
-def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+def tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes of pieces that cover a picture of ``size``."""
     width, height = min(size[0], _TILE), max(1, _TILE // size[0])
     for top in range(0, size[1], height):
         for left in range(0, size[0], width):
@@ -144,7 +158,7 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
     The container does not say its range, so the smallest usual one that holds all values is taken: 16 bits for
     integers; [0, 1], [0, 255] or 16 bits for floats; otherwise the values' own minimum to maximum.
     """
-    image, boxes = picture.image, list(_tiles(picture.image.size))
+    image, boxes = picture.image, list(tiles(picture.image.size))
     low, high = 0.0, 65535.0
     if not image.mode.startswith("I;16"):
         extremes = [(tile.min(), tile.max()) for tile in (_finite(image, box) for box in boxes)]
@@ -186,7 +200,7 @@ def stored_values(picture: Picture) -> np.ndarray:
         image = picture.image
         first = np.asarray(image.crop((0, 0, 1, 1)).convert("L") if image.mode == "1" else image.crop((0, 0, 1, 1)))
         values = np.empty((image.height, image.width), first.dtype.newbyteorder("="))
-        for box in _tiles(image.size):
+        for box in tiles(image.size):
             left, top, right, bottom = box
             tile = image.crop(box)
             values[top:bottom, left:right] = np.asarray(tile.convert("L") if tile.mode == "1" else tile)

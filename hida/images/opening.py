@@ -103,7 +103,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         if frames != "1" or image.format == "GIF":
             image = _open(file)  # to count moved its reader
         _check(image, name, more)
-        _limit(max(_stored(image.mode, image.size), _decoding(image, file, name)), image, name)
+        _limit(max(stored_bytes(image.mode, image.size), _decoding(image, file, name)), image, name)
         picture = Picture(image, name, own=True)
         _note_samples(picture)
         try:
@@ -245,8 +245,8 @@ def _check(image: Image.Image, name: str, more: int, given: bool = False) -> Non
     if width * height > MAX_PIXELS:
         raise too_large(name, f"{width}×{height} = {width * height:,}")
     # What a caller has decoded is there already.
-    held = 0 if given and not getattr(image, "tile", None) else _stored(image.mode, image.size)
-    grey, colour = _stored("L", image.size), _stored("RGB", image.size)
+    held = 0 if given and not getattr(image, "tile", None) else stored_bytes(image.mode, image.size)
+    grey, colour = stored_bytes("L", image.size), stored_bytes("RGB", image.size)
     # RGB of our own is not copied; numbers of more than 8 bits become grey first.
     converted = (
         0 if image.mode == "RGB" and not given else max(held + grey, grey + colour) - held if is_deep(image) else colour
@@ -254,7 +254,7 @@ def _check(image: Image.Image, name: str, more: int, given: bool = False) -> Non
     _limit(held + max(converted, width * height * more), image, name)
 
 
-def _stored(mode: str, size: tuple[int, int]) -> int:
+def stored_bytes(mode: str, size: tuple[int, int]) -> int:
     """Return the bytes that Pillow stores a picture in: rows of whole words, and a pointer to each."""
     return size[1] * (8 + (size[0] * _STORED.get(mode, 4) + 3) // 4 * 4)
 
@@ -269,7 +269,7 @@ def _limit(needed: float, image: Image.Image, name: str) -> None:
 
 def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
     """Return the bytes that decoding takes at most, the decoded picture included."""
-    pixels, stored = image.width * image.height, _stored(image.mode, image.size)
+    pixels, stored = image.width * image.height, stored_bytes(image.mode, image.size)
     decoder = getattr(image, "tile", None)
     decoder = decoder[0][0] if decoder else ""
     if image.format == "WEBP":
@@ -334,7 +334,7 @@ def _upright(picture: Picture) -> Picture:
     except Exception:  # EXIF is often malformed: without a readable orientation a picture is taken as it is
         turn = None
     if turn is not None:
-        _limit(_stored(image.mode, image.size) + _stored(image.mode, image.size[::-1]), image, picture.name)
+        _limit(stored_bytes(image.mode, image.size) + stored_bytes(image.mode, image.size[::-1]), image, picture.name)
         picture.image, picture.own = image.transpose(turn), True
         picture.image.format = image.format
     return picture

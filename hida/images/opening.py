@@ -32,7 +32,7 @@ MAX_PIXELS = 178_956_970
 # What a picture may take while it is decoded and converted.
 MAX_BYTES = 1_000_000_000
 
-_COUNTED = 1 << 20  # bytes of a file whose frames are counted
+_COUNTED = 1 << 18  # bytes of a file whose frames are counted
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -294,9 +294,10 @@ def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
     if decoder == "libtiff":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = tags.get(258, (8,))
-        rows = min(image.height, tags.get(278, image.height))
-        # A strip, unpacked; that of a tiled file is no longer.
-        return stored + image.width * rows * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
+        # A strip or a tile is unpacked as a whole, and read as a whole before.
+        piece = tags[322] * tags[323] if 322 in tags else image.width * min(image.height, tags.get(278, image.height))
+        packed = file.seek(0, os.SEEK_END) * min(1, piece / pixels)
+        return stored + packed + piece * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
     return stored
 
 

@@ -94,6 +94,12 @@ def rle(width, height, rows=b"\x08\x01\x00\x00" * 5 + b"\x00\x04\x01\x02\x03\x04
     return b"BM" + struct.pack("<IHHI", 70 + len(rows), 0, 0, 70) + head + bytes(range(16)) + rows
 
 
+def tiff(tags):
+    entries = sorted({258: 8, 262: 1, 277: 1, **tags}.items())
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(100)
+
+
 def with_right_sums(data):
     """Return a PNG with the checksums of what it now contains, so that its content is read at all."""
     made, place = bytearray(data[:8]), 8
@@ -159,7 +165,6 @@ def giants():
         (178_956_970, 1),
         (1, 178_956_970),
         (60_000, 60_000),
-        (2**31 - 1, 2**31 - 1),
         (2**32 - 1, 1),
     )
     for width, height in sizes:
@@ -175,33 +180,12 @@ def giants():
             yield rle(width, height, b"\x01\x01\x00\x00" * 9)
             yield rle(width, height, b"\x00\x02\xff\xff" * 99)
         small = min(width, 65535), min(height, 65535)
-        yield (
-            b"GIF89a"
-            + struct.pack("<HH", *small)
-            + b"\x80\0\0"
-            + bytes(6)
-            + b","
-            + struct.pack("<4H", 0, 0, *small)
-            + b"\0\2\2\4\1\0;"
-        )
+        part = struct.pack("<4H", 0, 0, *small)
+        yield b"GIF89a" + part[4:] + b"\x80\0\0" + bytes(6) + b"," + part + b"\0\2\2\4\1\0;"
+        for side in (16_384, 30_000, 60_000):
+            yield tiff({256: 99, 257: 99, 259: 8, 322: side, 323: side, 324: 8, 325: 99})
         for compression in (1, 5, 7, 8):
-            entries = (
-                (256, width),
-                (257, height),
-                (258, 8),
-                (259, compression),
-                (262, 1),
-                (273, 8),
-                (277, 1),
-                (278, height),
-                (279, 100),
-            )
-            yield (
-                b"II*\0"
-                + struct.pack("<IH", 8, len(entries))
-                + b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in entries)
-                + bytes(4)
-            )
+            yield tiff({256: width, 257: height, 259: compression, 273: 8, 278: height, 279: 99})
         for data in samples():
             if data[:2] == b"\xff\xd8":
                 place = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))

@@ -65,5 +65,5 @@ def test_arrays_of_any_type_and_byte_order(dtype):
 def test_a_large_map_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("hida.images.opening.MAX_BYTES", 1000)
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(HidaError, match=r"a\.png' \(20×20, I;16\) would take"):
+    with pytest.raises(HidaError, match=r"a\.png' \(20×20, I(;16)?\) would take"):
         depth_from_file(tmp_path / "a.png", (20, 20))

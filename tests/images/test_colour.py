@@ -191,9 +191,14 @@ def test_gamma_of_a_grey_png_is_followed():
 
 
 def test_a_camera_may_say_adobe_rgb_by_exif():
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0xA001] = 0xFFFF
-    exif.get_ifd(0x8769)[0xA005] = {1: "R03\0"}
+    def directory(*entries):
+        packed = b"".join(struct.pack(">HHI4s", tag, kind, count, value) for tag, kind, count, value in entries)
+        return struct.pack(">H", len(entries)) + packed + bytes(4)
+
+    # EXIF 2.3: the first directory at 8, Exif's at 26 with ColorSpace "uncalibrated", Interoperability's at 56.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + directory((0x8769, 4, 1, b"\0\0\0\x1a"))
+    exif += directory((0xA001, 3, 1, b"\xff\xff\0\0"), (0xA005, 4, 1, b"\0\0\0\x38"))
+    exif += directory((1, 2, 4, b"R03\0"))
     flat = Image.new("RGB", (16, 16), (200, 140, 115))
     stored = np.asarray(read_image(encoded(flat, "JPEG", quality=100)))
     found = np.asarray(read_image(encoded(flat, "JPEG", quality=100, exif=exif)))

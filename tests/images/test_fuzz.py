@@ -70,13 +70,17 @@ def samples():
         ("GIF", "P", {**frames(), "transparency": 1}),
         ("PPM", "RGB", {}),
         ("PPM", "I", {}),
-        ("PPM", "F", {}),
         ("AVIF", "RGB", {"icc_profile": ADOBE}),
         ("AVIF", "RGBA", {}),
         ("JPEG2000", "RGB", {}),
         ("JPEG2000", "LA", {"no_jp2": True}),
     ]
-    made = [b"P3 2 2 9\n1 2 3 4 5 6 7 8 9 1 2 3\n", b"P1\n3 2\n1 0 1 0 1 0\n", b"P2\n2 1 65535\n1 65535\n", rle(8, 6)]
+    made = [
+        b"P3 2 2 9\n1 2 3 4 5 6 7 8 9 1 2 3\n",
+        b"P1\n3 2\n1 0 1 0 1 0\n",
+        b"P2\n2 1 65535\n1 65535\n",
+        rle(8, 6),
+    ]
     for kind, mode, options in kinds:
         if kind in Image.SAVE:
             image = (

@@ -28,6 +28,10 @@ EXTREMES = (
 )
 
 
+class Late(BaseException):
+    """A case that takes too long; no Exception, lest a reader take it for a fault of the file."""
+
+
 def mutations(samples: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
     """Yield ``count`` files: of each sample some bytes changed, cut, doubled, or replaced by a piece of another."""
     chance = random.Random(seed)
@@ -143,7 +147,7 @@ def withstand(
     taken = 0
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"no answer within {seconds} s")
+        raise Late(f"no answer within {seconds} s")
 
     before_alarm = signal.signal(signal.SIGALRM, late)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -39,7 +39,8 @@ class Command:
     style: tuple[str, ...] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Path | None = None
-    """mask with a style for every region, instead of --style: grey levels 1, 2, …, or red, green, blue for 1 to 3"""
+    """mask with a style for every region, instead of --style: 1, 2, … as grey levels or indices of a palette, or red,
+    green, blue for 1 to 3"""
     sweep: tuple[int, int] | None = None
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: int | None = None

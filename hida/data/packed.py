@@ -95,7 +95,7 @@ def _encode(array: np.ndarray, quality: int) -> tuple[bytes, float]:
     buffer = io.BytesIO()
     image = Image.fromarray(array)
     image.save(buffer, "WEBP", quality=min(quality, 100), lossless=quality > 100, method=4)
-    again = np.asarray(read_image(Image.open(buffer)).convert(image.mode), np.float64)
+    again = np.asarray(read_image(buffer).convert(image.mode), np.float64)
     error = float(np.square(again - array).mean())
     # The error is taken to be at least a tenth of a grey level squared: identical pictures get 58 dB, not infinity.
     return buffer.getvalue(), 10 * math.log10(255**2 / max(error, 0.1))

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from hida.images.io import IMAGE_SUFFIXES, ImageError, read_image
+from hida.images.opening import is_transparent
 
 SPLITS = ("train", "test")
 
@@ -118,8 +117,7 @@ def _check_pair(pair: SourcePair) -> tuple[list[Fault], bool]:
         except ImageError as error:
             faults.append(Fault("unreadable", f"{path.parent.name}/{path.name}", str(error)))
     if not faults:
-        with Image.open(pair.sketch) as sketch:
-            see_through = sketch.has_transparency_data
+        see_through = is_transparent(pair.sketch)
         if sizes[0] != sizes[1]:
             photo, sketch = (f"{width}×{height}" for width, height in sizes)
             message = f"the photo is {photo} and the sketch {sketch}: a pair must share one size."

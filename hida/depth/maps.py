@@ -10,14 +10,16 @@ from PIL import Image
 
 from hida.depth.arrays import read_array
 from hida.errors import HidaError
-from hida.images.io import read_image
+from hida.images.io import stored_values, tiles
+from hida.images.opening import is_deep, load, reported
 
 
 def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
-    maximum. A map of another size is resized bilinearly.
+    maximum. A map of another size is resized bilinearly. A picture is turned as its EXIF says, like the photo; a colour
+    profile of it is ignored.
 
     Args:
         source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or
@@ -27,10 +29,15 @@ def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
-    if isinstance(source, (str, os.PathLike)):
-        name, values = f"the depth map {os.fspath(source)}", _read(Path(source))
-    else:
-        name, values = "the depth map", np.asarray(source)
+    named = isinstance(source, (str, os.PathLike))
+    name = f"the depth map {os.fspath(source)}" if named else "the depth map"  # type: ignore[arg-type]
+    try:
+        return _depth(_read(Path(source)) if named else np.asarray(source), size, name)  # type: ignore[arg-type]
+    except MemoryError:
+        raise HidaError(f"{name} does not fit in memory; scale it and the photo down.") from None
+
+
+def _depth(values: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[:, :, 0]
     if values.ndim != 2 or values.size == 0:
@@ -46,38 +53,47 @@ def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype == np.bool_:
         return values.astype(np.float32)
     if np.issubdtype(values.dtype, np.unsignedinteger):
-        return (values / np.float64(np.iinfo(values.dtype).max)).astype(np.float32)
+        return _scaled(values, 0.0, float(np.iinfo(values.dtype).max))
     if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.signedinteger)):
         raise HidaError(f"{name} holds values of type {values.dtype}; give integers or floats.")
-    with np.errstate(over="ignore"):  # what is too large for float64 is not finite then
-        values = values.astype(np.float64)
-    if not np.isfinite(values).all():
+    low, high = float(values.min()), float(values.max())  # what is too large for float64 is not finite then
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise HidaError(f"{name} holds values that are not finite; fill them first, 0 for the background.")
-    low, high = values.min(), values.max()
     if low < 0 or high > 1:
         if high == low:
             raise HidaError(f"{name} is {low:g} everywhere, outside [0, 1], so near and far are equal; give another.")
-        # Halves, so that the difference of any two numbers is finite; in place, since maps may be large.
-        values *= 0.5
-        values -= 0.5 * low
-        values /= 0.5 * high - 0.5 * low
-    return values.astype(np.float32)
+        return _scaled(values, low, high)
+    return _scaled(values, 0.0, 1.0)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = np.empty(values.shape, np.float32)
+    rows = max(1, (1 << 20) // values.shape[1])  # at a time: no copy of a large map in float64
+    for top in range(0, len(values), rows):
+        # Halves, so that the difference of any two numbers is finite.
+        halves = 0.5 * values[top : top + rows].astype(np.float64)
+        scaled[top : top + rows] = (halves - 0.5 * low) / (0.5 * high - 0.5 * low)
+    return scaled
 
 
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         return read_array(path)
-    read_image(path)  # whatever is wrong with the file is said here
-    with Image.open(path) as image:
-        if image.mode in ("L", "F"):
-            return np.asarray(image)
-        if image.mode.startswith("I"):
-            return _sixteen_bits(np.asarray(image))
-        # A grey map is often saved as three equal channels, or with an alpha that says nothing.
-        channels = np.asarray(image.convert("RGB"))
-    if (channels != channels[:, :, :1]).any():
-        raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
-    return channels[:, :, 0]
+    picture = load(path, more=9)
+    if picture.image.mode == "L":
+        return np.asarray(picture.image)
+    if is_deep(picture.image):
+        values = stored_values(picture)
+        return values if values.dtype.kind == "f" else _sixteen_bits(values)
+    # A grey map is often saved as three equal channels, or with an alpha that says nothing.
+    grey = np.empty((picture.image.height, picture.image.width), np.uint8)
+    with reported(picture.name):
+        for box in tiles(picture.image.size):
+            channels = np.asarray(picture.image.crop(box).convert("RGB"))
+            if (channels != channels[:, :, :1]).any():
+                raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
+            grey[box[1] : box[3], box[0] : box[2]] = channels[:, :, 0]
+    return grey
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from hida.errors import HidaError
-from hida.images.io import read_image
+from hida.images.io import stored_values, to_rgb
+from hida.images.opening import Picture, is_deep, load
 
 NamedStyle = int | Mapping[int, float]
 """A style's number from 1, or a mixture {number: weight}."""
@@ -98,8 +99,10 @@ def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
 def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
     """Read a mask as style weights for each pixel of a photo.
 
-    A grey mask holds style numbers 1 … S as its grey levels. In a coloured one red, green and blue are the weights of
-    styles 1, 2 and 3, so that (255, 0, 0) is style 1 and mixed colours are mixtures; it cannot name a fourth style.
+    A grey mask holds style numbers 1 … S as its grey levels, in 2 to 32 bits. In a coloured one red, green and blue are
+    the weights of styles 1, 2 and 3, so that (255, 0, 0) is style 1 and mixed colours are mixtures; it cannot name a
+    fourth style. A palette whose indices are all style numbers, as tools for labels write it, is taken by its indices,
+    any other by its colours. The mask is turned as its EXIF says, like the photo; a colour profile of it is ignored.
 
     Args:
         size: (width, height) of the photo.
@@ -110,17 +113,26 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
     Raises:
         HidaError: if it cannot be read, or holds another number, a black pixel, or more colours than there are styles.
     """
-    image = read_image(path)
-    pixels = np.asarray(image)
-    if (pixels == pixels[:, :, :1]).all():
-        numbers = np.asarray(Image.fromarray(pixels[:, :, 0]).resize(size, Image.Resampling.NEAREST))
-        found = np.unique(numbers)
-        if found[0] < 1 or found[-1] > styles:
+    try:
+        return _style_map(path, size, styles)
+    except MemoryError:
+        raise HidaError(f"the mask '{path}' does not fit in memory; scale it and the photo down.") from None
+
+
+def _style_map(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
+    picture = load(path, more=9)
+    numbers = _labels(picture, styles)
+    if numbers is not None:
+        numbers = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
+        wrong = numbers[(numbers < 1) | (numbers > styles) | (numbers != np.rint(numbers))]
+        if wrong.size:
             raise HidaError(
-                f"the grey mask '{path}' holds the value {found[0] if found[0] < 1 else found[-1]}; its values must be "
-                f"style numbers, 1 to {styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
+                f"the grey mask '{path}' holds the value {wrong[0].item()}; its values must be style numbers, 1 to "
+                f"{styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
             )
-        return np.eye(styles, dtype=np.float32)[numbers - 1]
+        return np.eye(styles, dtype=np.float32)[numbers.astype(np.int64) - 1]
+    image = to_rgb(picture, managed=False)
+    pixels = np.asarray(image)
     if pixels[:, :, styles:].any():
         raise HidaError(f"the mask '{path}' has more colours than these weights have styles ({styles}); use fewer.")
     if image.size != size:
@@ -131,6 +143,22 @@ def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.nd
     if not total.min():
         raise HidaError(f"the mask '{path}' has black pixels, which name no style; give every pixel a colour.")
     return weights / total
+
+
+def _labels(picture: Picture, styles: int) -> np.ndarray | None:
+    """Return the numbers of a mask (H, W); None if it names styles by colours."""
+    if is_deep(picture.image):
+        numbers = stored_values(picture)
+        return numbers.astype(np.int32) if numbers.dtype == np.uint16 else numbers
+    if picture.image.mode == "P":
+        indices = stored_values(picture)
+        if indices.min() >= 1 and indices.max() <= styles:
+            return indices
+    if picture.image.mode == "L" and not picture.image.has_transparency_data:
+        return stored_values(picture)
+    picture.image = to_rgb(picture, managed=False)
+    pixels = np.asarray(picture.image)
+    return np.ascontiguousarray(pixels[:, :, 0]) if (pixels == pixels[:, :, :1]).all() else None
 
 
 def names(styles: Sequence[NamedStyle]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from hida.images.opening import tiff_tag
 
 _JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -34,9 +34,8 @@ def lossy_compression(path: str | os.PathLike[str]) -> str | None:
             if head.startswith(_JPEG_2000):
                 return "lossy JPEG 2000" if _is_lossy_jpeg_2000(head + file.read(1 << 16)) else None
         if head.startswith(_TIFF):
-            with Image.open(path, formats=["TIFF"]) as image:
-                return _IN_TIFF.get(image.tag_v2.get(_COMPRESSION))
-    except Exception:  # damaged headers make Pillow raise what it likes
+            return _IN_TIFF.get(tiff_tag(path, _COMPRESSION))
+    except Exception:  # damaged headers make their readers raise what they like
         return None
     return None
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
+from typing import BinaryIO, Union
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 
-from hida.errors import HidaError
 from hida.files import atomic_path
+from hida.images.colour import Colours, lab_to_srgb
+from hida.images.opening import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    ImageError,
+    Picture,
+    is_deep,
+    load,
+    reported,
+    stored_bytes,
+    too_large,
+)
 
-ImageSource = Union[str, "os.PathLike[str]", Image.Image, np.ndarray]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_files", "read_image", "write_png"]
 
-# Pillow's own hard limit (2 * 89,478,485): half a gigabyte once decoded as RGB.
-MAX_PIXELS = 178_956_970
+ImageSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
 
 # Suffixes that a folder scan takes for pictures; reading itself goes by content.
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
@@ -26,59 +35,91 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 _WHITE = (255, 255, 255)
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-
-
-class ImageError(HidaError):
-    """A picture that cannot be read, with the reason."""
+_TILE = 1 << 20  # pixels that are converted at a time, so that no second copy of a picture is needed
+_GREY = ("1", "L", "LA", "La")
 
 
 def read_image(source: ImageSource) -> Image.Image:
-    """Read ``source`` as an upright Pillow image of mode "RGB".
+    """Read ``source`` as an upright Pillow image of mode "RGB", its colours those of sRGB.
 
-    EXIF orientation is applied, transparency is laid over white, CMYK, Lab and palettes are converted, 16-bit and
-    float pictures are scaled instead of clipped, and of an animation the first frame is taken, with a warning.
+    EXIF orientation is applied, colour profiles are converted (one that is broken is ignored, with a warning),
+    transparency is laid over white, CMYK, Lab and palettes are converted, and 16-bit and float pictures are scaled
+    instead of clipped. Of an animation the first frame is taken, with a warning; of a Pillow image the frame where it
+    stands, and the image is not changed.
 
     Args:
-        source: a path (the content decides the format, not the suffix), a Pillow image, or an array H×W, H×W×1, H×W×3
-            (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
+        source: a path (the content decides the format, not the suffix), a binary file, a Pillow image, or an array H×W,
+            H×W×1, H×W×3 (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
 
     Raises:
-        ImageError: nothing there, a folder, an empty file, not a picture, truncated, above ``MAX_PIXELS`` (read from
-            the header, before anything is decoded), or an array of another shape, type or range.
+        ImageError: nothing there, a folder, an empty file, no picture of :data:`hida.images.opening.FORMATS`,
+            truncated, above ``MAX_PIXELS`` or the limit on memory, or an array of another shape, type or range.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _decode(source, "the image given")
-    if not isinstance(source, (str, os.PathLike)):
+        with reported("the array"):
+            return to_rgb(Picture(_from_array(source), "the array", own=True))
+    if not isinstance(source, (str, os.PathLike, Image.Image)) and not hasattr(source, "read"):
         raise ImageError(
             f"a {type(source).__name__} is not a picture: give a path, a Pillow image or an H×W(×3) numpy array."
         )
-    path = Path(source)
-    if path.is_dir():
-        raise ImageError(f"'{path}' is a folder, not a picture: give a file in it.")
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ImageError(f"'{path}' cannot be read ({error.strerror or error}): check the path.") from None
-    if size == 0:
-        raise ImageError(f"'{path}' is empty (0 bytes): copy or download it again.")
-    try:
-        with Image.open(path) as image:
-            return _decode(image, f"'{path}'")
-    except UnidentifiedImageError:
-        raise ImageError(f"'{path}' is not a picture in a known format: give a JPEG, PNG, WebP, TIFF or BMP.") from None
-    except Image.DecompressionBombError as error:
-        # Pillow refuses some sizes while opening; its message holds the only trace of the size.
-        pixels = re.search(r"\d+", str(error))
-        raise _too_large(f"'{path}'", f"{int(pixels[0]):,}" if pixels else "too many") from None
-    except OSError as error:
-        if error.strerror:
-            raise ImageError(f"'{path}' cannot be read ({error.strerror}): check the file.") from None
-        raise ImageError(f"'{path}' is truncated or damaged ({error}): copy or download it again.") from None
-    except (ValueError, SyntaxError, EOFError, OverflowError) as error:
-        raise ImageError(f"'{path}' is damaged ({error}): copy or download it again.") from None
+    return to_rgb(load(source))
+
+
+def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
+    """Return a decoded picture as RGB over white; ``picture`` is used up.
+
+    Args:
+        managed: whether to convert its colours to sRGB; without it they stay the numbers of the file.
+
+    Raises:
+        ImageError: Pillow cannot convert it.
+    """
+    with reported(picture.name):
+        image = picture.image
+        mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
+        colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
+        if is_deep(image):
+            image = picture.image = _to_eight_bits(picture, colours)
+            return image.convert("RGB")
+        clear = image.has_transparency_data
+        if image.mode == "RGB" and not clear:
+            # A decoder may hold more than the pixels. Only the largest pictures go without a copy.
+            if not picture.own or 2 * stored_bytes(image.mode, image.size) <= MAX_BYTES:
+                image = image.copy()
+            colours.convert(image)
+            # Neither its profile nor its camera applies to it any longer.
+            image.info, image.format = {}, None
+            return image
+        result = Image.new("RGB", image.size)
+        for box in tiles(image.size):
+            tile = image.crop(box)
+            if picture.clear is not None:
+                tile.info["transparency"] = picture.clear
+            result.paste(_tile_to_rgb(tile, mode, colours, clear), box)
+        return result
+
+
+def tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the boxes of pieces that cover a picture of ``size``."""
+    width, height = min(size[0], _TILE), max(1, _TILE // size[0])
+    for top in range(0, size[1], height):
+        for left in range(0, size[0], width):
+            yield left, top, min(left + width, size[0]), min(top + height, size[1])
+
+
+def _tile_to_rgb(tile: Image.Image, mode: str, colours: Colours, clear: bool) -> Image.Image:
+    if tile.mode == "LAB":
+        converted = ImageCms.applyTransform(tile, lab_to_srgb())
+        assert converted is not None  # None is for a conversion in place
+        return converted
+    if not clear:
+        return colours.convert(tile if tile.mode == mode else tile.convert(mode))
+    # RGBa (premultiplied) and PA reach RGBA directly; alpha 255 leaves a pixel exactly as it was.
+    layers = tile.convert("LA" if tile.mode == "La" else "RGBA").convert("RGBA")
+    colour = layers.convert("RGB")
+    white = Image.new("RGB", tile.size, _WHITE)
+    white.paste(colours.convert(colour.getchannel("R") if mode == "L" else colour), mask=layers.getchannel("A"))
+    return white
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -114,85 +155,88 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray | Image.Image, com
         image.save(temporary, format="PNG", compress_level=compress_level)
 
 
-def _too_large(name: str, pixels: str) -> ImageError:
-    return ImageError(
-        f"{name} has {pixels} pixels, above the limit of {MAX_PIXELS:,}: scale it down first (it was not decoded)."
-    )
-
-
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Load ``image`` completely (open and verify pass on truncated files; only load tells) and make it RGB."""
-    if image.width == 0 or image.height == 0:
-        raise ImageError(f"{name} has no pixels ({image.width}×{image.height}): give another picture.")
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, f"{image.width}×{image.height} = {image.width * image.height:,}")
-    # MPO is the container of phone cameras (a still and its previews), not an animation.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        warnings.warn(f"{name} holds {getattr(image, 'n_frames', 1)} frames: the first is used.", stacklevel=3)
-        image.seek(0)
-    try:
-        image.load()
-    except MemoryError:
-        raise ImageError(f"{name} ({image.width}×{image.height}) does not fit in memory: scale it down.") from None
-    except Exception as error:  # decoders raise what they like on damaged data
-        raise ImageError(f"{name} is truncated or damaged ({error}): copy or download it again.") from None
-    # EXIF is often malformed; a picture without a readable orientation is taken as it is.
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:
-        upright = image
-    return _to_rgb(upright)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):
-        image = Image.fromarray(_to_eight_bits(np.asarray(image), integers=image.mode != "F"))
-    elif image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None  # None is for a conversion in place
-        return converted
-    if image.has_transparency_data:
-        # RGBa (premultiplied) and PA reach RGBA directly; alpha 255 leaves a pixel exactly as it was.
-        colour = image.convert("RGBA")
-        white = Image.new("RGB", image.size, _WHITE)
-        white.paste(colour, mask=colour.getchannel("A"))
-        return white
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
-def _to_eight_bits(values: np.ndarray, integers: bool) -> np.ndarray:
-    """Scale a one-channel picture of more than 8 bits to uint8.
+def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
+    """Scale a one-channel picture of more than 8 bits to 8.
 
     The container does not say its range, so the smallest usual one that holds all values is taken: 16 bits for
     integers; [0, 1], [0, 255] or 16 bits for floats; otherwise the values' own minimum to maximum.
     """
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    image, boxes = picture.image, list(tiles(picture.image.size))
+    low, high = 0.0, 65535.0
+    if not image.mode.startswith("I;16"):
+        extremes = [(tile.min(), tile.max()) for tile in (_finite(image, box) for box in boxes)]
+        low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    offset, scale = 0.0, 255.0
     if low < 0 or high > 65535:
-        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    elif integers or high > 255:
-        scaled = values / 257.0
-    else:
-        scaled = values if high > 1 else values * 255.0
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        offset, scale = low, 255.0 / max(high - low, 1e-12)
+    elif image.mode != "F" or high > 255:
+        scale = 255.0 / picture.white
+    elif high > 1:
+        scale = 1.0
+    clear = image.info.get("transparency")
+    grey = Image.new("L", image.size)
+    for box in boxes:
+        values = _finite(image, box)
+        levels = (values - offset) * scale
+        levels = colours.convert_grey(255 - levels if picture.inverted else levels)
+        if isinstance(clear, int):
+            levels[values == clear] = 255
+        grey.paste(Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)), box)
+    return grey
+
+
+def _finite(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    values = np.asarray(image.crop(box)).astype(np.float64)
+    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def stored_values(picture: Picture) -> np.ndarray:
+    """Return the numbers of a one-channel picture as its file has them, (H, W); ``picture`` is used up.
+
+    Palettes give their indices, 8 bits and less uint8, 16 bits uint16, others int32 or float32. Where 0 is white,
+    16 bits and floats are returned inverted, as Pillow does with 8.
+
+    Raises:
+        ImageError: Pillow cannot decode it.
+    """
+    with reported(picture.name):
+        image = picture.image
+        first = np.asarray(image.crop((0, 0, 1, 1)).convert("L") if image.mode == "1" else image.crop((0, 0, 1, 1)))
+        values = np.empty((image.height, image.width), first.dtype.newbyteorder("="))
+        for box in tiles(image.size):
+            left, top, right, bottom = box
+            tile = image.crop(box)
+            values[top:bottom, left:right] = np.asarray(tile.convert("L") if tile.mode == "1" else tile)
+        if picture.step > 1:
+            values //= picture.step
+        if picture.inverted:
+            largest = picture.white if values.dtype == np.uint16 else max(1, values.max(initial=0))
+            np.subtract(largest, values, out=values)
+        return values
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(f"an array of shape {array.shape} is not a picture: give H×W, H×W×1, H×W×3 or H×W×4.")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise _too_large("the array", f"{array.shape[1]}×{array.shape[0]} = {array.shape[0] * array.shape[1]:,}")
+        raise too_large(
+            "the array", f"{array.shape[1]}×{array.shape[0]} = {array.shape[0] * array.shape[1]:,}", MAX_PIXELS
+        )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257.0).astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.floating):
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    floats = np.issubdtype(array.dtype, np.floating)
+    if not floats and array.dtype.newbyteorder("=") != np.uint16:
+        raise ImageError(f"an array of {array.dtype} is not a picture: give uint8, uint16 or floats in [0, 1].")
+    if floats:
         low, high = float(array.min()), float(array.max())
         # A little overshoot is what resampling leaves; anything more is another scale. NaN fails both.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ImageError(f"a float array must be in [0, 1], this one spans [{low:.4g}, {high:.4g}]: rescale it.")
-        array = np.clip(np.rint(array.astype(np.float64) * 255.0), 0, 255).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype} is not a picture: give uint8, uint16 or floats in [0, 1].")
-    return Image.fromarray(np.ascontiguousarray(array))
+    levels = np.empty(array.shape, np.uint8)
+    rows = max(1, _TILE // array.shape[1])
+    for top in range(0, len(array), rows):
+        values = array[top : top + rows].astype(np.float64)
+        levels[top : top + rows] = np.clip(np.rint(values * 255.0 if floats else values / 257.0), 0, 255)
+    return Image.fromarray(levels)

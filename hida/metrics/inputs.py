@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from hida.errors import HidaError
+from hida.errors import HidaError, first_line
+from hida.images.io import read_image
 
 # ITU-R BT.601, as every metric here defines grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -17,8 +19,9 @@ LUMA = (0.299, 0.587, 0.114)
 def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
     """Bring one image or a batch to float64 (N, 1|3, H, W) on the scale 0–255.
 
-    Accepted: tensors (N, 1|3, H, W), (1|3, H, W) or (H, W); arrays (H, W), (H, W, 1|3) or (N, 1|3, H, W); PIL images.
-    Values are uint8, or floating point in [0, 1].
+    Accepted: tensors (N, 1|3, H, W), (1|3, H, W) or (H, W); arrays (H, W), (H, W, 1|3) or (N, 1|3, H, W). Values
+    are uint8, or floating point in [0, 1]. PIL images of any mode, which are read as files of them would be
+    (:func:`hida.images.io.read_image`).
 
     Returns:
         The batch, on the image's own device, and whether the input was a single image.
@@ -29,10 +32,8 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
     if isinstance(image, Tensor):
         pixels, channels_last = image.detach(), False
     else:
-        array = np.asarray(image)
-        if array.dtype == object or array.dtype.kind not in "uf":
-            raise HidaError(f"{name} holds {array.dtype} values; give uint8, or floats in [0, 1].")
-        pixels, channels_last = torch.from_numpy(array.copy()), True
+        array = _picture_array(image) if isinstance(image, Image.Image) else _array(image, name)
+        pixels, channels_last = torch.from_numpy(array), True
     shape = tuple(pixels.shape)
     single = pixels.ndim < 4
     if pixels.ndim == 2:
@@ -54,6 +55,26 @@ def as_batch(image: Any, name: str = "image") -> tuple[Tensor, bool]:
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise HidaError(f"{name} has values from {low:.4g} to {high:.4g}; give uint8, or floats in [0, 1].")
     return pixels.clamp(0, 1) * 255, single
+
+
+def _picture_array(image: Image.Image) -> np.ndarray:
+    pixels = np.array(read_image(image))
+    grey = image.mode != "RGB" and (pixels == pixels[:, :, :1]).all()
+    return np.ascontiguousarray(pixels[:, :, 0]) if grey else pixels
+
+
+def _array(image: Any, name: str) -> np.ndarray:
+    """Return an array in a type that torch has."""
+    try:
+        array = np.asarray(image)
+    except (ValueError, TypeError) as error:
+        raise HidaError(f"{name} is no array ({first_line(error)}); give uint8, or floats in [0, 1].") from None
+    if array.dtype.kind == "f":
+        # Of the other byte order, or longer than torch knows.
+        return array.astype(array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.float64)
+    if array.dtype != np.uint8:
+        raise HidaError(f"{name} holds {array.dtype} values; give uint8, or floats in [0, 1].")
+    return array.copy()
 
 
 def as_pair(prediction: Any, target: Any) -> tuple[Tensor, Tensor, bool]:

@@ -1,5 +1,8 @@
 """Styles: what a user may write, and that mixtures and maps reach the network as they were meant."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -49,19 +52,72 @@ def test_masks_are_read_by_number_or_by_colour(tmp_path):
     np.testing.assert_allclose(read, [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0.5, 0, 0.5]]])
 
 
+LABELS = np.array([[1, 2, 3], [3, 1, 2]])
+VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+REVERSED = [0, 0, 0, 0, 0, 255, 0, 255, 0, 255, 0, 0]
+
+
+def _palette(indices, colours):
+    image = Image.fromarray(indices.astype(np.uint8)).convert("L")
+    image.putpalette(colours)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("suffix", "image"),
+    [
+        ("png", Image.fromarray(LABELS.astype(np.uint16))),
+        ("tif", Image.fromarray(LABELS.astype(np.uint16))),
+        ("tif", Image.fromarray(LABELS.astype(np.int32))),
+        ("tif", Image.fromarray(LABELS.astype(np.float32))),
+        ("png", _palette(LABELS, VOC)),
+        ("png", _palette(LABELS, REVERSED)),
+        ("png", _palette(LABELS - 1, [255, 0, 0, 0, 255, 0, 0, 0, 255])),
+        ("gif", _palette(3 - LABELS, [0, 0, 255, 0, 255, 0, 255, 0, 0])),
+        ("png", Image.fromarray(LABELS.astype(np.uint8)).quantize(8)),
+        ("png", Image.fromarray(LABELS.astype(np.uint8)).convert("RGB")),
+        ("png", Image.fromarray(LABELS.astype(np.uint8)).convert("LA")),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_label_picture_of_any_kind_keeps_its_numbers_and_is_turned(tmp_path, suffix, image, orientation):
+    wanted = np.eye(3)[LABELS - 1]
+    if orientation == 6 and suffix != "gif":
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # A profile is about colours to look at, which these are not.
+    image.save(tmp_path / f"a.{suffix}", exif=exif, icc_profile=b"no profile")
+    np.testing.assert_array_equal(style_map_from_file(tmp_path / f"a.{suffix}", (3, 2), 3), wanted)
+
+
+def test_a_mask_of_two_bits_keeps_its_numbers(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 2, 0, 0, 0, 0))
+    rows = zlib.compress(bytes([0, 0b01101100, 0, 0b11011000]))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    np.testing.assert_array_equal(style_map_from_file(tmp_path / "a.png", (3, 2), 3).argmax(2) + 1, LABELS)
+
+
 @pytest.mark.parametrize(
     ("pixels", "styles", "sentence"),
     [
         (np.full((2, 2), 4, np.uint8), 3, "value 4"),
+        (np.full((2, 2), 257, np.uint16), 3, "value 257"),
+        (np.full((2, 2), 1 << 20, np.int32), 3, "value 1048576"),
+        (np.full((2, 2), 1.5, np.float32), 3, "value 1.5"),
+        (np.full((2, 2), np.nan, np.float32), 3, "value nan"),
         (np.zeros((2, 2), np.uint8), 3, "value 0"),
         (np.array([[[0, 0, 0], [9, 0, 0]]], np.uint8), 3, "black pixels"),
         (np.array([[[0, 0, 9], [9, 0, 0]]], np.uint8), 2, "more colours"),
     ],
 )
 def test_a_mask_that_names_no_style_is_refused(tmp_path, pixels, styles, sentence):
-    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    Image.fromarray(pixels).save(tmp_path / "mask.tif")
     with pytest.raises(HidaError, match=sentence):
-        style_map_from_file(tmp_path / "mask.png", (2, 2), styles)
+        style_map_from_file(tmp_path / "mask.tif", (2, 2), styles)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,352 @@
+"""The one way in for pictures: which formats are opened, how much memory one may take, and what is wrong with a file.
+
+Nothing else in this package calls ``Image.open``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Union
+
+from PIL import Image, UnidentifiedImageError
+
+from hida.errors import HidaError, first_line
+from hida.images import repair
+from hida.images.colour import LARGEST
+
+# Formats of plain pictures, by Pillow's names. Left out are those that other programs decode (PostScript: Ghostscript),
+# and those of layers, icons and films. MPO, the container of phone cameras, is opened as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+
+# Pillow's own hard limit (2 * 89,478,485).
+MAX_PIXELS = 178_956_970
+# What a picture may take while it is decoded and converted.
+MAX_BYTES = 1_000_000_000
+
+_COUNTED = 1 << 18  # bytes of a file whose frames are counted
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes per pixel; others: 4
+# Bytes per pixel while decoding, measured at 9 to 25 megapixels.
+_WEBP, _AVIF, _JPEG2000_CHANNEL, _PPM_IN_PYTHON = 17, 16, 7, 16
+_SCANS = 500  # of a JPEG; encoders make some ten, and each goes over all pixels
+_BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
+_FEW_BITS = {"L;2": 85, "L;2I": 85, "L;2R": 85, "L;2IR": 85, "L;4": 17, "L;4I": 17, "L;4R": 17, "L;4IR": 17}
+
+PictureSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image]
+_quietly = threading.Lock()
+
+
+class ImageError(HidaError):
+    """A picture that cannot be read, with the reason."""
+
+
+@dataclass
+class Picture:
+    """A decoded picture, upright, in its own mode."""
+
+    image: Image.Image
+    name: str
+    own: bool
+    """whether nobody else has the image, so that it may be changed"""
+    step: int = 1
+    """by how much Pillow multiplied samples of few bits"""
+    white: int = 65535
+    """the largest sample of a picture of more than 8 bits"""
+    inverted: bool = False
+    """whether 0 is white (which Pillow undoes for 8 bits only)"""
+    clear: object = None
+    """the transparent colour, where it is not that of the image's ``info``"""
+
+
+def load(source: PictureSource, more: int = 0) -> Picture:
+    """Decode a picture and turn it as its EXIF says; its colours and values stay as they are.
+
+    Of an animation the first frame is taken, with a warning; of a Pillow image the frame where it stands.
+
+    Args:
+        source: a path (the content decides the format, not the suffix), a binary file, or a Pillow image, which is not
+            changed.
+        more: bytes per pixel that the caller will need besides, which count for the limit.
+
+    Raises:
+        ImageError: nothing there, no file, empty, no picture of ``FORMATS``, truncated or damaged, above ``MAX_PIXELS``
+            or ``MAX_BYTES`` (estimated from the header, before anything is decoded).
+    """
+    if isinstance(source, Image.Image):
+        picture = Picture(source, "the image given", own=False)
+        with reported(picture.name):
+            _check(source, picture.name, more, given=True)
+            _note_samples(picture)
+            source.load()
+            return _upright(picture)
+    with _stream(source) as (file, name), reported(name):
+        image = _open(file)
+        frames = _frames(image, file)
+        if frames != "1" or image.format == "GIF":
+            image = _open(file)  # to count moved its reader
+        _check(image, name, more)
+        _limit(max(stored_bytes(image.mode, image.size), _decoding(image, file, name)), image, name)
+        picture = Picture(image, name, own=True)
+        _note_samples(picture)
+        try:
+            _load(image)
+        except OSError:
+            if image.format not in ("JPEG", "MPO"):
+                raise
+            del image
+            picture.image = Image.new("L", (1, 1))  # what was decoded is freed
+            complete = repair.jpeg_with_end(file, _open_and_load)
+            if complete is None:
+                raise
+            picture.image = complete
+        if frames != "1":
+            warnings.warn(f"{name} holds {frames} frames: the first is used.", stacklevel=4)
+        return _upright(picture)
+
+
+def is_transparent(path: str | os.PathLike[str]) -> bool:
+    """Tell by its header whether a picture has transparent places.
+
+    Raises:
+        ImageError: as :func:`load` does.
+    """
+    with _stream(path) as (file, name), reported(name):
+        return _open(file).has_transparency_data
+
+
+def tiff_tag(path: str | os.PathLike[str], tag: int) -> Any:
+    """Return a tag of a TIFF's header; None of other formats, and where the tag is missing.
+
+    Raises:
+        ImageError: as :func:`load` does.
+    """
+    with _stream(path) as (file, name), reported(name):
+        tags = getattr(_open(file), "tag_v2", {})
+        return tags.get(tag)
+
+
+@contextlib.contextmanager
+def reported(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one sentence: on damaged data they raise what they like."""
+    try:
+        yield
+    except HidaError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{name} does not fit in memory: scale it down.") from None
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name} is not a picture in a known format: "
+            "give a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000."
+        ) from None
+    except Image.DecompressionBombError as error:
+        # Pillow refuses some sizes while opening; its message holds the only trace of the size.
+        pixels = re.search(r"\d+", str(error))
+        raise too_large(name, f"{int(pixels[0]):,}" if pixels else "too many") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ImageError(f"{name} cannot be read ({error.strerror}): check the file.") from None
+        reason = first_line(error)
+        raise ImageError(f"{name} is truncated or damaged ({reason}): copy or download it again.") from None
+
+
+@contextlib.contextmanager
+def _stream(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    if not isinstance(source, (str, os.PathLike)):
+        yield source, "the file given"
+        return
+    path = Path(source)
+    try:
+        state = path.stat()
+        if stat.S_ISDIR(state.st_mode):
+            raise ImageError(f"'{path}' is a folder, not a picture: give a file in it.")
+        if not stat.S_ISREG(state.st_mode):
+            # A pipe may never end, and a device never does.
+            raise ImageError(f"'{path}' is a pipe or a device, not a file: save the picture to a file first.")
+        if state.st_size == 0:
+            raise ImageError(f"'{path}' is empty (0 bytes): copy or download it again.")
+        file = path.open("rb")
+    except OSError as error:
+        raise ImageError(f"'{path}' cannot be read ({error.strerror or error}): check the path.") from None
+    except ValueError as error:
+        raise ImageError(f"{os.fspath(path)!r} is no path ({error}): check it.") from None
+    with file:
+        yield file, f"'{path}'"
+
+
+@functools.lru_cache(1)
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF and JPEG 2000 are not in every Pillow
+
+
+@contextlib.contextmanager
+def _without_bomb_warning() -> Iterator[None]:
+    """Keep Pillow from speaking of an attack below its hard limit, where our own limits hold."""
+    with _quietly, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    profile = None
+    if file.read(len(repair.PNG)) == repair.PNG:
+        file, profile = repair.png_without_texts(file, LARGEST)
+    with _without_bomb_warning():
+        image = Image.open(file, formats=_formats())
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def _load(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    # TIFF's decoder asks once more. The lock would keep threads from decoding at the same time.
+    with _without_bomb_warning() if limit and image.width * image.height > limit else contextlib.nullcontext():
+        image.load()
+
+
+def _open_and_load(file: BinaryIO) -> Image.Image:
+    image = _open(file)
+    _load(image)
+    return image
+
+
+def _frames(image: Image.Image, file: BinaryIO) -> str:
+    """Return the number of frames in words."""
+    if image.format == "MPO":  # the container of phone cameras: a still and its previews
+        return "1"
+    if not getattr(image, "is_animated", False):
+        return "1"
+    # To count them the whole file is read.
+    return str(image.n_frames) if file.seek(0, os.SEEK_END) < _COUNTED else "several"  # type: ignore[attr-defined]
+
+
+def too_large(name: str, pixels: str, limit: int = MAX_PIXELS) -> ImageError:
+    """Return the error of a picture of too many pixels."""
+    return ImageError(
+        f"{name} has {pixels} pixels, above the limit of {limit:,}: scale it down first (it was not decoded)."
+    )
+
+
+def _check(image: Image.Image, name: str, more: int, given: bool = False) -> None:
+    """Refuse a picture by its size."""
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise ImageError(f"{name} has no pixels ({width}×{height}): give another picture.")
+    if width * height > MAX_PIXELS:
+        raise too_large(name, f"{width}×{height} = {width * height:,}")
+    # What a caller has decoded is there already.
+    held = 0 if given and not getattr(image, "tile", None) else stored_bytes(image.mode, image.size)
+    grey, colour = stored_bytes("L", image.size), stored_bytes("RGB", image.size)
+    # RGB of our own is not copied; numbers of more than 8 bits become grey first.
+    converted = (
+        0 if image.mode == "RGB" and not given else max(held + grey, grey + colour) - held if is_deep(image) else colour
+    )
+    _limit(held + max(converted, width * height * more), image, name)
+
+
+def stored_bytes(mode: str, size: tuple[int, int]) -> int:
+    """Return the bytes that Pillow stores a picture in: rows of whole words, and a pointer to each."""
+    return size[1] * (8 + (size[0] * _STORED.get(mode, 4) + 3) // 4 * 4)
+
+
+def _limit(needed: float, image: Image.Image, name: str) -> None:
+    if needed > MAX_BYTES:
+        raise ImageError(
+            f"{name} ({image.width}×{image.height}, {image.mode}) would take {needed / 1e9:.1f} GB of memory, above "
+            f"the limit of {MAX_BYTES / 1e9:g} GB: scale it down first."
+        )
+
+
+def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
+    """Return the bytes that decoding takes at most, the decoded picture included."""
+    pixels, stored = image.width * image.height, stored_bytes(image.mode, image.size)
+    decoder = getattr(image, "tile", None)
+    decoder = decoder[0][0] if decoder else ""
+    if image.format == "WEBP":
+        return pixels * _WEBP
+    if image.format == "AVIF":
+        return pixels * _AVIF
+    if image.format == "JPEG2000":
+        return pixels * _JPEG2000_CHANNEL * len(image.getbands())
+    if decoder in ("ppm", "ppm_plain"):
+        return pixels * _PPM_IN_PYTHON
+    if decoder == "bmp_rle":
+        return pixels * _BMP_RLE
+    if decoder == "jpeg":
+        factors = [(h, v) for _, h, v, _ in getattr(image, "layer", [])] or [(1, 1)] * 4
+        first, scans = repair.jpeg_scans(file)
+        if scans > _SCANS:
+            raise ImageError(f"{name} is a JPEG of {scans:,} scans, each of which goes over all pixels: save it again.")
+        if image.info.get("progressive") or first < len(factors):
+            # All coefficients are kept, of two bytes each.
+            largest = max(h for h, _ in factors) * max(v for _, v in factors)
+            return stored + pixels * 2 * sum(h * v for h, v in factors) / max(1, largest)
+    if decoder == "libtiff":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = tags.get(258, (8,))
+        # A strip or a tile is unpacked as a whole, and read as a whole before.
+        piece = tags[322] * tags[323] if 322 in tags else image.width * min(image.height, tags.get(278, image.height))
+        packed = file.seek(0, os.SEEK_END) * min(1, piece / pixels)
+        return stored + packed + piece * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
+    return stored
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether a picture is one of numbers of more than 8 bits."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _note_samples(picture: Picture) -> None:
+    """Note what is known of the samples before decoding only."""
+    image = picture.image
+    tiles = getattr(image, "tile", None)
+    raw = tiles[0][3] if tiles else ""
+    raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and is_deep(image):
+        picture.inverted = tags.get(262) == 0
+        if image.mode.startswith("I;16") and tags.get(258) == (12,):
+            picture.white = 4095
+    if image.mode == "L":
+        picture.step = _FEW_BITS.get(raw, 1)
+    # Pillow leaves the transparent colour of a PNG in the file's own bits.
+    clear = image.info.get("transparency")
+    if picture.step > 1 and isinstance(clear, int):
+        picture.clear = clear * picture.step
+    elif image.mode == "RGB" and ";16" in raw and isinstance(clear, tuple):
+        picture.clear = tuple(value >> 8 for value in clear)
+
+
+def _upright(picture: Picture) -> Picture:
+    """Turn a decoded picture as its EXIF says."""
+    image = picture.image
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF is often malformed: without a readable orientation a picture is taken as it is
+        turn = None
+    if turn is not None:
+        _limit(stored_bytes(image.mode, image.size) + stored_bytes(image.mode, image.size[::-1]), image, picture.name)
+        picture.image, picture.own = image.transpose(turn), True
+        picture.image.format = image.format
+    return picture

@@ -1,0 +1,179 @@
+"""What stands in Pillow's way in files that are sound: a PNG's long texts and profiles, a JPEG without its end mark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from PIL import Image
+
+PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# The texts that may say how a picture is turned.
+_KEPT_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+_LONGEST_TEXT = 1 << 16
+_LONGEST_JPEG = 1 << 26
+
+_END = b"\xff\xd9"
+_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+
+
+class _Pieces(io.RawIOBase):
+    """A file that consists of pieces (first byte, length) of another."""
+
+    def __init__(self, file: BinaryIO, pieces: list[tuple[int, int]]) -> None:
+        self._file, self._pieces = file, pieces
+        self._position = 0
+        self._length = sum(length for _, length in pieces)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        passed = 0
+        for first, length in self._pieces:
+            inside = self._position - passed
+            if inside < length:
+                self._file.seek(first + inside)
+                data = self._file.read(min(len(buffer), length - inside))
+                buffer[: len(data)] = data
+                self._position += len(data)
+                return len(data)
+            passed += length
+        return 0
+
+
+def png_without_texts(file: BinaryIO, longest_profile: int) -> tuple[BinaryIO, bytes | None]:
+    """Return a PNG without its texts, whose length Pillow limits, and without its colour profile; and that profile.
+
+    A profile that cannot be unpacked, or above ``longest_profile`` bytes, is returned as it is stored, which is no
+    profile.
+    """
+    profile: bytes | None = None
+    pieces: list[tuple[int, int]] = []
+    begin = len(PNG)  # of the piece at work
+    start = 0
+    file.seek(begin)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        after = begin + 12 + length
+        if kind == b"iCCP" and profile is None:
+            profile = _unpacked(file.read(min(length, longest_profile)), longest_profile)
+        if kind == b"iCCP" or (kind in _TEXTS and not _is_kept(file, kind, length)):
+            pieces.append((start, begin - start))
+            start = after
+        begin = after
+        if kind == b"IEND":
+            break
+        file.seek(begin)
+    if not pieces:
+        return file, None
+    size = file.seek(0, io.SEEK_END)
+    pieces.append((start, max(0, size - start)))
+    return io.BufferedReader(_Pieces(file, pieces)), profile
+
+
+def _unpacked(data: bytes, longest: int) -> bytes:
+    _, _, packed = data.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        profile = unpacker.decompress(packed[1:], longest)
+    except zlib.error:
+        return data or b"\0"
+    return profile if unpacker.eof and profile else data or b"\0"
+
+
+def _is_kept(file: BinaryIO, kind: bytes, length: int) -> bool:
+    if length > _LONGEST_TEXT:
+        return False
+    keyword, _, rest = file.read(length).partition(b"\0")
+    # What is compressed may be of any length.
+    return keyword in _KEPT_TEXTS and kind != b"zTXt" and not (kind == b"iTXt" and rest[:1] != b"\0")
+
+
+def jpeg_with_end(file: BinaryIO, load: Callable[[BinaryIO], Image.Image]) -> Image.Image | None:
+    """Decode a JPEG that lacks its end mark; None unless all of its pixels are in the file.
+
+    What follows the last pixel is without effect. So a file is complete if its picture does not depend on what is
+    appended to it; where pixels are missing, they are made of that.
+
+    Args:
+        load: opens and decodes a stream.
+    """
+    file.seek(0)
+    data = file.read(_LONGEST_JPEG + 1)
+    if len(data) > _LONGEST_JPEG or not _last_scan_is_exact(data):
+        return None
+    data = data.removesuffix(b"\xff")
+    wanted = _fingerprint(load(io.BytesIO(data + _END)))
+    for seed in range(2):
+        filling = hashlib.shake_256(bytes([seed])).digest(1 << 12).replace(b"\xff", b"\x5a")
+        if _fingerprint(load(io.BytesIO(data + filling + _END))) != wanted:
+            return None
+    return load(io.BytesIO(data + _END))  # decoded again, so that there is one picture at a time
+
+
+def jpeg_scans(file: BinaryIO) -> tuple[int, int]:
+    """Return how many components the first scan of a JPEG has, and how many scans there are at most."""
+    file.seek(0)
+    data = file.read(1 << 20)
+    first = next((body[0] for marker, body in _segments(data) if marker == 0xDA and body), 0)
+    count = 0
+    while data:
+        count += data.count(b"\xff\xda")
+        more = file.read(1 << 20)
+        data = data[-1:] + more if more else b""
+    return first, count
+
+
+def _fingerprint(image: Image.Image) -> bytes:
+    digest = hashlib.sha256()
+    rows = max(1, (1 << 22) // image.width)
+    for top in range(0, image.height, rows):
+        digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    return digest.digest()
+
+
+def _last_scan_is_exact(data: bytes) -> bool:
+    """Tell whether the scans that a JPEG has give every coefficient its last bit: a progressive one may lack scans."""
+    missing: dict[int, set[int]] = {}
+    for marker, body in _segments(data):
+        if marker in _FRAMES and len(body) > 5:
+            missing = {component: set(range(64)) for component in body[6::3][: body[5]]}
+            if marker not in (0xC2, 0xC6, 0xCA, 0xCE):  # only these are progressive
+                return True
+        elif marker == 0xDA and len(body) > 3:
+            count = body[0]
+            first, last, bits = body[1 + 2 * count :][:3].ljust(3, b"\xff")
+            for component in body[1 : 1 + 2 * count : 2]:
+                if not bits & 15:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+    return bool(missing) and not any(missing.values())
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker and the content of every segment of a JPEG that has content."""
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker in (0, 1, 0xFF) or 0xD0 <= marker <= 0xD9:
+            place += 1 if marker == 0xFF else 2
+            continue
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        yield marker, data[place + 4 : place + 2 + length]
+        place += 2 + max(2, length)

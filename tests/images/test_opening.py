@@ -1,0 +1,379 @@
+"""One way in: which files are opened, in which memory, and that nothing that decoders do gets out."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hida
+from hida.depth.maps import depth_from_file
+from hida.drawing.styles import style_map_from_file
+from hida.images.io import ImageError, read_image
+
+READERS = [read_image, lambda path: depth_from_file(path, (4, 4)), lambda path: style_map_from_file(path, (4, 4), 3)]
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n"
+DOS = struct.pack("<4s6I2x", b"\xc5\xd0\xd3\xc6", 32, len(POSTSCRIPT), 0, 0, 0, 0) + b"\0\0" + POSTSCRIPT
+STRIPES = np.kron(np.random.default_rng(1).integers(0, 256, (15, 20, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(row, width, height, bits=8, colour=2, before=(), after=()):
+    """Return a PNG of equal rows of bytes, with chunks before and after the pixels."""
+    packer = zlib.compressobj(9)
+    pixels = b"".join(packer.compress(b"\0" + row) for _ in range(height)) + packer.flush()
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), *before, (b"IDAT", pixels)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (*parts, *after, (b"IEND", b"")))
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def same(found, wanted):
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_only_one_module_opens_pictures():
+    calls = set()
+    for path in Path(hida.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.attr if isinstance(node, ast.Attribute) else ""
+            owner = getattr(node.value, "id", "") if isinstance(node, ast.Attribute) else ""
+            taken = isinstance(node, ast.ImportFrom) and node.module == "PIL.Image"
+            if taken or (owner in ("Image", "PIL", "ImageFile") and name in ("open", "Parser")):
+                calls.add(path.relative_to(Path(hida.__file__).parent).as_posix())
+    assert calls == {"images/opening.py"}
+
+
+@pytest.mark.parametrize(
+    "suffix", ["png", "jpg", "tif", "gif", "webp", "mpo", "jp2", "avif", "ppm", "eps", "ps", "wmf"]
+)
+@pytest.mark.parametrize("content", [POSTSCRIPT, DOS])
+@pytest.mark.parametrize("read", READERS)
+def test_postscript_is_run_under_no_name(tmp_path, monkeypatch, suffix, content, read):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or pytest.fail("a program was started"))
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"a\.{suffix}' is not a picture in a known format: give a JPEG"):
+        read(tmp_path / f"a.{suffix}")
+    assert not started
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "TGA", "PCX", "SGI", "DDS", "PDF", "SPIDER", "IM", "MSP", "XBM"])
+def test_other_formats_are_refused(tmp_path, kind):
+    mode = {"SPIDER": "F", "MSP": "1", "XBM": "1"}.get(kind, "RGB")
+    (tmp_path / "a.png").write_bytes(encoded(Image.new(mode, (32, 32)), kind))
+    with pytest.raises(ImageError, match="known format"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "MPO"])
+def test_named_formats_are_read_from_paths_and_files(tmp_path, kind):
+    if kind in ("AVIF", "JPEG2000") and kind not in Image.SAVE:
+        pytest.skip("Pillow was built without it")
+    data = encoded(Image.new("RGB", (8, 6), (250, 250, 250)), kind)
+    (tmp_path / "a.unknown").write_bytes(data)
+    for source in (tmp_path / "a.unknown", io.BytesIO(data)):
+        found = read_image(source)
+        assert (found.mode, found.size) == ("RGB", (8, 6))
+        assert np.abs(np.asarray(found).astype(int) - 250).max() <= 2
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, sentence in (
+        (tmp_path / "pipe.png", "pipe or a device"),
+        ("/dev/zero", "pipe or a device"),
+        ("/proc/self/status", "empty"),
+        (tmp_path, "folder"),
+        ("", "folder"),
+        ("a\0b", "no path"),
+        (tmp_path / ("x" * 300), "cannot be read"),
+    ):
+        with pytest.raises(ImageError, match=sentence):
+            read(path)
+
+
+def test_a_decoder_may_raise_anything(monkeypatch):
+    data = encoded(Image.new("RGB", (8, 6)), "PNG")
+    for error in (
+        IndexError("a\nb"),
+        TypeError(),
+        RuntimeError("x"),
+        NotImplementedError(),
+        RecursionError(),
+        KeyError(1),
+    ):
+
+        def fail(self, error=error):
+            raise error
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+        for source in (io.BytesIO(data), Image.open(io.BytesIO(data))):
+            with pytest.raises(ImageError, match=r"^the (file|image) given is truncated or damaged \([^\n]*$"):
+                read_image(source)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(ImageError, match="does not fit in memory"):
+        read_image(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_a_pillow_image_is_read_where_it_stands_and_left_there(kind):
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    with Image.open(io.BytesIO(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))) as image:
+        for number, colour in ((2, (0, 0, 255)), (1, (0, 255, 0))):
+            image.seek(number)
+            before = image.copy()
+            assert read_image(image).getpixel((4, 4)) == colour
+            assert image.tell() == number
+            assert (image.mode, image.info) == (before.mode, before.info)
+            same(image, before)
+        image.seek(1)  # and can still be read
+        assert read_image(image).getpixel((4, 4)) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_what_is_done_to_the_result_does_not_reach_the_image_given(mode):
+    image = Image.fromarray(STRIPES).convert(mode)
+    image.info["icc_profile"] = b"x"
+    before = image.tobytes()
+    with pytest.warns(UserWarning, match="colour profile of the image given is not used"):
+        read_image(image).paste("red", (0, 0, 50, 50))
+    assert image.tobytes() == before
+    assert image.info["icc_profile"] == b"x"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_is_turned_once(tmp_path, orientation, dtype):
+    upright = np.arange(35, dtype=dtype).reshape(5, 7) * (257 if dtype == np.uint16 else 1)
+    swapped = upright.T if orientation in (5, 6, 7, 8) else upright
+    stored = {2: swapped[:, ::-1], 3: swapped[::-1, ::-1], 4: swapped[::-1], 6: swapped[::-1], 8: swapped[:, ::-1]}
+    stored[7] = swapped[::-1, ::-1]
+    image = Image.fromarray(np.ascontiguousarray(stored.get(orientation, swapped)))
+    for options in ({}, {"compression": "tiff_lzw"}):
+        image.save(tmp_path / "a.tif", tiffinfo={274: orientation}, **options)
+        # Of a path Pillow maps the file into memory, and mixes up width and height: not so of a stream.
+        for source in (tmp_path / "a.tif", Image.open(io.BytesIO((tmp_path / "a.tif").read_bytes()))):
+            found = np.asarray(read_image(source))[:, :, 0]
+            same(found, np.arange(35).reshape(5, 7))
+        same(depth_from_file(tmp_path / "a.tif", (7, 5)), np.float32(upright / np.iinfo(dtype).max))
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+@pytest.mark.parametrize("values", [np.array([[0, 25700, 65535]], np.uint16), np.array([[0, 0.4, 1]], np.float32)])
+def test_where_zero_is_white_it_is_read_as_white(tmp_path, values, options):
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: 0}, **options)
+    for source in (tmp_path / "a.tif", Image.open(tmp_path / "a.tif")):
+        same(np.asarray(read_image(source))[0, :, 0], [255, 153 if values.dtype == np.float32 else 155, 0])
+    depth = depth_from_file(tmp_path / "a.tif", (3, 1))
+    np.testing.assert_allclose(depth, 1 - values / (1 if values.dtype == np.float32 else 65535), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "clear", "wanted"),
+    [
+        (1, 0, b"\xa0", b"\0\1", [255, 0, 255, 0]),
+        (2, 0, b"\x6c", b"\0\1", [255, 170, 255, 0]),
+        (4, 0, b"\x12\x34", b"\0\2", [17, 255, 51, 68]),
+        (8, 0, b"\1\2\3\4", b"\0\2", [1, 255, 3, 4]),
+        (16, 0, struct.pack(">4H", 257, 600, 601, 65535), struct.pack(">H", 600), [1, 255, 2, 255]),
+        (
+            16,
+            2,
+            struct.pack(">12H", *[0x102] * 3, *[0x203] * 6, *[0x405] * 3),
+            struct.pack(">3H", *[0x203] * 3),
+            [1, 255, 255, 4],
+        ),
+    ],
+)
+def test_the_transparent_colour_of_a_png_of_any_depth_is_white(bits, colour, row, clear, wanted):
+    data = png(row, 4, 2, bits, colour, [(b"tRNS", clear)])
+    same(np.asarray(read_image(io.BytesIO(data)))[1, :, 0], wanted)
+
+
+LONG = b"k\0" + b"x" * 3_000_000
+PACKED = b"k\0\0" + zlib.compress(b"x" * 3_000_000)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (b"tEXt", LONG),
+        (b"zTXt", PACKED),
+        (b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(9_000_000))),
+        (b"iCCP", PACKED),
+        (b"iCCP", b"k\0\5garbage"),
+        (b"iCCP", b""),
+        (b"tEXt", b"icc_profile\0x"),
+        (b"tEXt", b"gamma\0x"),
+        (b"tEXt", b"transparency\0x"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the colour profile")
+def test_a_long_or_odd_text_or_profile_does_no_harm_to_a_png(part):
+    for places in ({"before": [part] * 2}, {"before": [], "after": [part] * 2}):
+        same(read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, **places))), np.full((4, 5, 3), (1, 2, 3)))
+
+
+def test_an_orientation_in_a_text_is_still_seen():
+    packet = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    assert read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, before=[(b"iTXt", packet)]))).size == (4, 5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_rows": 1}])
+def test_a_jpeg_without_its_end_mark_is_read_unless_pixels_are_missing(mode, options):
+    data = encoded(Image.fromarray(STRIPES).convert(mode), "JPEG", **options)
+    wanted = read_image(io.BytesIO(data))
+    for lost in (1, 2):
+        same(read_image(io.BytesIO(data[:-lost])), wanted)
+    for lost in (9, 100, len(data) // 2):
+        with pytest.raises(ImageError, match="truncated"):
+            read_image(io.BytesIO(data[:-lost]))
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused():
+    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
+    starts = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    assert len(starts) > 5
+    for start in starts[1:]:
+        tables = data.rfind(b"\xff\xc4", 0, start)
+        with pytest.raises(ImageError, match="truncated"):
+            read_image(io.BytesIO(data[:tables]))
+
+
+# Prints the sentence or the size, and by how much the process grew at most.
+MEASURE = """
+import sys, warnings
+warnings.simplefilter("error")
+import numpy as np
+from PIL import Image
+from hida.images.io import ImageError, read_image
+from hida.depth.maps import depth_from_file
+def bytes_of(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+Image.init()
+read_image(np.zeros((4, 4), np.float32))
+before = bytes_of("VmRSS")
+try:
+    found = read_image(sys.argv[1]).size if sys.argv[2] == "photo" else depth_from_file(sys.argv[1], (64, 64)).shape
+except ImageError as error:
+    found = error
+print(bytes_of("VmHWM") - before, found)
+"""
+
+
+def grown(path, kind="photo"):
+    run = subprocess.run([sys.executable, "-c", MEASURE, str(path), kind], capture_output=True, text=True, check=True)
+    number, _, found = run.stdout.partition(" ")
+    return int(number), found.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bits", "colour", "size", "reads"),
+    [(16, 0, 13377, True), (8, 2, 10392, True), (8, 6, 13377, False)],
+)
+def test_the_largest_pngs_take_less_than_a_gigabyte(tmp_path, bits, colour, size, reads):
+    (tmp_path / "a.png").write_bytes(
+        png(bytes(size * bits // 8 * {0: 1, 2: 3, 6: 4}[colour]), size, size, bits, colour)
+    )
+    number, found = grown(tmp_path / "a.png")
+    assert number < 1e9
+    assert (found == f"({size}, {size})") if reads else found.endswith("above the limit of 1 GB: scale it down first.")
+    if bits == 16:
+        number, found = grown(tmp_path / "a.png", "depth")
+        assert number < 1e9
+        assert "above the limit" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "mode", "side", "options"),
+    [
+        ("TIFF", "F", 13377, {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", "RGB", 10392, {"compression": "tiff_lzw"}),
+        ("WEBP", "RGBA", 7000, {"method": 0}),
+        ("JPEG", "RGB", 9900, {"progressive": True, "subsampling": 0}),
+        ("JPEG2000", "RGBA", 5000, {}),
+        ("AVIF", "RGBA", 5000, {"speed": 10}),
+    ],
+)
+def test_large_pictures_of_all_formats_take_less_than_a_gigabyte_and_speak_of_no_attack(
+    tmp_path, monkeypatch, kind, mode, side, options
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new(mode, (side, side)).save(tmp_path / "a", kind, **options)
+    number, found = grown(tmp_path / "a")
+    assert number < 1e9
+    assert found == f"({side}, {side})"
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"})])
+def test_below_the_limit_nobody_speaks_of_an_attack(monkeypatch, kind, options):
+    data = encoded(Image.new("RGB", (40, 40)), kind, **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(io.BytesIO(data)).size == (40, 40)
+
+
+def test_a_picture_above_the_limit_of_memory_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+    for mode, side in (("RGB", 49), ("L", 43), ("RGBA", 34)):
+        assert read_image(io.BytesIO(encoded(Image.new(mode, (side, side)), "PNG"))).size == (side, side)
+        data = encoded(Image.new(mode, (side + 1, side + 1)), "PNG")
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it was decoded"))
+        with pytest.raises(ImageError, match=r"the file given \(\d+×\d+, \w+\) would take 0.0 GB of memory"):
+            read_image(io.BytesIO(data))
+        monkeypatch.undo()
+        monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
+    last = data.rfind(b"\xff\xc4")
+    with pytest.raises(ImageError, match=r"a JPEG of 6\d\d scans"):
+        read_image(io.BytesIO(data[:-2] + data[last:-2] * 600 + data[-2:]))
+
+
+def test_a_jpeg_whose_components_come_one_by_one_counts_as_progressive(monkeypatch):
+    flat = Image.new("L", (64, 64), 77)
+    grey = encoded(flat, "JPEG")
+    begin = grey.find(b"\xff\xda")
+    frame = grey.find(b"\xff\xc0")
+    # Three components of the same data, a scan each.
+    head = (
+        grey[:frame]
+        + b"\xff\xc0\0\x11"
+        + grey[frame + 4 : frame + 9]
+        + b"\3"
+        + b"".join(bytes((k, 0x11, 0)) for k in (1, 2, 3))
+    )
+    scans = b"".join(b"\xff\xda\0\x08\1" + bytes((k, 0)) + grey[begin + 7 : -2] for k in (1, 2, 3))
+    data = head + grey[frame + 13 : begin] + scans + b"\xff\xd9"
+    assert read_image(io.BytesIO(data)).size == (64, 64)
+    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 30_000)  # 4 bytes for a pixel, and 6 for its coefficients
+    assert read_image(io.BytesIO(encoded(flat.convert("RGB"), "JPEG"))).size == (64, 64)
+    with pytest.raises(ImageError, match="would take"):
+        read_image(io.BytesIO(data))

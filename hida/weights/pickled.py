@@ -16,10 +16,11 @@ LONGEST = 1_000_000
 """instructions that a pickle may have; a checkpoint of a thousand tensors and their optimiser has less than a tenth"""
 _LONGEST_NAME = 500
 _KEYS = (str, bytes, int, float, type(None))
-_PUSHED = frozenset(
+_VALUES = (
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "BINUNICODE8 SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES".split()
+    "BINUNICODE8 SHORT_BINUNICODE BINBYTES BINBYTES8 SHORT_BINBYTES"
 )
+_PUSHED = frozenset(_VALUES.split())
 _FRESH: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -79,9 +80,9 @@ def read_pickle(
 
     Args:
         stream: its bytes.
-        admitted: by ``module.name``, what a name stands for; a name that ends in ``*`` admits all that begin so, and
-            is given the whole name first. It must be of ours, check its arguments, raise ValueError or TypeError, and
-            copy nothing: the pickle may call it a thousand times with the same megabytes.
+        admitted: by ``module.name``, what a name stands for; one that ends in ``*`` admits all that begin so. It must
+            be of ours, check its arguments, raise ValueError or TypeError, and copy nothing: the pickle may call it a
+            thousand times with the same megabytes.
         persistent: what an object outside the pickle, such as a storage, is read as.
 
     Raises:
@@ -203,7 +204,7 @@ class _Machine:
         if make is None:
             for beginning, family in self.admitted.items():
                 if beginning.endswith("*") and name.startswith(beginning[:-1]):
-                    self.stack.append(Name(name, lambda *given: family(name, *given)))
+                    self.stack.append(Name(name, family))
                     return
             raise Foreign("".join(c if c.isprintable() else "?" for c in name[:80]))
         self.stack.append(Name(name, make))

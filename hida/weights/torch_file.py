@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hida.weights.arrays import NUMBERS
-from hida.weights.pickled import Built, Fields, Name, PickleError, Thing, read_pickle
+from hida.weights.pickled import Built, Fields, Foreign, Name, PickleError, Thing, read_pickle
 
 _PICKLE_BYTES = 16 << 20  # without the tensors; a thousand of them and their optimiser have less than 1 MB
 _MEMBERS = 100_000
@@ -190,7 +190,13 @@ class TorchFile:
         """Read the older format: pickles of a number, a version, the machine, the content and the keys; storages."""
         head = io.BytesIO(self._data[:_PICKLE_BYTES])
         plain: dict[str, Callable[..., Any]] = {}
-        if read_pickle(head, plain) != _MAGIC or read_pickle(head, plain) != _PROTOCOL:
+        try:
+            known = read_pickle(head, plain) == _MAGIC and read_pickle(head, plain) == _PROTOCOL
+        except Foreign:
+            raise
+        except PickleError:
+            known = False
+        if not known:
             raise PickleError("it is no file of torch.save")
         machine = read_pickle(head, plain)
         if not isinstance(machine, dict) or not machine.get("little_endian", True):

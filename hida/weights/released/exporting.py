@@ -10,10 +10,12 @@ from torch import Tensor
 from hida.config import GeneratorConfig
 from hida.weights.checkpoint import Checkpoint, generator_tensors, require_fit
 from hida.weights.released.layout import (
+    BUFFERS,
     ReleasedError,
     discriminator_layout,
     generator_layout,
     own_shapes,
+    place,
     to_theirs,
     unused_shapes,
 )
@@ -41,8 +43,10 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     state = to_theirs(layout, generator)
     kept = loaded.part("unused")
     shapes = unused_shapes(config)
+    recorded = _record(loaded)
     # An imported file says which of them its checkpoint had.
-    empty = [name for name in loaded.state.get("unused", shapes) if name in shapes and name not in kept]
+    had = loaded.state.get("unused", list(shapes))
+    empty = [name for name in shapes if name in had and name not in kept] if isinstance(had, list) else []
     if empty:
         remarks.append(f"{len(empty)} tensors that the network never uses are zero")
     state |= {name: torch.zeros(shapes[name]) for name in empty} | kept
@@ -52,6 +56,24 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
         state |= to_theirs(discriminator_layout(), discriminator)
     else:
         remarks.append("these weights have no discriminator, so the file has none either")
-    return {
-        name: value.float().clone() if value.is_floating_point() else value for name, value in state.items()
-    }, remarks
+    order = {name: number for number, name in enumerate(recorded)}
+    names = sorted(state, key=lambda name: (order.get(name, len(order)), place(name)))
+    return {name: _as_theirs(name, state[name], recorded.get(name)) for name in names}, remarks
+
+
+def _record(loaded: Checkpoint) -> dict[str, torch.dtype]:
+    """Return the names and precisions of the checkpoint that was imported, in its order; none of other weights."""
+    found = loaded.state.get("tensors", [])
+    fits = isinstance(found, list) and all(
+        isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry) for entry in found
+    )
+    dtypes = {name: getattr(torch, kind, None) for name, kind in found} if fits else {"": None}
+    if not all(isinstance(dtype, torch.dtype) for dtype in dtypes.values()):
+        raise ReleasedError(f"'{loaded.path}' has a damaged list of tensors; import the released checkpoint again.")
+    return dtypes
+
+
+def _as_theirs(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None:
+        dtype = torch.int64 if name.endswith(BUFFERS[2]) else torch.float32 if value.is_floating_point() else None
+    return value.to(dtype, copy=True)

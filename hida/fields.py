@@ -1,12 +1,15 @@
-"""Dataclasses from plain values, as TOML and JSON hold them, and back; what does not fit is named."""
+"""Documents: JSON read strictly, dataclasses from plain values and back; what does not fit is named."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import typing
+from collections import Counter
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-from hida.errors import HidaError
+from hida.errors import HidaError, first_line
 
 
 class _Dataclass(Protocol):
@@ -27,6 +30,63 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+_DEEPEST = 64
+_LARGEST = 2**63
+
+
+def parse_json(text: str, what: str, *, infinite: bool = False) -> Any:
+    """Return what a JSON document holds, read strictly: what the format leaves to the reader is an error.
+
+    Args:
+        text: the document.
+        what: what messages call it, such as "'index.json'".
+        infinite: whether numbers may be infinite, which Python's writer allows.
+
+    Raises:
+        HidaError: it is torn, nests deeper than 64 levels, names a key twice, or holds NaN or an impossible number.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            twice = Counter(key for key, _ in items).most_common(1)[0][0]
+            raise ValueError(f"the key {shown(twice)} is there twice")
+        return found
+
+    def number(word: str) -> float:
+        value = float(word)
+        if math.isnan(value) or (math.isinf(value) and not infinite):
+            raise ValueError(f"{shown(word)} is no number that it may hold")
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=number, parse_float=number)
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [
+                inner
+                for item in level
+                if isinstance(item, dict | list)
+                for inner in (item.values() if isinstance(item, dict) else item)
+            ]
+        if level:
+            raise RecursionError
+        return value
+    except RecursionError:
+        raise HidaError(f"{what} is not readable JSON (it nests too deeply); write it again.") from None
+    except ValueError as error:
+        raise HidaError(f"{what} is not readable JSON ({first_line(error)}); write it again.") from None
+
+
+def shown(value: Any) -> str:
+    """Return how a message shows a value of unknown origin: on one line, and short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, a deep list
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:76]} …"
+
+
 def build(cls: type[_T], values: Any, path: str = "") -> _T:
     """Build the dataclass ``cls``, and those in it, from nested dicts; ``path`` is what comes before a field's name.
 
@@ -34,19 +94,28 @@ def build(cls: type[_T], values: Any, path: str = "") -> _T:
         ConfigError: for an unknown field or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"configuration entry {path[:-1] or 'root'} must be a table of fields; it is {values!r}.")
+        name = path[:-1] or "root"
+        raise ConfigError(f"configuration entry {name} must be a table of fields; it is {shown(values)}.")
     hints = typing.get_type_hints(cls)
     fields = {item.name for item in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"unknown configuration field {path}{key}; known there: {', '.join(sorted(fields))}.")
+            name = key if isinstance(key, str) and key.isidentifier() and len(key) <= 80 else shown(key)
+            raise ConfigError(f"unknown configuration field {path}{name}; known there: {', '.join(sorted(fields))}.")
         hint = hints[key]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             arguments[key] = build(hint, value, f"{path}{key}.")
         else:
             arguments[key] = _value(hint, value, f"{path}{key}")
+    needed = [item.name for item in dataclasses.fields(cls) if _is_needed(item) and item.name not in arguments]
+    if needed:
+        raise ConfigError(f"configuration field {path}{needed[0]} is absent.")
     return cls(**arguments)
+
+
+def _is_needed(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
@@ -55,16 +124,22 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         wanted = "one of " + ", ".join(map(str, typing.get_args(hint)))
     elif typing.get_origin(hint) is tuple:
         value = tuple(value) if isinstance(value, list | tuple) else value
-        fits = isinstance(value, tuple) and all(type(item) is int for item in value)
+        fits = isinstance(value, tuple) and all(type(item) is int and abs(item) < _LARGEST for item in value)
         wanted = "a list of integers"
     elif hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        # An integer too large for a float has no business here either.
+        fits = isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
         wanted = "a number"
+    elif hint is dict:
+        fits = isinstance(value, dict) and all(
+            type(item) in (int, float) and abs(item) < _LARGEST for item in value.values()
+        )
+        wanted = "a table of numbers"
     else:
-        fits = type(value) is hint
+        fits = type(value) is hint and (hint is not int or abs(value) < _LARGEST)
         wanted = {"int": "an integer", "bool": "true or false", "str": "a text"}[hint.__name__]
     if not fits:
-        raise ConfigError(f"configuration field {path} must be {wanted}; it is {value!r}.")
+        raise ConfigError(f"configuration field {path} must be {wanted}; it is {shown(value)}.")
     return float(value) if hint is float else value
 
 
@@ -72,4 +147,4 @@ def require(condition: bool, message: str, owner: Any) -> None:
     """Raise ConfigError unless ``condition`` holds; ``message`` begins with the field's name."""
     if not condition:
         name = message.split(" ")[0].split(".")[-1]
-        raise ConfigError(f"{type(owner).__name__}: {message}; it is {getattr(owner, name)!r}.")
+        raise ConfigError(f"{type(owner).__name__}: {message}; it is {shown(getattr(owner, name))}.")

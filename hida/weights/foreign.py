@@ -50,6 +50,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         OSError: it cannot be opened.
     """
     path = Path(path)
+    tensors: dict[str, torch.Tensor] | None
     try:
         if path.suffix == ".safetensors":
             check_header(path)

@@ -42,7 +42,7 @@ _DTYPES = {
 class _Storage(NamedTuple):
     dtype: torch.dtype
     key: str
-    count: int
+    values: int
 
 
 class Stored(Built):
@@ -57,7 +57,7 @@ class Stored(Built):
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
         self.numel = math.prod(size)
         last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
-        if self.numel and last >= storage.count:
+        if self.numel and last >= storage.values:
             raise PickleError("it has a tensor that is larger than its storage")
 
     @property
@@ -124,7 +124,7 @@ class TorchFile:
 
     def _read(self, storage: _Storage) -> Tensor:
         begin, length = self._place(storage.key)
-        if storage.count * storage.dtype.itemsize != length:
+        if storage.values * storage.dtype.itemsize != length:
             raise PickleError(f"its storage {storage.key[:40]!r} is not of the size that it states")
         if not length:
             return torch.empty(0, dtype=storage.dtype)
@@ -133,7 +133,7 @@ class TorchFile:
         source, offset = (self._data, begin) if aligned else (bytearray(self._data[begin : begin + length]), 0)
         if storage.dtype == torch.bool:
             return torch.frombuffer(source, dtype=torch.uint8, count=length, offset=offset) != 0
-        return torch.frombuffer(source, dtype=storage.dtype, count=storage.count, offset=offset)
+        return torch.frombuffer(source, dtype=storage.dtype, count=storage.values, offset=offset)
 
     def _place(self, key: str) -> tuple[int, int]:
         """Return where the bytes of a storage begin in the file, and how many there are."""
@@ -214,8 +214,8 @@ class TorchFile:
         for key in keys if isinstance(keys, list) else ():
             if not isinstance(key, str) or key not in storages:
                 raise PickleError("it has a storage without a tensor")
-            length = storages[key].count * storages[key].dtype.itemsize
-            if self._data[begin : begin + 8] != struct.pack("<Q", storages[key].count):
+            length = storages[key].values * storages[key].dtype.itemsize
+            if self._data[begin : begin + 8] != struct.pack("<Q", storages[key].values):
                 raise PickleError("it ends early, or a storage is not of the size that it states")
             self._places[key] = (begin + 8, length)
             begin += 8 + length

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from hida.config import GeneratorConfig
-from hida.weights.checkpoint import Checkpoint, generator_tensors, require_fit
+from hida.weights.checkpoint import Checkpoint, generator_tensors, network_shapes, require_fit
 from hida.weights.released.layout import (
     BUFFERS,
     ReleasedError,
     discriminator_layout,
     generator_layout,
-    own_shapes,
     place,
     to_theirs,
     unused_shapes,
@@ -39,7 +38,7 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     remarks = []
     layout = generator_layout(config)
     generator = generator_tensors(loaded)
-    require_fit(generator, own_shapes(config), loaded.path)
+    require_fit(generator, network_shapes(config), loaded.path)
     state = to_theirs(layout, generator)
     kept = loaded.part("unused")
     shapes = unused_shapes(config)
@@ -52,7 +51,7 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     state |= {name: torch.zeros(shapes[name]) for name in empty} | kept
     discriminator = loaded.part("discriminator")
     if discriminator:
-        require_fit(discriminator, own_shapes(loaded.config.discriminator), loaded.path)
+        require_fit(discriminator, network_shapes(loaded.config.discriminator), loaded.path)
         state |= to_theirs(discriminator_layout(), discriminator)
     else:
         remarks.append("these weights have no discriminator, so the file has none either")
@@ -67,10 +66,9 @@ def _record(loaded: Checkpoint) -> dict[str, torch.dtype]:
     fits = isinstance(found, list) and all(
         isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry) for entry in found
     )
-    dtypes = {name: getattr(torch, kind, None) for name, kind in found} if fits else {"": None}
-    if not all(isinstance(dtype, torch.dtype) for dtype in dtypes.values()):
+    if not fits or not all(isinstance(getattr(torch, kind, None), torch.dtype) for _, kind in found):
         raise ReleasedError(f"'{loaded.path}' has a damaged list of tensors; import the released checkpoint again.")
-    return dtypes
+    return {name: getattr(torch, kind) for name, kind in found}
 
 
 def _as_theirs(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:

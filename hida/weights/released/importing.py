@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.weights.checkpoint import network_shapes
 from hida.weights.pickled import Foreign, PickleError
 from hida.weights.released.layout import (
     DISCRIMINATOR,
@@ -18,7 +19,6 @@ from hida.weights.released.layout import (
     ReleasedError,
     discriminator_layout,
     generator_layout,
-    own_shapes,
     source_shape,
     to_own,
     unused_shapes,
@@ -70,7 +70,7 @@ def convert(
     """
     config = _config(state, path)
     layouts = {"generator": generator_layout(config.generator), "discriminator": discriminator_layout()}
-    shapes_of = {"generator": own_shapes(config.generator), "discriminator": own_shapes(config.discriminator)}
+    shapes_of = {"generator": network_shapes(config.generator), "discriminator": network_shapes(config.discriminator)}
     wanted: dict[str, tuple[int, ...]] = {}
     for part, layout in layouts.items():
         shapes = shapes_of[part]

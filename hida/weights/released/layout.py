@@ -14,10 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hida.config import DiscriminatorConfig, GeneratorConfig
+from hida.config import GeneratorConfig
 from hida.errors import HidaError
-from hida.models.discriminator import Discriminator
-from hida.models.generator import Generator
 
 GENERATOR, DISCRIMINATOR = "Generator.", "Discrimanator.discriminator_0."
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -151,13 +149,6 @@ def unused_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
 def place(name: str) -> tuple[tuple[int, str], ...]:
     """Return a key that sorts names as the released classes register them."""
     return tuple((_RANK.get(part, len(_RANK)), part.zfill(4)) for part in name.split("."))
-
-
-def own_shapes(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of our network's tensors."""
-    with torch.device("meta"):
-        network = Generator(config) if isinstance(config, GeneratorConfig) else Discriminator(config)
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def source_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hostile import hostile_folder, run_in
 
 from hida import weights
 from hida.cli import weights as weights_command
@@ -215,6 +216,22 @@ def test_a_password_in_the_index_address_is_sent_and_never_shown(places, index, 
     with pytest.raises(HidaError) as caught:
         weights.fetch("thing")
     assert "cret" not in str(caught.value)
+
+
+def test_the_modules_would_run_in_a_child_that_is_not_guarded(tmp_path):
+    hostile = hostile_folder(tmp_path)
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'])"
+    run_in(hostile, code)
+    assert "pip" in (hostile.parent / "ran").read_text()
+
+
+def test_a_fetch_runs_nothing_of_the_current_folder(tmp_path):
+    hostile = hostile_folder(tmp_path)
+    script = "import sys\nfrom hida.cli import main, run\nraise SystemExit(run.run_command(main.main, sys.argv[1:]))"
+    done = run_in(hostile, script, "weights", "fetch", "inception")
+    assert done.returncode == 2, done.stderr
+    assert "127.0.0.1:9" in done.stderr
+    assert not (hostile.parent / "ran").exists()
 
 
 def test_a_folder_of_wheels_serves_without_an_index(places, tmp_path, monkeypatch, index):

@@ -159,8 +159,8 @@ def _find_file(page: str, filename: str, cert: str | None) -> str | None:
 def _json_links(page: object) -> dict[str, str]:
     files = page.get("files") if isinstance(page, dict) else None
     entries = [entry for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
-    links = {entry.get("filename"): entry.get("url") for entry in entries}
-    return {name: link for name, link in links.items() if isinstance(name, str) and isinstance(link, str)}
+    links = [(entry.get("filename"), entry.get("url")) for entry in entries]
+    return {name: link for name, link in links if isinstance(name, str) and isinstance(link, str)}
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

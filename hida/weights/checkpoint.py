@@ -231,7 +231,10 @@ def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint 
 
 
 def holds_checkpoint(path: Path) -> bool:
-    """Say whether ``path`` is a file that says of itself that it is a checkpoint."""
+    """Say whether ``path`` is a file that says of itself that it is a checkpoint, or is named like one of a run's."""
+    # A damaged checkpoint no longer says what it is.
+    if path.is_file() and re.fullmatch(r"iteration-\d+\.safetensors", path.name):
+        return True
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == CHECKPOINT

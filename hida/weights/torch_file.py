@@ -156,9 +156,6 @@ class TorchFile:
         # The directory of a damaged archive raises nearly anything.
         except Exception as error:
             raise PickleError(f"its archive is damaged: {str(error)[:80] or type(error).__name__}") from None
-        packed = next((m for m in self._zip.values() if m.compress_type or m.file_size != m.compress_size), None)
-        if packed:
-            raise PickleError("its archive is compressed, which torch.save does not do")
         folder = next((name[: -len("data.pkl")] for name in self._zip if name.endswith("/data.pkl")), None)
         if folder is None:
             raise PickleError("it is an archive of another kind")
@@ -177,6 +174,8 @@ class TorchFile:
         member = self._zip.get(name)
         if member is None:
             raise PickleError("it lacks a storage")
+        if member.compress_type or member.file_size != member.compress_size:
+            raise PickleError("its tensors are compressed, which torch.save does not do")
         header = self._data[member.header_offset : member.header_offset + 30]
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise PickleError("its archive is damaged")

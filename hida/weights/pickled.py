@@ -12,8 +12,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-LONGEST = 1_000_000
-"""instructions that a pickle may have; a checkpoint of a thousand tensors and their optimiser has less than a tenth"""
+LONGEST = 300_000
+"""instructions that a pickle may have; a checkpoint of a thousand tensors and their optimiser has a third"""
 _LONGEST_NAME = 500
 _KEYS = (str, bytes, int, float, type(None))
 _VALUES = (

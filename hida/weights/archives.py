@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import tarfile
@@ -24,7 +25,6 @@ _OPENERS: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
     lzma.LZMAError,
     zlib.error,
     EOFError,
@@ -65,7 +65,10 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, byte
 def _as_sentence(archive: Path) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as error:
+    except (OSError, *_DAMAGED) as error:
+        # A place before the file's beginning is the archive's fault, other errors of the system are not.
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno != errno.EINVAL:
+            raise
         raise HidaError(f"{archive.name} cannot be opened as an archive ({first_line(error)}).") from None
 
 

@@ -8,7 +8,6 @@ import gzip
 import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,18 +20,6 @@ LARGEST = 256 << 20
 _MEMBERS = 10_000
 _Found = Generator[tuple[str, IO[bytes]], None, None]
 _OPENERS: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # type: ignore[dict-item]
-# What damaged archives raise, beside errors of the system.
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    lzma.LZMAError,
-    zlib.error,
-    EOFError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 @contextmanager
@@ -65,7 +52,9 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, byte
 def _as_sentence(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, *_DAMAGED) as error:
+    except HidaError:
+        raise
+    except Exception as error:  # damaged archives raise nearly anything
         # A place before the file's beginning is the archive's fault, other errors of the system are not.
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno != errno.EINVAL:
             raise

@@ -12,6 +12,8 @@ import numpy as np
 import plain
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from hida.cli import export_released, import_released
 from hida.cli.run import run_command
@@ -307,6 +309,30 @@ def test_a_torn_file_is_one_sentence(state, tmp_path, capsys, part):
     assert "torn or of another kind" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
+    picture, sentences = tmp_path / "photo.jpg", {}
+    Image.new("RGB", (64, 64)).save(picture)
+    (tmp_path / "empty.ckpt").touch()
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    for name in ("photo.jpg", "empty.ckpt", "w.safetensors", "."):
+        assert run_command(import_released.main, [str(tmp_path / name), str(tmp_path / "out.safetensors")]) == 2
+        sentences[name] = capsys.readouterr().err
+    assert "photo.jpg' cannot be read as a checkpoint (it is no file of torch.save)" in sentences["photo.jpg"]
+    assert "it is empty" in sentences["empty.ckpt"]
+    assert "it is no file of torch.save" in sentences["w.safetensors"]
+    assert "is a folder; give the checkpoint file in it" in sentences["."]
+    assert all(said.count("\n") == 1 for said in sentences.values())
+
+
+def test_a_checkpoint_of_a_run_is_not_replaced_even_if_it_is_damaged(state, tmp_path, capsys):
+    path = checkpoint.checkpoint_path(tmp_path, 3)
+    path.parent.mkdir()
+    path.write_bytes(b"damaged")
+    assert run_command(import_released.main, [str(save(tmp_path / "a.ckpt", state)), str(path)]) == 2
+    assert "is a checkpoint of a run, which the weights would replace" in capsys.readouterr().err
+    assert path.read_bytes() == b"damaged"
 
 
 def test_an_absent_file_and_another_network_are_one_sentence(tmp_path, capsys):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from multiprocessing import util
 
 import pytest
 from hostile import hostile_folder, run_in
@@ -33,6 +36,15 @@ def test_workers_run_nothing_of_the_current_folder(tmp_path):
     done = run_in(hostile, WORKERS, str(hostile))
     assert done.returncode == 0, done.stderr
     assert not (hostile.parent / "ran").exists()
+
+
+def test_a_process_begun_as_workers_are_does_not_see_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(hostile_folder(tmp_path))
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with spawning():
+        flags = util._args_from_interpreter_flags()
+        subprocess.run([sys.executable, *flags, "-c", "import pickle, json"], check=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_environment_is_afterwards_as_before(monkeypatch):

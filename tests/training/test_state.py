@@ -269,7 +269,11 @@ COUNTERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in COUNTERS.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in COUNTERS.items() for value in values],
+    ids=lambda value: str(value)[:20],
+)
 def test_damaged_counters_are_refused(name, value):
     state = TrainingState(CONFIG, ALONE)
     taken = snapshot(state)

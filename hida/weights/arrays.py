@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hida.errors import first_line
 from hida.weights.pickled import Built, PickleError, read_pickle
 
 
@@ -153,5 +154,5 @@ def read_npy(data: bytes) -> np.ndarray:
             raise ValueError("it holds something other than numbers")
         return _array(data[stream.tell() :], dtype, shape, fortran)
     # The header is a Python expression, which is parsed and not run: a wild one raises what a parser raises.
-    except (PickleError, tokenize.TokenError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+    except (PickleError, tokenize.TokenError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(first_line(error)) from None

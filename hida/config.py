@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from hida.errors import first_line
 from hida.fields import ConfigError, build, plain, require
 
 if sys.version_info >= (3, 11):
@@ -21,6 +22,8 @@ else:
 Activation = Literal["info_acon", "meta_acon", "relu"]
 Residual = Literal["activated", "input", "none"]
 Fill = Literal["black", "white", "replicate"]
+
+_WIDEST, _STYLES = 1024, 1000  # beyond what any machine trains: a number there is a slip or a damaged file
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class GeneratorConfig:
     """dropout after the three innermost decoder levels"""
 
     def __post_init__(self) -> None:
-        require(self.base_width >= 2 and self.base_width % 2 == 0, "base_width must be an even number ≥ 2", self)
-        require(self.styles >= 1, "styles must be ≥ 1", self)
+        even = 2 <= self.base_width <= _WIDEST and self.base_width % 2 == 0
+        require(even, f"base_width must be an even number in 2..{_WIDEST}", self)
+        require(1 <= self.styles <= _STYLES, f"styles must be in 1..{_STYLES}", self)
         require(set(self.dog_levels) <= set(range(7)), "dog_levels must be in 0..6", self)
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)", self)
         conditioned = self.activation == "info_acon" or self.modulation == "spade"
@@ -94,7 +98,7 @@ class DiscriminatorConfig:
     """standard deviation of the noise on the sketches that it sees, black being −1 and white 1 (released: 0)"""
 
     def __post_init__(self) -> None:
-        require(self.base_width >= 1, "base_width must be ≥ 1", self)
+        require(1 <= self.base_width <= _WIDEST, f"base_width must be in 1..{_WIDEST}", self)
         require(1 <= self.scales <= 4, "scales must be in 1..4", self)
         require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
 
@@ -323,8 +327,8 @@ def load_preset(name: str) -> Config:
 def _load_file(path: Path) -> Config:
     try:
         return from_dict({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration '{path}' cannot be read ({error}); check it.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the configuration '{path}' cannot be read ({first_line(error)}); check it.") from None
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = checkpoint.load_weights(generator_path(command.weights))
     state, remarks = convert(loaded)
     with atomic_path(command.out) as temporary:
-        torch.save({"epoch": 0, "global_step": int(loaded.state.get("iteration", 0)), "state_dict": state}, temporary)
+        torch.save({"epoch": 0, "global_step": loaded.iteration, "state_dict": state}, temporary)
     for remark in remarks:
         print(remark)
     print(f"written: {command.out}")

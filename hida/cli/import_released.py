@@ -32,22 +32,28 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida import-released``."""
     command = tyro.cli(Command, args=argv, prog="hida import-released", description=__doc__)
+    from hida.errors import HidaError
     from hida.files import write_json
     from hida.weights import checkpoint
-    from hida.weights.released.importing import convert, read
+    from hida.weights.released.importing import convert, read, record
+    from hida.weights.released.layout import BUFFERS, GENERATOR
 
+    folder = command.out.suffix != ".safetensors"
+    target = command.out / "weights.safetensors" if folder else command.out
+    if checkpoint.holds_checkpoint(target):
+        raise HidaError(f"'{target}' is a checkpoint of a run, which the weights would replace; choose another name.")
     state = read(command.ckpt)
     config, tensors, unused = convert(state, command.ckpt, command.unused)
-    numbers = sum(value.numel() for value in unused.values())
+    idle = [n for n in unused if n.startswith(GENERATOR) and not n.endswith(BUFFERS)]
+    numbers, rest = sum(unused[n].numel() for n in idle), len(unused) - len(idle)
     used = sum(value.numel() for name, value in tensors.items() if name.startswith("generator."))
     if command.keep_unused:
         tensors |= {f"unused.{name}": value for name, value in unused.items()}
-    folder = command.out.suffix != ".safetensors"
-    target = command.out / "weights.safetensors" if folder else command.out
-    source = {"released": command.ckpt.name, "unused": sorted(unused)}
+    source = {"released": command.ckpt.name, "unused": sorted(unused), "tensors": record(state)}
     checkpoint.save(target, checkpoint.WEIGHTS, config, source, tensors)
     if folder:
         write_json(command.out / "config.json", config.to_dict())
     print("\n".join(f"not used: {name} {tuple(unused[name].shape)}" for name in sorted(unused)))
-    print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(unused)} other tensors are not")
+    print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(idle)} tensors are not")
+    print(f"{used + numbers:,} parameters are accounted for; {rest} further tensors are statistics or no network's")
     print(f"written: {target}")

@@ -102,4 +102,4 @@ def _snapshot(command: Snapshot) -> None:
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "a part of the path is a file" if blocked else error.strerror or error
         raise HidaError(f"'{out}' could not be written ({reason}); choose another place.") from None
-    print(f"{out}: the weights of {found.path}, iteration {found.state['iteration']}")
+    print(f"{out}: the weights of {found.path}, iteration {found.iteration}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
-from hida.documents import DocumentError, read_json, shown
+from hida.documents import DocumentError, read_json
 from hida.documents.names import LONGEST
-from hida.errors import HidaError
+from hida.errors import HidaError, shown
 
 STYLES = ("style 1", "style 2", "style 3")
 

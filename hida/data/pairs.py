@@ -18,8 +18,8 @@ from pathlib import Path
 from hida.data.prepared import MOST
 from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, is_picture, pictures_by_stem
 from hida.data.table import Row, read_table
-from hida.documents import safe_name, shown
-from hida.errors import HidaError
+from hida.documents import safe_name
+from hida.errors import HidaError, shown
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
 

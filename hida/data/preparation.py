@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from hida.data.prepared import FOLDERS, INDEX, JOURNAL, MOST, VERSION, PreparedPair, PreparedSet
 from hida.data.source import Fault, SourcePair, SourceSet
+from hida.data.spawning import spawning
 from hida.depth.face import FaceModel
 from hida.documents import DocumentError, parse_json
 from hida.errors import HidaError, Interrupted
@@ -205,9 +206,11 @@ def _run(
         return
     # Spawned, not forked: a fork of a process whose torch has threads can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(model,))
+    with spawning():  # a helper with the pool, workers with the first tasks
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(model,))
+        tasks = [pool.submit(_work, work, pair) for pair in pairs]
     try:
-        for future in as_completed([pool.submit(_work, work, pair) for pair in pairs]):
+        for future in as_completed(tasks):
             yield future.result()
     except BrokenProcessPool:
         raise HidaError(

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from hida.data.source import SPLITS
-from hida.documents import DocumentError, Value, read_json, shown
-from hida.errors import HidaError
+from hida.documents import DocumentError, Value, read_json
+from hida.errors import HidaError, shown
 from hida.files import write_json
 from hida.images.io import read_image
 

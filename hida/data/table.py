@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hida.data.source import SPLITS, Fault
-from hida.documents import DocumentError, parse_json, shown
-from hida.errors import HidaError
+from hida.documents import DocumentError, parse_json
+from hida.errors import HidaError, shown
 
 _COLUMNS = "give the columns name, style and, optionally, split"
 _SEPARATORS = (",", ";", "\t", " ")

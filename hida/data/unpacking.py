@@ -19,9 +19,9 @@ from pathlib import Path
 
 from hida.data.packed import RECORD
 from hida.data.prepared import FOLDERS, INDEX, PreparedSet
-from hida.documents import DocumentError, parse_json, require_name, shown
+from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
-from hida.errors import HidaError, first_line
+from hida.errors import HidaError, first_line, shown
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""

@@ -146,10 +146,10 @@ def _load_torchscript(path: str, device: str) -> torch.nn.Module:
             # torch deprecates TorchScript; the published networks still come as such.
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(path, map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError):
         raise HidaError(
-            f"{path} is not a TorchScript file ({first_line(error)}); a checkpoint of weights alone needs its code: "
-            "give a TorchScript or ONNX export, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid."
+            f"{path} is not a TorchScript file; a checkpoint of weights alone needs its code: give a TorchScript or "
+            "ONNX export, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid."
         ) from None
 
 

@@ -6,7 +6,6 @@ Its basis comes from :func:`hida.weights.bfm.extract_basis`. Coordinates are tho
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,14 +69,18 @@ class MorphableModel:
         Raises:
             HidaError: a file is damaged or another one.
         """
+        from hida.weights.archives import read_members
+        from hida.weights.arrays import read_npy
         from hida.weights.foreign import load_arrays
 
         basis = Path(basis)
         try:
-            with np.load(basis, allow_pickle=False) as file:
-                u, keypoints = file["u"], file["keypoints"]
-                w = np.concatenate((file["w_shp"], file["w_exp"]), axis=1)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            names = ("u", "keypoints", "w_shp", "w_exp")
+            members = read_members(basis, lambda name: name.removesuffix(".npy") in names)
+            file = {name.removesuffix(".npy"): read_npy(content) for name, content in members.items()}
+            u, keypoints = file["u"], file["keypoints"]
+            w = np.concatenate((file["w_shp"], file["w_exp"]), axis=1)
+        except (HidaError, ValueError, KeyError) as error:
             raise HidaError(f"{basis} is not a face model basis; fetch it again.") from error
         faces = load_arrays(triangles)
         if not isinstance(faces, np.ndarray) or faces.ndim != 2 or 3 not in faces.shape:

@@ -74,15 +74,12 @@ class TDDFA(FaceModel):
         """Read the six files from ``folder``, or from wherever :mod:`hida.weights` finds them.
 
         Raises:
-            HidaError: one is missing, and how to get it.
+            HidaError: some are missing, and how to get them.
         """
-        from hida.weights import find
+        from hida.weights import find_all
 
-        return cls(
-            FaceBoxes.from_file(find("faceboxes", folder)),
-            MobileNet.from_file(find("mb05", folder)),
-            MorphableModel.from_files(find("bfm", folder), find("tri", folder), find("param_mean_std", folder)),
-        )
+        faceboxes, mb05, *model = find_all(("faceboxes", "mb05", "bfm", "tri", "param_mean_std"), folder)
+        return cls(FaceBoxes.from_file(faceboxes), MobileNet.from_file(mb05), MorphableModel.from_files(*model))
 
     def faces(self, photo: np.ndarray) -> list[Face]:
         """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; each is fitted only when it is used."""

@@ -6,30 +6,17 @@ import hashlib
 import re
 import unicodedata
 
-from hida.errors import HidaError
+from hida.errors import HidaError, shown
 
 LONGEST = 250
 """bytes (UTF-8) of a name; with ".webp" it is 255, which file systems take"""
 _DEEPEST = 8  # folders in a path
-_SHOWN = 60  # characters of a value in a message
 # Control characters, halves of surrogate pairs, separators of lines and paragraphs.
 _NEVER = {"Cc", "Cs", "Zl", "Zp"}
 
 
 class DocumentError(HidaError):
     """What is wrong in a document, and where in it; the reader of the file adds its name and what to do."""
-
-
-def shown(value: object) -> str:
-    """Return ``value`` as a message shows it: short, in one line, in the words of JSON."""
-    if isinstance(value, dict):
-        return f"an object of {len(value)} fields"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def require_name(name: object) -> str:

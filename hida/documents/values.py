@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hida.documents.names import DocumentError, require_name, require_path, shown
+from hida.documents.names import DocumentError, require_name, require_path
+from hida.errors import shown
 
 LARGEST = 64 << 20
 """bytes of a document; the index of FS2K has 2.3 million"""

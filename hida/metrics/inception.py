@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -218,63 +217,33 @@ def _state_layers(path: Path) -> Iterable[_Layer]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-class _Module:
-    """What any scripted module is read as: its attributes in order, none of its code."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.attributes = state
 
 
 def _torchscript_layers(path: Path) -> Iterable[_Layer]:
     """Yield the layers of a TorchScript archive: its tensors are read, its program is neither loaded nor run."""
-    import pickle
+    from hida.weights.pickled import PickleError, Thing
+    from hida.weights.torch_file import Stored, TorchFile
 
-    with zipfile.ZipFile(path) as archive:
-        try:
-            folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
-
-            class Reader(pickle.Unpickler):
-                def find_class(self, module: str, name: str) -> Any:
-                    if module.startswith("__torch__"):
-                        return _Module
-                    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-                        return _tensor
-                    if (module, name) == ("collections", "OrderedDict"):
-                        return OrderedDict
-                    if (module, name) == ("torch.jit._pickle", "build_intlist"):
-                        return list
-                    if module == "torch" and name in ("FloatStorage", "LongStorage"):
-                        return name
-                    raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-
-                def persistent_load(self, reference: Any) -> Tensor:
-                    _, kind, key, _, count = reference
-                    dtype = torch.float32 if kind == "FloatStorage" else torch.int64
-                    return torch.frombuffer(bytearray(archive.read(f"{folder}data/{key}")), dtype=dtype, count=count)
-
-            with archive.open(folder + "data.pkl") as stream:
-                root = Reader(stream).load()
-        # A torn or foreign archive raises nearly anything.
-        except Exception as error:
-            raise HidaError(f"{path} is not a readable TorchScript archive ({error}); fetch it again.") from error
-    yield from _walk(root)
-
-
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return torch.as_strided(storage, size, stride, offset)
-
-
-def _walk(module: Any) -> Iterable[_Layer]:
-    if isinstance(module, _Module):
-        attributes = module.attributes
-        if {"weight", "beta", "mean", "var"} <= attributes.keys():
-            yield attributes["weight"], attributes["beta"], attributes["mean"], attributes["var"]
-        else:
-            for child in attributes.values():
-                yield from _walk(child)
+    try:
+        # Any scripted module is read as its attributes in order, none of its code.
+        file = TorchFile(path, {"__torch__*": Thing, "torch.jit._pickle.build_intlist": lambda items: items})
+        waiting, seen = [file.content], set()
+        while waiting:
+            module = waiting.pop()
+            if not isinstance(module, Thing) or id(module) in seen:
+                continue
+            seen.add(id(module))
+            found = [module.attributes.get(name) for name in ("weight", "beta", "mean", "var")]
+            stored = [value for value in found if isinstance(value, Stored)]
+            if len(stored) == 4:
+                weight, beta, mean, variance = (file.tensor(value) for value in stored)
+                yield weight, beta, mean, variance
+            else:
+                waiting.extend(reversed(list(module.attributes.values())))
+    except PickleError as error:
+        raise HidaError(f"{path} is not a readable TorchScript archive ({error}); fetch it again.") from None

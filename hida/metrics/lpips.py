@@ -9,7 +9,6 @@ Source: Zhang et al., CVPR 2018 (arXiv:1801.03924).
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
@@ -196,11 +195,13 @@ def _torchvision_state(network: LPIPS) -> dict[str, Tensor] | None:
 
 def _package_heads(net: str) -> dict[str, Tensor] | None:
     """Return the heads that ship with the ``lpips`` package, found without importing it; None if not installed."""
+    from hida.weights.foreign import load_state
+
     spec = util.find_spec("lpips")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "weights" / "v0.1" / f"{net}.pth"
         if path.is_file():
-            return torch.load(os.fspath(path), map_location="cpu", weights_only=True)
+            return load_state(path)
     return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hida.documents import DocumentError, Value, read_json, shown
-from hida.errors import HidaError
+from hida.documents import DocumentError, Value, read_json
+from hida.errors import HidaError, shown
 from hida.metrics.protocol import METRICS, Metric
 from hida.metrics.scoring import SCHEMA
 

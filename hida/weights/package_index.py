@@ -7,32 +7,30 @@ index pip is configured with (https://packaging.python.org/en/latest/specificati
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
-import json
 import os
 import re
 import shutil
 import ssl
 import subprocess
 import sys
-import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
+from hida.documents import parse_json
 from hida.errors import HidaError
+from hida.weights.verified import sha256
 
 TIMEOUT_SECONDS = 60
+_LARGEST_PAGE = 32 << 20
+_LARGEST_FILE = 2 << 30  # where its size is not known
 _JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -44,6 +42,7 @@ class Archive:
     version: str
     filename: str
     sha256: str
+    size: int | None = None
 
     def __str__(self) -> str:
         return f"{self.package}=={self.version}"
@@ -67,35 +66,48 @@ def download_archive(archive: Archive, target: Path) -> None:
         page = f"{index.rstrip('/')}/{re.sub(r'[-_.]+', '-', archive.package).lower()}/"
         try:
             address = _find_file(page, archive.filename, settings.cert)
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException, HidaError) as error:
             faults.append(f"{_without_secret(index)}: {_reason(error)}")
             continue
         if address is None:
             faults.append(f"{_without_secret(index)}: no file {archive.filename}")
             continue
-        download(address, target, archive.filename, settings.cert)
+        download(address, target, archive.filename, settings.cert, archive.size)
         check_sha256(target, archive.sha256, archive.filename)
         return
     where = "; ".join(faults) or "no package index is configured: set PIP_INDEX_URL"
     raise HidaError(f"the package {archive} could not be downloaded ({where}).")
 
 
-def download(url: str, target: Path, label: str, cert: str | None = None) -> None:
+def download(url: str, target: Path, label: str, cert: str | None = None, size: int | None = None) -> None:
     """Write what ``url`` gives to ``target``, with a progress bar on stderr.
 
+    Args:
+        url: the address.
+        target: the file to write.
+        label: what messages and the bar call it.
+        cert: a file of certificates beside the system's.
+        size: the bytes that are expected, if that is known: no more are taken.
+
     Raises:
-        HidaError: the address does not answer, or the transfer ends early.
+        HidaError: the address does not answer, the transfer ends early, or the file is too large.
     """
+    most = size or _LARGEST_FILE
     try:
         with _open(url, cert) as answer, target.open("wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
             with tqdm(total=total or None, desc=label, unit="B", unit_scale=True, unit_divisor=1024) as bar:
-                while chunk := answer.read(1 << 20):
+                received = 0
+                while received <= most and total <= most and (chunk := answer.read(1 << 20)):
                     file.write(chunk)
+                    received += len(chunk)
                     bar.update(len(chunk))
-                received = bar.n
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise HidaError(f"{label} could not be downloaded from {_without_secret(url)} ({_reason(error)}).") from None
+    if max(received, total) > most:
+        raise HidaError(
+            f"{label} from {_without_secret(url)} is not the expected file: it has more than {most:,} bytes."
+        )
     if total and received != total:
         raise HidaError(f"the download of {label} ended after {received} of {total} bytes; try again.")
 
@@ -113,45 +125,16 @@ def check_sha256(path: Path, expected: str, label: str) -> None:
         )
 
 
-def sha256(path: Path) -> str:
-    """Return a file's sha256 as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextmanager
-def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """Yield a readable stream of one member of a wheel (zip) or source distribution (tar), not unpacked to disk.
-
-    Raises:
-        HidaError: the archive has no such member or is not an archive.
-    """
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as wheel, wheel.open(member) as stream:
-                yield stream
-        else:
-            with tarfile.open(archive) as source:
-                extracted = source.extractfile(member)
-                if extracted is None:
-                    raise KeyError(member)
-                yield extracted
-    except KeyError:
-        raise HidaError(f"{archive.name} holds no file {member}.") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise HidaError(f"{archive.name} cannot be opened as an archive ({error}).") from None
-
-
 def _find_file(page: str, filename: str, cert: str | None) -> str | None:
     """Return the address of ``filename`` on a project's page, JSON (PEP 691) or HTML (PEP 503)."""
     with _open(page, cert, accept=f"{_JSON}, text/html;q=0.2") as answer:
         kind = answer.headers.get_content_type()
-        base, text = answer.geturl(), answer.read().decode("utf-8", "replace")
+        base, content = answer.geturl(), answer.read(_LARGEST_PAGE + 1)
+    if len(content) > _LARGEST_PAGE:
+        raise ValueError(f"its page has more than {_LARGEST_PAGE:,} bytes")
+    text = content.decode("utf-8", "replace")
     if kind.endswith("+json"):
-        links = {entry["filename"]: entry["url"] for entry in json.loads(text)["files"]}
+        links = _json_links(parse_json(text).raw)
     else:
         parser = _Links()
         parser.feed(text)
@@ -162,12 +145,28 @@ def _find_file(page: str, filename: str, cert: str | None) -> str | None:
     if link is None:
         return None
     address = urllib.parse.urljoin(base, link)
-    # A mirror that wants a password for its pages wants it for its files too.
-    secret, host = _secret(page), urllib.parse.urlsplit(page).hostname
     parts = urllib.parse.urlsplit(address)
-    if secret and not _secret(address) and parts.hostname == host:
+    if parts.scheme not in ("http", "https") and parts.scheme != urllib.parse.urlsplit(page).scheme:
+        raise ValueError(f"its page leads to an address of the kind {parts.scheme[:20]}")
+    # A mirror that wants a password for its pages wants it for its files too. Another port or scheme of the same host
+    # is another server, or a line that anybody may listen to.
+    secret = _secret(page)
+    if secret and not _secret(address) and _origin(address) == _origin(page):
         address = parts._replace(netloc=f"{secret}@{parts.netloc}").geturl()
     return address
+
+
+def _json_links(page: object) -> dict[str, str]:
+    files = page.get("files") if isinstance(page, dict) else None
+    entries = [entry for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+    links = [(entry.get("filename"), entry.get("url")) for entry in entries]
+    return {name: link for name, link in links if isinstance(name, str) and isinstance(link, str)}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port of an address: what a password is for."""
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 class _Links(HTMLParser):
@@ -241,8 +240,10 @@ def _pip_settings() -> _PipSettings:
 
 def _pip(*arguments: str) -> str:
     """Return pip's answer, or "" in an environment without pip."""
+    # Isolated: `-m pip` and `-c` would otherwise run a pip.py of the current folder.
+    command = [sys.executable, "-I", *arguments]
     try:
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

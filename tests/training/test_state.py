@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,7 @@ def test_clipping_bounds_the_gradient(monkeypatch):
     assert norms == [pytest.approx(1e-3, rel=1e-2)] * 2
 
 
-def test_another_network_or_number_of_processes_and_missing_tensors_are_refused():
+def test_another_network_or_number_of_processes_is_refused():
     state = TrainingState(RELEASED, ALONE)
     taken = snapshot(state)
     wide = TrainingState(varied(generator={"base_width": 4}), ALONE)
@@ -212,6 +213,56 @@ def test_another_network_or_number_of_processes_and_missing_tensors_are_refused(
         wide.restore(taken)
     with pytest.raises(CheckpointError, match=r"written by 2 process\(es\) and this run has 1"):
         state.restore(dataclasses.replace(taken, state={**taken.state, "processes": 2}))
+
+
+COUNTERS = {
+    "iteration": [None, "5", [5], True, -1, 5.0, 2**62, 10**400, {}],
+    "images": [None, "5", [5], True, -1, 2**62],
+    "processes": [None, "1", [1], True, 0],
+    "elapsed": ["0", [0], True, -1.0, math.inf, math.nan, 10**400],
+    "scaler": [3, "x", [1], {"scale": "x"}, {"scale": [1]}, {"scale": 10**400}, True],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in COUNTERS.items() for value in values],
+    ids=lambda value: str(value)[:20],
+)
+def test_damaged_counters_are_refused(name, value):
+    state = TrainingState(RELEASED, ALONE)
+    taken = snapshot(state)
+    with pytest.raises(CheckpointError, match=rf"c\.safetensors' has damaged counters .*{name}"):
+        state.restore(dataclasses.replace(taken, state={**taken.state, name: value}))
+
+
+@pytest.mark.parametrize("name", ["iteration", "images", "processes"])
+def test_a_missing_counter_is_named(name):
+    state = TrainingState(RELEASED, ALONE)
+    taken = snapshot(state)
+    del taken.state[name]
+    with pytest.raises(CheckpointError, match=f"damaged counters .*{name} is absent"):
+        state.restore(taken)
+
+
+def test_moments_of_another_shape_or_that_are_missing_are_refused():
+    state = TrainingState(RELEASED, ALONE)
+    state.step(batch(), 0.0)
+    name = "optimizer_generator.exp_avg.stem_photo.bias"
+    for change in ({name: torch.zeros(3)}, {f"{name}.more": torch.zeros(2)}, {name: torch.zeros(2).long()}):
+        taken = snapshot(state)
+        taken.tensors.update(change)
+        with pytest.raises(CheckpointError, match="another state of the generator's optimiser"):
+            state.restore(taken)
+    taken = snapshot(state)
+    del taken.tensors[name]
+    with pytest.raises(CheckpointError, match="another state of the generator's optimiser"):
+        state.restore(taken)
+
+
+def test_a_checkpoint_with_missing_tensors_is_refused():
+    state = TrainingState(RELEASED, ALONE)
+    taken = snapshot(state)
     del taken.tensors["ema.stem_photo.bias"]
     with pytest.raises(CheckpointError, match=r"stem_photo\.bias is absent"):
         state.restore(taken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 import pickle
 import resource
@@ -213,6 +214,66 @@ def test_a_configuration_of_another_width_is_named(tmp_path):
     config = dataclasses.replace(CONFIG, generator=GeneratorConfig(base_width=4))
     with pytest.raises(CheckpointError, match="does not fit its configuration"):
         load_generator(write(tmp_path / "w.safetensors", generator_tensors("ema"), config))
+
+
+GOOGOL = "1" + "0" * 400
+FALSE = {
+    "generator.base_width": ["1000000", str(2**62), str(2**64), GOOGOL, "66", "2.0", "true"],
+    "generator.styles": [str(10**9), "999", "0"],
+    "generator.dog_levels": [f"[{GOOGOL}]", f"[{'1, ' * 100_000} 9]", "[[]]"],
+    "discriminator.base_width": ["1000000", str(2**62)],
+    "train.epochs": [GOOGOL, "NaN", '"' + "9" * 5000 + '"'],
+    "train.batch": [GOOGOL, GOOGOL * 20],
+    "name": ["3", f"[{'1, ' * 100_000} 9]", '{"a": 1}'],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in FALSE.items() for value in values],
+    ids=lambda words: words[:20],
+)
+def test_a_false_configuration_is_refused_before_a_network_is_built(tmp_path, monkeypatch, field, value):
+    monkeypatch.setattr(checkpoint, "build_generator", lambda config: pytest.fail("a network was built"))
+    config = CONFIG.to_dict()
+    *above, last = field.split(".")
+    (config[above[0]] if above else config)[last] = "@"
+    words = json.dumps(config).replace('"@"', value)
+    path = tmp_path / "w.safetensors"
+    metadata = {"format": WEIGHTS, "version": "1", "config": words, "state": "{}"}
+    save_file(generator_tensors("generator"), path, metadata)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors' ") as caught:
+        load_generator(path)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["config", "state"])
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"a":' * 10**5, "[" * 900 + "]" * 900, '{"name": "a", "name": "b"}', "NaN", ""]
+)
+def test_documents_that_are_no_json_are_refused(tmp_path, part, text):
+    path = tmp_path / "w.safetensors"
+    save_file(
+        {"a": torch.ones(1)}, path, {"format": WEIGHTS, "version": "1", "config": "{}", "state": "{}", part: text}
+    )
+    with pytest.raises(CheckpointError, match=r"w\.safetensors' is not a readable weights file") as caught:
+        load(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_infinite_option_is_read(tmp_path):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, checkpoint_minutes=math.inf))
+    assert load(write(tmp_path / "c.safetensors", config=config)).config == config
+
+
+def test_a_header_of_a_hundred_megabytes_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 99_000_000))
+        file.truncate(99_000_100)
+    with pytest.raises(CheckpointError, match="its header is too large"):
+        load(path)
 
 
 @pytest.mark.parametrize(

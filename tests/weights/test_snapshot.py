@@ -51,6 +51,15 @@ def test_of_a_run_that_goes_on_it_is_the_newest_whole_one(run, tmp_path):
     assert load(tmp_path / "w.safetensors").state["iteration"] == 8
 
 
+def test_a_damaged_checkpoint_of_another_run_is_not_replaced(run, tmp_path, capsys):
+    path = checkpoint_path(tmp_path, 3)
+    path.parent.mkdir()
+    path.write_bytes(b"damaged")
+    assert snapshot(run, path) == 2
+    assert "is a checkpoint, which the weights would replace" in capsys.readouterr().err
+    assert path.read_bytes() == b"damaged"
+
+
 REFUSALS = {
     "no run": (("{tmp}/nothing", "{tmp}/w.safetensors"), "there is no run '{tmp}/nothing'; give the folder"),
     "no run's folder": (("{tmp}", "{tmp}/w.safetensors"), "'{tmp}' is no run's folder, it holds no checkpoint; give"),

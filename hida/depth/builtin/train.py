@@ -110,10 +110,15 @@ def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     first, spent = 0, 0.0
     if options.checkpoint and options.checkpoint.is_file():
-        saved = torch.load(options.checkpoint, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        first, spent = saved["step"], saved["seconds"]
+        try:
+            saved = torch.load(options.checkpoint, map_location=device, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            first, spent = int(saved["step"]), float(saved["seconds"])
+        except Exception:  # a torn file raises nearly anything
+            raise HidaError(
+                f"'{options.checkpoint}' is not a checkpoint of this training; give its own, or a new name."
+            ) from None
     start = time.perf_counter() - spent
     bar = tqdm(range(first, options.steps), initial=first, total=options.steps, desc="train", unit="step")
     for step in bar:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from hida.config import GeneratorConfig
-from hida.weights.checkpoint import Checkpoint, generator_tensors, require_fit
+from hida.weights.checkpoint import Checkpoint, generator_tensors, network_shapes, require_fit
 from hida.weights.released.layout import (
+    BUFFERS,
     ReleasedError,
     discriminator_layout,
     generator_layout,
-    own_shapes,
+    place,
     to_theirs,
     unused_shapes,
 )
@@ -37,21 +38,40 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     remarks = []
     layout = generator_layout(config)
     generator = generator_tensors(loaded)
-    require_fit(generator, own_shapes(config), loaded.path)
+    require_fit(generator, network_shapes(config), loaded.path)
     state = to_theirs(layout, generator)
     kept = loaded.part("unused")
     shapes = unused_shapes(config)
+    recorded = _record(loaded)
     # An imported file says which of them its checkpoint had.
-    empty = [name for name in loaded.state.get("unused", shapes) if name in shapes and name not in kept]
+    had = loaded.state.get("unused", list(shapes))
+    empty = [name for name in shapes if name in had and name not in kept] if isinstance(had, list) else []
     if empty:
         remarks.append(f"{len(empty)} tensors that the network never uses are zero")
     state |= {name: torch.zeros(shapes[name]) for name in empty} | kept
     discriminator = loaded.part("discriminator")
     if discriminator:
-        require_fit(discriminator, own_shapes(loaded.config.discriminator), loaded.path)
+        require_fit(discriminator, network_shapes(loaded.config.discriminator), loaded.path)
         state |= to_theirs(discriminator_layout(), discriminator)
     else:
         remarks.append("these weights have no discriminator, so the file has none either")
-    return {
-        name: value.float().clone() if value.is_floating_point() else value for name, value in state.items()
-    }, remarks
+    order = {name: number for number, name in enumerate(recorded)}
+    names = sorted(state, key=lambda name: (order.get(name, len(order)), place(name)))
+    return {name: _as_theirs(name, state[name], recorded.get(name)) for name in names}, remarks
+
+
+def _record(loaded: Checkpoint) -> dict[str, torch.dtype]:
+    """Return the names and precisions of the checkpoint that was imported, in its order; none of other weights."""
+    found = loaded.state.get("tensors", [])
+    fits = isinstance(found, list) and all(
+        isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry) for entry in found
+    )
+    if not fits or not all(isinstance(getattr(torch, kind, None), torch.dtype) for _, kind in found):
+        raise ReleasedError(f"'{loaded.path}' has a damaged list of tensors; import the released checkpoint again.")
+    return {name: getattr(torch, kind) for name, kind in found}
+
+
+def _as_theirs(name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None:
+        dtype = torch.int64 if name.endswith(BUFFERS[2]) else torch.float32 if value.is_floating_point() else None
+    return value.to(dtype, copy=True)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
-from hida.weights.foreign import named_tensors
+from hida.weights.checkpoint import network_shapes
+from hida.weights.pickled import Foreign, PickleError
 from hida.weights.released.layout import (
     DISCRIMINATOR,
     GENERATOR,
@@ -23,39 +19,43 @@ from hida.weights.released.layout import (
     ReleasedError,
     discriminator_layout,
     generator_layout,
-    own_shapes,
     source_shape,
     to_own,
     unused_shapes,
 )
-
-# What Lightning checkpoints hold beside tensors, as data: the command line, and numbers of a monitored metric.
-_NUMBERS = (np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType)
-_PLAIN: list[type] = [argparse.Namespace, np.dtype, *_NUMBERS]
-_scalar: Any = np.float64(0).__reduce__()[0]  # numpy's own, wherever this version keeps it
-_NUMPY_SCALAR = [(_scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
+from hida.weights.torch_file import TorchFile
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the ``state_dict`` of a Lightning checkpoint as float32.
+    """Return the ``state_dict`` of a Lightning checkpoint, each tensor in the precision that it has there.
 
     Raises:
         ReleasedError: it is absent, torn, or holds anything but tensors and plain data; nothing of it has run then.
+        OSError: it cannot be opened.
     """
+    if path.is_dir():
+        raise ReleasedError(f"'{path}' is a folder; give the checkpoint file in it.")
     if not path.is_file():
         raise ReleasedError(f"there is no checkpoint '{path}'; check the path.")
     try:
-        with torch.serialization.safe_globals([*_PLAIN, *_NUMPY_SCALAR]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a torn file raises nearly anything
-        raise ReleasedError(f"'{path}' {_refusal(str(error))}") from None
-    state = named_tensors(content.get("state_dict") if isinstance(content, Mapping) else None)
+        file = TorchFile(path)
+        state = file.tensors(file.content.get("state_dict") if isinstance(file.content, dict) else None)
+    except Foreign as error:
+        raise ReleasedError(
+            f"'{path}' refers to {error.name}, which is neither a tensor nor plain data; nothing of it has run."
+        ) from None
+    except PickleError as error:
+        raise ReleasedError(
+            f"'{path}' cannot be read as a checkpoint ({error}); it is torn or of another kind."
+        ) from None
     if state is None:
         raise ReleasedError(f"'{path}' has no state_dict of named tensors; give the released Lightning checkpoint.")
     return state
+
+
+def record(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the names in their order and the precisions, with which :func:`exporting.convert` gives back the same."""
+    return [[name, str(value.dtype).removeprefix("torch.")] for name, value in state.items()]
 
 
 def convert(
@@ -63,12 +63,14 @@ def convert(
 ) -> tuple[Config, dict[str, Tensor], dict[str, Tensor]]:
     """Return the configuration, our tensors (``generator.…``, ``discriminator.…``), and what is left aside.
 
+    No value loses a digit: half precisions become single, double stays.
+
     Raises:
         ReleasedError: naming a tensor that is unknown, missing or of another shape.
     """
     config = _config(state, path)
     layouts = {"generator": generator_layout(config.generator), "discriminator": discriminator_layout()}
-    shapes_of = {"generator": own_shapes(config.generator), "discriminator": own_shapes(config.discriminator)}
+    shapes_of = {"generator": network_shapes(config.generator), "discriminator": network_shapes(config.discriminator)}
     wanted: dict[str, tuple[int, ...]] = {}
     for part, layout in layouts.items():
         shapes = shapes_of[part]
@@ -83,8 +85,12 @@ def convert(
                 f"'{path}' is not of the released network: {name} is {tuple(state[name].shape)}, not {shape}; give "
                 "the released Lightning checkpoint."
             )
-        if not torch.isfinite(state[name]).all():
+        if not state[name].is_floating_point():
+            raise ReleasedError(f"'{path}' holds whole numbers, in {name}; give the released Lightning checkpoint.")
+        # The network computes in single precision, whatever the file has.
+        if not torch.isfinite(state[name].float()).all():
             raise ReleasedError(f"'{path}' holds values that are not finite, in {name}; download it again.")
+    whole = {name: _at_least_single(value) for name, value in state.items()}
     known = tuple(unused_shapes(config.generator))
     aside = {name: value for name, value in state.items() if name not in wanted}
     unknown = [name for name in aside if name not in known and not name.startswith((*NOT_NETWORK, *further))]
@@ -94,9 +100,9 @@ def convert(
             "with --unused."
         )
     tensors = {
-        f"{part}.{name}": value for part, layout in layouts.items() for name, value in to_own(layout, state).items()
+        f"{part}.{name}": value for part, layout in layouts.items() for name, value in to_own(layout, whole).items()
     }
-    return config, tensors, aside
+    return config, tensors, {name: whole[name] for name in aside}
 
 
 def _config(state: Mapping[str, Tensor], path: Path) -> Config:
@@ -119,15 +125,8 @@ def _config(state: Mapping[str, Tensor], path: Path) -> Config:
     )
 
 
-def _refusal(message: str) -> str:
-    """Say in our words why torch did not read a file; its own recommend to try again without the safeguard."""
-    named = re.search(r"GLOBAL\s+([\w.]+)", message)
-    if named:
-        return f"refers to {named[1]}, which is neither a tensor nor plain data; nothing of it has run."
-    if "WeightsUnpickler" in message or "Weights only load failed" in message:
-        return "is a pickle that holds more than tensors and plain data, or is torn; nothing of it has run."
-    line = (message.splitlines() or ["no reason given"])[0][:120].rstrip(".")
-    return f"cannot be read as a checkpoint ({line}); it is torn or of another kind."
+def _at_least_single(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _some(names: Sequence[str]) -> str:

@@ -14,18 +14,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hida.config import DiscriminatorConfig, GeneratorConfig
+from hida.config import GeneratorConfig
 from hida.errors import HidaError
-from hida.models.discriminator import Discriminator
-from hida.models.generator import Generator
 
 GENERATOR, DISCRIMINATOR = "Generator.", "Discrimanator.discriminator_0."
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Last words of the names of what is no parameter: what a batch norm has counted."""
 NOT_NETWORK = ("criterion",)
 """Prefixes of what the training module keeps beside the two networks: its losses."""
 STYLES = 3
 _STYLE_FIRST = 1  # the channel of a condition convolution at which the style begins, behind the depth
 _THEIR_STYLES = (2, 0, 1)  # where our style s is among theirs
 _SHARED_WIDTH = 128  # of norm.mlp_shared, whatever the base width
+# Everything that stands beside another under one name, in the order of the released classes.
+_PARTS = (
+    "Generator Discrimanator down_rgb down_par down2 down3 down4 down5 down6 down7 down8 up0 up1 up2 up3 up4 up5 up6 "
+    "final_rgb final_par weight bias running_mean running_var num_batches_tracked p1 p2 layers dcn conv_offset_mask "
+    "fc1 bn1 fc2 bn2 fc3 norm mlp_shared mlp_gamma mlp_beta en_conv metaAcon metaAcon_en"
+)
+_RANK = {part: rank for rank, part in enumerate(_PARTS.split())}
 
 
 class Source(NamedTuple):
@@ -89,8 +96,9 @@ def discriminator_layout() -> dict[str, Source]:
 def unused_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of what the released generator class registers and never uses.
 
-    In every decoder level: the upsampling that it does not take, the condition convolution of the other number of
-    channels, SPADE's own shared layer, an activation inside it; and the innermost level's appearance branch.
+    In every metaACON, used or not: the two batch norms that it bypasses. In every decoder level: the upsampling that it
+    does not take, the condition convolution of the other number of channels, SPADE's own shared layer, an activation
+    inside it; and the innermost level's appearance branch.
     """
     width = config.base_width
     shapes: dict[str, tuple[int, ...]] = {}
@@ -98,12 +106,24 @@ def unused_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
     def put(name: str, weight: tuple[int, ...], bias: int) -> None:
         shapes[f"{GENERATOR}{name}.weight"], shapes[f"{GENERATOR}{name}.bias"] = weight, (bias,)
 
+    def put_norms(name: str, channels: int) -> None:
+        for norm, size in (("bn1", max(16, channels // 16)), ("bn2", channels)):
+            put(f"{name}.{norm}", (size,), size)
+            for buffer in BUFFERS[:2]:
+                shapes[f"{GENERATOR}{name}.{norm}.{buffer}"] = (size,)
+            shapes[f"{GENERATOR}{name}.{norm}.{BUFFERS[2]}"] = ()
+
     def put_acon(name: str, channels: int) -> None:
         hidden = max(16, channels // 16)
+        put_norms(name, channels)
         shapes[f"{GENERATOR}{name}.p1"] = shapes[f"{GENERATOR}{name}.p2"] = (1, channels, 1, 1)
         put(f"{name}.fc1", (hidden, channels, 1, 1), hidden)
         put(f"{name}.fc2", (channels, hidden, 1, 1), channels)
 
+    for k, factor in enumerate([2, 2, 4, 8, 8, 8, 8]):
+        put_norms(f"down{k + 2}.model.0", factor * width)
+    for head in ("final_rgb", "final_par"):
+        put_norms(f"{head}.0", 2 * width)
     channels_in = [8, 16, 16, 16, 16, 8, 4]
     for k, (factor_in, factor_out) in enumerate(zip(channels_in, [8, 8, 8, 8, 4, 2, 1], strict=True)):
         before, after, name = factor_in * width, factor_out * width, f"up{k}"
@@ -117,17 +137,18 @@ def unused_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
         put(f"{name}.norm.mlp_shared.0", (_SHARED_WIDTH, 2 if k else 1, 3, 3), _SHARED_WIDTH)
         put_acon(f"{name}.norm.mlp_shared.1", _SHARED_WIDTH)
         put_acon(f"{name}.norm.metaAcon", before)
-        if not k:
+        put_norms(f"{name}.metaAcon", after)
+        if k:
+            put_norms(f"{name}.metaAcon_en", 1)
+        else:
             put(f"{name}.en_conv", (before // 2, 1, 4, 4), 1)
             put_acon(f"{name}.metaAcon_en", 1)
     return shapes
 
 
-def own_shapes(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of our network's tensors."""
-    with torch.device("meta"):
-        network = Generator(config) if isinstance(config, GeneratorConfig) else Discriminator(config)
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def place(name: str) -> tuple[tuple[int, str], ...]:
+    """Return a key that sorts names as the released classes register them."""
+    return tuple((_RANK.get(part, len(_RANK)), part.zfill(4)) for part in name.split("."))
 
 
 def source_shape(shape: tuple[int, ...], source: Source) -> tuple[int, ...]:

@@ -14,18 +14,25 @@ DISCRIMINATOR = {"model0.0": (2, 1), "model1.1": (1, 2), "model2.1": (2, 4), "mo
 
 
 def shapes(width=64, discriminator_width=64):
-    """Names and shapes of the whole checkpoint, used or not."""
+    """Names and shapes of the whole checkpoint, used or not, in its order."""
     found = {}
 
     def conv(name, out, inside, side, transposed=False):
         found[f"{name}.weight"] = (inside, out, side, side) if transposed else (out, inside, side, side)
         found[f"{name}.bias"] = (out,)
 
+    def norm(name, channels):
+        for kind in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{name}.{kind}"] = (channels,)
+        found[f"{name}.num_batches_tracked"] = ()
+
     def acon(name, channels):
         hidden = max(16, channels // 16)
         found[f"{name}.p1"] = found[f"{name}.p2"] = (1, channels, 1, 1)
         conv(f"{name}.fc1", hidden, channels, 1)
+        norm(f"{name}.bn1", hidden)
         conv(f"{name}.fc2", channels, hidden, 1)
+        norm(f"{name}.bn2", channels)
 
     g = "Generator"
     conv(f"{g}.down_rgb", width, 3, 4)
@@ -61,8 +68,15 @@ def shapes(width=64, discriminator_width=64):
     return found
 
 
+def buffer(name):
+    """Whether this is no parameter but what a batch norm has counted."""
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
 def unused(name):
     """Whether the network registers this tensor and never touches it."""
+    if ".bn1." in name or ".bn2." in name:
+        return True  # every metaACON has two, and computes past them
     if not name.startswith("Generator.up"):
         return False
     level, module = int(name[len("Generator.up")]), name.split(".", 2)[2]
@@ -77,6 +91,9 @@ def checkpoint(width=8, discriminator_width=8, seed=0):
     random = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes(width, discriminator_width).items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(123_000)
+            continue
         fan = 1 if len(shape) < 4 or name[-2:] in ("p1", "p2") else shape[1] * shape[2] * shape[3]
         state[name] = torch.randn(shape, generator=random) / fan**0.5
         if "conv_offset_mask" in name:

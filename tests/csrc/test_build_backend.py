@@ -14,6 +14,7 @@ import termios
 import time
 import venv
 import zipfile
+from email import message_from_bytes
 from importlib import metadata
 from pathlib import Path
 
@@ -299,6 +300,20 @@ class TestWhatTheWheelHolds:
 
 
 class TestWithoutNativeOps:
+    def test_the_licences_of_the_weights_are_in_the_metadata(self, tree, tmp_path):
+        wheel, _ = call(tree, "backend.build_wheel", tmp_path, HIDA_BUILD_NATIVE="0")
+        with zipfile.ZipFile(tmp_path / wheel) as archive:
+            information = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            fields = message_from_bytes(archive.read(information))
+            folder = information.replace("METADATA", "licenses/")
+            texts = {name: archive.read(folder + name).decode() for name in fields.get_all("License-File")}
+        assert fields["License-Expression"] == "MIT AND LicenseRef-HIDA-research-weights"
+        assert texts["LICENSE"] == (ROOT / "LICENSE").read_text()
+        for card in (ROOT / "hida/assets").glob("*.md"):
+            research_only = "non-commercial" in card.read_text()
+            text = texts[f"hida/assets/{'weights' if research_only else card.stem}.LICENSE.txt"]
+            assert not research_only or f"{card.stem}.safetensors" in text
+
     def test_on_purpose(self, tree, tmp_path):
         wheel, said = call(tree, "backend.build_wheel", tmp_path, HIDA_BUILD_NATIVE="0")
         assert wheel.endswith("-py3-none-any.whl")

@@ -125,5 +125,5 @@ def test_without_matplotlib_it_is_one_sentence(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert run_command(main, ["photo.png", "--weights", "full.safetensors"]) == 2
-    assert "pip install 'hida[inspect]'" in capsys.readouterr().err
+    assert "run pip install matplotlib." in capsys.readouterr().err
     assert not (folder / "inspection").exists()

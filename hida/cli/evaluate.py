@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.metrics.pairing import is_prepared
     from hida.metrics.report import markdown
 
-    if command.photos is not None and (is_prepared(command.target) or command.target.suffix == ".zip"):
+    if command.photos is not None and (is_prepared(command.target) or command.target.is_file()):
         raise HidaError("--photos has no effect with a prepared data set, which brings its own; leave it out.")
     if command.limit < 0 or (command.limit and command.weights is None):
         raise HidaError("--limit must be 0 or more, and limits what --weights draws; leave it out with --pred.")

@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         HidaError: if pairs do not fit together, or a network or weights are missing.
     """
-    where = prepared_folder(target) if target.suffix == ".zip" else target
+    where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
     if weights is not None:

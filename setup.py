@@ -61,7 +61,7 @@ class Python(build_py):
             note = Path(self.build_lib) / "hida/not_built.txt"  # hida.ops.library reads it
             note.unlink(missing_ok=True)
             if reason := missing() or missing_cuda():
-                note.write_text(reason + "\n", encoding="utf-8", errors="replace")
+                note.write_text(reason + "\n", encoding="ascii", errors="backslashreplace")
 
 
 class Ninja(build_ext):

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+import toolchain
 from setuptools import build_meta
 from setuptools.build_meta import (  # noqa: F401
     build_sdist,
@@ -46,6 +47,7 @@ from toolchain import (
     wish,
 )
 
+toolchain.behind_pip = True
 TOOLS = ["ninja>=1.11", "pybind11>=2.13"]
 # Asks the interpreter, free of pip's environment, where packages lie that it can import. Nothing is imported.
 PROBE = """

@@ -16,6 +16,7 @@ from importlib import util
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
+behind_pip = False  # which hides what a build prints
 TORCH = (2, 11)  # the oldest whose stable C++ interface has all that is used here
 
 
@@ -28,9 +29,9 @@ def wish(name: str) -> str:
 
 
 def say(text: str) -> None:
-    """Say what the user should know: pip hides what a build prints, so that it goes to the terminal as well."""
+    """Say what the user should know, behind pip on the terminal as well."""
     print(f"hida: {text}", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
+    if not behind_pip or sys.stderr.isatty():
         return
     try:
         terminal = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)

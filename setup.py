@@ -96,12 +96,13 @@ class Ninja(build_ext):
         ninja = shutil.which("ninja")
         jobs = os.environ.get("MAX_JOBS")
         command = [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *(["-j", jobs] if jobs else []), *targets]
-        environment = dict(os.environ)
+        environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
         if not re.fullmatch(r"[\w./+-]+", tempfile.gettempdir(), re.ASCII):
             environment["TMPDIR"] = "temporary"  # nvcc passes the folder's name on to a shell
         dry = subprocess.run([*command, "-n"], cwd=work, env=environment, capture_output=True, check=False)
         if steps := re.search(rb"\[\d+/(\d+)\]", dry.stdout):
-            cores = min(int(jobs or sys.maxsize), len(os.sched_getaffinity(0)))
+            cores = len(os.sched_getaffinity(0))
+            cores = min(cores, int(jobs)) if jobs and re.fullmatch("[1-9][0-9]{,5}", jobs) else cores
             minutes = max(1, round(int(steps[1]) * seconds / cores / 60))
             say(f"compiling the {what} on {cores} core{'s'[: cores > 1]}: about {minutes} min ...")
         try:

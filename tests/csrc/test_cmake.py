@@ -22,7 +22,7 @@ TORCH = Path(torch.__file__).parent
 @pytest.fixture
 def clone(request, tmp_path):
     """What CMake reads, in a folder of another name; a torch beside it."""
-    folder = tmp_path / getattr(request, "param", "a (b) 研究, it's & co")
+    folder = tmp_path / getattr(request, "param", "a (b) 研究 it's & co")
     for name in ("csrc", "tests/csrc"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "CMakeLists.txt", folder)
@@ -59,6 +59,8 @@ def test_a_path_that_cmake_cannot_use_is_named_and_a_link_helps(clone, tmp_path)
     assert "hida: CMake cannot use a path with a semicolon; name the folder by a symbolic link" in said
     said = run(tmp_path, "cmake", "-S", ROOT, "-B", "build", f"-DHIDA_TORCH={clone / 'torch'}", status=1)
     assert "hida: CMake cannot use a path with a semicolon" in said
+    said = run(tmp_path, "cmake", "-S", ROOT, "-B", "build", "-DHIDA_TORCH=/a, b/torch", status=1)
+    assert "hida: CMake cannot use torch in a path with a comma" in said
     (tmp_path / "link").symlink_to(clone)
     run(tmp_path, "cmake", "-S", "link", "-B", "other", "-DHIDA_TORCH=", "-DHIDA_CUDA=OFF")
 

@@ -4,19 +4,24 @@
 into the wheel: ``tools/build/backend.py``. ``HIDA_BUILD_NATIVE=0`` builds a pure package, ``=1`` insists on the native
 ops; ``MAX_JOBS`` limits the compilers that run at a time; ``CXX`` names the compiler; ``HIDA_TORCH`` the folder of a
 torch whose headers to use. The CUDA kernels are built where nvcc is found (``CUDA_HOME``, the PATH, or the package
-nvidia-cuda-nvcc): ``HIDA_BUILD_CUDA=0`` leaves them out, ``=1`` insists; ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX")
-chooses the chips. Files, compiler flags and chips are listed in ``csrc/sources.txt``.
+nvidia-cuda-nvcc; pip builds them for the GPUs that are here only): ``HIDA_BUILD_CUDA=0`` leaves them out, ``=1``
+insists; ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX") chooses the chips. Files, compiler flags and chips are listed in
+``csrc/sources.txt``.
 """
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -27,17 +32,22 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools/build"))
 from toolchain import (  # noqa: E402
+    chips,
     compiler,
     find_nvcc,
     gencode,
     listed,
     missing,
     missing_cuda,
+    say,
     torch_folder,
     torch_version,
+    wish,
 )
 
 CPU_LIBRARY, CUDA_LIBRARY, MODULE = "_ops.so", "_ops_cuda.so", "_C" + sysconfig.get_config_var("EXT_SUFFIX")
+# How long a step of ninja takes on a core of 2025, on average; a CUDA file for one chip.
+CPU_SECONDS, CUDA_SECONDS = 2, 5
 
 
 class Python(build_py):
@@ -45,13 +55,13 @@ class Python(build_py):
 
     def run(self) -> None:
         if missing():
-            print(f"hida: native ops are not built: {missing()}.", file=sys.stderr)
+            say(f"native ops are not built: {missing()}.")
         super().run()
         if not self.editable_mode:
             note = Path(self.build_lib) / "hida/not_built.txt"  # hida.ops.library reads it
             note.unlink(missing_ok=True)
             if reason := missing() or missing_cuda():
-                note.write_text(reason + "\n")
+                note.write_text(reason + "\n", encoding="ascii", errors="backslashreplace")
 
 
 class Ninja(build_ext):
@@ -59,32 +69,51 @@ class Ninja(build_ext):
 
     def run(self) -> None:
         if missing():
-            message = f"hida: native ops are not built: {missing()}."
-            if os.environ.get("HIDA_BUILD_NATIVE") != "0":
-                raise SystemExit(message)
-            print(message, file=sys.stderr)
+            if wish("HIDA_BUILD_NATIVE") != "0":
+                raise SystemExit(f"hida: native ops are not built: {missing()}.")
+            print(f"hida: native ops are not built: {missing()}.", file=sys.stderr)
             return
         work = Path(self.build_temp).resolve() / "hida"
         out = ROOT / "hida" if self.inplace else Path(self.build_lib).resolve() / "hida"
-        work.mkdir(parents=True, exist_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (work / "build.ninja").write_text(rules(out))
-        self._ninja(work, "CPU kernels", out / CPU_LIBRARY, out / MODULE)
+        for folder in (work / "temporary", out):
+            folder.mkdir(parents=True, exist_ok=True)
+        (work / "build.ninja").write_bytes(os.fsencode(rules(work)))
+        self._build(work, out, "CPU kernels", CPU_SECONDS, CPU_LIBRARY, MODULE)
         if not missing_cuda():
-            self._ninja(work, "CUDA kernels", out / CUDA_LIBRARY)
+            what = f"CUDA kernels for {', '.join(chips())}"
+            self._build(work, out, what, CUDA_SECONDS * len(chips()), CUDA_LIBRARY)
             return
-        print(f"hida: the CUDA kernels are not built, the CPU kernels are: {missing_cuda()}.", file=sys.stderr)
+        left_out = f"the CUDA kernels are not built, the CPU kernels are: {missing_cuda()}."
+        if find_nvcc() and "HIDA_NOT_BUILT" in os.environ:  # the user has not asked for that
+            say(left_out)
+        else:
+            print(f"hida: {left_out}", file=sys.stderr)
         if not self.inplace:
             (out / CUDA_LIBRARY).unlink(missing_ok=True)  # of an earlier build: the wheel takes all that lies here
 
-    def _ninja(self, work: Path, what: str, *targets: Path) -> None:
+    def _build(self, work: Path, out: Path, what: str, seconds: float, *targets: str) -> None:
+        """Build targets in ``work`` and copy them to ``out``; a step takes a core so many seconds."""
         ninja = shutil.which("ninja")
         jobs = os.environ.get("MAX_JOBS")
-        command = [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), "-C", str(work)]
+        command = [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *(["-j", jobs] if jobs else []), *targets]
+        environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
+        if not re.fullmatch(r"[\w./+-]+", tempfile.gettempdir(), re.ASCII):
+            environment["TMPDIR"] = "temporary"  # nvcc passes the folder's name on to a shell
+        dry = subprocess.run([*command, "-n"], cwd=work, env=environment, capture_output=True, check=False)
+        if steps := re.search(rb"\[\d+/(\d+)\]", dry.stdout):
+            cores = len(os.sched_getaffinity(0))
+            cores = min(cores, int(jobs)) if jobs and re.fullmatch("[1-9][0-9]{,5}", jobs) else cores
+            minutes = max(1, round(int(steps[1]) * seconds / cores / 60))
+            say(f"compiling the {what} on {cores} core{'s'[: cores > 1]}: about {minutes} min ...")
         try:
-            subprocess.run([*command, *(["-j", jobs] if jobs else []), *map(str, targets)], check=True)
+            subprocess.run(command, cwd=work, env=environment, check=True)
         except subprocess.CalledProcessError as error:
+            what = what.split(" for ")[0]
             raise CompileError(f"the {what} do not compile (ninja exit status {error.returncode})") from None
+        for name in targets:
+            if not ((out / name).is_file() and filecmp.cmp(work / name, out / name, shallow=False)):
+                part = shutil.copy2(work / name, out / f"{name}.part")
+                os.replace(part, out / name)  # whoever has loaded the library keeps it
 
     def get_outputs(self) -> list[str]:
         if missing():
@@ -93,19 +122,44 @@ class Ninja(build_ext):
         return [str(Path(self.build_lib) / "hida" / name) for name in names]
 
 
-def rules(out: Path) -> str:
-    """Return the ninja file that builds the operator libraries and the module ``hida._C`` into ``out``."""
+def link_to(path: Path, work: Path, name: str, key: str = "") -> str:
+    """Return what to call a folder in a command that runs in ``work``: a symbolic link's name.
+
+    So no command and no list of headers contains the names of a user's folders, with spaces, quotes and whatever else
+    means something to a shell, to make, to ninja or to nvcc. The link's name changes with ``key`` (by default the
+    path), so that what was compiled with another folder is compiled again.
+    """
+    link = work / f"{name}-{hashlib.sha256(os.fsencode(key or path)).hexdigest()[:8]}"
+    for old in work.glob(f"{name}-????????"):
+        old.unlink()
+    try:
+        link.symlink_to(path.resolve())
+    except OSError:  # a file system without links
+        return str(path.resolve())
+    return link.name
+
+
+def rules(work: Path) -> str:
+    """Return the ninja file that builds, in ``work``, the operator libraries and the module ``hida._C``."""
     torch = torch_folder()
     import pybind11
 
     def spelled(flags: list[str]) -> str:
-        return " ".join(shlex.quote(flag).replace("$", "$$").replace(":", "$:") for flag in flags)
+        return " ".join(shlex.quote(flag).replace("$", "$$") for flag in flags)
 
+    def path(name: str) -> str:
+        return re.sub(r"([$ :])", r"$\1", name)
+
+    csrc = link_to(ROOT / "csrc", work, "csrc", "csrc")
+    torch_include = link_to(torch / "include", work, "torch", torch_version(torch))
+    pybind = link_to(Path(pybind11.get_include()), work, "pybind11")
+    python = link_to(Path(sysconfig.get_path("include")), work, "python")
+    called = " ".join(compiler()).replace("\\", "\\\\").replace('"', '\\"')
     common = listed("flags_cxx")
-    host = [*common, *listed("flags_torch"), "-isystem", str(torch / "include")]
+    host = [*common, *listed("flags_torch"), "-isystem", torch_include]
     module = [
-        *common, "-ffp-contract=off", "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include"),
-        f'-DHIDA_COMPILER="{" ".join(compiler())}"', f'-DHIDA_TORCH_BUILT="{torch_version(torch)}"',
+        *common, "-ffp-contract=off", "-isystem", pybind, "-isystem", python,
+        f'-DHIDA_COMPILER="{called}"', f'-DHIDA_TORCH_BUILT="{torch_version(torch)}"',
     ]  # fmt: skip
     lines = [
         f"cxx = {spelled(compiler())}",
@@ -126,12 +180,12 @@ def rules(out: Path) -> str:
 
     def compile_one(source: str, flags: list[str], variant: str = "") -> str:
         target = f"{source.replace('/', '_')}{'.' + variant if variant else ''}.o"
-        path = spelled([str(ROOT / "csrc" / source)])
-        lines.extend([f"build {target}: compile {path}", f"  flags = {spelled(flags)}", f"  variant = {variant}"])
+        lines.append(f"build {target}: compile {path(f'{csrc}/{source}')}")
+        lines.extend([f"  flags = {spelled(flags)}", f"  variant = {variant}"])
         return target
 
     def link(name: str, rule: str, objects: list[str], flags: list[str], needs: str = "") -> None:
-        lines.append(f"build {spelled([str(out / name)])}: {rule} {' '.join(objects)}{needs}")
+        lines.append(f"build {name}: {rule} {' '.join(objects)}{needs}")
         lines.append(f"  flags = {spelled(flags)}")
 
     objects = [compile_one(source, host) for source in listed("host")]
@@ -142,8 +196,9 @@ def rules(out: Path) -> str:
     link(CPU_LIBRARY, "link", objects, named, " | libtorch_cpu.so")
     link(MODULE, "link", [compile_one("module.cpp", module)], [])
     if not missing_cuda():
+        nvcc = Path(find_nvcc())
         lines += [
-            f"nvcc = {spelled([find_nvcc()])}",
+            f"nvcc = {spelled([link_to(nvcc.parent, work, 'nvcc') + '/' + nvcc.name])}",
             "rule cuda",
             "  command = $nvcc $flags -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
@@ -157,7 +212,7 @@ def rules(out: Path) -> str:
         for source in listed("cuda"):
             parts.append(f"{source.replace('/', '_')}.o")
             lines += [
-                f"build {parts[-1]}: cuda {spelled([str(ROOT / 'csrc' / source)])}",
+                f"build {parts[-1]}: cuda {path(f'{csrc}/{source}')}",
                 f"  flags = {spelled([*listed('flags_nvcc'), '--compress-mode=size', *gencode()])}",
             ]
         named = ["-Xlinker", "--no-as-needed,-L.,-ltorch_cpu,--as-needed", "-ldl"]  # apart, nvcc would reorder them

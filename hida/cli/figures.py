@@ -23,7 +23,7 @@ def require_pyplot() -> ModuleType:
     try:
         import matplotlib
     except ImportError:
-        raise HidaError("matplotlib is not installed; run pip install 'hida[inspect]'.") from None
+        raise HidaError("matplotlib is not installed; run pip install matplotlib.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,9 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(words[0], COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}."
         raise HidaError(f"there is no command {words[0]!r}; {hint}")
-    if "" in words:
-        raise HidaError(f"argument {words.index('')} of hida {words[0]} is empty; give a value, or leave it out.")
+    _require_values(words)
     import_module(f"hida.cli.{words[0].replace('-', '_')}").main(words[1:])
+
+
+def _require_values(words: Sequence[str]) -> None:
+    """Refuse what a path would turn into another: nothing into the current folder, // into /."""
+    for position, word in enumerate(words):
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if not word:
+            raise HidaError(f"argument {position} of hida {words[0]} is empty; give a value, or leave it out.")
+        if equals and not value:
+            raise HidaError(f"{name} is empty; give a value, or leave it out.")
+        if re.match(r"[a-z][a-z0-9+.-]*://", value, re.IGNORECASE) and "--label" not in (name, words[position - 1]):
+            raise HidaError(f"'{value}' is a web address; give the path of a file or folder on this machine.")
 
 
 def usage() -> str:

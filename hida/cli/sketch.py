@@ -12,8 +12,9 @@ There is one PNG for each photo and style, of the photo's size and named after b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep
 
+    command = _photos_apart(command)
+    chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
     photos = list_photos(command.photos)
     require_one_for_map(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
@@ -76,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(command.device)
     tune(device)
     sketcher = Sketcher.from_pretrained(command.weights, device)
-    chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
     if not chosen and command.sweep is None:
         chosen = list(range(1, sketcher.styles + 1))
     between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
@@ -99,6 +101,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{len(written)} pictures of {len(targets) - failed} photos in {command.out}")
     if failed:
         raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
+
+
+def _photos_apart(command: Command) -> Command:
+    """Return the command with the photos that follow --style, which takes all words up to the next option.
+
+    A word that can be no style is a photo, and so are those after it, unless there is no such file and photos were
+    given before.
+    """
+    at = next((k for k, word in enumerate(command.style) if not re.fullmatch(r"[-+\d.:,]+", word)), 0)
+    if not at or (command.photos and not Path(command.style[at]).exists()):
+        return command
+    return replace(command, style=command.style[:at], photos=(*command.photos, *map(Path, command.style[at:])))
 
 
 def draw(

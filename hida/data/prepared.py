@@ -101,7 +101,11 @@ class PreparedSet:
         if not index.is_file():
             begun = (folder / JOURNAL).exists()
             reason = "its preparation did not finish" if begun else f"it has no {INDEX}"
-            raise HidaError(f"'{folder}' is not a prepared data set ({reason}); run 'hida prepare fs2k SRC {folder}'.")
+            way = f"hida prepare fs2k SRC {folder}'"
+            if not begun and folder.is_dir() and any(folder.iterdir()):  # photos that are to be prepared, then
+                kind = "fs2k" if (folder / "anno_train.json").exists() else "pairs"
+                way = f"hida prepare {kind} {folder} OUT' and give OUT"
+            raise HidaError(f"'{folder}' is not a prepared data set ({reason}); run '{way}.")
         try:
             loaded = cls.read_index(read_json(index), folder)
         except DocumentError as error:

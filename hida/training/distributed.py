@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +12,15 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hida.errors import HidaError
+
+_TORCHRUN = "start several processes with torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
+
+
+def _number(name: str, least: int, largest: int) -> int:
+    text = os.environ[name]
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= largest:
+        raise HidaError(f"{name} is {text!r}, which is no number that it can be; {_TORCHRUN}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,9 @@ class World:
         """Join the process group that torchrun's environment describes: NCCL on GPUs, gloo on CPUs.
 
         Raises:
-            HidaError: if the environment describes several processes incompletely.
+            HidaError: if the environment describes several processes incompletely, or not by numbers that can be.
         """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
+        size = _number("WORLD_SIZE", 1, sys.maxsize) if os.environ.get("WORLD_SIZE") else 1
         chosen = torch.device(device)
         if chosen.type == "cuda" and chosen.index is not None:
             torch.cuda.set_device(chosen)  # streams and graphs belong to the current one
@@ -35,10 +46,10 @@ class World:
             return cls(0, 1, chosen)
         absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if absent:
-            raise HidaError(
-                f"WORLD_SIZE is {size} but {', '.join(absent)} is not set; start several processes with "
-                "torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
-            )
+            raise HidaError(f"WORLD_SIZE is {size} but {', '.join(absent)} is not set; {_TORCHRUN}")
+        for name, largest in (("RANK", size - 1), ("LOCAL_RANK", size - 1), ("MASTER_PORT", 65535)):
+            if name in os.environ:
+                _number(name, 0, largest)
         if chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(chosen)

@@ -84,5 +84,5 @@ def require_tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise HidaError("tensorboard is not installed; run pip install 'hida[tensorboard]' or leave it off.") from None
+        raise HidaError("tensorboard is not installed; run pip install tensorboard, or leave it off.") from None
     return SummaryWriter

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from runs import PROCESS
 
 from hida import __version__
@@ -26,6 +27,32 @@ def test_version(capsys):
 def test_a_misspelt_command_is_corrected(capsys):
     assert run_command(main, ["skecth"]) == 2
     assert capsys.readouterr().err == "hida: there is no command 'skecth'; did you mean 'sketch'?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sketch", ""], "argument 1 of hida sketch is empty"),
+        (["sketch", "photo.jpg", "--out="], "--out is empty"),
+        (["sketch", "https://host//photo.jpg"], "'https://host//photo.jpg' is a web address"),
+        (["depth", "FILE:///photo.jpg"], "'FILE:///photo.jpg' is a web address"),
+        (["train", "--data=s3://bucket/set.zip"], "'s3://bucket/set.zip' is a web address"),
+    ],
+)
+def test_what_names_no_file_is_refused_as_it_was_given(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40)).save("photo.jpg")
+    assert run_command(main, words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"hida: {sentence}")
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_a_label_may_be_a_web_address(capsys):
+    for words in (["--label", "https://host/run"], ["--label=https://host/run"]):
+        assert run_command(main, ["evaluate", "--target", "nothere", *words]) == 2
+        assert "give either --pred DIR" in capsys.readouterr().err
 
 
 def test_info_prints_what_a_bug_report_needs(capsys):

@@ -48,6 +48,20 @@ def test_a_folder_and_chosen_styles(folder):
     assert names == ["a_style1.png", "a_style3.png", "b_style1.png", "b_style3.png"]
 
 
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        (["--style", "1", "photos/a.png"], ["a_style1"]),
+        (["--style", "1:0.6,3:0.4", "2", "photos"], ["a_style1-60_3-40", "a_style2", "b_style1-60_3-40", "b_style2"]),
+        (["photos/b.jpg", "--style", "3", "photos/a.png"], ["a_style3", "b_style3"]),
+        (["--style", "2", "photos/a.png", "photos/b.jpg", "--frame", "whole"], ["a_style2", "b_style2"]),
+    ],
+)
+def test_photos_may_follow_the_styles(folder, words, drawn):
+    assert run(*words) == 0
+    assert sorted(path.stem for path in (folder / "sketches").iterdir()) == drawn
+
+
 def test_mixtures_sweeps_and_regions(folder):
     Image.fromarray(np.full((9, 9, 3), (255, 0, 80), np.uint8)).save(folder / "mask.png")
     assert run("photos/a.png", "--style", "1:0.5,3:0.5", 2, "--sweep", 1, 3, "--steps", 3) == 0
@@ -64,6 +78,9 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos/a.png", "--style", "1:0.5,9:0.5"], "there is no style 9"),
         (["photos/a.png", "--style", "x"], "--style 'x'"),
         (["photos/a.png", "--style", "1:1", "1:2"], "twice"),
+        (["photos/a.png", "--style", "1", "pencil"], "--style 'pencil' is neither"),
+        (["--style", "photos/a.png"], "--style 'photos/a.png' is neither"),
+        (["--style", "1", "nothere.jpg"], "'nothere.jpg' cannot be read"),
         (["photos/a.png", "--sweep", "1", "1"], "two different styles"),
         (["photos/a.png", "--steps", "3"], "--steps has no effect"),
         (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),

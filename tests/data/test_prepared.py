@@ -52,6 +52,17 @@ def test_pictures_are_read_exactly(prepared):
         prepared.read(pair)
 
 
+def test_a_folder_of_photos_is_to_be_prepared_into_another(tmp_path):
+    (tmp_path / "raw/photo").mkdir(parents=True)
+    with pytest.raises(HidaError, match=r"run 'hida prepare pairs \S*/raw OUT' and give OUT"):
+        PreparedSet.load(tmp_path / "raw")
+    (tmp_path / "raw/anno_train.json").touch()
+    with pytest.raises(HidaError, match=r"run 'hida prepare fs2k \S*/raw OUT' and give OUT"):
+        PreparedSet.load(tmp_path / "raw")
+    with pytest.raises(HidaError, match=r"run 'hida prepare fs2k SRC \S*/absent'"):
+        PreparedSet.load(tmp_path / "absent")
+
+
 def test_the_folder_can_be_moved(prepared, tmp_path):
     shutil.move(prepared.folder, tmp_path / "elsewhere")
     moved = PreparedSet.load(tmp_path / "elsewhere")
@@ -60,7 +71,7 @@ def test_the_folder_can_be_moved(prepared, tmp_path):
 
 
 def test_other_folders_are_refused_with_what_to_do(prepared, tmp_path):
-    with pytest.raises(HidaError, match=r"not a prepared data set .*run 'hida prepare fs2k"):
+    with pytest.raises(HidaError, match=r"not a prepared data set .*run 'hida prepare "):
         PreparedSet.load(tmp_path)
     with pytest.raises(HidaError, match="not a prepared data set"):
         PreparedSet.load(tmp_path / "nothing")

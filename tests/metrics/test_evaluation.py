@@ -14,6 +14,8 @@ from PIL import Image
 
 from hida.cli import evaluate as cli_evaluate
 from hida.cli.run import run_command
+from hida.data.packed import pack
+from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
 from hida.metrics.scores import load
@@ -80,6 +82,17 @@ def test_a_folder_against_a_prepared_set(tmp_path, capsys, light_networks):  # n
     assert len(sources) == 3 * 9 * 3
     assert all(source.startswith("data:image/") for source in sources)
     assert "http" not in page
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.ZIP", "set"])
+def test_a_packed_set_is_known_by_what_it_holds(tmp_path, capsys, name):
+    prepared = PreparedSet.load(prepared_set(tmp_path / "folder", {"n0": ("test", 0), "n1": ("test", 1)}))
+    pack(prepared, tmp_path / name)
+    write_images(tmp_path / "p", ["n0.png", "n1.png"], seed=5)
+    arguments = ["--pred", str(tmp_path / "p"), "--target", str(tmp_path / name), "--metrics", "fsim"]
+    assert run(tmp_path, *arguments)["groups"]["overall"]["n"] == 2
+    assert run_command(cli_evaluate.main, [*arguments, "--photos", str(tmp_path / "p")]) == 2
+    assert "--photos has no effect" in capsys.readouterr().err
 
 
 def test_the_report_shows_best_median_and_worst_in_order(tmp_path):

@@ -257,7 +257,9 @@ def test_documents_that_are_no_json_are_refused(tmp_path, part, text):
     save_file(
         {"a": torch.ones(1)}, path, {"format": WEIGHTS, "version": "1", "config": "{}", "state": "{}", part: text}
     )
-    with pytest.raises(CheckpointError, match=r"w\.safetensors' (is not a readable weights file|holds a conf)") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"w\.safetensors' (is not a readable weights file|holds a conf)"
+    ) as caught:
         load(path)
     assert len(str(caught.value)) < 400
 

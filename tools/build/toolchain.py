@@ -1,30 +1,61 @@
-"""What the native ops are built from, and what there is to build them with: torch, a C++ compiler, ninja, nvcc."""
+"""What the native ops are built from, and with what: torch, a C++ compiler, ninja, nvcc, and the GPUs to build for."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import util
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
+behind_pip = False  # which hides what a build prints
 TORCH = (2, 11)  # the oldest whose stable C++ interface has all that is used here
+
+
+def wish(name: str) -> str:
+    """Return what an environment variable asks for: "0", "1", or nothing."""
+    value = os.environ.get(name, "").strip()
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"hida: {name} is {value!r}; set it to 0 or 1, or leave it unset.")
+    return value
+
+
+def say(text: str) -> None:
+    """Say what the user should know, behind pip on the terminal as well."""
+    print(f"hida: {text}", file=sys.stderr, flush=True)
+    if not behind_pip or sys.stderr.isatty():
+        return
+    try:
+        terminal = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
+    except OSError:
+        return  # there is none
+    try:
+        if os.tcgetpgrp(terminal) == os.getpgrp():  # what runs in the background keeps quiet
+            os.write(terminal, f"\r\nhida: {text}\r\n".encode(errors="replace"))
+    except OSError:
+        pass
+    finally:
+        os.close(terminal)
 
 
 def listed(group: str) -> list[str]:
     """Return the files (relative to csrc/) or the flags of a group of ``csrc/sources.txt``."""
-    lines = (line.split() for line in (CSRC / "sources.txt").read_text().splitlines())
+    lines = (line.split() for line in (CSRC / "sources.txt").read_text(encoding="utf-8").splitlines())
     return [word for first, *words in filter(None, lines) if first == group for word in words]
 
 
 def compiler() -> list[str]:
     """Return the command of the C++ compiler."""
-    return shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    named = os.environ.get("CXX", "")
+    return [named] if shutil.which(named) else shlex.split(named) or ["g++"]  # a path may have spaces
 
 
 def no_compiler() -> str:
@@ -44,7 +75,7 @@ def torch_folder() -> Path | None:
 def torch_version(folder: Path) -> str:
     """Return a torch's version without importing it; empty if ``folder`` holds none with C++ headers."""
     try:
-        text = (folder / "version.py").read_text()
+        text = (folder / "version.py").read_text(encoding="utf-8")
     except OSError:
         return ""
     found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
@@ -59,7 +90,7 @@ def suits(version: str) -> bool:
 
 def missing() -> str:
     """Say why the native ops cannot be built here; empty if they can."""
-    if os.environ.get("HIDA_BUILD_NATIVE") == "0":
+    if wish("HIDA_BUILD_NATIVE") == "0":
         return os.environ.get("HIDA_NOT_BUILT", "HIDA_BUILD_NATIVE=0")
     if sys.platform != "linux":
         return f"they are built on Linux only, not on {sys.platform}"
@@ -96,21 +127,59 @@ def missing_cuda() -> str:
 
     Raises ``SystemExit`` where ``HIDA_BUILD_CUDA=1`` insists on them and there is no compiler.
     """
-    wish = os.environ.get("HIDA_BUILD_CUDA")
-    if wish == "0":
+    wanted = wish("HIDA_BUILD_CUDA")
+    if wanted == "0":
         return os.environ.get("HIDA_NOT_BUILT", "HIDA_BUILD_CUDA=0")
     if find_nvcc():
         return ""
-    if wish == "1":
+    if wanted == "1":
         raise SystemExit("hida: HIDA_BUILD_CUDA=1, but there is no nvcc in CUDA_HOME, on the PATH or in a package.")
     return "there is no nvcc"
 
 
+def usable_gpus(patience: float = 30) -> tuple[list[str], str]:
+    """Ask nvidia-smi for the chips of the GPUs here, which needs no torch.
+
+    Returns:
+        The chips as ``TORCH_CUDA_ARCH_LIST`` has them, each once, and, if there are none, why not.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return [], "CUDA_VISIBLE_DEVICES hides all GPUs"
+    program = shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")
+    if program is None:
+        return [], "there is no nvidia-smi"
+    command = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        answer = child.communicate(timeout=patience)[0].decode(errors="replace")
+    except OSError as error:
+        return [], f"nvidia-smi does not run ({error.strerror})"
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # and not waited for: a driver that hangs holds it for ever
+        return [], f"nvidia-smi gave no answer in {patience:.0f} seconds"
+    if child.returncode:
+        return [], f"nvidia-smi fails (exit status {child.returncode})"
+    found = {(int(a), int(b)) for a, b in re.findall(r"^\s*(\d+)\.(\d)\s*$", answer, re.MULTILINE)}
+    oldest = min(tuple(map(int, re.match(r"(\d+)\.(\d)", chip).groups())) for chip in listed("chips"))
+    usable = [f"{a}.{b}{'a' if (a, b) == (9, 0) else ''}" for a, b in sorted(found) if (a, b) >= oldest]
+    if usable or not found:
+        return usable, "" if usable else "nvidia-smi names no GPU"
+    return [], f"the GPU's compute capability is below {oldest[0]}.{oldest[1]}"
+
+
+def chips() -> list[str]:
+    """Return the chips to build for: those that ``TORCH_CUDA_ARCH_LIST`` names, or all that are listed."""
+    named = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    return list(filter(None, named)) or listed("chips")
+
+
 def gencode() -> list[str]:
-    """Return nvcc's flags for the chips that ``TORCH_CUDA_ARCH_LIST`` names."""
+    """Return nvcc's flags for the chips to build for."""
     flags = []
-    named = (os.environ.get("TORCH_CUDA_ARCH_LIST") or "").strip()
-    for name in re.split(r"[;, ]+", named) if named else listed("chips"):
+    for name in chips():
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
         if match is None:
             raise SystemExit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -235,8 +236,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, offset, weight, mask = ctx.saved_tensors
     needs_x, needs_offset, needs_weight, needs_bias, _, _, _, needs_mask = ctx.needs_input_grad
     needed = needs_x, needs_offset, needs_weight, needs_mask
-    given = (None,) * 4
-    if any(needed):
+    given: Sequence[Tensor | None] = (None,) * 4
+    if library.transformed(grad):
+
+        def function(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+            return deform_conv2d_reference(x, offset, weight, None, ctx.stride, ctx.padding, ctx.dilation, mask)
+
+        operands = ctx.saved_tensors if mask is not None else ctx.saved_tensors[:3]
+        given = [*library.differentiable_gradients(function, operands, needed[: len(operands)], grad), None][:4]
+    elif any(needed):
         given = torch.ops.hida.deform_conv2d_backward(
             grad, x, offset, weight, ctx.stride, ctx.padding, ctx.dilation, mask, library.wanted(needed)
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hida.errors import HidaError
 
@@ -64,6 +65,19 @@ def instruction_set() -> str:
     return function().decode()
 
 
+def transformed(*tensors: Tensor | None) -> bool:
+    """Say whether what is computed of these tensors has to be PyTorch's own ops.
+
+    That is so where one is a dual tensor of forward-mode differentiation, whose tangent the kernels would drop, and
+    inside any transform of ``torch.func``, which sees ops one by one.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:  # asked first: it costs nothing, and is so in nearly every call
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
 def wanted(needed: Sequence[bool]) -> int:
     """Pack which gradients are needed into the bits that the backward operators take."""
     return sum(1 << i for i, need in enumerate(needed) if need)
@@ -99,7 +113,11 @@ def differentiable_gradients(
 
     Each tensor is viewed first, so that one given twice gets two gradients.
     """
-    given = [t.view_as(t) for t in tensors]
-    chosen = [t for t, need in zip(given, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=True) if chosen else ())
+    if not any(needed):
+        return [None] * len(needed)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        given = [t.view_as(t) for t in tensors]
+        chosen = [t for t, need in zip(given, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=again))
     return [next(found) if need else None for need in needed]

@@ -6,10 +6,12 @@
 //                       (One kernel in clusters took 24 to 29 % longer.)
 // What is read for the last time is marked as not wanted any more, and read backwards, so that caches have more of it.
 // f is computed twice: 14 instructions per element cost less than its bytes. Statistics of a thread are sums off its
-// first element, those of a block off the mean of its first thread, those of a plane off its first chunk's: so no sum
-// of squares is much larger than what is left of it, whatever the mean. Always the same order, no atomics.
-// Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 59 %, 128 of 64×64 58 %;
-// instance_norm_modulate: not measured.
+// first element, or once more off its mean where the first was far from the others; a block's are off its mean, a
+// plane's off its first chunk's: so no sum of squares is much larger than what is left of it, whatever the mean and
+// wherever an outlier is. Always the same order, no atomics.
+//
+// Share of the floor (ida, bfloat16, 16 images on an H100, before a thread's sums could be taken once more): 64
+// channels of 128×128 59 %, 128 of 64×64 58 %; instance_norm_modulate: not measured.
 #include "nhwc.h"
 
 namespace hida {
@@ -82,32 +84,45 @@ __global__ void __launch_bounds__(kMost, 1)
   const View<D> x(a.x, p), logits(a.logits, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   if (stage & kStatistics) {
-    float shift[8] = {}, sum[8] = {}, squares[8] = {}, count = 0;
-    for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
-      Eight<D> x_packs[kReading<D>], packs[kReading<D>];
+    float shift[8] = {}, sum[8], squares[8], count, share;
+    for (bool again = false, more = true; more; again = true) {
 #pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u) {
-        const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
-        x_packs[u] = x.read(at);
-        if (L == Logits::whole) packs[u] = logits.read(at);
-      }
+      for (int k = 0; k < 8; ++k) sum[k] = squares[k] = 0;
+      count = 0;
+      for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
+        Eight<D> x_packs[kReading<D>], packs[kReading<D>];
 #pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u) {
-        // No branches, behind which the loads would be moved: what is missing counts as the shift.
-        const bool has = p.has(pixel + u * p.lanes);
-        float f[8];
-        slopes.value(x_packs[u], packs[u], f);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          if (u == 0) shift[k] = count == 0 ? f[k] : shift[k];
-          const float off = (has ? f[k] : shift[k]) - shift[k];
-          sum[k] += off;
-          squares[k] += off * off;
+        for (unsigned u = 0; u < kReading<D>; ++u) {
+          const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
+          x_packs[u] = x.read(at);
+          if (L == Logits::whole) packs[u] = logits.read(at);
         }
-        count += has ? 1.0f : 0.0f;
+#pragma unroll
+        for (unsigned u = 0; u < kReading<D>; ++u) {
+          // No branches, behind which the loads would be moved: what is missing counts as the shift.
+          const bool has = p.has(pixel + u * p.lanes);
+          float f[8];
+          slopes.value(x_packs[u], packs[u], f);
+#pragma unroll
+          for (int k = 0; k < 8; ++k) {
+            if (u == 0) shift[k] = count == 0 && !again ? f[k] : shift[k];
+            const float off = (has ? f[k] : shift[k]) - shift[k];
+            sum[k] += off;
+            squares[k] += off * off;
+          }
+          count += has ? 1.0f : 0.0f;
+        }
+      }
+      share = count > 0 ? 1 / count : 0;
+      more = false;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const float own = sum[k] * share;
+        const bool far = !again && squares[k] - sum[k] * own < squares[k] * (1 / 32.0f);
+        shift[k] += far ? own : 0.0f;
+        more = more || far;
       }
     }
-    const float share = count > 0 ? 1 / count : 0;
     // The first lane always has a pixel, if its channels are there.
     if (threadIdx.x < m.groups) {
 #pragma unroll
@@ -119,21 +134,28 @@ __global__ void __launch_bounds__(kMost, 1)
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       const float own = sum[k] * share, gap = shift[k] - middle[k] + own;
-      squares[k] = count > 0 ? squares[k] - sum[k] * own + count * gap * gap : 0;
+      squares[k] = count > 0 ? squares[k] - sum[k] * own : 0;
       sum[k] = count > 0 ? count * gap : 0;
     }
     add_lanes(sum, m, s, [&](unsigned c, float off) { s.table[kRest * m.width() + c] = off; });
+    const float size = float(pixels_of(m, p.part));
+    __syncthreads();
+    s.tell(kRest, m, p, middle);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const float gap = sum[k] * share - middle[k] * (1 / size);
+      squares[k] += count > 0 ? count * gap * gap : 0.0f;
+    }
     add_lanes(squares, m, s, [&](unsigned c, float around) {
-      const float size = float(pixels_of(m, p.part)), mean = s.table[kMean * m.width() + c];
-      const float rest = s.table[kRest * m.width() + c] / size;
-      const float squares_here = around - rest * rest * size;
-      if (stage == kBoth) return write_statistics(a, m, p, s, c, mean, rest, squares_here / size);
+      const float near = s.table[kMean * m.width() + c], off = s.table[kRest * m.width() + c] / size;
+      const float mean = near + off, rest = near - mean + off;
+      if (stage == kBoth) return write_statistics(a, m, p, s, c, mean, rest, around / size);
       if (p.tile + c >= m.channels) return;
       const int64_t apart = a.planes.extent.n * int64_t(m.chunks) * m.channels;
       float* const to = partial + (int64_t(p.n) * m.chunks + p.part) * m.channels + p.tile + c;
       to[0] = mean;
       to[apart] = rest;
-      to[2 * apart] = squares_here;
+      to[2 * apart] = around;
     });
     if (stage == kStatistics) return;
   } else {

@@ -6,12 +6,10 @@
 //                       (One kernel in clusters took 24 to 29 % longer.)
 // What is read for the last time is marked as not wanted any more, and read backwards, so that caches have more of it.
 // f is computed twice: 14 instructions per element cost less than its bytes. Statistics of a thread are sums off its
-// first element, or once more off its mean where the first was far from the others; a block's are off its mean, a
-// plane's off its first chunk's: so no sum of squares is much larger than what is left of it, whatever the mean and
-// wherever an outlier is. Always the same order, no atomics.
-//
-// Share of the floor (ida, bfloat16, 16 images on an H100, before a thread's sums could be taken once more): 64
-// channels of 128×128 59 %, 128 of 64×64 58 %; instance_norm_modulate: not measured.
+// first element, of which it has a few dozen; those of a block are off its mean, those of a plane off its first
+// chunk's: so no sum of squares is much larger than what is left of it, whatever the mean and wherever an outlier is.
+// Always the same order, no atomics. Share of the floor (ida, bfloat16, 16 images on an H100; before a block's squares
+// were taken off its mean): 64 channels of 128×128 59 %, 128 of 64×64 58 %; instance_norm_modulate: not measured.
 #include "nhwc.h"
 
 namespace hida {
@@ -84,45 +82,32 @@ __global__ void __launch_bounds__(kMost, 1)
   const View<D> x(a.x, p), logits(a.logits, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   if (stage & kStatistics) {
-    float shift[8] = {}, sum[8], squares[8], count, share;
-    for (bool again = false, more = true; more; again = true) {
+    float shift[8] = {}, sum[8] = {}, squares[8] = {}, count = 0;
+    for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
+      Eight<D> x_packs[kReading<D>], packs[kReading<D>];
 #pragma unroll
-      for (int k = 0; k < 8; ++k) sum[k] = squares[k] = 0;
-      count = 0;
-      for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
-        Eight<D> x_packs[kReading<D>], packs[kReading<D>];
-#pragma unroll
-        for (unsigned u = 0; u < kReading<D>; ++u) {
-          const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
-          x_packs[u] = x.read(at);
-          if (L == Logits::whole) packs[u] = logits.read(at);
-        }
-#pragma unroll
-        for (unsigned u = 0; u < kReading<D>; ++u) {
-          // No branches, behind which the loads would be moved: what is missing counts as the shift.
-          const bool has = p.has(pixel + u * p.lanes);
-          float f[8];
-          slopes.value(x_packs[u], packs[u], f);
-#pragma unroll
-          for (int k = 0; k < 8; ++k) {
-            if (u == 0) shift[k] = count == 0 && !again ? f[k] : shift[k];
-            const float off = (has ? f[k] : shift[k]) - shift[k];
-            sum[k] += off;
-            squares[k] += off * off;
-          }
-          count += has ? 1.0f : 0.0f;
-        }
+      for (unsigned u = 0; u < kReading<D>; ++u) {
+        const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
+        x_packs[u] = x.read(at);
+        if (L == Logits::whole) packs[u] = logits.read(at);
       }
-      share = count > 0 ? 1 / count : 0;
-      more = false;
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        const float own = sum[k] * share;
-        const bool far = !again && squares[k] - sum[k] * own < squares[k] * (1 / 32.0f);
-        shift[k] += far ? own : 0.0f;
-        more = more || far;
+      for (unsigned u = 0; u < kReading<D>; ++u) {
+        // No branches, behind which the loads would be moved: what is missing counts as the shift.
+        const bool has = p.has(pixel + u * p.lanes);
+        float f[8];
+        slopes.value(x_packs[u], packs[u], f);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          if (u == 0) shift[k] = count == 0 ? f[k] : shift[k];
+          const float off = (has ? f[k] : shift[k]) - shift[k];
+          sum[k] += off;
+          squares[k] += off * off;
+        }
+        count += has ? 1.0f : 0.0f;
       }
     }
+    const float share = count > 0 ? 1 / count : 0;
     // The first lane always has a pixel, if its channels are there.
     if (threadIdx.x < m.groups) {
 #pragma unroll

@@ -49,20 +49,26 @@ def _load_cuda() -> str:
     return _load(CUDA_PATH)
 
 
-_wanted = os.environ.get("HIDA_CPU", "")
-if _wanted not in ("", "avx512", "avx2", "generic"):
-    raise HidaError(f"HIDA_CPU is {_wanted!r}; choose avx512, avx2 or generic, or unset it.")
-why_not = _load(PATH)
-loaded = not why_not
-why_not_cuda = _load_cuda()
-loaded_cuda = not why_not_cuda
-
-
 def instruction_set() -> str:
-    """Return the name of the CPU kernels that this processor gets: avx512, avx2 or generic."""
+    """Return the name of the CPU kernels that this processor gets: avx512, avx2 or generic.
+
+    Raises:
+        HidaError: if ``HIDA_CPU`` names others, or some that this processor does not have.
+    """
     function = ctypes.CDLL(str(PATH)).hida_cpu_kernels
     function.restype = ctypes.c_char_p
-    return function().decode()
+    name = function().decode()
+    if name.startswith("HIDA_CPU"):
+        raise HidaError(name)
+    return name
+
+
+why_not = _load(PATH)
+loaded = not why_not
+if loaded and os.environ.get("HIDA_CPU"):
+    instruction_set()  # refuses here, and not in the middle of the first op
+why_not_cuda = _load_cuda()
+loaded_cuda = not why_not_cuda
 
 
 def transformed(*tensors: Tensor | None) -> bool:

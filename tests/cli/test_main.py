@@ -9,6 +9,7 @@ import pytest
 from hida import __version__
 from hida.cli.main import COMMANDS, main
 from hida.cli.run import run_command
+from hida.ops import library
 
 
 def test_help_names_every_command(capsys):
@@ -45,6 +46,7 @@ def test_an_empty_argument_is_refused_before_anything_begins(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 def test_an_unknown_choice_of_cpu_kernels_is_told_in_a_sentence():
     environment = {**os.environ, "HIDA_CPU": "sse9"}
     done = subprocess.run([sys.executable, "-m", "hida", "info"], env=environment, capture_output=True, text=True)

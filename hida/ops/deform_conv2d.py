@@ -229,7 +229,7 @@ def _fake_backward(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, offset, weight, bias, ctx.stride, ctx.padding, ctx.dilation, mask = inputs
     ctx.save_for_backward(x, offset, weight, mask)
-    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.bias_dtypes = None if bias is None else (checks.accumulation_dtype(x, offset, weight, bias, mask), bias.dtype)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -251,7 +251,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx, doffset, dweight, dmask = (g if need else None for g, need in zip(given, needed, strict=True))
     dbias = None
     if needs_bias:
-        dbias = grad.sum((0, 2, 3), dtype=checks.accumulation_dtype(grad)).to(ctx.bias_dtype)
+        computed, given_as = ctx.bias_dtypes
+        dbias = grad.sum((0, 2, 3), dtype=computed).to(given_as)
     if dweight is not None:
         dweight = dweight.to(weight.dtype)
     return dx, doffset, dweight, dbias, None, None, None, dmask

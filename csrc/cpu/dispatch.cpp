@@ -25,7 +25,7 @@ const Kernels& choose() {
   const char* named = std::getenv("HIDA_CPU");
   const std::string wanted = named ? named : "";
   if (!wanted.empty() && wanted != "avx512" && wanted != "avx2" && wanted != "generic")
-    throw std::runtime_error("HIDA_CPU is '" + wanted + "'; choose avx512, avx2 or generic.");
+    throw std::runtime_error("HIDA_CPU is '" + wanted + "'; choose avx512, avx2 or generic, or unset it.");
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool has_avx2 =
@@ -36,7 +36,8 @@ const Kernels& choose() {
   if (has_avx2 && (wanted.empty() || wanted == "avx2")) return avx2::table;
 #endif
   if (wanted.empty() || wanted == "generic") return generic::table;
-  throw std::runtime_error("HIDA_CPU asks for " + wanted + ", which this processor or this build does not have.");
+  throw std::runtime_error("HIDA_CPU asks for " + wanted +
+                           ", which this processor or this build does not have; choose another, or unset it.");
 }
 
 }  // namespace
@@ -48,6 +49,12 @@ const Kernels& kernels() {
 
 }  // namespace hida
 
+// The name of the table, or a sentence that says why there is none: no exception may leave a C function.
 extern "C" __attribute__((visibility("default"))) const char* hida_cpu_kernels() {
-  return hida::kernels().isa;
+  try {
+    return hida::kernels().isa;
+  } catch (const std::exception& error) {
+    static const std::string why = error.what();
+    return why.c_str();
+  }
 }

@@ -2,7 +2,7 @@
 // Traffic: 5n forward (read x, θ, γ, β; write y), 7n backward (read grad, x, θ, γ; write dx, dθ, dγ; dβ is grad).
 // A plane is read once: what later passes need of it stays in a scratch plane, which the second-level cache holds up
 // to 256×256 pixels. Statistics: mean and squares of each line around its own mean, merged in order (Chan), so that
-// a large mean costs no digits.
+// neither a large mean nor an outlier costs digits.
 #include <cmath>
 
 #include "activation.h"
@@ -20,22 +20,30 @@ struct Statistics {
     using V = Vec<Real>;
     constexpr int L = kLanes<Real>;
     const Real around = Real(sum(total) / double(size));
-    V rest[2] = {}, spread[2] = {};
-    int64_t i = 0;
-    for (; i + 2 * L <= size; i += 2 * L) {
-      for (int k = 0; k < 2; ++k) {
-        const V v = load(line + i + k * L) - around;
-        rest[k] += v;
-        spread[k] += v * v;
+    // A sum in Real is of 32 numbers: much smaller ones would not count in one of many more.
+    constexpr int64_t kStretch = 64 * L;
+    double rests = 0, spreads = 0;
+    for (int64_t first = 0; first < size; first += kStretch) {
+      const int64_t end = first + kStretch < size ? first + kStretch : size;
+      V rest[2] = {}, spread[2] = {};
+      int64_t i = first;
+      for (; i + 2 * L <= end; i += 2 * L) {
+        for (int k = 0; k < 2; ++k) {
+          const V v = load(line + i + k * L) - around;
+          rest[k] += v;
+          spread[k] += v * v;
+        }
       }
+      for (; i < end; i += L) {
+        const V v = keep_first<Real>(load(line + i) - around, end - i);
+        rest[0] += v;
+        spread[0] += v * v;
+      }
+      rests += sum(rest[0] + rest[1]);
+      spreads += sum(spread[0] + spread[1]);
     }
-    for (; i < size; i += L) {
-      const V v = keep_first<Real>(load(line + i) - around, size - i);
-      rest[0] += v;
-      spread[0] += v * v;
-    }
-    const double off = sum(rest[0] + rest[1]) / double(size);  // what rounding left in `around`
-    merge(double(size), double(around) + off, sum(spread[0] + spread[1]) - off * off * double(size));
+    const double off = rests / double(size);  // what rounding left in `around`
+    merge(double(size), double(around) + off, spreads - off * off * double(size));
   }
 
   HIDA_INLINE void merge(double n, double m, double s) {

@@ -115,33 +115,50 @@ HIDA_INLINE Vec<double> keep_inside(Vec<double> v, int64_t left) {
 }
 
 // Mean and 1/√(var + eps) of each channel over a strip, to (N, C) arrays; value(first, count, tile) computes a tile of
-// what is normalised. One pass, of differences from the mean of a few pixels spread over the plane: squares of numbers
-// that are small beside the spread lose no digits to it, however large the mean.
+// what is normalised. One pass, in stretches of 1, 4, 16 and then 64 tiles: sums in Real of differences from the mean
+// of all before, merged in double (Chan). Where those differences are large beside the spread of a stretch, so is what
+// they add to the plane's: no digits are lost, however large the mean and wherever an outlier is.
 template <class Real, class Value>
 HIDA_INLINE void strip_statistics(const Strip& strip, double eps, Real* mean, Real* rstd, Value value) {
-  constexpr int64_t kSample = 16;
   Tile<Real> f, shift, sums, squares;
-  const int64_t pixels = strip.extent.pixels(), samples = pixels < kSample ? pixels : kSample;
-  sums.clear(), squares.clear();
-  for (int64_t s = 0; s < samples; ++s) {
-    value(s * pixels / samples, 1, f);
-    for (int64_t k = 0; k < strip.width; ++k) sums[k] += f[k] / Real(samples);
+  double means[kChannels] = {}, spreads[kChannels] = {}, off[kChannels], around[kChannels];
+  const int64_t pixels = strip.extent.pixels(), width = strip.width;
+  value(0, pixels < strip.pixels ? pixels : strip.pixels, f);
+  for (int64_t p = 0; p < strip.pixels && p < pixels; ++p)
+    for (int64_t k = 0; k < width; ++k) means[k] += double(f[p * width + k]);
+  for (int64_t k = 0; k < width; ++k) means[k] /= double(pixels < strip.pixels ? pixels : strip.pixels);
+  int64_t stretch = strip.pixels;
+  for (int64_t begin = 0, size; begin < pixels; begin += size) {
+    size = pixels - begin < stretch ? pixels - begin : stretch;
+    if (stretch < 64 * strip.pixels) stretch *= 4;
+    strip.repeat(shift.at, [&](int64_t k) { return Real(means[k]); });
+    sums.clear(), squares.clear();
+    for (int64_t first = begin; first < begin + size; first += strip.pixels) {
+      const int64_t count = begin + size - first < strip.pixels ? begin + size - first : strip.pixels;
+      value(first, count, f);
+      for_vectors<Real>(count * width, [&](int64_t i, auto like) HIDA_INLINED {
+        const auto v = keep_inside(load_like(like, f + i) - load_like(like, shift + i), count * width - i);
+        sums.add(i, v);
+        squares.add(i, v * v);
+      });
+    }
+    for (int64_t k = 0; k < width; ++k) off[k] = around[k] = 0;
+    for (int64_t p = 0; p < strip.pixels; ++p)
+      for (int64_t k = 0; k < width; ++k) {
+        off[k] += double(sums[p * width + k]);
+        around[k] += double(squares[p * width + k]);
+      }
+    const double each = 1 / double(size), share = double(size) / double(begin + size);
+    for (int64_t k = 0; k < width; ++k) {
+      const double o = off[k] * each, gap = double(shift[k]) - means[k] + o;
+      spreads[k] += around[k] - off[k] * o + gap * gap * (double(begin) * share);
+      means[k] += gap * share;
+    }
   }
-  strip.repeat(shift.at, [&](int64_t k) { return sums[k]; });
-  sums.clear();
-  strip.for_tiles([&](int64_t first, int64_t count) HIDA_INLINED {
-    value(first, count, f);
-    for_vectors<Real>(count * strip.width, [&](int64_t i, auto like) HIDA_INLINED {
-      const auto off = keep_inside(load_like(like, f + i) - load_like(like, shift + i), count * strip.width - i);
-      sums.add(i, off);
-      squares.add(i, off * off);
-    });
-  });
-  for (int64_t k = 0; k < strip.width; ++k) {
-    const double off = strip.sum_of(sums.at, k) / double(pixels);
-    const double variance = strip.sum_of(squares.at, k) / double(pixels) - off * off;
+  for (int64_t k = 0; k < width; ++k) {
     const int64_t at = strip.n * strip.extent.c + strip.c + k;
-    mean[at] = Real(double(shift[k]) + off);
+    const double variance = spreads[k] / double(pixels);
+    mean[at] = Real(means[k]);
     rstd[at] = Real(1 / __builtin_sqrt((variance < 0 ? 0 : variance) + eps));
   }
 }

@@ -216,10 +216,10 @@ HIDA_DEVICE T cluster_read(T* own, unsigned) {
 
 // ---- elementary functions ---------------------------------------------------------------------------------------
 
-// The chip's own 2^x and 1/x, to two units and one in the last place.
+// The chip's own 2^x and 1/x, to two units and one in the last place; 0 where the result is not a normal number.
 HIDA_DEVICE float power_of_two(float x) {
 #if defined(HIDA_EMULATE_CUDA)
-  return std::exp2(x);
+  return emulation::flushed(std::exp2(x));
 #else
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -228,7 +228,7 @@ HIDA_DEVICE float power_of_two(float x) {
 }
 HIDA_DEVICE float inverse(float x) {
 #if defined(HIDA_EMULATE_CUDA)
-  return 1.0f / x;
+  return emulation::flushed(1.0f / x);
 #else
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -236,19 +236,20 @@ HIDA_DEVICE float inverse(float x) {
 #endif
 }
 
-// exp and reciprocal for the templates of math.h. Arguments outside are clamped, so that exp neither overflows nor
-// vanishes: the logistic function needs no more.
+// exp and reciprocal for the templates of math.h. exp is never infinite: its arguments are clamped to what nearly is,
+// of which reciprocal() makes 0, so that the logistic function is 0 where it vanishes, but no product of the two is
+// NaN. The least argument gives 0.
 struct Elementary {
   static HIDA_DEVICE float exp(float x) {
-    x = bounded(x, -87.0f, 88.0f);
+    x = bounded(x, -88.0f, 88.0f);
     const float log2e = 1.44269504f, power = x * log2e;
     const float rest = fmaf(x, 1.92596303e-8f, fmaf(x, log2e, -power));  // what rounding took from it
     const float y = power_of_two(power);
     return fmaf(y, rest * 0.693147181f, y);
   }
-  static HIDA_DEVICE double exp(double x) { return ::exp(bounded(x, -708.0, 709.0)); }
+  static HIDA_DEVICE double exp(double x) { return ::exp(bounded(x, -746.0, 709.7)); }
   static HIDA_DEVICE float reciprocal(float x) { return inverse(x); }
-  static HIDA_DEVICE double reciprocal(double x) { return 1.0 / x; }
+  static HIDA_DEVICE double reciprocal(double x) { return x >= 1.6e308 ? 0.0 : 1.0 / x; }
 
  private:
   template <class Real>

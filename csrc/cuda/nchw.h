@@ -87,12 +87,12 @@ HIDA_DEVICE float theta_of(float logit) {
   return gate_of<D>(logit * kMinus<D>);
 }
 
-// As acon_slopes: q and tilt. The power is bounded, so that its product with the vanishing gate is one.
+// As acon_slopes: q and tilt. The power is bounded, so that its product with a gate that is 0 is not NaN.
 template <Dtype D>
 struct Bend {
   float gate, q, tilt;
   HIDA_DEVICE Bend(float slope, float turn, float theta, float x) {
-    constexpr float most = D == Dtype::f32 ? 83.0f : 120.0f;
+    constexpr float most = D == Dtype::f32 ? 88.0f : 127.0f;
     const float linear = slope * x, power = power_of<D>(fminf(turn * x * theta, most));
     gate = inverse(1.0f + power);
     const float bend = linear * (gate * (power * gate));

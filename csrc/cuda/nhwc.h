@@ -140,10 +140,10 @@ struct BriefBounded : Brief {
     const float power = x * 1.44269504f;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     float least;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(power), "f"(120.0f));
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(power), "f"(127.0f));
     return power_of_two(least);
 #else
-    return power_of_two(power > 120.0f ? 120.0f : power);  // keeps NaN
+    return power_of_two(power > 127.0f ? 127.0f : power);  // keeps NaN
 #endif
   }
 };

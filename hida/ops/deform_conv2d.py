@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -228,22 +229,30 @@ def _fake_backward(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, offset, weight, bias, ctx.stride, ctx.padding, ctx.dilation, mask = inputs
     ctx.save_for_backward(x, offset, weight, mask)
-    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.bias_dtypes = None if bias is None else (checks.accumulation_dtype(x, offset, weight, bias, mask), bias.dtype)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, offset, weight, mask = ctx.saved_tensors
     needs_x, needs_offset, needs_weight, needs_bias, _, _, _, needs_mask = ctx.needs_input_grad
     needed = needs_x, needs_offset, needs_weight, needs_mask
-    given = (None,) * 4
-    if any(needed):
+    given: Sequence[Tensor | None] = (None,) * 4
+    if library.transformed(grad):
+
+        def function(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+            return deform_conv2d_reference(x, offset, weight, None, ctx.stride, ctx.padding, ctx.dilation, mask)
+
+        operands = ctx.saved_tensors if mask is not None else ctx.saved_tensors[:3]
+        given = [*library.differentiable_gradients(function, operands, needed[: len(operands)], grad), None][:4]
+    elif any(needed):
         given = torch.ops.hida.deform_conv2d_backward(
             grad, x, offset, weight, ctx.stride, ctx.padding, ctx.dilation, mask, library.wanted(needed)
         )
     dx, doffset, dweight, dmask = (g if need else None for g, need in zip(given, needed, strict=True))
     dbias = None
     if needs_bias:
-        dbias = grad.sum((0, 2, 3), dtype=checks.accumulation_dtype(grad)).to(ctx.bias_dtype)
+        computed, given_as = ctx.bias_dtypes
+        dbias = grad.sum((0, 2, 3), dtype=computed).to(given_as)
     if dweight is not None:
         dweight = dweight.to(weight.dtype)
     return dx, doffset, dweight, dbias, None, None, None, dmask

@@ -31,7 +31,8 @@ def available() -> dict[str, bool]:
 def backend(name: Backend) -> Iterator[None]:
     """Select the implementation for the calls inside the ``with`` block.
 
-    ``"reference"`` is plain PyTorch, ``"native"`` the compiled kernels, ``"auto"`` native where it exists.
+    ``"reference"`` is plain PyTorch, ``"native"`` the compiled kernels, ``"auto"`` native where it exists. Forward-mode
+    differentiation and the transforms of ``torch.func`` (jvp, vmap, jacrev ...) take the reference in any case.
     The environment variable ``HIDA_OPS`` sets the same for a whole process; the context manager wins.
 
     Raises:
@@ -60,10 +61,12 @@ def selected() -> Literal["native", "reference"]:
 def native(*tensors: Tensor | None) -> bool:
     """Say whether a call with these tensors runs on the native kernels.
 
+    Under forward-mode differentiation and the transforms of ``torch.func`` none does, whatever is selected.
+
     Raises:
         HidaError: if native kernels are demanded and there are none for the tensors' device or dtype.
     """
-    if selected() == "reference":
+    if selected() == "reference" or library.transformed(*tensors):
         return False
     given = [t for t in tensors if t is not None]
     device = given[0].device.type

@@ -113,7 +113,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     h, logits, gamma, p1, p2, mean, rstd = ctx.saved_tensors
     needs_h, needs_logits, needs_gamma, needs_beta, needs_p1, needs_p2, _, _ = ctx.needs_input_grad
     needed = needs_h, needs_logits, needs_gamma, needs_p1, needs_p2
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or library.transformed(grad):
         name = next(name for name, number in _NUMBERS.items() if number == ctx.residual)
 
         def function(h: Tensor, logits: Tensor, gamma: Tensor, p1: Tensor, p2: Tensor) -> Tensor:

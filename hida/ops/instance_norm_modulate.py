@@ -93,7 +93,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, gamma, mean, rstd = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta, needs_residual, _ = ctx.needs_input_grad
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or library.transformed(grad):
 
         def function(x: Tensor, gamma: Tensor) -> Tensor:  # neither β nor the residual shapes these gradients
             return instance_norm_modulate_reference(x, gamma, torch.zeros_like(gamma), None, ctx.eps)

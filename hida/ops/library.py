@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hida.errors import HidaError
 
@@ -48,20 +49,39 @@ def _load_cuda() -> str:
     return _load(CUDA_PATH)
 
 
-_wanted = os.environ.get("HIDA_CPU", "")
-if _wanted not in ("", "avx512", "avx2", "generic"):
-    raise HidaError(f"HIDA_CPU is {_wanted!r}; choose avx512, avx2 or generic, or unset it.")
+def instruction_set() -> str:
+    """Return the name of the CPU kernels that this processor gets: avx512, avx2 or generic.
+
+    Raises:
+        HidaError: if ``HIDA_CPU`` names others, or some that this processor does not have.
+    """
+    function = ctypes.CDLL(str(PATH)).hida_cpu_kernels
+    function.restype = ctypes.c_char_p
+    name = function().decode()
+    if name.startswith("HIDA_CPU"):
+        raise HidaError(name)
+    return name
+
+
 why_not = _load(PATH)
 loaded = not why_not
+if loaded and os.environ.get("HIDA_CPU"):
+    instruction_set()  # refuses here, and not in the middle of the first op
 why_not_cuda = _load_cuda()
 loaded_cuda = not why_not_cuda
 
 
-def instruction_set() -> str:
-    """Return the name of the CPU kernels that this processor gets: avx512, avx2 or generic."""
-    function = ctypes.CDLL(str(PATH)).hida_cpu_kernels
-    function.restype = ctypes.c_char_p
-    return function().decode()
+def transformed(*tensors: Tensor | None) -> bool:
+    """Say whether what is computed of these tensors has to be PyTorch's own ops.
+
+    That is so where one is a dual tensor of forward-mode differentiation, whose tangent the kernels would drop, and
+    inside any transform of ``torch.func``, which sees ops one by one.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:  # asked first: it costs nothing, and is so in nearly every call
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def wanted(needed: Sequence[bool]) -> int:
@@ -99,7 +119,11 @@ def differentiable_gradients(
 
     Each tensor is viewed first, so that one given twice gets two gradients.
     """
-    given = [t.view_as(t) for t in tensors]
-    chosen = [t for t, need in zip(given, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=True) if chosen else ())
+    if not any(needed):
+        return [None] * len(needed)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        given = [t.view_as(t) for t in tensors]
+        chosen = [t for t, need in zip(given, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(function(*given), chosen, grad, create_graph=again))
     return [next(found) if need else None for need in needed]

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "runtime.h"
 
@@ -125,6 +126,11 @@ T shuffle(unsigned mask, const T& value, int source, int line) {
   const Shown<T> shown = show(mask, value, line);
   if (!(mask >> source & 1)) fail("line %d: lane %u reads lane %d, which takes no part", line, current->lane, source);
   return shown[source];
+}
+
+// What a chip's approximate instructions give: numbers below the normal ones are 0.
+inline float flushed(float x) {
+  return std::fabs(x) < std::numeric_limits<float>::min() ? 0.0f : x;
 }
 
 }  // namespace emulation

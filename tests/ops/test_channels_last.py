@@ -12,13 +12,16 @@ import torch
 from backends import BACKENDS
 from checking import assert_near, assert_same, exact_outcome, outcome, relative_error
 from operands import NHWC, upstream_of
+from torch.autograd import forward_ad
 from torch.library import opcheck
 from torch.nn import functional
 
 from hida import ops
+from hida.models import build_discriminator, build_generator
 from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
+from hida.ops.cpu.convolution import conv2d, conv_transpose2d
 from hida.ops.cpu.leaky_norm import leaky_norm
 from hida.ops.cpu.plane_mean import plane_mean
 
@@ -215,6 +218,72 @@ def test_modules_keep_the_layout():
             assert y.is_contiguous(memory_format=NHWC), module
             (dx,) = torch.autograd.grad(y.square().sum(), x)
             assert dx.is_contiguous(memory_format=NHWC), module
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])
+def test_forward_mode_through_the_networks_is_the_transpose_of_a_backward(layout):
+    torch.manual_seed(0)
+    networks = build_generator("small").eval(), build_discriminator("small")
+    generator, discriminator = (m.to(memory_format=layout) for m in networks)
+    photo, direction = (torch.rand(1, 3, 256, 256).contiguous(memory_format=layout) for _ in range(2))
+    depth, style = torch.rand(1, 1, 256, 256), torch.tensor([1])
+
+    def score(photo):
+        return discriminator(depth, generator(photo, depth, style)[0]).mean()
+
+    with ops.backend("native"):
+        given = photo.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(score(given), given)
+        tangent = torch.func.jvp(score, (photo,), (direction,))[1]
+    assert abs(tangent - (slope * direction).sum()) <= 1e-3 * slope.norm() * direction.norm()
+    assert tangent.abs() >= 0.01 * slope.norm()
+
+
+TANGENTS = {  # each as a function of (x, weight, bias)
+    "mean": lambda x, weight, bias: plane_mean(x),
+    "norm": lambda x, weight, bias: leaky_norm(x, 0.2, 0.3),
+    "few pixels": lambda x, weight, bias: conv2d(x, weight[:, :, :3, :3], bias, (1, 1), (1, 1)),
+    "doubled": conv_transpose2d,
+    "to one": lambda x, weight, bias: conv2d(x, weight[:1], bias[:1], (1, 1), (2, 2)),
+    "doubled to one": lambda x, weight, bias: conv_transpose2d(x, weight[:, :1], bias[:1]),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", TANGENTS)
+def test_tangents_of_what_only_has_cpu_kernels(name, layout):
+    call = TANGENTS[name]
+    tensors = [
+        t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in randoms((2, 6, 5, 4), (6, 6, 4, 4), (6,))
+    ]
+    for chosen in (0,) if name in ("mean", "norm") else (0, 1, 2, None):
+        directions = [(3 * t).cos() * (chosen in (None, i)) for i, t in enumerate(tensors)]
+        with ops.backend("reference"):
+            exact = torch.func.jvp(call, *(tuple(t.double() for t in part) for part in (tensors, directions)))
+        for wanted in (False, True):
+            with ops.backend("native"), forward_ad.dual_level():
+                given = [t.detach().requires_grad_(wanted) for t in tensors]
+                duals = [
+                    forward_ad.make_dual(t, d) if chosen in (None, i) else t
+                    for i, (t, d) in enumerate(zip(given, directions, strict=True))
+                ]
+                found = forward_ad.unpack_dual(call(*duals))
+            assert_near([t.detach() for t in found], exact, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["norm", "doubled", "to one", "doubled to one"])
+def test_tangents_of_gradients_of_what_only_has_cpu_kernels(name):
+    call, tensors = TANGENTS[name], randoms((2, 6, 5, 4), (6, 6, 4, 4), (6,))
+    results = []
+    for kind, backend in ((torch.float32, "native"), (torch.float64, "reference")):
+        given = [t.to(kind).requires_grad_() for t in tensors][: 1 if name == "norm" else 3]
+        with ops.backend(backend):
+            y = call(*given) if name != "norm" else call(*given, None, None)
+        upstream = torch.linspace(-1, 2, y.numel(), dtype=kind).reshape(y.shape)
+        with ops.backend(backend), forward_ad.dual_level():
+            made = torch.autograd.grad(y, given, forward_ad.make_dual(upstream, upstream.cos()))
+            results.append([part for t in made for part in forward_ad.unpack_dual(t)])
+    assert_near(*results, 1e-5)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])

@@ -53,7 +53,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
     dbias = grad.float().sum((0, 2, 3)) if ctx.biased and needs_bias else None
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or library.transformed(grad):
         dx, dweight = library.differentiable_gradients(
             lambda x, weight: _reference(x, weight, ctx.transposed), (x, weight), (needs_x, needs_weight), grad
         )

@@ -70,7 +70,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, mean, rstd = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or library.transformed(grad):
         found = library.differentiable_gradients(
             lambda x: leaky_norm_reference(x, ctx.before, ctx.after, ctx.eps), (x,), (True,), grad
         )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from checking import assert_same, function
 from operands import adaptation, upstream_of
 
 from hida import ops
+from hida.errors import HidaError
 from hida.ops import library
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +24,18 @@ pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library 
 def test_the_kernels_are_those_asked_for():
     wanted = os.environ.get("HIDA_CPU")
     assert library.instruction_set() == (wanted or library.instruction_set())
+
+
+def test_a_set_that_there_is_not_is_refused_in_a_sentence(monkeypatch):
+    code = f"import ctypes, torch; f = ctypes.CDLL({str(library.PATH)!r}).hida_cpu_kernels; f.restype = ctypes.c_char_p"
+    environment = {**os.environ, "HIDA_CPU": "sse9"}
+    run = subprocess.run([sys.executable, "-c", code + "; print(f())"], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")  # nothing is thrown through C
+    assert "HIDA_CPU is 'sse9'; choose avx512, avx2 or generic, or unset it." in run.stdout
+    kernels = SimpleNamespace(hida_cpu_kernels=lambda: b"HIDA_CPU asks for avx512, which there is not.")
+    monkeypatch.setattr(library.ctypes, "CDLL", lambda path: kernels)
+    with pytest.raises(HidaError, match="HIDA_CPU asks for avx512"):
+        library.instruction_set()
 
 
 LEFT_OUT = ("opcheck", "compiles", "named", "derivative", "torchvision")  # slow, or the same for all

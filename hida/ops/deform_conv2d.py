@@ -207,8 +207,9 @@ def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
     if len(pair) == 2 and all(isinstance(item, int) and item >= least for item in pair):
         return pair
     try:  # integers of other kinds, as NumPy's, and arrays of them
-        several: Any = value if hasattr(value, "__len__") and getattr(value, "ndim", 1) else pair
-        numbers = [operator.index(item) for item in several]
+        given: Any = value
+        several = hasattr(given, "__len__") and getattr(given, "ndim", 1) > 0
+        numbers = [operator.index(item) for item in (given if several else pair)]
     except TypeError:
         numbers = []
     if len(numbers) != 2 or min(numbers) < least:

@@ -260,6 +260,7 @@ def test_networks_agree_in_both_layouts():
         assert (a - b).norm() <= limit * a.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=["nchw", "nhwc"])
 def test_forward_mode_through_the_networks_is_the_transpose_of_a_backward(layout):
     torch.manual_seed(0)

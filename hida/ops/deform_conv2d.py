@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, ParamSpec
 
 import torch
 from torch import Tensor
@@ -11,8 +13,22 @@ from torch import Tensor
 from hida.ops import checks, dispatch, library
 
 Size2 = int | tuple[int, int]
+Arguments = ParamSpec("Arguments")
 
 
+def _also_called_input(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """Let the first argument be named ``input``, too, as torchvision names it."""
+
+    @functools.wraps(function)
+    def named(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+        if "input" in kwargs and "x" not in kwargs:
+            kwargs["x"] = kwargs.pop("input")
+        return function(*args, **kwargs)
+
+    return named
+
+
+@_also_called_input
 def deform_conv2d(
     x: Tensor,
     offset: Tensor,
@@ -36,7 +52,7 @@ def deform_conv2d(
     infinite reads zero.
 
     Args:
-        x: (N, C_in, H, W), any floating dtype.
+        x: (N, C_in, H, W), any floating dtype; ``input`` is the same argument.
         offset: (N, 2·G·kh·kw, H_out, W_out), in input pixels, (row, column) interleaved.
         weight: (C_out, C_in / groups, kh, kw).
         bias: (C_out,) or None.
@@ -151,7 +167,8 @@ def require_deform_conv2d(
     steps = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     n, c_in, *size = x.shape
     c_out, c_group, *kernel = weight.shape
-    if min(c_in, *size) == 0:
+    # One comparison for each dimension: a minimum of symbols would tie the size of an exported graph to the channels.
+    if any(length == 0 for length in (c_in, *size)):
         raise checks.OpError(f"x must have no empty dimension behind the first; its shape is {tuple(x.shape)}.")
     if min(c_group, *kernel) == 0:
         raise checks.OpError(
@@ -166,7 +183,7 @@ def require_deform_conv2d(
         (length + 2 * pad - gap * (side - 1) - 1) // step + 1
         for length, side, step, pad, gap in zip(size, kernel, *steps, strict=True)
     ]
-    if min(out) < 1:
+    if any(length < 1 for length in out):
         raise checks.OpError(f"x of {size[0]}×{size[1]} pixels is smaller than the kernel's extent; enlarge it or pad.")
     taps = kernel[0] * kernel[1]
     checks.require_image("offset", offset)
@@ -187,9 +204,17 @@ def require_deform_conv2d(
 
 def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(isinstance(item, int) and item >= least for item in pair):
+    if len(pair) == 2 and all(isinstance(item, int) and item >= least for item in pair):
+        return pair
+    try:  # integers of other kinds, as NumPy's, and arrays of them
+        given: Any = value
+        several = hasattr(given, "__len__") and getattr(given, "ndim", 1) > 0
+        numbers = [operator.index(item) for item in (given if several else pair)]
+    except TypeError:
+        numbers = []
+    if len(numbers) != 2 or min(numbers) < least:
         raise checks.OpError(f"{name} must be an int ≥ {least} or a pair of them; it is {value!r}.")
-    return pair
+    return numbers[0], numbers[1]
 
 
 def _fake(

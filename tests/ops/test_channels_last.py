@@ -220,6 +220,7 @@ def test_modules_keep_the_layout():
             assert dx.is_contiguous(memory_format=NHWC), module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])
 def test_forward_mode_through_the_networks_is_the_transpose_of_a_backward(layout):
     torch.manual_seed(0)

@@ -68,6 +68,7 @@ def test_dtypes(backend, case, dtype):
         ("float32", "bfloat16", "float16", "bfloat16", "float32"),
         ("bfloat16", "float64", "float32", "float16", "float32"),
         ("bfloat16", "float32", "float32", "float32", "float32"),
+        ("float32", "float16", "float64", "float64", "float32"),
     ],
     ids="-".join,
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+
+import numpy as np
 import pytest
 import torch
 from backends import back_ends, each, slow
@@ -206,6 +209,49 @@ def test_a_wrong_argument_of_deform_conv2d_is_named(backend, name, value):
         value = value.to(backend.device)
     with pytest.raises(OpError, match=rf"^{name} "):
         backend.ops.deform_conv2d(**{**given, name: value})
+
+
+@back_ends("reference", *REGISTERED)
+def test_deform_conv2d_is_called_as_torchvisions_is(backend):
+    (x, *tensors), (stride, padding, dilation) = deformation("pairs", device=backend.device)
+    given = dict(zip(OUTPUTS[2:], tensors, strict=True), stride=stride, dilation=dilation)
+    expected = backend.ops.deform_conv2d(x, **given, padding=padding)
+    assert next(iter(inspect.signature(backend.ops.deform_conv2d).parameters)) == "x"
+    for pads in (list(padding), np.array(padding), tuple(np.int32(p) for p in padding), torch.tensor(padding)):
+        for name in ("x", "input"):
+            assert torch.equal(backend.ops.deform_conv2d(**{name: x}, **given, padding=pads), expected)
+    with pytest.raises(TypeError, match="multiple values for argument 'x'"):
+        backend.ops.deform_conv2d(x, **given, padding=padding, input=x)
+    with pytest.raises(TypeError, match="input"):
+        backend.ops.deform_conv2d(x=x, **given, padding=padding, input=x)
+    for wrong in (np.float32(1), np.array([1.0, 2.0]), np.array([1, 2, 3]), np.int64(-1), "12"):
+        with pytest.raises(OpError, match="padding must be"):
+            backend.ops.deform_conv2d(x, **given, padding=wrong)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "deform_conv2d"])
+@back_ends("reference", *REGISTERED)
+def test_an_exported_op_takes_any_number_of_images_and_any_size(backend, name):
+    sizes = (5, 7, 9), (1, 1, 1), (2, 17, 3), (8, 40, 33)
+
+    def made(n, h, w):
+        if name != "deform_conv2d":
+            return tuple(adaptation(name, (n, 6, h, w), device=backend.device))
+        return tuple(deformation("depthwise", batch=n, size=(h, w), device=backend.device)[0])
+
+    class Module(torch.nn.Module):
+        def forward(self, *given):
+            if name == "deform_conv2d":
+                return backend.ops.deform_conv2d(*given[:4], 1, 1, 1, given[4])
+            return function(backend.ops, name)(*given)
+
+    maps = {axis: torch.export.Dim(letter) for axis, letter in ((0, "N"), (2, "H"), (3, "W"))}
+    first = made(*sizes[0])
+    kinds = tuple(maps if t.dim() == 4 and t.shape[2:] == first[0].shape[2:] else None for t in first)
+    exported = torch.export.export(Module(), first, dynamic_shapes=(kinds,), strict=False).module()
+    for size in sizes:
+        given = made(*size)
+        torch.testing.assert_close(exported(*given), Module()(*given))
 
 
 @back_ends("reference", *REGISTERED)

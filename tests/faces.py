@@ -39,3 +39,6 @@ class Detector(nn.Module):
 
     def detect(self, photo):
         return self.boxes, np.linspace(0.9, 0.8, len(self.boxes))
+
+    def detect_small(self, photo):
+        return np.empty((0, 4)), np.empty(0)

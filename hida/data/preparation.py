@@ -168,7 +168,7 @@ _model: FaceModel  # of a worker process, which loads it at its start
 
 
 def _start_worker(model: Callable[[], FaceModel]) -> None:
-    """Load the model in a worker process, which leaves interrupts to its parent and uses one thread."""
+    """Load the model in a worker process, which leaves interrupts to its parent and computes with one thread."""
     global _model
     import torch
 
@@ -177,6 +177,19 @@ def _start_worker(model: Callable[[], FaceModel]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _model = model()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as worker processes do: sums shared among threads are rounded differently."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:
@@ -201,8 +214,9 @@ def _run(
     workers = min(workers, len(pairs))
     if workers <= 1:
         if pairs:
-            loaded = model()
-            yield from (work(loaded, pair) for pair in pairs)
+            with _one_thread():
+                loaded = model()
+                yield from (work(loaded, pair) for pair in pairs)
         return
     # Spawned, not forked: a fork of a process whose torch has threads can hang.
     context = multiprocessing.get_context("spawn")

@@ -29,7 +29,7 @@ class Face(ABC):
     @property
     @abstractmethod
     def points(self) -> np.ndarray:
-        """(3, 2) float64: centre of the eye on the image's left, of the one on its right, and of the mouth."""
+        """(3, 2) float64: centres of the eye on the left, of the one on the right, seen upright, and of the mouth."""
 
     @abstractmethod
     def depth(self, size: tuple[int, int], matrix: np.ndarray | None = None) -> np.ndarray:
@@ -48,7 +48,10 @@ class FaceModel(Protocol):
     """Anything that finds faces and knows their depth."""
 
     def faces(self, photo: np.ndarray) -> list[Face]:
-        """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; empty when there is none."""
+        """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; empty when there is none.
+
+        The photo may be turned by quarters.
+        """
         ...
 
 

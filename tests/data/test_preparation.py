@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hida.cli import prepare
@@ -235,6 +236,48 @@ def test_workers_give_the_same_files(source, tmp_path):
     one.pop("journal.jsonl"), two.pop("journal.jsonl")  # its order is that of finishing
     assert one == two
     assert len(one) == 10
+
+
+class Single(DotModel):
+    """Insists on one thread: with more, a face's numbers are rounded differently."""
+
+    def faces(self, photo):
+        assert torch.get_num_threads() == 1
+        return super().faces(photo)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_process_computes_with_one_thread_and_the_caller_keeps_its_own(source, tmp_path, workers):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        preparation.prepare(source[0], tmp_path / "out", SETTINGS, Single, workers=workers)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_the_prepared_set_is_the_same_bytes_for_any_number_of_workers_and_threads(tmp_path):
+    """Of the built-in networks, in fresh processes, whose threads the environment decides."""
+    photo = Image.open(Path(__file__).parents[2] / "docs/images/astronaut.jpg")
+    for folder in ("photo", "sketch"):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+    for angle in (0, 4, 8, 12, 90):
+        turned = photo.rotate(angle, Image.Resampling.BICUBIC)
+        turned.save(tmp_path / f"pairs/photo/p{angle}.png")
+        turned.convert("L").save(tmp_path / f"pairs/sketch/p{angle}.png")
+    prepared = []
+    for workers, threads in ((1, 1), (1, 2), (2, 2), (3, 1)):
+        out = tmp_path / f"out{workers}{threads}"
+        command = [sys.executable, "-m", "hida", "prepare", "pairs", tmp_path / "pairs", out, "--depth", "builtin"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        run = [*map(str, command), "--workers", str(workers)]
+        subprocess.run(run, env=environment, check=True, capture_output=True)
+        prepared.append(contents(out))
+        prepared[-1].pop("journal.jsonl")
+    assert len(prepared[0]) == 17
+    assert all(one == prepared[0] for one in prepared)
 
 
 class Deadly:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hida.depth.face import Face, FaceModel
 from hida.depth.faceboxes import FaceBoxes, check_photo
 from hida.depth.folding import fold
+from hida.depth.search import find_faces
 from hida.device import to_channels_last
 from hida.errors import HidaError
 from hida.images.alignment import compose, invert, similarity, warp
@@ -217,7 +218,10 @@ class BuiltinDepth(FaceModel):
     def faces(self, photo: np.ndarray) -> list[Face]:
         """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; none when the detector sees none."""
         check_photo(photo)
-        boxes, scores = self.detector.detect(photo)
+        return find_faces(photo, self.detector, self._faces)
+
+    def _faces(self, photo: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[Face]:
+        """Return the faces in ``boxes`` that are larger than a pixel."""
         found: list[Face] = []
         for box, score in zip(boxes.tolist(), scores.tolist(), strict=True):
             left, top, right, bottom = box

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hida.depth.arrays import read_array
+from hida.depth.npy import read_array
 from hida.errors import HidaError
 from hida.images.io import stored_values, tiles
 from hida.images.opening import is_deep, load, reported

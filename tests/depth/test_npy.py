@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from fuzzing import mutations, withstand
 
-from hida.depth.arrays import LARGEST
 from hida.depth.maps import depth_from_file
+from hida.depth.npy import LARGEST
 from hida.errors import HidaError
 
 SIZE = (7, 5)

@@ -23,6 +23,7 @@ from hida.cli import pack
 from hida.cli.run import run_command
 from hida.ops import library
 from hida.weights.checkpoint import load_generator
+from hida.weights.verified import FOLDER, remembered_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "bench/gpu/short.sh"
@@ -317,11 +318,16 @@ def test_a_training_that_hangs_is_ended(machine):
 
 @pytest.fixture
 def network(tmp_path, monkeypatch):
-    """A file of the size of the perceptual loss's network, which is all that pack looks at."""
+    """A file of the size of the perceptual loss's network, and a cache that remembers it as that one."""
     asset = weights.get("alexnet-features")
-    with (tmp_path / asset.filename).open("wb") as file:
+    path = tmp_path / asset.filename
+    with path.open("wb") as file:
         file.truncate(asset.size)
+    remembered_sha256(path, tmp_path)
+    (stamp,) = (tmp_path / FOLDER).iterdir()
+    stamp.write_text(json.dumps([*json.loads(stamp.read_text())[:-1], asset.sha256]))
     monkeypatch.setenv("HIDA_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HIDA_CACHE", str(tmp_path))
 
 
 def test_what_travels_is_counted(call, tmp_path, network):

@@ -87,7 +87,8 @@ def test_a_folder_against_a_prepared_set(tmp_path, capsys, light_networks):  # n
 @pytest.mark.parametrize("name", ["set.zip", "set.ZIP", "set"])
 def test_a_packed_set_is_known_by_what_it_holds(tmp_path, capsys, name):
     prepared = PreparedSet.load(prepared_set(tmp_path / "folder", {"n0": ("test", 0), "n1": ("test", 1)}))
-    pack(prepared, tmp_path / name)
+    pack(prepared, tmp_path / "packed.zip")
+    (tmp_path / "packed.zip").rename(tmp_path / name)
     write_images(tmp_path / "p", ["n0.png", "n1.png"], seed=5)
     arguments = ["--pred", str(tmp_path / "p"), "--target", str(tmp_path / name), "--metrics", "fsim"]
     assert run(tmp_path, *arguments)["groups"]["overall"]["n"] == 2

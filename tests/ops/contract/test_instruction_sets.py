@@ -38,6 +38,7 @@ def test_a_set_that_there_is_not_is_refused_in_a_sentence(monkeypatch):
         library.instruction_set()
 
 
+# What is slow, or the same for all.
 LEFT_OUT = (
     "opcheck",
     "compiles",

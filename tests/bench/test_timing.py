@@ -16,6 +16,7 @@ import torch
 from bench import cases, machine, network, ops, runner, timing
 from bench.deform import Deformable
 from bench.gpu.first import TINY_PRESET
+from hida.ops import library
 from hida.ops.ida import ida_reference
 from hida.ops.info_acon import info_acon_reference
 
@@ -178,6 +179,7 @@ def test_the_gpu_path_measures_every_method_of_a_case(stand_in, report, subject)
     assert floors["fwd+bwd"]["bytes"] == floors["fwd"]["bytes"] + floors["bwd"]["bytes"] > 0
 
 
+@pytest.mark.skipif(not library.loaded, reason=library.why_not)
 def test_a_graph_of_the_network_is_replayed(stand_in, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY_PRESET)
     case = {"piece": "generator", "direction": "fwd", "batch": 1, "dtype": "bfloat16", "layout": "nhwc"}

@@ -60,6 +60,31 @@ def test_a_photo_turned_by_quarters_has_the_same_face_turned(model, photo, quart
     np.testing.assert_allclose(found[0].box, [*corners.min(axis=0), *corners.max(axis=0)], atol=0.6)
 
 
+@pytest.mark.parametrize("angle", [-45, -38, 40, 50])
+def test_a_tilted_face_is_found_by_the_points_that_bring_it_upright(model, photo, angle):
+    base = model.faces(photo)[0].points
+    picture = Image.fromarray(photo).rotate(angle, Image.Resampling.BILINEAR, expand=True, fillcolor=(128, 128, 128))
+    turn = np.deg2rad(-angle)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle, new_middle = ((np.array(size) - 1) / 2 for size in (photo.shape[1::-1], picture.size))
+    expected = (base - middle) @ matrix.T + new_middle
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = model.faces(np.asarray(picture))[0].points
+    assert np.linalg.norm(found - expected, axis=1).max() < 0.1 * np.linalg.norm(base[0] - base[1])
+
+
+def test_an_upright_face_goes_before_a_turned_one_beside_it(model, photo):
+    base = model.faces(photo)[0].points
+    large = np.asarray(Image.fromarray(photo).resize([round(1.2 * side) for side in photo.shape[1::-1]]))[::-1, ::-1]
+    both = np.zeros((large.shape[0], photo.shape[1] + large.shape[1], 3), np.uint8)
+    both[: photo.shape[0], : photo.shape[1]], both[:, photo.shape[1] :] = photo, large
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = model.faces(both)
+    np.testing.assert_allclose(found[0].points, base, atol=1)
+
+
 def surroundings(kind: str, size: tuple[int, int]) -> Image.Image:
     if kind == "noise":
         return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))

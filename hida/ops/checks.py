@@ -27,7 +27,8 @@ def require_shape(name: str, value: Tensor, *allowed: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor):
         raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
     if tuple(value.shape) not in allowed:
-        expected = " or ".join(str(choice) for choice in dict.fromkeys(allowed))
+        # Sizes of an exported graph are symbols, which are compared by their words.
+        expected = " or ".join(dict.fromkeys(str(choice) for choice in allowed))
         raise OpError(f"{name} must have shape {expected}; its shape is {shape(value)}.")
     if not value.is_floating_point():
         raise OpError(f"{name} must be a floating-point tensor; its dtype is {value.dtype}.")

@@ -204,12 +204,13 @@ def require_deform_conv2d(
 
 def _pair(name: str, value: Size2, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) == 2 and all(isinstance(item, int) and item >= least for item in pair):
+    if len(pair) == 2 and all(isinstance(item, int) and not isinstance(item, bool) and item >= least for item in pair):
         return pair
     try:  # integers of other kinds, as NumPy's, and arrays of them
         given: Any = value
-        several = hasattr(given, "__len__") and getattr(given, "ndim", 1) > 0
-        numbers = [operator.index(item) for item in (given if several else pair)]
+        several = getattr(given, "ndim", 0) > 0
+        items = list(given if several else pair)
+        numbers = [] if any(isinstance(item, bool) for item in items) else [operator.index(item) for item in items]
     except TypeError:
         numbers = []
     if len(numbers) != 2 or min(numbers) < least:

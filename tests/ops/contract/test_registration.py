@@ -224,7 +224,16 @@ def test_deform_conv2d_is_called_as_torchvisions_is(backend):
         backend.ops.deform_conv2d(x, **given, padding=padding, input=x)
     with pytest.raises(TypeError, match="input"):
         backend.ops.deform_conv2d(x=x, **given, padding=padding, input=x)
-    for wrong in (np.float32(1), np.array([1.0, 2.0]), np.array([1, 2, 3]), np.int64(-1), "12"):
+    for wrong in (
+        np.float32(1),
+        np.array([1.0, 2.0]),
+        np.array([1, 2, 3]),
+        np.int64(-1),
+        "12",
+        True,
+        {1: 1, 2: 2},
+        b"ab",
+    ):
         with pytest.raises(OpError, match="padding must be"):
             backend.ops.deform_conv2d(x, **given, padding=wrong)
 

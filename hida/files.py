@@ -20,7 +20,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _named_as(target):
         # The suffix is kept because image writers choose their format by it; a long name would become too long.
-        prefix, suffix = f".{target.stem[:40]}.", f".part{target.suffix[:20]}"
+        prefix, suffix = f".{cut(target.stem, 40)}.", f".part{cut(target.suffix, 20)}"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
@@ -37,6 +37,12 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cut(name: str, most: int) -> str:
+    """Return the beginning of a file's name, at most ``most`` bytes: file systems bound bytes, not characters."""
+    data = os.fsencode(name)
+    return name if len(data) <= most else data[:most].decode("utf-8", "ignore")
 
 
 @contextlib.contextmanager

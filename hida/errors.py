@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # parts of words and of emoji
-
 _SHOWN = 60  # characters of a value in a message
+_JOINERS = "\u200c\u200d"  # parts of words and of emoji
 
 
 class HidaError(Exception):
@@ -34,7 +33,7 @@ def shown(value: object) -> str:
 
 
 def prints(text: str) -> bool:
-    """Return whether a text is of characters that print: none that steer a terminal, break a line or turn its direction.
+    """Return whether all characters of a text print: none steers a terminal, breaks a line or turns its direction.
 
     Spaces of any width and joiners in words and emoji count as printing, other than in :meth:`str.isprintable`.
     """

@@ -54,7 +54,8 @@ def read_table(table: Path) -> tuple[list[Row], list[Fault]]:
     for number, row in enumerate(rows, 1):
         name, style, split = (row.get(key) for key in ("name", "style", "split"))
         split = split.strip().lower() if isinstance(split, str) else split
-        problems = _problem("name", name, (str,), "a text") + _problem("style", style, (str, int), "a text or a whole number")
+        problems = _problem("name", name, (str,), "a text")
+        problems += _problem("style", style, (str, int), "a text or a whole number")
         if has_split and split not in SPLITS:
             problems.append(f"split is {shown(split)}, not train or test")
         if problems:

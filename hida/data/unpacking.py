@@ -57,7 +57,7 @@ def prepared_folder(path: Path) -> Path:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise HidaError(f"the name of '{path}' is too long for a folder of that name and .unpacked; shorten it.") from None
+        raise HidaError(f"the name of '{path}' is too long, .unpacked is added to it; shorten it.") from None
     return folder
 
 
@@ -111,7 +111,8 @@ def _require_ours(folder: Path, place: Path, names: list[str]) -> None:
         others = [name for name in below if unicodedata.normalize("NFC", name) not in ours]
     if others:
         raise HidaError(
-            f"'{folder}' holds other files (first: {shown(others[0])}), and is where the pack is unpacked; move it away."
+            f"'{folder}' holds other files (first: {shown(others[0])}), and is where the pack is unpacked; "
+            "move it away."
         )
 
 

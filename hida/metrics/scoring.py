@@ -190,7 +190,7 @@ def _kept(
     store: Store,
     parallel: Parallel,
 ) -> list[np.ndarray]:
-    """Return the result of every key from the store; what is missing there, or damaged, is measured, in pieces of rows, and put."""
+    """Return the result of every key, from the store; what is missing or damaged is measured, in pieces, and put."""
     stored = {key: store.get(key, kind) for key in keys}
     known = {key: value for key, value in stored.items() if value is not None}
     missing = {key: i for i, key in enumerate(keys) if key not in known}

@@ -194,6 +194,6 @@ def test_names_of_files_print_in_faults_and_a_style_that_does_not_is_refused(tmp
     assert fault.kind == "missing sketch"
     assert str(fault).isprintable()
     put(tmp_path / "styled", f"photo/{style}/a.png", f"sketch/{style}/a.png")
-    with pytest.raises(HidaError, match="style .* has characters that do not print") as caught:
+    with pytest.raises(HidaError, match=r"style .* has characters that do not print") as caught:
         read_pairs(tmp_path / "styled")
     assert str(caught.value).isprintable()

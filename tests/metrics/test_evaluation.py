@@ -261,7 +261,7 @@ def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, say
 @pytest.mark.parametrize("own", [True, False], ids=["--photos", "of the prepared set"])
 def test_a_damaged_photo_is_said_and_none_of_the_three_files_is_written(tmp_path, capsys, monkeypatch, own):
     names = [f"n{i}" for i in range(3)]
-    target = prepared_set(tmp_path / "set", {name: ("test", 0) for name in names})
+    target = prepared_set(tmp_path / "set", dict.fromkeys(names, ("test", 0)))
     write_images(tmp_path / "p", [f"{name}.png" for name in names], seed=5)
     photo = target / "photo/n1.png"
     photo.write_bytes(photo.read_bytes()[:60])

@@ -23,7 +23,7 @@ from hida.data.prepared import FOLDERS, INDEX, PreparedSet
 from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line, shown
-from hida.files import cut
+from hida.files import cut, named_as
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
@@ -69,8 +69,9 @@ def _unpack(pack: _Pack, folder: Path) -> None:
     index = pack.read(INDEX, pack.text)
     loaded = PreparedSet.read_index(parse_json(index), folder)
     names = list(dict.fromkeys(file for pair in loaded.pairs for file in (pair.photo, pair.sketch, pair.depth)))
-    _require_ours(folder, place, names)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{cut(place.name, 100)}.", suffix=".part", dir=place.parent))
+    _require_ours(folder, place, names, index)
+    with named_as(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{cut(place.name, 100)}.", suffix=".part", dir=place.parent))
     try:
         for kind in FOLDERS:
             (temporary / kind).mkdir()
@@ -96,7 +97,7 @@ def _unpack(pack: _Pack, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _require_ours(folder: Path, place: Path, names: list[str]) -> None:
+def _require_ours(folder: Path, place: Path, names: list[str], index: bytes) -> None:
     """Check that nothing is lost when ``place`` is replaced: it holds what was unpacked before, or would be now."""
     if not place.exists():
         return
@@ -105,10 +106,12 @@ def _require_ours(folder: Path, place: Path, names: list[str]) -> None:
     if (place / RECORD).is_file():
         others = sorted({path.name for path in place.iterdir()} - {*FOLDERS, INDEX, RECORD})
     else:
-        ours = {unicodedata.normalize("NFC", name) for name in (INDEX, *names)}
-        found = sorted(Path(top, name) for top, _, files in os.walk(place) for name in files)
-        below = [path.relative_to(place).as_posix() for path in found]
-        others = [name for name in below if unicodedata.normalize("NFC", name) not in ours]
+        ours = {unicodedata.normalize("NFC", name) for name in names}
+        if (place / INDEX).is_file() and (place / INDEX).read_bytes() == index:
+            ours.add(INDEX)
+        below = [path for path in sorted(place.rglob("*")) if path.is_symlink() or not path.is_dir()]
+        others = [path.relative_to(place).as_posix() for path in below]
+        others = [name for name in others if unicodedata.normalize("NFC", name) not in ours]
     if others:
         raise HidaError(
             f"'{folder}' holds other files (first: {shown(others[0])}), and is where the pack is unpacked; "

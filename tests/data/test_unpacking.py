@@ -214,12 +214,15 @@ def test_a_folder_of_someone_else_is_not_replaced(made, tmp_path):
     assert len(PreparedSet.load(folder).pairs) == 3
 
 
-@pytest.mark.parametrize("name", ["photo/mine.jpg", "photo/album/mine.jpg", "thesis.txt", "depth/\x1b[31m"])
+@pytest.mark.parametrize(
+    "name", ["photo/mine.jpg", "photo/album/mine.jpg", "thesis.txt", "index.json", "depth/\x1b[31m"]
+)
 def test_a_file_that_no_pack_has_put_there_is_never_deleted(made, tmp_path, name):
     out, folder = write(tmp_path / "set.zip", made), tmp_path / "set.zip.unpacked"
     (folder / name).parent.mkdir(parents=True)
+    (folder / "sketch").mkdir(exist_ok=True)
+    (folder / "sketch/p0.webp").write_bytes(made["sketch/p0.webp"])
     (folder / name).write_text("precious")
-    (folder / "index.json").write_text("{}")
     refused(out, "holds other files .*move it away")
     assert (folder / name).read_text() == "precious"
 
@@ -230,7 +233,7 @@ def test_what_a_pack_has_put_there_or_would_is_replaced(made, tmp_path, names):
     for kind in ("photo", "sketch"):
         (folder / kind).mkdir(parents=True)
     for name in names:
-        (folder / name).write_text("old")
+        (folder / name).write_bytes(made[name] if name == INDEX else b"old")
     assert sorted(files(prepared_folder(write(tmp_path / "set.zip", made)))) == sorted(
         [*made, "photo", "sketch", "depth"]
     )
@@ -241,6 +244,10 @@ def test_a_link_to_nothing_and_a_file_in_the_folder_s_place_are_refused(made, tm
     folder.symlink_to(tmp_path / "disk" / "gone")
     refused(out, "is a link to nothing")
     folder.unlink()
+    (folder / "photo").mkdir(parents=True)
+    (folder / "photo/album").symlink_to(tmp_path)
+    refused(out, "first: 'photo/album'")
+    shutil.rmtree(folder)
     folder.write_text("mine")
     refused(out, "is a file")
 

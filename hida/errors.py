@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 _SHOWN = 60  # characters of a value in a message
+_JOINERS = "\u200c\u200d"  # parts of words and of emoji
 
 
 class HidaError(Exception):
@@ -27,6 +30,23 @@ def shown(value: object) -> str:
     except ValueError:  # a number of too many digits
         return f"a very long {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def prints(text: str) -> bool:
+    """Return whether all characters of a text print: none steers a terminal, breaks a line or turns its direction.
+
+    Spaces of any width and joiners in words and emoji count as printing, other than in :meth:`str.isprintable`.
+    """
+    return all(map(_prints, text))
+
+
+def printed(text: str) -> str:
+    """Return a text with escapes, such as ``\\x1b``, in place of the characters that do not print."""
+    return "".join(c if _prints(c) else ascii(c)[1:-1] for c in text)
+
+
+def _prints(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs" or character in _JOINERS
 
 
 class Interrupted(BaseException):

@@ -18,14 +18,14 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` (same suffix) that replaces it on success and vanishes on failure."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _named_as(target):
+    with named_as(target):
         # The suffix is kept because image writers choose their format by it; a long name would become too long.
-        prefix, suffix = f".{target.stem[:40]}.", f".part{target.suffix[:20]}"
+        prefix, suffix = f".{cut(target.stem, 40)}.", f".part{cut(target.suffix, 20)}"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with _named_as(target):
+        with named_as(target):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -39,8 +39,14 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cut(name: str, most: int) -> str:
+    """Return the beginning of a file's name, at most ``most`` bytes: file systems bound bytes, not characters."""
+    data = os.fsencode(name)
+    return name if len(data) <= most else data[:most].decode("utf-8", "ignore")
+
+
 @contextlib.contextmanager
-def _named_as(target: Path) -> Iterator[None]:
+def named_as(target: Path) -> Iterator[None]:
     """Let errors of the file system name ``target``, which the user knows, instead of the temporary file."""
     try:
         yield

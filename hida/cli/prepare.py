@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from hida.errors import HidaError
+from hida.errors import HidaError, printed
 from hida.files import require_folder_place
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def summary(prepared: PreparedSet) -> str:
     for split in SPLITS:
         pairs = prepared.split(split)
         by_style = [sum(pair.style == style for pair in pairs) for style in range(len(prepared.styles))]
-        counts = ", ".join(f"{name} {count:,}" for name, count in zip(prepared.styles, by_style, strict=True))
+        counts = ", ".join(f"{printed(name)} {count:,}" for name, count in zip(prepared.styles, by_style, strict=True))
         lines.append(f"{split}: {len(pairs):,} pairs ({counts})")
     exact = sum(is_identity(np.array(pair.matrix)) for pair in prepared.pairs)
     several = sum(pair.faces > 1 for pair in prepared.pairs)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from hida.errors import HidaError, Interrupted
+from hida.errors import HidaError, Interrupted, printed
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     try:
         main(argv)
     except HidaError as error:
-        print(f"hida: {error}", file=sys.stderr)
+        print(f"hida: {printed(str(error))}", file=sys.stderr)  # names of files in it may hold anything
         return 2
     except BrokenPipeError:
         # The reader (head, less) has left; nothing more may be written, not even at exit.
@@ -30,7 +30,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         sentence = _sentence(error)
         if sentence is None:
             raise
-        print(f"hida: {sentence}", file=sys.stderr)
+        print(f"hida: {printed(sentence)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as stop:
         print(f"hida: {stop if str(stop) else 'interrupted'}", file=sys.stderr)

@@ -27,6 +27,7 @@ LAYOUT = "expected anno_train.json, anno_test.json, photo/photo1 to photo3 and s
 # skin_patch where its files have skin_color: either is taken.
 _INTEGERS = {"hair": 2, "hair_color": 5, "gender": 2, "earring": 2, "smile": 2, "frontal_face": 2, "style": 3}
 _COLOURS = (("skin_color", "skin_patch"), ("lip_color",), ("eye_color",))
+_COLOUR = 100_000  # the files have some beyond 2,000
 _NAME = re.compile(r"photo([1-9])/image(\w+?)(\.\w+)?")
 
 
@@ -190,7 +191,7 @@ def _problems(entry: Any) -> list[str]:
     for names in _COLOURS:
         for name in names:
             value = entry.get(name, [0])
-            numbers = isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
+            numbers = isinstance(value, list) and all(type(v) in (int, float) and abs(v) <= _COLOUR for v in value)
             if not numbers or not value:
-                problems.append(f"{name} is {reprlib.repr(value)}, not a list of numbers")
+                problems.append(f"{name} is {reprlib.repr(value)}, not a list of numbers of at most {_COLOUR:,}")
     return problems

@@ -19,7 +19,7 @@ from hida.data.prepared import MOST
 from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, is_picture, pictures_by_stem
 from hida.data.table import Row, read_table
 from hida.documents import safe_name
-from hida.errors import HidaError, shown
+from hida.errors import HidaError, prints, shown
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
 
@@ -62,8 +62,8 @@ def read_pairs(
         rows, wrong = read_table(Path(table))
         faults += wrong
     for row in rows:
-        if row.style != row.style.encode("utf-8", "ignore").decode():
-            raise HidaError(f"the style {shown(row.style)} of '{row.name}' is not valid Unicode; rename it.")
+        if not prints(row.style):
+            raise HidaError(f"the style {shown(row.style)} has characters that do not print; rename it.")
     styles = tuple(sorted({row.style for row in rows}, key=_numbered))
     if len(styles) > MOST:
         raise HidaError(f"'{table or folder}' names {len(styles):,} styles; give each pair one of a few.")

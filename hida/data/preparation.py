@@ -30,7 +30,7 @@ from hida.data.source import Fault, SourcePair, SourceSet
 from hida.data.spawning import spawning
 from hida.depth.face import FaceModel
 from hida.documents import DocumentError, parse_json
-from hida.errors import HidaError, Interrupted
+from hida.errors import HidaError, Interrupted, printed
 from hida.files import write_bytes, write_json
 from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
 from hida.images.io import ImageError, read_image, write_png
@@ -285,7 +285,7 @@ def _report(faults: Sequence[Fault], notes: Sequence[str] = ()) -> None:
     if len(faults) > _SHOWN_FAULTS:
         print(f"… and {len(faults) - _SHOWN_FAULTS:,} more.", file=sys.stderr)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printed(note)}", file=sys.stderr)
 
 
 def _stop(count: int, source: Path, out: Path) -> HidaError:

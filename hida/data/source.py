@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hida.errors import printed
 from hida.images.io import IMAGE_SUFFIXES, ImageError, read_image
 from hida.images.opening import is_transparent
 
@@ -24,7 +25,7 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.name}: {self.message}"
+        return printed(f"{self.kind}: {self.name}: {self.message}")  # it names files, whose names may hold anything
 
 
 @dataclass(frozen=True)

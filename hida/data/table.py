@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from hida.data.source import SPLITS, Fault
 from hida.documents import DocumentError, parse_json
-from hida.errors import HidaError, shown
+from hida.errors import HidaError, prints, shown
 
 _COLUMNS = "give the columns name, style and, optionally, split"
 _SEPARATORS = (",", ";", "\t", " ")
@@ -50,25 +50,37 @@ def read_table(table: Path) -> tuple[list[Row], list[Fault]]:
     if not rows:
         raise HidaError(f"the table '{table}' has no lines; {_COLUMNS}.")
     good, faults = [], []
-    has_split = any(row.get("split") for row in rows)
+    has_split = any(not _is_empty(row.get("split")) for row in rows)
     for number, row in enumerate(rows, 1):
         name, style, split = (row.get(key) for key in ("name", "style", "split"))
         split = split.strip().lower() if isinstance(split, str) else split
-        problems = []
-        if not isinstance(name, str) or not name.strip():
-            problems.append("name is missing")
-        if isinstance(style, bool) or not isinstance(style, (str, int)) or not str(style).strip():
-            problems.append("style is missing")
+        problems = _problem("name", name, (str,), "a text")
+        problems += _problem("style", style, (str, int), "a text or a whole number")
         if has_split and split not in SPLITS:
             problems.append(f"split is {shown(split)}, not train or test")
         if problems:
-            label = name.strip() if isinstance(name, str) and name.isprintable() and name.strip() else f"line {number}"
+            label = name.strip() if isinstance(name, str) and prints(name) and name.strip() else f"line {number}"
             faults.append(Fault("entry", label, f"{table.name} line {number}: {'; '.join(problems)}."))
         else:
             # As the names of files are compared.
             name, style = (unicodedata.normalize("NFC", str(text).strip()) for text in (name, style))
             good.append(Row(name, style, str(split) if has_split else None))
     return good, faults
+
+
+def _is_empty(field: Any) -> bool:
+    return field is None or (isinstance(field, str) and not field.strip())
+
+
+def _problem(column: str, field: Any, types: tuple[type, ...], wanted: str) -> list[str]:
+    """Return what is wrong with a field, if anything is."""
+    if _is_empty(field):
+        return [f"{column} is missing"]
+    if isinstance(field, bool) or not isinstance(field, types):
+        return [f"{column} is {shown(field)}, not {wanted}"]
+    if isinstance(field, str) and not prints(field.strip()):
+        return [f"{column} is {shown(field)}, which has characters that do not print"]
+    return []
 
 
 def _text(data: bytes) -> str:

@@ -8,6 +8,7 @@ pack may be zipped again by any program: with entries for folders, in a folder o
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from hida.data.prepared import FOLDERS, INDEX, PreparedSet
 from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line, shown
+from hida.files import cut, named_as
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
@@ -52,23 +54,29 @@ def prepared_folder(path: Path) -> Path:
                     _unpack(pack, folder)
     except DocumentError as error:
         raise HidaError(f"'{path}' is no packed data set, or damaged ({error}); make it with hida pack.") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise HidaError(f"the name of '{path}' is too long, .unpacked is added to it; shorten it.") from None
     return folder
 
 
 def _unpack(pack: _Pack, folder: Path) -> None:
     """Write the pack's files beside ``folder``, then put them in its place."""
     place = Path(os.path.realpath(folder))  # a link to another disk stays one
-    ours = {*FOLDERS, INDEX, RECORD}
-    if place.exists() and (not place.is_dir() or {path.name for path in place.iterdir()} - ours):
-        raise HidaError(f"'{folder}' holds other files, and is where the pack is unpacked; move it away.")
+    if folder.is_symlink() and not place.exists():
+        raise HidaError(f"'{folder}', where the pack is unpacked, is a link to nothing; remove it, or make its target.")
     index = pack.read(INDEX, pack.text)
     loaded = PreparedSet.read_index(parse_json(index), folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:100]}.", suffix=".part", dir=place.parent))
+    names = list(dict.fromkeys(file for pair in loaded.pairs for file in (pair.photo, pair.sketch, pair.depth)))
+    _require_ours(folder, place, names, index)
+    with named_as(folder):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{cut(place.name, 100)}.", suffix=".part", dir=place.parent))
     try:
         for kind in FOLDERS:
             (temporary / kind).mkdir()
         room = _RATIO * pack.size + _SPARE
-        for name in dict.fromkeys(file for pair in loaded.pairs for file in (pair.photo, pair.sketch, pair.depth)):
+        for name in names:
             if name.split("/")[0] not in FOLDERS or name.count("/") != 1:
                 raise DocumentError(f"{shown(name)} is in none of the folders {', '.join(FOLDERS)}")
             picture = pack.read(name, min(LARGEST, room))
@@ -87,6 +95,28 @@ def _unpack(pack: _Pack, folder: Path) -> None:
         temporary.rename(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_ours(folder: Path, place: Path, names: list[str], index: bytes) -> None:
+    """Check that nothing is lost when ``place`` is replaced: it holds what was unpacked before, or would be now."""
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise HidaError(f"'{folder}' is a file, and is where the pack is unpacked; move it away.")
+    if (place / RECORD).is_file():
+        others = sorted({path.name for path in place.iterdir()} - {*FOLDERS, INDEX, RECORD})
+    else:
+        ours = {unicodedata.normalize("NFC", name) for name in names}
+        if (place / INDEX).is_file() and (place / INDEX).read_bytes() == index:
+            ours.add(INDEX)
+        below = [path for path in sorted(place.rglob("*")) if path.is_symlink() or not path.is_dir()]
+        others = [path.relative_to(place).as_posix() for path in below]
+        others = [name for name in others if unicodedata.normalize("NFC", name) not in ours]
+    if others:
+        raise HidaError(
+            f"'{folder}' holds other files (first: {shown(others[0])}), and is where the pack is unpacked; "
+            "move it away."
+        )
 
 
 def _lock(file: io.BufferedReader) -> None:

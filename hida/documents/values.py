@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hida.documents.names import DocumentError, require_name, require_path
-from hida.errors import shown
+from hida.errors import prints, shown
 
 LARGEST = 64 << 20
 """bytes of a document; the index of FS2K has 2.3 million"""
@@ -75,6 +75,13 @@ class Value:
         if not isinstance(self.raw, str) or any("\ud800" <= character <= "\udfff" for character in self.raw):
             raise self.wrong("a text")
         return self.raw
+
+    def line(self) -> str:
+        """Return a text that can be shown on a terminal: all its characters print."""
+        text = self.text()
+        if not prints(text):
+            raise self.wrong("a text of characters that print")
+        return text
 
     def one_of(self, choices: Sequence[str]) -> str:
         if not isinstance(self.raw, str) or self.raw not in choices:

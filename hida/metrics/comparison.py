@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hida.errors import HidaError
+from hida.errors import HidaError, printed
 from hida.metrics.bootstrap import mean_interval
 from hida.metrics.protocol import AS_REPORTED, METRICS, Metric
 from hida.metrics.report import as_reported_row, cell, markdown_table
@@ -99,7 +99,8 @@ def paired_differences(
     for a, b in common:
         if a["target"] != b["target"]:
             raise HidaError(
-                f"{base['label']} and {other['label']} were scored against different targets (first: {a['name']}); "
+                f"{printed(base['label'])} and {printed(other['label'])} were scored against different targets "
+                f"(first: {printed(a['name'])}); "
                 "evaluate both against the same ones."
             )
     if not common or not keys:

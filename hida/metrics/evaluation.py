@@ -17,9 +17,9 @@ from hida.data.prepared import PreparedPair, PreparedSet
 from hida.data.unpacking import prepared_folder
 from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
-from hida.errors import HidaError
+from hida.errors import HidaError, printed, prints, shown
 from hida.files import write_bytes, write_json
-from hida.images.io import write_png
+from hida.images.io import read_image, write_png
 from hida.metrics.pairing import find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
 from hida.metrics.report import html_report, markdown
@@ -67,6 +67,8 @@ def evaluate(
     Raises:
         HidaError: if pairs do not fit together, or a network or weights are missing.
     """
+    if label is not None and not prints(label):
+        raise HidaError(f"the label {shown(label)} has characters that do not print; choose another.")
     where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
@@ -85,6 +87,10 @@ def evaluate(
         remarks += [
             f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
+    if photos is not None:  # a damaged one is said before anything is measured
+        for pair in pairs:
+            if pair.photo is not None:
+                read_image(pair.photo)
     store = Store(_cache_path(cache))
     try:
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -92,15 +98,17 @@ def evaluate(
     finally:
         store.close()
     result = {
-        "label": (label or _folder_label(Path(weights or folder))).encode("utf-8", "backslashreplace").decode(),
+        "label": label or printed(_folder_label(Path(weights or folder)).encode("utf-8", "backslashreplace").decode()),
         "prediction": weights or str(prediction),
         "target": str(target),
         "remarks": remarks,
         **summarise(pairs, scores, wanted),
     }
+    # Made before the first is written: with a fault in a photo of the prepared set there is none of them.
+    texts = {"scores.md": markdown(result), "report.html": html_report(result, pairs)}
     write_json(out / "scores.json", result)
-    write_bytes(out / "scores.md", markdown(result).encode("utf-8", "backslashreplace"))
-    write_bytes(out / "report.html", html_report(result, pairs).encode("utf-8", "backslashreplace"))
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
     return result
 
 

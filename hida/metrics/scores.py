@@ -40,10 +40,10 @@ def load(path: Path) -> dict[str, Any]:
 
 def _check(result: Value) -> None:
     """Check the types, ranges and lengths of everything that a comparison uses."""
-    result.field("label").text()
+    result.field("label").line()
     protocol = result.field("protocol")
     for text in protocol.field("deviations").items():
-        text.text()
+        text.line()
     known = {metric.key: metric for metric in METRICS}
     keys = [key.one_of(tuple(known)) for key in result.field("metrics").items()]
     if len(set(keys)) < len(keys):

@@ -24,7 +24,7 @@ from hida.metrics.lpips import load_lpips, lpips
 from hida.metrics.pairing import Pair
 from hida.metrics.protocol import METRICS, NAME, PAIRS, RULES, SIZE, STYLE_COUNTS
 from hida.metrics.scoot import scoot
-from hida.metrics.store import Store, content_hash
+from hida.metrics.store import Kind, Store, content_hash
 
 SCHEMA = 1
 _CHUNK = 16
@@ -32,6 +32,9 @@ _PIECE = 4  # images one worker takes at a time
 _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {"lpips": lpips, "scoot": scoot, "fsim": fsim}
 # Part of every key: raise a metric's number when its values change.
 _VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inception": "inception-2048-1"}
+# What the store may hold of each. SCOOT and FSIM are at most 1, up to rounding; the other bounds are generous.
+_KINDS = {"lpips": Kind(1, 1e3), "scoot": Kind(1, 1 + 1e-5), "fsim": Kind(1, 1 + 1e-5)}
+_FEATURES = Kind(2048, 1e4, np.float32)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def _measure(
             raise HidaError(f"'{paths[rows[0]]}': {error}") from None
 
     keys = [f"{_VERSIONS[key]}/{a}/{b}" for a, b in names]
-    return [float(value[0]) for value in _kept(keys, targets, measure, np.float64, store, parallel)]
+    return [float(value[0]) for value in _kept(keys, targets, measure, _KINDS[key], store, parallel)]
 
 
 def _features(
@@ -176,19 +179,19 @@ def _features(
         return inception_features(_tensor([images[i] for i in rows], device)).astype(np.float32)
 
     keys = [f"{_VERSIONS['inception']}/{name}" for name in names]
-    return _kept(keys, images, measure, np.float32, store, parallel)
+    return _kept(keys, images, measure, _FEATURES, store, parallel)
 
 
 def _kept(
     keys: list[str],
     images: list[np.ndarray],
     measure: Callable[[list[int]], np.ndarray],
-    dtype: type[np.floating],
+    kind: Kind,
     store: Store,
     parallel: Parallel,
 ) -> list[np.ndarray]:
-    """Return the result of every key from the store; what is missing there is measured, in pieces of rows, and put."""
-    stored = {key: store.get(key, dtype) for key in keys}
+    """Return the result of every key, from the store; what is missing or damaged is measured, in pieces, and put."""
+    stored = {key: store.get(key, kind) for key in keys}
     known = {key: value for key, value in stored.items() if value is not None}
     missing = {key: i for i, key in enumerate(keys) if key not in known}
     pieces = _pieces(images, list(missing.values()))

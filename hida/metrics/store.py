@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,15 @@ def content_hash(pixels: np.ndarray) -> str:
     digest = hashlib.blake2b(repr((pixels.shape, str(pixels.dtype))).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a result is: ``length`` numbers from 0 to ``largest``."""
+
+    length: int
+    largest: float
+    dtype: type[np.floating] = np.float64
 
 
 class Store:
@@ -39,13 +49,17 @@ class Store:
         except sqlite3.Error as error:
             raise self._fault(error) from None
 
-    def get(self, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray | None:
-        """Return what is kept under ``key``, or None."""
+    def get(self, key: str, kind: Kind) -> np.ndarray | None:
+        """Return what is kept under ``key``; None where nothing is, or what cannot be of that kind: it is damaged."""
+        size = kind.length * np.dtype(kind.dtype).itemsize
+        query = "SELECT value FROM result WHERE key = ? AND typeof(value) = 'blob' AND length(value) = ?"
         try:
-            row = self._database.execute("SELECT value FROM result WHERE key = ?", (key,)).fetchone()
+            row = self._database.execute(query, (key, size)).fetchone()
         except sqlite3.Error as error:
             raise self._fault(error) from None
-        return None if row is None else np.frombuffer(row[0], dtype=dtype)
+        value = None if row is None else np.frombuffer(row[0], dtype=kind.dtype)
+        # NaN is not in the range either.
+        return value if value is not None and ((value >= 0) & (value <= kind.largest)).all() else None
 
     def put(self, key: str, value: np.ndarray) -> None:
         """Keep ``value`` under ``key``."""

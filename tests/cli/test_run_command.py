@@ -30,6 +30,7 @@ NO_SPACE = "hida: no space is left on the disk; free some or choose another outp
         (None, 0, ""),
         (HidaError("this is wrong; do that."), 2, "hida: this is wrong; do that.\n"),
         (OSError(errno.ENOSPC, "strerror"), 2, NO_SPACE),  # without a path
+        (HidaError("'a\x1b[31m\nb\u202e' is wrong."), 2, "hida: 'a\\x1b[31m\\nb\\u202e' is wrong.\n"),
         (KeyboardInterrupt(), 130, "hida: interrupted\n"),
         (Interrupted("saved in x"), 130, "hida: saved in x\n"),
     ],

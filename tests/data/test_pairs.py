@@ -185,3 +185,15 @@ def test_long_names_of_styles_and_pictures_make_a_name_that_fits(tmp_path):
     assert len(set(names)) == 2
     for name in names:
         (tmp_path / f"{name}.webp").touch()
+
+
+@pytest.mark.parametrize("style", ["\x1b[31mred", "two\nlines", "\u202eturned"])
+def test_names_of_files_print_in_faults_and_a_style_that_does_not_is_refused(tmp_path, style):
+    put(tmp_path, "photo/a.png", "sketch/a.png", f"photo/{style}.png")
+    (fault,) = read_pairs(tmp_path).faults
+    assert fault.kind == "missing sketch"
+    assert str(fault).isprintable()
+    put(tmp_path / "styled", f"photo/{style}/a.png", f"sketch/{style}/a.png")
+    with pytest.raises(HidaError, match=r"style .* has characters that do not print") as caught:
+        read_pairs(tmp_path / "styled")
+    assert str(caught.value).isprintable()

@@ -11,7 +11,7 @@ import pytest
 from hida.data.table import Row, read_table
 from hida.errors import HidaError
 
-ROWS = [Row("a", "ink", "test"), Row("b/c d", "soft; dark, \u2028chalk", "train")]
+ROWS = [Row("a", "ink", "test"), Row("b/c d", "soft; dark, chalk", "train")]
 
 
 def saved(folder, text, encoding="utf-8", name="t.csv"):
@@ -25,7 +25,8 @@ def saved(folder, text, encoding="utf-8", name="t.csv"):
 def test_rows_are_the_same_whatever_program_saved_them(tmp_path, separator, encoding, end):
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=separator, lineterminator=end)
-    writer.writerows([("name", "style", "split"), *ROWS])
+    # In a column that is not read: what str.splitlines takes for the end of a line.
+    writer.writerows([("note", "name", "style", "split"), *(("a\u2028b\x0bc", *row) for row in ROWS)])
     assert read_table(saved(tmp_path, text.getvalue(), encoding)) == (ROWS, [])
 
 
@@ -74,3 +75,37 @@ def test_what_is_no_table_is_refused_in_a_sentence(tmp_path, name, data, says):
         read_table(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"split": []}, "split is a list of 0, not train or test"),
+        ({"split": {}}, "split is an object of 0 fields"),
+        ({"split": 0}, "split is 0"),
+        ({"split": False}, "split is false"),
+        ({"style": 1.5}, "style is 1.5, not a text or a whole number"),
+        ({"style": True}, "style is true"),
+        ({"style": ["ink"]}, "style is a list of 1"),
+        ({"style": None}, "style is missing"),
+        ({"style": " "}, "style is missing"),
+        ({"style": "\x1b[31m"}, r"style is '\x1b[31m', which has characters that do not print"),
+        ({"style": "ink\u202e"}, r"style is 'ink\u202e'"),
+        ({"name": "a\nb"}, r"name is 'a\nb', which has characters that do not print"),
+        ({"name": "a\x1b]0;b"}, r"name is 'a\x1b]0;b'"),
+        ({"name": 7}, "name is 7, not a text"),
+        ({"name": ""}, "name is missing"),
+    ],
+)
+def test_what_is_wrong_in_a_line_is_said_as_it_is_and_prints(tmp_path, row, says):
+    good, faults = read_table(saved(tmp_path, json.dumps([{"name": "a", "style": 1} | row]), name="t.json"))
+    assert not good
+    assert says in faults[0].message
+    assert str(faults[0]).isprintable()
+
+
+def test_words_of_any_script_and_empty_splits_are_accepted(tmp_path):
+    rows = [{"name": "می\u200cخواهم", "style": "a\u00a0b", "split": split} for split in ("", " ", None)]
+    good, faults = read_table(saved(tmp_path, json.dumps(rows), name="t.json"))
+    assert not faults
+    assert {row.split for row in good} == {None}

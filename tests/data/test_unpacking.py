@@ -214,6 +214,50 @@ def test_a_folder_of_someone_else_is_not_replaced(made, tmp_path):
     assert len(PreparedSet.load(folder).pairs) == 3
 
 
+@pytest.mark.parametrize(
+    "name", ["photo/mine.jpg", "photo/album/mine.jpg", "thesis.txt", "index.json", "depth/\x1b[31m"]
+)
+def test_a_file_that_no_pack_has_put_there_is_never_deleted(made, tmp_path, name):
+    out, folder = write(tmp_path / "set.zip", made), tmp_path / "set.zip.unpacked"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / "sketch").mkdir(exist_ok=True)
+    (folder / "sketch/p0.webp").write_bytes(made["sketch/p0.webp"])
+    (folder / name).write_text("precious")
+    refused(out, "holds other files .*move it away")
+    assert (folder / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("names", [[], ["photo/p0.webp", "index.json"], ["photo/old.webp", RECORD]])
+def test_what_a_pack_has_put_there_or_would_is_replaced(made, tmp_path, names):
+    folder = tmp_path / "set.zip.unpacked"
+    for kind in ("photo", "sketch"):
+        (folder / kind).mkdir(parents=True)
+    for name in names:
+        (folder / name).write_bytes(made[name] if name == INDEX else b"old")
+    assert sorted(files(prepared_folder(write(tmp_path / "set.zip", made)))) == sorted(
+        [*made, "photo", "sketch", "depth"]
+    )
+
+
+def test_a_link_to_nothing_and_a_file_in_the_folder_s_place_are_refused(made, tmp_path):
+    out, folder = write(tmp_path / "set.zip", made), tmp_path / "set.zip.unpacked"
+    folder.symlink_to(tmp_path / "disk" / "gone")
+    refused(out, "is a link to nothing")
+    folder.unlink()
+    (folder / "photo").mkdir(parents=True)
+    (folder / "photo/album").symlink_to(tmp_path)
+    refused(out, "first: 'photo/album'")
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+    refused(out, "is a file")
+
+
+@pytest.mark.parametrize("name", ["字" * 80, "😀" * 60, "x" * 242], ids=["three bytes", "four bytes", "one byte"])
+def test_long_names_of_packs_are_counted_in_bytes(made, tmp_path, name):
+    assert len(PreparedSet.load(prepared_folder(write(tmp_path / f"{name}.zip", made))).pairs) == 3
+    refused(write(tmp_path / f"{'y' * 250}.zip", made), "name of .* is too long")
+
+
 def test_a_stop_while_unpacking_leaves_nothing(made, tmp_path, monkeypatch):
     out = write(tmp_path / "set.zip", made)
     monkeypatch.setattr(os, "umask", lambda mask: (_ for _ in ()).throw(KeyboardInterrupt))

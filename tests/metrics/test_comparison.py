@@ -95,6 +95,9 @@ def test_different_targets_are_refused():
     second["pairs"][7]["target"] = "other"
     with pytest.raises(HidaError, match=r"different targets \(first: n7\)"):
         compare.comparison([first, second])
+    first["pairs"][7]["name"] = second["pairs"][7]["name"] = "\x1b[31m\n\u202e\udcff"
+    with pytest.raises(HidaError, match=r"first: \\x1b\[31m\\n\\u202e\\udcff\)"):
+        compare.comparison([first, second])
 
 
 def test_the_command_reads_files_and_folders_and_writes(tmp_path, capsys):

@@ -256,3 +256,31 @@ def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, say
     assert error.startswith("hida: ")
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["--photos", "of the prepared set"])
+def test_a_damaged_photo_is_said_and_none_of_the_three_files_is_written(tmp_path, capsys, monkeypatch, own):
+    names = [f"n{i}" for i in range(3)]
+    target = prepared_set(tmp_path / "set", dict.fromkeys(names, ("test", 0)))
+    write_images(tmp_path / "p", [f"{name}.png" for name in names], seed=5)
+    photo = target / "photo/n1.png"
+    photo.write_bytes(photo.read_bytes()[:60])
+    arguments = ["--pred", str(tmp_path / "p"), "--metrics", "fsim", "--out", str(tmp_path / "out")]
+    if own:
+        monkeypatch.setattr("hida.metrics.evaluation.score", lambda *_: pytest.fail("measured first"))
+        arguments += ["--target", str(target / "sketch"), "--photos", str(target / "photo")]
+    else:
+        arguments += ["--target", str(target)]
+    assert run_command(cli_evaluate.main, arguments) == 2
+    assert str(photo) in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.*"))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb"])
+def test_a_name_that_does_not_print_is_escaped_as_a_label_and_refused_as_an_option(tmp_path, capsys, name):
+    write_images(tmp_path / name, ["n.png"])
+    arguments = ["--pred", str(tmp_path / name), "--target", str(tmp_path / name), "--metrics", "fsim"]
+    assert run(tmp_path, *arguments)["label"] == ascii(name)[1:-1]
+    assert load(tmp_path / "out")["label"].isprintable()
+    assert run_command(cli_evaluate.main, [*arguments, "--label", name, "--out", str(tmp_path / "out")]) == 2
+    assert "characters that do not print" in capsys.readouterr().err

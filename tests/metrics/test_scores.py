@@ -71,6 +71,9 @@ def at(*place):
         (at("metrics"), ([["fsim"]],), r"metrics\[0\] is a list"),
         (at("label"), ({"a": 1},), "label is an object"),
         (at("label"), ("\ud800",), "label is '.ud800', not a text"),
+        (at("label"), ("\x1b[31mred",), r"label is '\\x1b\[31mred', not a text of characters that print"),
+        (at("label"), ("a\nb",), r"label is 'a\\nb'"),
+        (at("protocol", "deviations"), (["ok", "\u202e"],), r"deviations\[1\] is '\\u202e'"),
         (at("protocol"), ([],), "protocol is a list"),
         (at("protocol", "deviations"), ("none",), "deviations is 'none', not a list"),
         (at("protocol", "deviations"), ([1],), r"deviations\[0\] is 1"),
@@ -99,6 +102,7 @@ def test_what_is_wrong_is_named_by_its_place_when_it_is_read(tmp_path, change, v
         load(saved(tmp_path, result))
     assert "x.json" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).isprintable()
 
 
 def test_undefined_values_of_one_pair_and_pairs_without_a_style_are_no_faults(tmp_path):

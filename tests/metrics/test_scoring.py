@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,7 @@ def light_networks(monkeypatch):
     monkeypatch.setattr(scoring, "load_lpips", lambda *a, **k: None)
     monkeypatch.setattr(scoring, "load_inception", lambda *a, **k: None)
     monkeypatch.setattr(scoring, "inception_features", features)
+    monkeypatch.setattr(scoring, "_FEATURES", replace(scoring._FEATURES, length=16))
     monkeypatch.setitem(scoring._PAIRWISE, "lpips", distance)
     return counted
 
@@ -263,6 +266,24 @@ def test_a_stopped_run_keeps_what_it_had_done(tmp_path, light_networks):
     assert light_networks["lpips"] == 16
     score_folders(tmp_path, Store(tmp_path / "store.sqlite"))
     assert light_networks["lpips"] == 40
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"abc", b"", b"\0" * 7, b"\0" * 65, "textual.", "\0" * 64, 5, 0.5, b"\xff" * 8, b"\xff" * 64]
+    + [np.full(count, number, dtype).tobytes() for count, dtype in ((1, "f8"), (16, "f4")) for number in (1e30, -0.5)],
+)
+def test_damaged_results_in_the_store_are_measured_again(tmp_path, light_networks, value):
+    write_images(tmp_path / "t", ["a.png", "b.png"], seed=1)
+    write_images(tmp_path / "p", ["a.png", "b.png"], seed=2)
+    first = score_folders(tmp_path, Store(tmp_path / "store.sqlite"))
+    with sqlite3.connect(tmp_path / "store.sqlite") as database:
+        assert database.execute("UPDATE result SET value = ?", (value,)).rowcount == 2 * 3 + 4
+    database.close()
+    light_networks.update(features=0, lpips=0)
+    for _ in range(2):
+        assert score_folders(tmp_path, Store(tmp_path / "store.sqlite")) == first
+        assert light_networks == {"features": 4, "lpips": 2}  # mended at once
 
 
 def test_a_damaged_store_says_what_to_do(tmp_path):

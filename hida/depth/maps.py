@@ -11,10 +11,11 @@ from PIL import Image
 from hida.depth.npy import read_array
 from hida.errors import HidaError
 from hida.images.io import stored_values, tiles
-from hida.images.opening import is_deep, load, reported
+from hida.images.opening import load, reported
+from hida.images.samples import is_deep
 
 
-def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def depth_from_file(source: str | os.PathLike[str] | Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
@@ -22,17 +23,21 @@ def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int
     profile of it is ignored.
 
     Args:
-        source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or
-            (1, H, W).
+        source: a grey picture of 8 or 16 bits (PNG, TIFF, …; a file or a Pillow image), a ``.npy`` file, or an array
+            (H, W), (H, W, 1) or (1, H, W).
         size: (width, height).
 
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
-    named = isinstance(source, (str, os.PathLike))
-    name = f"the depth map {os.fspath(source)}" if named else "the depth map"  # type: ignore[arg-type]
+    name = f"the depth map {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "the depth map"
     try:
-        return _depth(_read(Path(source)) if named else np.asarray(source), size, name)  # type: ignore[arg-type]
+        if isinstance(source, Image.Image):
+            return _depth(_read(source, name), size, name)
+        if isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            return _depth(read_array(path) if path.suffix.lower() == ".npy" else _read(path, name), size, name)
+        return _depth(np.asarray(source), size, name)
     except MemoryError:
         raise HidaError(f"{name} does not fit in memory; scale it and the photo down.") from None
 
@@ -76,10 +81,8 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return scaled
 
 
-def _read(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".npy":
-        return read_array(path)
-    picture = load(path, more=9)
+def _read(source: Path | Image.Image, name: str) -> np.ndarray:
+    picture = load(source, more=9)
     if picture.image.mode == "L":
         return np.asarray(picture.image)
     if is_deep(picture.image):
@@ -91,7 +94,7 @@ def _read(path: Path) -> np.ndarray:
         for box in tiles(picture.image.size):
             channels = np.asarray(picture.image.crop(box).convert("RGB"))
             if (channels != channels[:, :, :1]).any():
-                raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
+                raise HidaError(f"{name} is a colour picture; give a grey one, where bright is near.")
             grey[box[1] : box[3], box[0] : box[2]] = channels[:, :, 0]
     return grey
 

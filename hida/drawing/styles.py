@@ -11,7 +11,8 @@ from PIL import Image
 
 from hida.errors import HidaError
 from hida.images.io import stored_values, to_rgb
-from hida.images.opening import Picture, is_deep, load
+from hida.images.opening import load
+from hida.images.samples import Picture, is_deep
 
 NamedStyle = int | Mapping[int, float]
 """A style's number from 1, or a mixture {number: weight}."""

@@ -16,13 +16,12 @@ from hida.images.opening import (
     MAX_BYTES,
     MAX_PIXELS,
     ImageError,
-    Picture,
-    is_deep,
     load,
     reported,
     stored_bytes,
     too_large,
 )
+from hida.images.samples import Picture, is_deep
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_files", "read_image", "write_png"]
 

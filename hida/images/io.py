@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Union
@@ -75,6 +76,11 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
     """
     with reported(picture.name):
         image = picture.image
+        if managed and picture.profiled:
+            warnings.warn(
+                f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.",
+                stacklevel=3,
+            )
         mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
         colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
         if is_deep(image):

@@ -90,6 +90,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         _check(image, name, more)
         _limit(max(stored_bytes(image.mode, image.size), _decoding(image, file, name)), image, name)
         picture = Picture(image, name, own=True)
+        picture.profiled = image.format == "JPEG2000" and repair.jpeg2000_has_profile(file)
         note_samples(picture)
         try:
             _load(image)

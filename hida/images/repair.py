@@ -93,6 +93,13 @@ def png_without_texts(file: BinaryIO, longest_profile: int) -> tuple[BinaryIO, b
     return io.BufferedReader(_Pieces(file, pieces)), profile
 
 
+def jpeg2000_has_profile(file: BinaryIO) -> bool:
+    """Tell whether a JPEG 2000 has a box "colr" of method 2 or 3, which is an ICC profile, before its pixels."""
+    file.seek(0)
+    head = file.read(1 << 16).partition(b"jp2c")[0]
+    return b"colr\2" in head or b"colr\3" in head
+
+
 def _unpacked(data: bytes, longest: int) -> bytes:
     _, _, packed = data.partition(b"\0")
     unpacker = zlib.decompressobj()

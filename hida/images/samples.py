@@ -24,6 +24,8 @@ class Picture:
     """the largest sample of a picture of more than 8 bits"""
     maxval: int = 0
     """the largest sample of a PGM or PPM that Pillow scaled to 8 or 16 bits; 0 of any other picture"""
+    profiled: bool = False
+    """whether the file has a colour profile that Pillow does not read"""
     unsigned: bool = False
     """whether the numbers are of 32 bits without a sign, which Pillow takes for the sign"""
     inverted: bool = False

@@ -183,10 +183,7 @@ def test_the_sketcher_takes_mixtures_and_maps(generator):
         ({True: 1.0}, "no style True"),
         ([True], "no style True"),
         ([None], "no style None"),
-        *[
-            (style, f"style is {style!r}; give a whole number")
-            for style in (None, True, False, 1j, b"1", np.float32(1))
-        ],
+        *[(style, f"style is {style!r}; give a whole number") for style in (None, True, False, 1j, b"1")],
         (np.ones((0, 0, 3)), "style map must be"),
         (np.full((200, 300, 3), 1e39), "weights of a style map go up to 1e.39"),
         (np.ones((5, 5, 2), np.float32), "style map must be"),

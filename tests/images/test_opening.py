@@ -273,6 +273,17 @@ def test_many_texts_between_other_chunks_take_no_time():
     assert time.process_time() - started < 3  # with room for a slow machine: 0.5 s; each read from the start took 41
 
 
+def test_a_profile_of_a_jpeg_2000_is_said_to_be_unused(tmp_path):
+    data = encoded(Image.fromarray(STRIPES[:, :, 0]), "JPEG2000")
+    place = data.find(b"colr")
+    (tmp_path / "plain.jp2").write_bytes(data)
+    (tmp_path / "a.jp2").write_bytes(data[: place + 4] + b"\2" + data[place + 5 :])
+    plain = read_image(tmp_path / "plain.jp2")
+    depth_from_file(tmp_path / "a.jp2", (4, 4))  # whose numbers have no colours
+    with pytest.warns(UserWarning, match=r"the colour profile of '.*a\.jp2' is not used \(JPEG 2000\)"):
+        same(read_image(tmp_path / "a.jp2"), plain)
+
+
 def test_an_orientation_in_a_text_is_still_seen():
     packet = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
     assert read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, before=[(b"iTXt", packet)]))).size == (4, 5)

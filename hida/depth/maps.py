@@ -11,10 +11,11 @@ from PIL import Image
 from hida.depth.npy import read_array
 from hida.errors import HidaError
 from hida.images.io import stored_values, tiles
-from hida.images.opening import is_deep, load, reported
+from hida.images.opening import load, reported
+from hida.images.samples import is_deep
 
 
-def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def depth_from_file(source: str | os.PathLike[str] | Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
@@ -22,38 +23,42 @@ def depth_from_file(source: str | os.PathLike[str] | np.ndarray, size: tuple[int
     profile of it is ignored.
 
     Args:
-        source: a grey picture of 8 or 16 bits (PNG, TIFF, …), a ``.npy`` file, or an array (H, W), (H, W, 1) or
-            (1, H, W).
+        source: a grey picture of 8 or 16 bits (PNG, TIFF, …; a file or a Pillow image), a ``.npy`` file, or an array
+            (H, W), (H, W, 1) or (1, H, W).
         size: (width, height).
 
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
-    named = isinstance(source, (str, os.PathLike))
-    name = f"the depth map {os.fspath(source)}" if named else "the depth map"  # type: ignore[arg-type]
+    name = f"the depth map {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "the depth map"
     try:
-        return _depth(_read(Path(source)) if named else np.asarray(source), size, name)  # type: ignore[arg-type]
+        if isinstance(source, Image.Image):
+            return _depth(*_read(source, name), size, name)
+        if isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            return _depth(*((read_array(path), 0) if path.suffix.lower() == ".npy" else _read(path, name)), size, name)
+        return _depth(np.asarray(source), 0, size, name)
     except MemoryError:
         raise HidaError(f"{name} does not fit in memory; scale it and the photo down.") from None
 
 
-def _depth(values: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+def _depth(values: np.ndarray, white: int, size: tuple[int, int], name: str) -> np.ndarray:
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[:, :, 0]
     if values.ndim != 2 or values.size == 0:
         raise HidaError(f"{name} has the shape {values.shape}; give one value per pixel, H×W.")
-    depth = _to_unit(values, name)
+    depth = _to_unit(values, white, name)
     if depth.shape != (size[1], size[0]):
         resized = Image.fromarray(depth).resize((int(size[0]), int(size[1])), Image.Resampling.BILINEAR)
         depth = np.clip(np.asarray(resized), 0, 1)
     return depth
 
 
-def _to_unit(values: np.ndarray, name: str) -> np.ndarray:
+def _to_unit(values: np.ndarray, white: int, name: str) -> np.ndarray:
     if values.dtype == np.bool_:
         return values.astype(np.float32)
     if np.issubdtype(values.dtype, np.unsignedinteger):
-        return _scaled(values, 0.0, float(np.iinfo(values.dtype).max))
+        return _scaled(values, 0.0, float(white or np.iinfo(values.dtype).max))
     if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.signedinteger)):
         raise HidaError(f"{name} holds values of type {values.dtype}; give integers or floats.")
     low, high = float(values.min()), float(values.max())  # what is too large for float64 is not finite then
@@ -76,24 +81,26 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return scaled
 
 
-def _read(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".npy":
-        return read_array(path)
-    picture = load(path, more=9)
+def _read(source: Path | Image.Image, name: str) -> tuple[np.ndarray, int]:
+    """Return the numbers of a picture, and the largest that its format allows; 0 where their type says that."""
+    picture = load(source, more=9)
     if picture.image.mode == "L":
-        return np.asarray(picture.image)
+        return np.asarray(picture.image), 0
     if is_deep(picture.image):
         values = stored_values(picture)
-        return values if values.dtype.kind == "f" else _sixteen_bits(values)
+        if values.dtype.kind == "f":
+            return values, 0
+        values = _sixteen_bits(values)
+        return values, (picture.maxval or picture.white) if values.dtype == np.uint16 else 0
     # A grey map is often saved as three equal channels, or with an alpha that says nothing.
     grey = np.empty((picture.image.height, picture.image.width), np.uint8)
     with reported(picture.name):
         for box in tiles(picture.image.size):
             channels = np.asarray(picture.image.crop(box).convert("RGB"))
             if (channels != channels[:, :, :1]).any():
-                raise HidaError(f"the depth map {path} is a colour picture; give a grey one, where bright is near.")
+                raise HidaError(f"{name} is a colour picture; give a grey one, where bright is near.")
             grey[box[1] : box[3], box[0] : box[2]] = channels[:, :, 0]
-    return grey
+    return grey, 0
 
 
 def _sixteen_bits(values: np.ndarray) -> np.ndarray:
@@ -101,4 +108,6 @@ def _sixteen_bits(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint16:
         return values
     fits = values.min() >= 0 and values.max() <= np.iinfo(np.uint16).max
-    return values.astype(np.uint16 if fits else np.float64)
+    if fits:
+        return values.astype(np.uint16)
+    return values if values.dtype == np.uint32 else values.astype(np.float64)

@@ -102,7 +102,9 @@ class Sketcher:
         """
         if frame not in get_args(Frame):
             raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
-        if isinstance(style, str | float):
+        if isinstance(style, str | bytes | bool) or not isinstance(
+            style, int | np.integer | Mapping | np.ndarray | Sequence
+        ):
             raise HidaError(f"style is {style!r}; give a whole number from 1, a mixture {{number: weight}}, or a map.")
         several = isinstance(photo, list | tuple)
         photos: list[ImageSource] = _entries(photo)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from hida.errors import HidaError
 from hida.images.io import stored_values, to_rgb
-from hida.images.opening import Picture, is_deep, load
+from hida.images.opening import load
+from hida.images.samples import Picture, is_deep, own_numbers
 
 NamedStyle = int | Mapping[int, float]
 """A style's number from 1, or a mixture {number: weight}."""
@@ -43,7 +44,7 @@ def style_name(style: NamedStyle) -> str:
     """Return a name for files and headings: "style2", "style1-60_3-40"."""
     if isinstance(style, Mapping):
         total = sum(style.values())
-        return "style" + "_".join(f"{number}-{100 * weight / total:g}" for number, weight in style.items())
+        return "style" + "_".join(f"{number}-{100 * (weight / total):g}" for number, weight in style.items())
     return f"style{style}"
 
 
@@ -51,7 +52,7 @@ def style_heading(style: NamedStyle) -> str:
     """Return the heading of a drawing: "style 2", "60 % 1, 40 % 3"."""
     if not isinstance(style, Mapping):
         return f"style {style}"
-    parts = {number: 100 * weight / sum(style.values()) for number, weight in style.items() if weight}
+    parts = {number: 100 * (weight / sum(style.values())) for number, weight in style.items() if weight}
     if len(parts) == 1:
         return f"style {next(iter(parts))}"
     return ", ".join(f"{share:.3g} % {number}" for number, share in parts.items())
@@ -64,25 +65,35 @@ def require_style(style: Style, styles: int) -> None:
         HidaError: if they cannot.
     """
     if isinstance(style, np.ndarray):
-        if style.ndim != 3 or style.shape[2] != styles or not np.isfinite(style).all() or style.min() < 0:
+        shaped = style.ndim == 3 and style.shape[2] == styles and style.size and style.dtype.kind in "biuf"
+        if not shaped or not np.isfinite(style).all() or style.min() < 0:
             raise HidaError(f"a style map must be (H, W, {styles}) finite weights ≥ 0; its shape is {style.shape}.")
+        if style.max() > np.finfo(np.float32).max:
+            raise HidaError(f"the weights of a style map go up to {style.max():g}; scale them to sums of 1.")
         return
     numbers = list(style) if isinstance(style, Mapping) else [style]
     for number in numbers:
-        if not isinstance(number, int | np.integer) or not 1 <= number <= styles:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number <= styles:
             raise HidaError(f"there is no style {number}; these weights have styles 1 to {styles}.")
     if isinstance(style, Mapping):
         weights = list(style.values())
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
-            raise HidaError(f"the weights of a style mixture must be ≥ 0 and not all 0; they are {weights}.")
+        try:
+            total = sum(float(weight) for weight in weights)
+            sound = math.isfinite(total) and total > 0 and all(float(weight) >= 0 for weight in weights)
+        except (OverflowError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise HidaError(
+                f"the weights of a style mixture must be numbers ≥ 0 with a finite sum above 0; they are {weights}."
+            )
 
 
 def mixture_weights(style: Mapping[int, float], styles: int) -> np.ndarray:
     """Return (S,) float32 weights that sum to 1."""
-    weights = np.zeros(styles, np.float32)
+    weights = np.zeros(styles)
     for number, weight in style.items():
         weights[number - 1] = weight
-    return weights / weights.sum()
+    return (weights / weights.sum()).astype(np.float32)
 
 
 def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
@@ -123,7 +134,9 @@ def _style_map(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
     picture = load(path, more=9)
     numbers = _labels(picture, styles)
     if numbers is not None:
-        numbers = np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))
+        # Pillow has no 32 bits without a sign.
+        stored = numbers.view(np.int32) if numbers.dtype == np.uint32 else numbers
+        numbers = np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.NEAREST)).view(numbers.dtype)
         wrong = numbers[(numbers < 1) | (numbers > styles) | (numbers != np.rint(numbers))]
         if wrong.size:
             raise HidaError(
@@ -158,7 +171,11 @@ def _labels(picture: Picture, styles: int) -> np.ndarray | None:
         return stored_values(picture)
     picture.image = to_rgb(picture, managed=False)
     pixels = np.asarray(picture.image)
-    return np.ascontiguousarray(pixels[:, :, 0]) if (pixels == pixels[:, :, :1]).all() else None
+    if (pixels != pixels[:, :, :1]).any():
+        return None
+    if picture.maxval > 255:  # of which Pillow keeps 8 bits
+        raise HidaError(f"the mask {picture.name} is a PPM of more than 8 bits; save its numbers as a PGM or PNG.")
+    return own_numbers(picture, pixels[:, :, 0].copy()) if picture.maxval else np.ascontiguousarray(pixels[:, :, 0])
 
 
 def names(styles: Sequence[NamedStyle]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Union
@@ -16,13 +17,12 @@ from hida.images.opening import (
     MAX_BYTES,
     MAX_PIXELS,
     ImageError,
-    Picture,
-    is_deep,
     load,
     reported,
     stored_bytes,
     too_large,
 )
+from hida.images.samples import Picture, is_deep, own_numbers
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_files", "read_image", "write_png"]
 
@@ -76,6 +76,11 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
     """
     with reported(picture.name):
         image = picture.image
+        if managed and picture.profiled:
+            warnings.warn(
+                f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.",
+                stacklevel=3,
+            )
         mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
         colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
         if is_deep(image):
@@ -159,15 +164,18 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
     """Scale a one-channel picture of more than 8 bits to 8.
 
     The container does not say its range, so the smallest usual one that holds all values is taken: 16 bits for
-    integers; [0, 1], [0, 255] or 16 bits for floats; otherwise the values' own minimum to maximum.
+    integers, 32 for those without a sign; [0, 1], [0, 255] or 16 bits for floats; otherwise the values' own minimum to
+    maximum.
     """
     image, boxes = picture.image, list(tiles(picture.image.size))
     low, high = 0.0, 65535.0
     if not image.mode.startswith("I;16"):
-        extremes = [(tile.min(), tile.max()) for tile in (_finite(image, box) for box in boxes)]
+        extremes = [(tile.min(), tile.max()) for tile in (_finite(picture, box) for box in boxes)]
         low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     offset, scale = 0.0, 255.0
-    if low < 0 or high > 65535:
+    if picture.unsigned and high > 65535:
+        scale = 255.0 / 0xFFFFFFFF
+    elif low < 0 or high > 65535:
         offset, scale = low, 255.0 / max(high - low, 1e-12)
     elif image.mode != "F" or high > 255:
         scale = 255.0 / picture.white
@@ -176,7 +184,7 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
     clear = image.info.get("transparency")
     grey = Image.new("L", image.size)
     for box in boxes:
-        values = _finite(image, box)
+        values = _finite(picture, box)
         levels = (values - offset) * scale
         levels = colours.convert_grey(255 - levels if picture.inverted else levels)
         if isinstance(clear, int):
@@ -185,16 +193,17 @@ def _to_eight_bits(picture: Picture, colours: Colours) -> Image.Image:
     return grey
 
 
-def _finite(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
-    values = np.asarray(image.crop(box)).astype(np.float64)
+def _finite(picture: Picture, box: tuple[int, int, int, int]) -> np.ndarray:
+    values = np.asarray(picture.image.crop(box))
+    values = (values.view(np.uint32) if picture.unsigned else values).astype(np.float64)
     return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def stored_values(picture: Picture) -> np.ndarray:
     """Return the numbers of a one-channel picture as its file has them, (H, W); ``picture`` is used up.
 
-    Palettes give their indices, 8 bits and less uint8, 16 bits uint16, others int32 or float32. Where 0 is white,
-    16 bits and floats are returned inverted, as Pillow does with 8.
+    Palettes give their indices, 8 bits and less uint8, 16 bits uint16, others int32, uint32 or float32. Where 0 is
+    white, 16 bits and floats are returned inverted, as Pillow does with 8.
 
     Raises:
         ImageError: Pillow cannot decode it.
@@ -207,8 +216,7 @@ def stored_values(picture: Picture) -> np.ndarray:
             left, top, right, bottom = box
             tile = image.crop(box)
             values[top:bottom, left:right] = np.asarray(tile.convert("L") if tile.mode == "1" else tile)
-        if picture.step > 1:
-            values //= picture.step
+        values = own_numbers(picture, values)
         if picture.inverted:
             largest = picture.white if values.dtype == np.uint16 else max(1, values.max(initial=0))
             np.subtract(largest, values, out=values)

@@ -13,7 +13,6 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
@@ -22,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from hida.errors import HidaError, first_line
 from hida.images import repair
 from hida.images.colour import LARGEST
+from hida.images.samples import Picture, is_deep, note_samples
 
 # Formats of plain pictures, by Pillow's names. Left out are those that other programs decode (PostScript: Ghostscript),
 # and those of layers, icons and films. MPO, the container of phone cameras, is opened as JPEG.
@@ -46,9 +46,9 @@ _TURNS = {
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes per pixel; others: 4
 # Bytes per pixel while decoding, measured at 9 to 25 megapixels.
 _WEBP, _AVIF, _JPEG2000_CHANNEL, _PPM_IN_PYTHON = 17, 16, 7, 16
-_SCANS = 500  # of a JPEG; encoders make some ten, and each goes over all pixels
+# Scans of a JPEG, and the pixels that all of them go over; encoders make some ten, and 10^9 pixels take about a second.
+_SCANS, _SCANNED = 500, 3e9
 _BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
-_FEW_BITS = {"L;2": 85, "L;2I": 85, "L;2R": 85, "L;2IR": 85, "L;4": 17, "L;4I": 17, "L;4R": 17, "L;4IR": 17}
 
 PictureSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image]
 _quietly = threading.Lock()
@@ -56,24 +56,6 @@ _quietly = threading.Lock()
 
 class ImageError(HidaError):
     """A picture that cannot be read, with the reason."""
-
-
-@dataclass
-class Picture:
-    """A decoded picture, upright, in its own mode."""
-
-    image: Image.Image
-    name: str
-    own: bool
-    """whether nobody else has the image, so that it may be changed"""
-    step: int = 1
-    """by how much Pillow multiplied samples of few bits"""
-    white: int = 65535
-    """the largest sample of a picture of more than 8 bits"""
-    inverted: bool = False
-    """whether 0 is white (which Pillow undoes for 8 bits only)"""
-    clear: object = None
-    """the transparent colour, where it is not that of the image's ``info``"""
 
 
 def load(source: PictureSource, more: int = 0) -> Picture:
@@ -87,14 +69,17 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         more: bytes per pixel that the caller will need besides, which count for the limit.
 
     Raises:
-        ImageError: nothing there, no file, empty, no picture of ``FORMATS``, truncated or damaged, above ``MAX_PIXELS``
-            or ``MAX_BYTES`` (estimated from the header, before anything is decoded).
+        ImageError: nothing there, no file, empty, no picture of ``FORMATS`` (a Pillow image: unless it is decoded),
+            truncated or damaged, above ``MAX_PIXELS`` or ``MAX_BYTES`` (estimated from the header, before anything is
+            decoded).
     """
     if isinstance(source, Image.Image):
         picture = Picture(source, "the image given", own=False)
         with reported(picture.name):
+            if source.format not in (*FORMATS, "MPO") and not _is_decoded(source):
+                raise UnidentifiedImageError  # its decoder may be another program
             _check(source, picture.name, more, given=True)
-            _note_samples(picture)
+            note_samples(picture)
             source.load()
             return _upright(picture)
     with _stream(source) as (file, name), reported(name):
@@ -105,7 +90,8 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         _check(image, name, more)
         _limit(max(stored_bytes(image.mode, image.size), _decoding(image, file, name)), image, name)
         picture = Picture(image, name, own=True)
-        _note_samples(picture)
+        picture.profiled = image.format == "JPEG2000" and repair.jpeg2000_has_profile(file)
+        note_samples(picture)
         try:
             _load(image)
         except OSError:
@@ -225,6 +211,14 @@ def _load(image: Image.Image) -> None:
         image.load()
 
 
+def _is_decoded(image: Image.Image) -> bool:
+    """Tell whether the pixels of a Pillow image are there, so that to load it decodes nothing."""
+    try:
+        return not getattr(image, "tile", None) and image.im is not None
+    except (AssertionError, ValueError):  # how Pillow says that there are none yet, or no longer
+        return image.format is None
+
+
 def _open_and_load(file: BinaryIO) -> Image.Image:
     image = _open(file)
     _load(image)
@@ -296,7 +290,7 @@ def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
     if decoder == "jpeg":
         factors = [(h, v) for _, h, v, _ in getattr(image, "layer", [])] or [(1, 1)] * 4
         first, scans = repair.jpeg_scans(file)
-        if scans > _SCANS:
+        if scans > min(_SCANS, _SCANNED / pixels):
             raise ImageError(f"{name} is a JPEG of {scans:,} scans, each of which goes over all pixels: save it again.")
         if image.info.get("progressive") or first < len(factors):
             # All coefficients are kept, of two bytes each.
@@ -310,32 +304,6 @@ def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
         packed = file.seek(0, os.SEEK_END) * min(1, piece / pixels)
         return stored + packed + piece * sum(bits) / 8 * tags.get(277, 1) / max(1, len(bits))
     return stored
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Tell whether a picture is one of numbers of more than 8 bits."""
-    return image.mode.startswith("I") or image.mode == "F"
-
-
-def _note_samples(picture: Picture) -> None:
-    """Note what is known of the samples before decoding only."""
-    image = picture.image
-    tiles = getattr(image, "tile", None)
-    raw = tiles[0][3] if tiles else ""
-    raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None and is_deep(image):
-        picture.inverted = tags.get(262) == 0
-        if image.mode.startswith("I;16") and tags.get(258) == (12,):
-            picture.white = 4095
-    if image.mode == "L":
-        picture.step = _FEW_BITS.get(raw, 1)
-    # Pillow leaves the transparent colour of a PNG in the file's own bits.
-    clear = image.info.get("transparency")
-    if picture.step > 1 and isinstance(clear, int):
-        picture.clear = clear * picture.step
-    elif image.mode == "RGB" and ";16" in raw and isinstance(clear, tuple):
-        picture.clear = tuple(value >> 8 for value in clear)
 
 
 def _upright(picture: Picture) -> Picture:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
+import itertools
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ _LONGEST_TEXT = 1 << 16
 _LONGEST_JPEG = 1 << 26
 
 _END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # none of those within a scan
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 
 
@@ -28,7 +32,7 @@ class _Pieces(io.RawIOBase):
     def __init__(self, file: BinaryIO, pieces: list[tuple[int, int]]) -> None:
         self._file, self._pieces = file, pieces
         self._position = 0
-        self._length = sum(length for _, length in pieces)
+        *self._starts, self._length = itertools.accumulate((length for _, length in pieces), initial=0)
 
     def readable(self) -> bool:
         return True
@@ -45,17 +49,17 @@ class _Pieces(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        passed = 0
-        for first, length in self._pieces:
-            inside = self._position - passed
-            if inside < length:
-                self._file.seek(first + inside)
-                data = self._file.read(min(len(buffer), length - inside))
-                buffer[: len(data)] = data
-                self._position += len(data)
-                return len(data)
-            passed += length
-        return 0
+        if self._position >= self._length:
+            return 0
+        # Of pieces without a byte, which begin where the next one does, the last is found, and that has bytes.
+        index = bisect.bisect_right(self._starts, self._position) - 1
+        first, length = self._pieces[index]
+        inside = self._position - self._starts[index]
+        self._file.seek(first + inside)
+        data = self._file.read(min(len(buffer), length - inside))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def png_without_texts(file: BinaryIO, longest_profile: int) -> tuple[BinaryIO, bytes | None]:
@@ -75,7 +79,8 @@ def png_without_texts(file: BinaryIO, longest_profile: int) -> tuple[BinaryIO, b
         if kind == b"iCCP" and profile is None:
             profile = _unpacked(file.read(min(length, longest_profile)), longest_profile)
         if kind == b"iCCP" or (kind in _TEXTS and not _is_kept(file, kind, length)):
-            pieces.append((start, begin - start))
+            if begin > start:
+                pieces.append((start, begin - start))
             start = after
         begin = after
         if kind == b"IEND":
@@ -86,6 +91,13 @@ def png_without_texts(file: BinaryIO, longest_profile: int) -> tuple[BinaryIO, b
     size = file.seek(0, io.SEEK_END)
     pieces.append((start, max(0, size - start)))
     return io.BufferedReader(_Pieces(file, pieces)), profile
+
+
+def jpeg2000_has_profile(file: BinaryIO) -> bool:
+    """Tell whether a JPEG 2000 has a box "colr" of method 2 or 3, which is an ICC profile, before its pixels."""
+    file.seek(0)
+    head = file.read(1 << 16).partition(b"jp2c")[0]
+    return b"colr\2" in head or b"colr\3" in head
 
 
 def _unpacked(data: bytes, longest: int) -> bytes:
@@ -129,16 +141,33 @@ def jpeg_with_end(file: BinaryIO, load: Callable[[BinaryIO], Image.Image]) -> Im
 
 
 def jpeg_scans(file: BinaryIO) -> tuple[int, int]:
-    """Return how many components the first scan of a JPEG has, and how many scans there are at most."""
-    file.seek(0)
-    data = file.read(1 << 20)
-    first = next((body[0] for marker, body in _segments(data) if marker == 0xDA and body), 0)
-    count = 0
-    while data:
-        count += data.count(b"\xff\xda")
-        more = file.read(1 << 20)
-        data = data[-1:] + more if more else b""
-    return first, count
+    """Return how many components the first scan of a JPEG has, and how many scans it has to its end mark.
+
+    What a segment holds (a preview) and what follows (a film) is not counted.
+    """
+    first = count = 0
+    place, step = 2, 64
+    while True:
+        file.seek(place)
+        data = file.read(step)
+        found = _MARKER.search(data)
+        if found is None:
+            if len(data) < step:
+                return first, count
+            place, step = place + step - 1, min(4 * step, 1 << 20)
+            continue
+        place, step = place + found.end(), 64
+        marker = data[found.end() - 1]
+        if marker == 0xD9:
+            return first, count
+        if marker in (0x01, 0xD8):
+            continue
+        file.seek(place)
+        head = file.read(3)
+        if marker == 0xDA:
+            count += 1
+            first = first or int.from_bytes(head[2:], "big")
+        place += max(2, int.from_bytes(head[:2], "big"))
 
 
 def _fingerprint(image: Image.Image) -> bytes:

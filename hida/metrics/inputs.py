@@ -65,6 +65,8 @@ def _picture_array(image: Image.Image) -> np.ndarray:
 
 def _array(image: Any, name: str) -> np.ndarray:
     """Return an array in a type that torch has."""
+    if isinstance(image, list | tuple) and any(isinstance(entry, Image.Image) for entry in image):
+        raise HidaError(f"{name} is a list of Pillow images; give one of them, or a batch N×1×H×W or N×3×H×W.")
     try:
         array = np.asarray(image)
     except (ValueError, TypeError) as error:

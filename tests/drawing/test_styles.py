@@ -177,6 +177,15 @@ def test_the_sketcher_takes_mixtures_and_maps(generator):
         ({1: -0.5, 2: 1.0}, "weights"),
         ({1: 0.0}, "weights"),
         ({1: float("nan")}, "weights"),
+        ({1: 1e308, 2: 1e308}, "weights"),
+        ({1: 10**400}, "weights"),
+        ({1: None}, "weights"),
+        ({True: 1.0}, "no style True"),
+        ([True], "no style True"),
+        ([None], "no style None"),
+        *[(style, f"style is {style!r}; give a whole number") for style in (None, True, False, 1j, b"1")],
+        (np.ones((0, 0, 3)), "style map must be"),
+        (np.full((200, 300, 3), 1e39), "weights of a style map go up to 1e.39"),
         (np.ones((5, 5, 2), np.float32), "style map must be"),
         (np.full((200, 300, 3), -1.0), "style map must be"),
         (np.ones((5, 5, 3), np.float32), "5×5 and not of the photo's size"),
@@ -186,6 +195,21 @@ def test_styles_that_cannot_be_drawn_are_named(generator, style, sentence):
     sketcher = Sketcher(generator, Config(generator=generator.config))
     with pytest.raises(HidaError, match=sentence):
         sketcher(np.zeros((200, 300, 3), np.uint8), style=style, depth=np.zeros((200, 300)), frame="whole")
+
+
+@pytest.mark.parametrize(
+    ("mixture", "wanted"),
+    [
+        ({1: 1e39}, [1, 0, 0]),
+        ({1: 1e-320}, [1, 0, 0]),
+        ({1: 8e307, 3: 8e307}, [0.5, 0, 0.5]),
+        ({2: 1e-60, 3: 3e-60}, [0, 0.25, 0.75]),
+    ],
+)
+def test_weights_of_any_scale_are_shares(generator, mixture, wanted):
+    Sketcher(generator, Config(generator=generator.config)).require_styles([mixture])
+    np.testing.assert_allclose(mixture_weights(mixture, 3), wanted, rtol=1e-4)
+    assert style_name(mixture) == "style" + "_".join(f"{number}-{100 * wanted[number - 1]:g}" for number in mixture)
 
 
 def test_a_network_without_a_style_map_has_one_style():

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -18,8 +19,12 @@ from PIL import Image
 
 import hida
 from hida.depth.maps import depth_from_file
+from hida.drawing.sketcher import Sketcher
 from hida.drawing.styles import style_map_from_file
+from hida.errors import HidaError
 from hida.images.io import ImageError, read_image
+from hida.images.opening import _decoding
+from hida.metrics.inputs import as_batch
 
 READERS = [read_image, lambda path: depth_from_file(path, (4, 4)), lambda path: style_map_from_file(path, (4, 4), 3)]
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n"
@@ -73,6 +78,32 @@ def test_postscript_is_run_under_no_name(tmp_path, monkeypatch, suffix, content,
     with pytest.raises(ImageError, match=rf"a\.{suffix}' is not a picture in a known format: give a JPEG"):
         read(tmp_path / f"a.{suffix}")
     assert not started
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICNS", "TGA", "PCX"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_image,
+        lambda image: depth_from_file(image, (4, 4)),
+        as_batch,
+        lambda image: as_batch([image]),
+        lambda image: Sketcher.draw(None, image, [1]),
+    ],
+)
+def test_a_pillow_image_of_another_format_is_not_decoded(tmp_path, monkeypatch, kind, read):
+    made = Image.new("RGB", (16, 16), 7)
+    made.save(tmp_path / "a", kind)
+    with Image.open(tmp_path / "a") as image:
+        monkeypatch.setattr(type(image), "load", lambda self, *a, **k: pytest.fail("it was decoded"))
+        with pytest.raises(HidaError, match=r"is not a picture in a known format|is a list of Pillow images"):
+            read(image)
+    monkeypatch.undo()
+    same(read_image(made), made)
+    if kind != "EPS":  # what the caller has decoded is pixels
+        with Image.open(tmp_path / "a") as image:
+            image.load()
+            same(read_image(image), image.convert("RGB"))
 
 
 @pytest.mark.parametrize("kind", ["ICO", "ICNS", "TGA", "PCX", "SGI", "DDS", "PDF", "SPIDER", "IM", "MSP", "XBM"])
@@ -234,6 +265,25 @@ def test_a_long_or_odd_text_or_profile_does_no_harm_to_a_png(part):
         same(read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, **places))), np.full((4, 5, 3), (1, 2, 3)))
 
 
+def test_many_texts_between_other_chunks_take_no_time():
+    parts = [(b"tEXt", b"a\0b"), (b"abCd", b"1")] * 30_000
+    data = png(bytes(range(12)), 4, 4, before=parts + [(b"tEXt", b"a\0b")] * 9)
+    started = time.process_time()
+    same(read_image(io.BytesIO(data)), np.tile(np.arange(12, dtype=np.uint8).reshape(1, 4, 3), (4, 1, 1)))
+    assert time.process_time() - started < 3  # with room for a slow machine: 0.5 s; each read from the start took 41
+
+
+def test_a_profile_of_a_jpeg_2000_is_said_to_be_unused(tmp_path):
+    data = encoded(Image.fromarray(STRIPES[:, :, 0]), "JPEG2000")
+    place = data.find(b"colr")
+    (tmp_path / "plain.jp2").write_bytes(data)
+    (tmp_path / "a.jp2").write_bytes(data[: place + 4] + b"\2" + data[place + 5 :])
+    plain = read_image(tmp_path / "plain.jp2")
+    depth_from_file(tmp_path / "a.jp2", (4, 4))  # whose numbers have no colours
+    with pytest.warns(UserWarning, match=r"the colour profile of '.*a\.jp2' is not used \(JPEG 2000\)"):
+        same(read_image(tmp_path / "a.jp2"), plain)
+
+
 def test_an_orientation_in_a_text_is_still_seen():
     packet = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
     assert read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, before=[(b"iTXt", packet)]))).size == (4, 5)
@@ -355,6 +405,26 @@ def test_a_jpeg_of_endless_scans_is_refused():
     last = data.rfind(b"\xff\xc4")
     with pytest.raises(ImageError, match=r"a JPEG of 6\d\d scans"):
         read_image(io.BytesIO(data[:-2] + data[last:-2] * 600 + data[-2:]))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_scans_of_a_large_jpeg_are_bounded_and_those_of_a_preview_not_counted():
+    scan = b"\xff\xda\0\x02"
+    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + 600 * len(scan)) + 600 * scan + data[2:] + 600 * scan
+    same(read_image(io.BytesIO(data)), read_image(io.BytesIO(encoded(Image.fromarray(STRIPES), "JPEG"))))
+    with pytest.raises(ImageError, match=r"a JPEG of 480 scans"):
+        _decoding(*jpeg_of(480, 6000))
+    _decoding(*jpeg_of(10, 10_400))
+
+
+def jpeg_of(scans, side):
+    """Return a progressive JPEG, opened, of empty scans."""
+    data = encoded(Image.new("L", (8, 8)), "JPEG", progressive=True)
+    frame, end = data.find(b"\xff\xc2"), data.find(b"\xff\xda")
+    head = data[: frame + 5] + struct.pack(">HH", side, side) + data[frame + 9 : end]
+    file = io.BytesIO(head + scans * (data[end : end + 10] + b"\0\xff\0") + b"\xff\xd9")
+    return Image.open(file), file, "the file given"
 
 
 def test_a_jpeg_whose_components_come_one_by_one_counts_as_progressive(monkeypatch):

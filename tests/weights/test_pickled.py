@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import io
 import pickle
 import struct
 import zipfile
+from zlib import crc32 as zlib_crc32
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from fuzzing import withstand
 
 from hida.errors import HidaError
+from hida.weights import torch_file
 from hida.weights.foreign import load_arrays, load_state
 from hida.weights.pickled import LONGEST, PickleError, read_pickle
 from hida.weights.released.importing import read
@@ -154,6 +157,40 @@ def test_a_tensor_that_its_file_does_not_hold_is_refused(tmp_path, state, storag
 def test_a_tensor_that_its_file_holds_is_read(tmp_path):
     path = torch_zip(tmp_path / "a.pth", pickled({"a": tensor(4, (2, 2), (2, 1))}), FOUR)
     assert torch.equal(load_state(path)["a"], torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("kind", ["Bool", "Float"])
+def test_members_of_an_archive_do_not_overlap(tmp_path, kind):
+    # 160 names of the same 8 MB: every storage of flags is a copy.
+    count, size = 160, 8 << 20
+    state = {
+        f"a{k}": tensor(size // (1 if kind == "Bool" else 4), (1,), (1,), key=str(k), kind=kind) for k in range(count)
+    }
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled(state))
+        file.writestr("archive/data/0", bytes(size))
+        for k in range(1, count):
+            again = copy.copy(file.NameToInfo["archive/data/0"])
+            again.filename = f"archive/data/{k}"
+            file.filelist.append(again)
+    assert withstand(load_state, [path], seconds=2, memory=100 << 20) == 0
+    with pytest.raises(HidaError, match="members that overlap"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("kinds", [("Float", "Int"), ("Float",), ("Bool",)])
+def test_a_storage_is_checked_and_copied_once(tmp_path, monkeypatch, kinds):
+    size, sums = 8 << 20, []
+    state = {}
+    for k in range(3000):
+        kind = kinds[k % len(kinds)]
+        state[f"a{k}"] = tensor(size // (1 if kind == "Bool" else 4), (1,), (1,), kind=kind)
+    path = torch_zip(tmp_path / "a.pth", pickled(state), {"0": bytes(size)})
+    monkeypatch.setattr(torch_file.zlib, "crc32", lambda data: sums.append(len(data)) or zlib_crc32(data))
+    taken = withstand(load_state, [path], seconds=3, memory=100 << 20)
+    assert taken == (len(kinds) == 1)
+    assert sums.count(size) == taken
 
 
 MUCH = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x00"

@@ -29,6 +29,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
+def label(name: str) -> str:
+    """Return a name of unknown origin, such as a tensor's, as it is, or as :func:`shown` where it is an odd one."""
+    plain = name.replace(".", "").isidentifier() and name.isprintable() and len(name) <= 120
+    return name if plain else shown(name)
+
+
 class Interrupted(BaseException):
     """Work that was stopped by a signal after its state had been saved.
 

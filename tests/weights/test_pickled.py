@@ -233,6 +233,23 @@ def test_no_instruction_takes_what_the_file_has_not(tmp_path, content):
     assert withstand(load_arrays, paths[1:], seconds=30, memory=400 << 20) == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"h\x00.", "its instructions do not fit together"),
+        (b"0.", "its instructions do not fit together"),
+        (b"N)R.", "it calls what is no name"),
+        (b"ctorch\nSize\nNN\x86R.", "its instructions do not fit together"),
+        (b"I" + b"9" * 5000 + b"\n.", "it has a number of too many digits"),
+        (b"L" + b"9" * 5000 + b"L\n.", "it has a number of too many digits"),
+        (b"X\x01\x00\x00\x00\xff.", "its instructions do not fit together"),
+    ],
+)
+def test_what_is_wrong_with_a_pickle_is_said_in_words(content, said):
+    with pytest.raises(PickleError, match=f"^{said}"):
+        read_pickle(io.BytesIO(content), {"torch.Size": lambda value=(): value})
+
+
 def test_a_compressed_list_of_tensors_is_refused_before_it_is_unpacked(tmp_path):
     # 0.7 MB of this kind unpack to 700 MB.
     path = torch_zip(tmp_path / "a.ckpt", b"(" * (100 << 20), {}, zipfile.ZIP_DEFLATED)

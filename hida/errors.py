@@ -49,6 +49,12 @@ def _prints(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs" or character in _JOINERS
 
 
+def label(name: str) -> str:
+    """Return a name of unknown origin, such as a tensor's, as it is, or as :func:`shown` where it is an odd one."""
+    plain = name.replace(".", "").isidentifier() and name.isprintable() and len(name) <= 120
+    return name if plain else shown(name)
+
+
 class Interrupted(BaseException):
     """Work that was stopped by a signal after its state had been saved.
 

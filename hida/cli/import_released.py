@@ -32,7 +32,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida import-released``."""
     command = tyro.cli(Command, args=argv, prog="hida import-released", description=__doc__)
-    from hida.errors import HidaError
+    from hida.errors import HidaError, label
     from hida.files import write_json
     from hida.weights import checkpoint
     from hida.weights.released.importing import convert, read, record
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint.save(target, checkpoint.WEIGHTS, config, source, tensors)
     if folder:
         write_json(command.out / "config.json", config.to_dict())
-    print("\n".join(f"not used: {name} {tuple(unused[name].shape)}" for name in sorted(unused)))
+    print("\n".join(f"not used: {label(name)} {tuple(unused[name].shape)}" for name in sorted(unused)))
     print(f"{used:,} parameters of the generator are used, {numbers:,} in {len(idle)} tensors are not")
     print(f"{used + numbers:,} parameters are accounted for; {rest} further tensors are statistics or no network's")
     print(f"written: {target}")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
 from hida.documents import parse_json
-from hida.errors import HidaError, first_line, shown
+from hida.errors import HidaError, first_line, label, shown
 from hida.files import atomic_path
 from hida.models import build_generator
 from hida.models.discriminator import Discriminator
@@ -79,6 +79,12 @@ def save(
             raise CheckpointError(
                 f"'{path}' could not be written ({error}); free some space or choose another."
             ) from None
+        try:
+            check_header(temporary)
+        except ValueError:
+            raise CheckpointError(
+                f"'{path}' was not written, since the names of its tensors are too long to be read again; shorten them."
+            ) from None
 
 
 def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:
@@ -106,6 +112,9 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
                 )
             names = [name for name in file.keys() if prefixes is None or name.startswith(prefixes)]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
+        for part, words in (("config", "configuration"), ("state", "counters")):
+            if part not in metadata:
+                raise ValueError(f"it has no {words}")
         # An option may be infinite, such as the minutes between checkpoints.
         config = from_dict(parse_json(metadata["config"], finite=False).raw)
         counters = parse_json(metadata["state"])
@@ -207,8 +216,9 @@ def require_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
         found = tuple(tensors[name].shape) if name in tensors else "absent"
         wanted = shapes.get(name, "no such tensor")
         if found != wanted:
-            label = name if name.replace(".", "").isidentifier() and len(name) <= 120 else shown(name)
-            raise CheckpointError(f"'{path}' does not fit its configuration: {label} is {found}, expected {wanted}.")
+            raise CheckpointError(
+                f"'{path}' does not fit its configuration: {label(name)} is {found}, expected {wanted}."
+            )
 
 
 def checkpoint_path(folder: Path, iteration: int) -> Path:

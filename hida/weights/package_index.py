@@ -20,7 +20,7 @@ import urllib.request
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -31,6 +31,7 @@ from hida.weights.verified import sha256
 TIMEOUT_SECONDS = 60
 _LARGEST_PAGE = 32 << 20
 _LARGEST_FILE = 2 << 30  # where its size is not known
+_SCHEMES = ("http", "https")
 _JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -146,7 +147,7 @@ def _find_file(page: str, filename: str, cert: str | None) -> str | None:
         return None
     address = urllib.parse.urljoin(base, link)
     parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ("http", "https") and parts.scheme != urllib.parse.urlsplit(page).scheme:
+    if parts.scheme not in _SCHEMES and parts.scheme != urllib.parse.urlsplit(page).scheme:
         raise ValueError(f"its page leads to an address of the kind {parts.scheme[:20]}")
     # A mirror that wants a password for its pages wants it for its files too. Another port or scheme of the same host
     # is another server, or a line that anybody may listen to.
@@ -184,6 +185,8 @@ def _open(url: str, cert: str | None, accept: str = "*/*") -> http.client.HTTPRe
     if parts.scheme == "file":
         path = Path(urllib.request.url2pathname(parts.path))
         return urllib.request.urlopen((path / "index.html" if path.is_dir() else path).as_uri())
+    if parts.scheme not in _SCHEMES:
+        raise ValueError(f"an address of the kind {parts.scheme[:20]!r} is not fetched")
     secret = _secret(url)
     # Hidden hosts of the page are never sent the secret: it is cut from the address and sent as a header.
     request = urllib.request.Request(_without_secret(url), headers={"Accept": accept, "User-Agent": "hida"})
@@ -193,7 +196,16 @@ def _open(url: str, cert: str | None, accept: str = "*/*") -> http.client.HTTPRe
     context = ssl.create_default_context()
     if cert:
         context.load_verify_locations(cert)
-    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _Redirects)
+    return opener.open(request, timeout=TIMEOUT_SECONDS)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in _SCHEMES:
+            raise urllib.error.URLError(f"it leads to an address of the kind {scheme[:20]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _secret(url: str) -> str:

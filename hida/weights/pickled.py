@@ -12,6 +12,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from hida.errors import first_line
+
 LONGEST = 300_000
 """instructions that a pickle may have; a checkpoint of a thousand tensors and their optimiser has a third"""
 _LONGEST_NAME = 500
@@ -94,8 +96,14 @@ def read_pickle(
         raise
     # Arguments that do not fit, an empty stack, a torn stream: all of them are faults of the file.
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise PickleError(reason) from None
+        raise PickleError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    # Only the words of the reader of instructions are of use to anybody.
+    if not isinstance(error, ValueError) or isinstance(error, UnicodeError):
+        return "its instructions do not fit together: it is torn or damaged"
+    return "it has a number of too many digits" if "max_str_digits" in str(error) else first_line(error)[:120]
 
 
 class _Machine:

@@ -25,7 +25,7 @@ from hida.weights.pickled import Built, Fields, Foreign, Name, PickleError, Thin
 _PICKLE_BYTES = 16 << 20  # without the tensors; a thousand of them and their optimiser have less than 1 MB
 _MEMBERS = 100_000
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_DTYPES = {
+DTYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
     "Half": torch.float16,
@@ -37,6 +37,7 @@ _DTYPES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
+"""types of numbers that are read, by the beginning of the names of their storages"""
 
 
 class _Storage(NamedTuple):
@@ -86,6 +87,7 @@ class TorchFile:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._admitted = {**_ADMITTED, **(further or {})}
         self._flat: dict[str, Tensor] = {}
+        self._storages: dict[str, _Storage] = {}
         self._zip: dict[str, zipfile.ZipInfo] = {}
         self._places: dict[str, tuple[int, int]] = {}
         if self._data[:4] == b"PK\x03\x04":
@@ -116,7 +118,7 @@ class TorchFile:
         """
         storage = stored.storage
         flat = self._flat.get(storage.key)
-        if flat is None or flat.dtype != storage.dtype:
+        if flat is None:  # once each: what is copied and summed is no more than the file
             flat = self._flat[storage.key] = self._read(storage)
         if not stored.numel:
             return torch.empty(stored.size, dtype=storage.dtype)
@@ -130,7 +132,9 @@ class TorchFile:
             return torch.empty(0, dtype=storage.dtype)
         # Kernels expect whole numbers where they are aligned; a stream of storages does not align them.
         aligned = begin % storage.dtype.itemsize == 0
-        source, offset = (self._data, begin) if aligned else (bytearray(self._data[begin : begin + length]), 0)
+        source, offset = (
+            (self._data, begin) if aligned else (bytearray(memoryview(self._data)[begin : begin + length]), 0)
+        )
         if storage.dtype == torch.bool:
             return torch.frombuffer(source, dtype=torch.uint8, count=length, offset=offset) != 0
         return torch.frombuffer(source, dtype=storage.dtype, count=storage.values, offset=offset)
@@ -152,10 +156,17 @@ class TorchFile:
             place = self._data.find(b"PK\x01\x02", place + 4)
         try:
             with zipfile.ZipFile(path) as archive:
-                self._zip = {member.filename: member for member in archive.infolist()}
+                members = archive.infolist()
         # The directory of a damaged archive raises nearly anything.
         except Exception as error:
             raise PickleError(f"its archive is damaged: {str(error)[:80] or type(error).__name__}") from None
+        self._zip = {member.filename: member for member in members}
+        # Many names of the same bytes would make much of little.
+        reached = 0
+        for member in sorted(members, key=lambda member: member.header_offset):
+            if member.header_offset < reached:
+                raise PickleError("its archive has members that overlap")
+            reached = self._begin(member) + member.compress_size
         folder = next((name[: -len("data.pkl")] for name in self._zip if name.endswith("/data.pkl")), None)
         if folder is None:
             raise PickleError("it is an archive of another kind")
@@ -167,7 +178,7 @@ class TorchFile:
             if self._data[at : at + size] == b"big":
                 raise PickleError("it was written on a machine of the other byte order")
         return folder, read_pickle(
-            io.BytesIO(self._data[begin : begin + length]), self._admitted, lambda given: _refer(given, False)
+            io.BytesIO(self._data[begin : begin + length]), self._admitted, lambda given: self._refer(given, False)
         )
 
     def _member(self, name: str) -> tuple[int, int]:
@@ -176,14 +187,18 @@ class TorchFile:
             raise PickleError("it lacks a storage")
         if member.compress_type or member.file_size != member.compress_size:
             raise PickleError("its tensors are compressed, which torch.save does not do")
-        header = self._data[member.header_offset : member.header_offset + 30]
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise PickleError("its archive is damaged")
-        begin = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        begin = self._begin(member)
         end = begin + member.file_size
         if end > len(self._data) or zlib.crc32(memoryview(self._data)[begin:end]) != member.CRC:
             raise PickleError("its archive is damaged")
         return begin, member.file_size
+
+    def _begin(self, member: zipfile.ZipInfo) -> int:
+        """Return where the bytes of a member begin, behind its header."""
+        header = self._data[member.header_offset : member.header_offset + 30] if member.header_offset >= 0 else b""
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise PickleError("its archive is damaged")
+        return member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
 
     def _open_stream(self) -> Any:
         """Read the older format: pickles of a number, a version, the machine, the content and the keys; storages."""
@@ -200,15 +215,8 @@ class TorchFile:
         machine = read_pickle(head, plain)
         if not isinstance(machine, dict) or not machine.get("little_endian", True):
             raise PickleError("it was written on a machine of the other byte order")
-        storages: dict[str, _Storage] = {}
-
-        def persistent(given: Any) -> _Storage:
-            storage = _refer(given, True)
-            if storages.setdefault(storage.key, storage) != storage:
-                raise PickleError("it has two storages of one name")
-            return storage
-
-        content, keys = read_pickle(head, self._admitted, persistent), read_pickle(head, plain)
+        content = read_pickle(head, self._admitted, lambda given: self._refer(given, True))
+        keys, storages = read_pickle(head, plain), self._storages
         begin = head.tell()
         for key in keys if isinstance(keys, list) else ():
             if not isinstance(key, str) or key not in storages:
@@ -222,14 +230,22 @@ class TorchFile:
             raise PickleError("it ends early")
         return content
 
+    def _refer(self, given: Any, stream: bool) -> _Storage:
+        """Return the storage that a persistent id names, of which there is one by each key."""
+        storage = _storage(given, stream)
+        # Those without numbers have no place in memory either, by which torch.save tells them apart.
+        if self._storages.setdefault(storage.key, storage) != storage and (stream or storage.values):
+            raise PickleError("it has two storages of one name")
+        return storage
 
-def _refer(given: Any, stream: bool) -> _Storage:
+
+def _storage(given: Any, stream: bool) -> _Storage:
     """Return the storage that a persistent id names: a word, its type, its key, its device, its number of values."""
     if not isinstance(given, tuple) or len(given) != (6 if stream else 5) or given[0] != "storage":
         raise PickleError("it refers to data outside of it that are no storage")
     _, kind, key, _, count = given[:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
-    dtype = _DTYPES.get(name.removesuffix("Storage"))
+    dtype = DTYPES.get(name.removesuffix("Storage"))
     if dtype is None or not isinstance(key, str) or type(count) is not int or not 0 <= count < 2**48:
         raise PickleError("it has a storage of an unknown type")
     if stream and given[5] is not None:
@@ -271,8 +287,8 @@ def _size(given: Any = ()) -> tuple[Any, ...]:
 
 
 _ADMITTED: dict[str, Callable[..., Any]] = {
-    **{f"torch.{kind}Storage": _no_object for kind in _DTYPES},
-    **{f"torch.cuda.{kind}Storage": _no_object for kind in _DTYPES},
+    **{f"torch.{kind}Storage": _no_object for kind in DTYPES},
+    **{f"torch.cuda.{kind}Storage": _no_object for kind in DTYPES},
     **{f"torch.{name}": _no_object for name in vars(torch) if isinstance(getattr(torch, name), torch.dtype)},
     "torch._utils._rebuild_tensor": Stored,
     "torch._utils._rebuild_tensor_v2": Stored,

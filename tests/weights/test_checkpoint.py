@@ -136,6 +136,15 @@ def test_other_safetensors_are_refused(tmp_path):
         load(tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize(("part", "words"), [("config", "configuration"), ("state", "counters")])
+def test_a_part_that_is_absent_is_named(tmp_path, part, words):
+    metadata = {"format": WEIGHTS, "version": "1", "config": "{}", "state": "{}"}
+    del metadata[part]
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=rf"not a readable weights file \(it has no {words}\)"):
+        load(tmp_path / "a.safetensors")
+
+
 class Bomb:
     def __init__(self, path):
         self.path = path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
+
 import pytest
 from answers import Page
 
@@ -42,6 +45,33 @@ def test_a_page_leads_to_no_other_kind_of_address(monkeypatch, link):
     monkeypatch.setattr(registry, "_open", lambda url, *_, **__: Page("https://host/simple/x/", link))
     with pytest.raises(ValueError, match="leads to an address of the kind"):
         registry._find_file("https://host/simple/x/", "x.whl", None)
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1:9/x", "file:///etc/passwd", "/moved"])
+def test_an_answer_leads_to_no_other_kind_of_address(tmp_path, target):
+    class Moving(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302 if self.path == "/x" else 200)
+            self.send_header("Location", target)
+            self.end_headers()
+            self.wfile.write(b"content")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Moving) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/x"
+        try:
+            if target == "/moved":
+                registry.download(address, tmp_path / "x", "x")
+                assert (tmp_path / "x").read_bytes() == b"content"
+            else:
+                with pytest.raises(HidaError, match=f"address of the kind {target[:3]}|Redirection to url"):
+                    registry.download(address, tmp_path / "x", "x")
+                assert not (tmp_path / "x").exists()
+        finally:
+            server.shutdown()
 
 
 def test_a_page_without_end_is_not_read_to_it(monkeypatch):

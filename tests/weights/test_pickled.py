@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import io
 import pickle
 import struct
 import zipfile
+from zlib import crc32 as zlib_crc32
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from fuzzing import withstand
 
 from hida.errors import HidaError
+from hida.weights import torch_file
 from hida.weights.foreign import load_arrays, load_state
 from hida.weights.pickled import LONGEST, PickleError, read_pickle
 from hida.weights.released.importing import read
@@ -156,6 +159,40 @@ def test_a_tensor_that_its_file_holds_is_read(tmp_path):
     assert torch.equal(load_state(path)["a"], torch.zeros(2, 2))
 
 
+@pytest.mark.parametrize("kind", ["Bool", "Float"])
+def test_members_of_an_archive_do_not_overlap(tmp_path, kind):
+    # 160 names of the same 8 MB: every storage of flags is a copy.
+    count, size = 160, 8 << 20
+    state = {
+        f"a{k}": tensor(size // (1 if kind == "Bool" else 4), (1,), (1,), key=str(k), kind=kind) for k in range(count)
+    }
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled(state))
+        file.writestr("archive/data/0", bytes(size))
+        for k in range(1, count):
+            again = copy.copy(file.NameToInfo["archive/data/0"])
+            again.filename = f"archive/data/{k}"
+            file.filelist.append(again)
+    assert withstand(load_state, [path], seconds=2, memory=100 << 20) == 0
+    with pytest.raises(HidaError, match="members that overlap"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("kinds", [("Float", "Int"), ("Float",), ("Bool",)])
+def test_a_storage_is_checked_and_copied_once(tmp_path, monkeypatch, kinds):
+    size, sums = 8 << 20, []
+    state = {}
+    for k in range(3000):
+        kind = kinds[k % len(kinds)]
+        state[f"a{k}"] = tensor(size // (1 if kind == "Bool" else 4), (1,), (1,), kind=kind)
+    path = torch_zip(tmp_path / "a.pth", pickled(state), {"0": bytes(size)})
+    monkeypatch.setattr(torch_file.zlib, "crc32", lambda data: sums.append(len(data)) or zlib_crc32(data))
+    taken = withstand(load_state, [path], seconds=3, memory=100 << 20)
+    assert taken == (len(kinds) == 1)
+    assert sums.count(size) == taken
+
+
 MUCH = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x00"
 """a megabyte of text, remembered as 0"""
 BOMBS = {
@@ -194,6 +231,23 @@ def test_no_instruction_takes_what_the_file_has_not(tmp_path, content):
     paths[1].write_bytes(content)
     assert withstand(read, paths, seconds=30, memory=400 << 20) == 0
     assert withstand(load_arrays, paths[1:], seconds=30, memory=400 << 20) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"h\x00.", "its instructions do not fit together"),
+        (b"0.", "its instructions do not fit together"),
+        (b"N)R.", "it calls what is no name"),
+        (b"ctorch\nSize\nNN\x86R.", "its instructions do not fit together"),
+        (b"I" + b"9" * 5000 + b"\n.", "it has a number of too many digits"),
+        (b"L" + b"9" * 5000 + b"L\n.", "it has a number of too many digits"),
+        (b"X\x01\x00\x00\x00\xff.", "its instructions do not fit together"),
+    ],
+)
+def test_what_is_wrong_with_a_pickle_is_said_in_words(content, said):
+    with pytest.raises(PickleError, match=f"^{said}"):
+        read_pickle(io.BytesIO(content), {"torch.Size": lambda value=(): value})
 
 
 def test_a_compressed_list_of_tensors_is_refused_before_it_is_unpacked(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hida.config import Config, DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.errors import first_line, label, shown
 from hida.weights.checkpoint import network_shapes
 from hida.weights.pickled import Foreign, PickleError
 from hida.weights.released.layout import (
@@ -24,6 +25,8 @@ from hida.weights.released.layout import (
     unused_shapes,
 )
 from hida.weights.torch_file import TorchFile
+
+_LONGEST_NAME = 500
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -50,6 +53,12 @@ def read(path: Path) -> dict[str, Tensor]:
         ) from None
     if state is None:
         raise ReleasedError(f"'{path}' has no state_dict of named tensors; give the released Lightning checkpoint.")
+    for name in state:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ReleasedError(
+                f"'{path}' has a tensor whose name is too long or not printable, {shown(name)}; give the released "
+                "Lightning checkpoint."
+            )
     return state
 
 
@@ -118,11 +127,16 @@ def _config(state: Mapping[str, Tensor], path: Path) -> Config:
             )
         widths.append(state[name].shape[0])
     preset = load_preset("released")
-    return dataclasses.replace(
-        preset,
-        generator=dataclasses.replace(GeneratorConfig(), base_width=widths[0]),
-        discriminator=DiscriminatorConfig(widths[1]),
-    )
+    try:
+        return dataclasses.replace(
+            preset,
+            generator=dataclasses.replace(GeneratorConfig(), base_width=widths[0]),
+            discriminator=DiscriminatorConfig(widths[1]),
+        )
+    except ConfigError as error:
+        raise ReleasedError(
+            f"'{path}' is not of the released network ({first_line(error)}); give the released Lightning checkpoint."
+        ) from None
 
 
 def _at_least_single(value: Tensor) -> Tensor:
@@ -131,4 +145,4 @@ def _at_least_single(value: Tensor) -> Tensor:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(map(label, names[:3])) + more

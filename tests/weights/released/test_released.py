@@ -220,6 +220,53 @@ def test_any_precision_is_read_and_given_back(state, tmp_path, dtype):
     assert all(torch.equal(back[name], given[name]) and back[name].dtype == given[name].dtype for name in order)
 
 
+COUNT = "Generator.final_rgb.0.bn1.num_batches_tracked"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(
+            ("Generator.down_rgb.bias", kind)
+            for kind in ("int8", "bool", "quint8", "complex64", "float16", "\x1b", "nn")
+        ),
+        *(("Discrimanator.discriminator_0.model0.0.bias", kind) for kind in ("int64", "bfloat16")),
+        *((COUNT, kind) for kind in ("bool", "int8", "float16")),
+    ],
+)
+def test_a_precision_that_does_not_hold_the_values_is_refused(imported, tmp_path, capsys, name, kind):
+    found = load(imported)
+    found.tensors[f"unused.{COUNT}"] = torch.tensor(2049)
+    next(entry for entry in found.state["tensors"] if entry[0] == name)[1] = kind
+    checkpoint.save(tmp_path / "b.safetensors", found.kind, found.config, found.state, found.tensors)
+    assert run_command(export_released.main, [str(tmp_path / "b.safetensors"), str(tmp_path / "b.ckpt")]) == 2
+    said = capsys.readouterr().err
+    assert "b.safetensors' has a damaged list of tensors" in said
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
+    assert not (tmp_path / "b.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\x1b[31m", "a\nb", "n" * 9_000_000, "n" * 600], ids=lambda name: name[:3])
+def test_a_name_that_cannot_be_shown_or_read_again_is_refused(state, tmp_path, capsys, name):
+    path = save(tmp_path / "a.ckpt", {**state, f"criterion{name}": torch.zeros(1)})
+    assert run_command(import_released.main, [str(path), str(tmp_path / "out" / "a.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "a.ckpt' has a tensor whose name is too long or not printable" in said
+    assert said.count("\n") == 1
+    assert len(said) < 400
+    assert "\x1b" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_names_than_are_read_again_are_not_written(state, tmp_path, capsys):
+    more = {f"criterion{k:0490}": torch.zeros(0) for k in range(6000)}
+    path = save(tmp_path / "a.ckpt", {**state, **more})
+    assert run_command(import_released.main, [str(path), str(tmp_path / "out" / "a.safetensors")]) == 2
+    assert "a.safetensors' was not written, since the names of its tensors are too long" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_statistics_that_are_not_finite_do_no_harm_where_they_are_not_used(state, tmp_path):
     name = "Generator.final_rgb.0.bn1.running_var"
     path = save(tmp_path / "a.ckpt", changed(state, name, torch.full_like(state[name], torch.nan)))
@@ -251,6 +298,7 @@ def without(state, *names):
             lambda s: changed(s, "Generator.up0.p1", torch.full((1, 64, 1, 1), torch.nan)),
             "not finite, in Generator.up0.p1",
         ),
+        (lambda s: changed(s, "Generator.down_rgb.weight", torch.zeros(10**6, 1, 1, 1)), "a.ckpt' is not of the rel"),
         (lambda s: changed(s, "Generator.up0.p1", "text"), "no state_dict of named tensors"),
         (lambda s: [1, 2], "no state_dict of named tensors"),
     ],

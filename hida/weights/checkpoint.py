@@ -70,7 +70,13 @@ def save(
         "config": json.dumps(config.to_dict()),
         "state": json.dumps(state),
     }
-    stored = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+    stored, places = {}, set()
+    for name, value in tensors.items():
+        own = value.detach().to("cpu").contiguous()
+        place = own.untyped_storage().data_ptr()
+        # The format has no shared memory.
+        stored[name] = own.clone() if place in places else own
+        places.add(place)
     with atomic_path(path) as temporary:
         try:
             save_file(stored, temporary, metadata)

@@ -208,6 +208,19 @@ def test_plain_data_beside_the_tensors_is_read(state, tmp_path):
     import_released.main([str(path), str(tmp_path / "a.safetensors")])
 
 
+def test_tensors_that_share_memory_are_taken(state, tmp_path):
+    shared = dict(state)
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    shared.update(dict.fromkeys(counters, torch.tensor(5)))
+    shared["Generator.up3.p1"] = shared["Generator.up3.p2"]
+    out = tmp_path / "w.safetensors"
+    import_released.main([str(save(tmp_path / "s.ckpt", shared)), str(out)])
+    export_released.main([str(out), str(tmp_path / "b.ckpt")])
+    again = importing.read(tmp_path / "b.ckpt")
+    assert list(again) == list(shared)
+    assert all(torch.equal(again[name], value) for name, value in shared.items())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_precision_is_read_and_given_back(state, tmp_path, dtype):
     order = sorted(state)  # another than that of the classes

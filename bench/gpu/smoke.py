@@ -220,7 +220,7 @@ def is_dead(device: str) -> bool:
     """Say whether the GPU is of no more use to this process."""
     try:
         torch.ones(1, device=device).add(1).item()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):  # the latter from a torch that was built without CUDA
         return True
     return False
 

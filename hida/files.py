@@ -29,14 +29,18 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            # mkstemp creates 0600; give the file what the umask would have given it.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            make_usual(temporary, 0o666)
             os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_usual(path: Path, mode: int) -> None:
+    """Give what tempfile made, for its owner only, the ``mode`` that the umask would have left it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def cut(name: str, most: int) -> str:

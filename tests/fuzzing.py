@@ -29,7 +29,7 @@ EXTREMES = (
 
 
 class Late(BaseException):
-    """A case that takes too long; no Exception, lest a reader take it for a fault of the file."""
+    """A case that takes too long; no Exception, so that no reader mistakes it for a fault of the file."""
 
 
 def mutations(samples: Sequence[bytes], count: int, seed: int = 0) -> Iterator[bytes]:

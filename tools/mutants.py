@@ -79,7 +79,7 @@ MUTANTS = [
     Mutant("images/io", "255 - levels if picture.inverted else levels", "levels", "images/test_opening.py"),
     Mutant("images/opening", "formats=_formats()", "formats=None", "images/test_opening.py"),
     Mutant("images/opening", "image.transpose(turn), True", "image, True", "images/test_io.py"),
-    Mutant("images/repair", "not _last_scan_is_exact(data)", "False", "images/test_opening.py"),
+    Mutant("images/repair", "not _last_scan_is_exact(data)", "False", "images/test_repair.py"),
     Mutant("images/colour", '_EXACT if mode == "L" else 0', "0", "images/test_colour.py"),
     Mutant("depth/maps", "np.iinfo(values.dtype).max", "255", "depth"),
     Mutant("depth/morphable", "return output * self.std + self.mean", "return output * self.std", "depth"),

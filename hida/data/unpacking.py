@@ -23,7 +23,7 @@ from hida.data.prepared import FOLDERS, INDEX, PreparedSet
 from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line, shown
-from hida.files import cut, named_as
+from hida.files import cut, make_usual, named_as
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
@@ -86,10 +86,7 @@ def _unpack(pack: _Pack, folder: Path) -> None:
         (temporary / INDEX).write_bytes(index)
         if hasattr(os, "sync"):
             os.sync()  # once: thousands of fsyncs take ten times as long
-        # As a folder that was made without tempfile's privacy.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        make_usual(temporary, 0o777)
         if place.exists():
             shutil.rmtree(place)
         temporary.rename(place)

@@ -7,14 +7,11 @@ import io
 import os
 import struct
 import subprocess
-import sys
-import time
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import STRIPES, encoded, png, same
 from PIL import Image
 
 import hida
@@ -23,35 +20,11 @@ from hida.drawing.sketcher import Sketcher
 from hida.drawing.styles import style_map_from_file
 from hida.errors import HidaError
 from hida.images.io import ImageError, read_image
-from hida.images.opening import _decoding
 from hida.metrics.inputs import as_batch
 
 READERS = [read_image, lambda path: depth_from_file(path, (4, 4)), lambda path: style_map_from_file(path, (4, 4), 3)]
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n"
 DOS = struct.pack("<4s6I2x", b"\xc5\xd0\xd3\xc6", 32, len(POSTSCRIPT), 0, 0, 0, 0) + b"\0\0" + POSTSCRIPT
-STRIPES = np.kron(np.random.default_rng(1).integers(0, 256, (15, 20, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(row, width, height, bits=8, colour=2, before=(), after=()):
-    """Return a PNG of equal rows of bytes, with chunks before and after the pixels."""
-    packer = zlib.compressobj(9)
-    pixels = b"".join(packer.compress(b"\0" + row) for _ in range(height)) + packer.flush()
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)), *before, (b"IDAT", pixels)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (*parts, *after, (b"IEND", b"")))
-
-
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def same(found, wanted):
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
 
 
 def test_only_one_module_opens_pictures():
@@ -241,38 +214,6 @@ def test_the_transparent_colour_of_a_png_of_any_depth_is_white(bits, colour, row
     same(np.asarray(read_image(io.BytesIO(data)))[1, :, 0], wanted)
 
 
-LONG = b"k\0" + b"x" * 3_000_000
-PACKED = b"k\0\0" + zlib.compress(b"x" * 3_000_000)
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        (b"tEXt", LONG),
-        (b"zTXt", PACKED),
-        (b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(9_000_000))),
-        (b"iCCP", PACKED),
-        (b"iCCP", b"k\0\5garbage"),
-        (b"iCCP", b""),
-        (b"tEXt", b"icc_profile\0x"),
-        (b"tEXt", b"gamma\0x"),
-        (b"tEXt", b"transparency\0x"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:the colour profile")
-def test_a_long_or_odd_text_or_profile_does_no_harm_to_a_png(part):
-    for places in ({"before": [part] * 2}, {"before": [], "after": [part] * 2}):
-        same(read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, **places))), np.full((4, 5, 3), (1, 2, 3)))
-
-
-def test_many_texts_between_other_chunks_take_no_time():
-    parts = [(b"tEXt", b"a\0b"), (b"abCd", b"1")] * 30_000
-    data = png(bytes(range(12)), 4, 4, before=parts + [(b"tEXt", b"a\0b")] * 9)
-    started = time.process_time()
-    same(read_image(io.BytesIO(data)), np.tile(np.arange(12, dtype=np.uint8).reshape(1, 4, 3), (4, 1, 1)))
-    assert time.process_time() - started < 3  # with room for a slow machine: 0.5 s; each read from the start took 41
-
-
 def test_a_profile_of_a_jpeg_2000_is_said_to_be_unused(tmp_path):
     data = encoded(Image.fromarray(STRIPES[:, :, 0]), "JPEG2000")
     place = data.find(b"colr")
@@ -282,168 +223,3 @@ def test_a_profile_of_a_jpeg_2000_is_said_to_be_unused(tmp_path):
     depth_from_file(tmp_path / "a.jp2", (4, 4))  # whose numbers have no colours
     with pytest.warns(UserWarning, match=r"the colour profile of '.*a\.jp2' is not used \(JPEG 2000\)"):
         same(read_image(tmp_path / "a.jp2"), plain)
-
-
-def test_an_orientation_in_a_text_is_still_seen():
-    packet = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
-    assert read_image(io.BytesIO(png(b"\1\2\3" * 5, 5, 4, before=[(b"iTXt", packet)]))).size == (4, 5)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "restart_marker_rows": 1}])
-def test_a_jpeg_without_its_end_mark_is_read_unless_pixels_are_missing(mode, options):
-    data = encoded(Image.fromarray(STRIPES).convert(mode), "JPEG", **options)
-    wanted = read_image(io.BytesIO(data))
-    for lost in (1, 2):
-        same(read_image(io.BytesIO(data[:-lost])), wanted)
-    for lost in (9, 100, len(data) // 2):
-        with pytest.raises(ImageError, match="truncated"):
-            read_image(io.BytesIO(data[:-lost]))
-
-
-def test_a_progressive_jpeg_without_its_last_scans_is_refused():
-    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
-    starts = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
-    assert len(starts) > 5
-    for start in starts[1:]:
-        tables = data.rfind(b"\xff\xc4", 0, start)
-        with pytest.raises(ImageError, match="truncated"):
-            read_image(io.BytesIO(data[:tables]))
-
-
-# Prints the sentence or the size, and by how much the process grew at most.
-MEASURE = """
-import sys, warnings
-warnings.simplefilter("error")
-import numpy as np
-from PIL import Image
-from hida.images.io import ImageError, read_image
-from hida.depth.maps import depth_from_file
-def bytes_of(key):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
-Image.init()
-read_image(np.zeros((4, 4), np.float32))
-before = bytes_of("VmRSS")
-try:
-    found = read_image(sys.argv[1]).size if sys.argv[2] == "photo" else depth_from_file(sys.argv[1], (64, 64)).shape
-except ImageError as error:
-    found = error
-print(bytes_of("VmHWM") - before, found)
-"""
-
-
-def grown(path, kind="photo"):
-    run = subprocess.run([sys.executable, "-c", MEASURE, str(path), kind], capture_output=True, text=True, check=True)
-    number, _, found = run.stdout.partition(" ")
-    return int(number), found.strip()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("bits", "colour", "size", "reads"),
-    [(16, 0, 13377, True), (8, 2, 10392, True), (8, 6, 13377, False)],
-)
-def test_the_largest_pngs_take_less_than_a_gigabyte(tmp_path, bits, colour, size, reads):
-    (tmp_path / "a.png").write_bytes(
-        png(bytes(size * bits // 8 * {0: 1, 2: 3, 6: 4}[colour]), size, size, bits, colour)
-    )
-    number, found = grown(tmp_path / "a.png")
-    assert number < 1e9
-    assert (found == f"({size}, {size})") if reads else found.endswith("above the limit of 1 GB: scale it down first.")
-    if bits == 16:
-        number, found = grown(tmp_path / "a.png", "depth")
-        assert number < 1e9
-        assert "above the limit" in found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "mode", "side", "options"),
-    [
-        ("TIFF", "F", 13377, {"compression": "tiff_adobe_deflate"}),
-        ("TIFF", "RGB", 10392, {"compression": "tiff_lzw"}),
-        ("WEBP", "RGBA", 7000, {"method": 0}),
-        ("JPEG", "RGB", 9900, {"progressive": True, "subsampling": 0}),
-        ("JPEG2000", "RGBA", 5000, {}),
-        ("AVIF", "RGBA", 5000, {"speed": 10}),
-    ],
-)
-def test_large_pictures_of_all_formats_take_less_than_a_gigabyte_and_speak_of_no_attack(
-    tmp_path, monkeypatch, kind, mode, side, options
-):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    Image.new(mode, (side, side)).save(tmp_path / "a", kind, **options)
-    number, found = grown(tmp_path / "a")
-    assert number < 1e9
-    assert found == f"({side}, {side})"
-
-
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"})])
-def test_below_the_limit_nobody_speaks_of_an_attack(monkeypatch, kind, options):
-    data = encoded(Image.new("RGB", (40, 40)), kind, **options)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_image(io.BytesIO(data)).size == (40, 40)
-
-
-def test_a_picture_above_the_limit_of_memory_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
-    for mode, side in (("RGB", 49), ("L", 43), ("RGBA", 34)):
-        assert read_image(io.BytesIO(encoded(Image.new(mode, (side, side)), "PNG"))).size == (side, side)
-        data = encoded(Image.new(mode, (side + 1, side + 1)), "PNG")
-        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it was decoded"))
-        with pytest.raises(ImageError, match=r"the file given \(\d+×\d+, \w+\) would take 0.0 GB of memory"):
-            read_image(io.BytesIO(data))
-        monkeypatch.undo()
-        monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
-
-
-def test_a_jpeg_of_endless_scans_is_refused():
-    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
-    last = data.rfind(b"\xff\xc4")
-    with pytest.raises(ImageError, match=r"a JPEG of 6\d\d scans"):
-        read_image(io.BytesIO(data[:-2] + data[last:-2] * 600 + data[-2:]))
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_scans_of_a_large_jpeg_are_bounded_and_those_of_a_preview_not_counted():
-    scan = b"\xff\xda\0\x02"
-    data = encoded(Image.fromarray(STRIPES), "JPEG", progressive=True)
-    data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + 600 * len(scan)) + 600 * scan + data[2:] + 600 * scan
-    same(read_image(io.BytesIO(data)), read_image(io.BytesIO(encoded(Image.fromarray(STRIPES), "JPEG"))))
-    with pytest.raises(ImageError, match=r"a JPEG of 480 scans"):
-        _decoding(*jpeg_of(480, 6000))
-    _decoding(*jpeg_of(10, 10_400))
-
-
-def jpeg_of(scans, side):
-    """Return a progressive JPEG, opened, of empty scans."""
-    data = encoded(Image.new("L", (8, 8)), "JPEG", progressive=True)
-    frame, end = data.find(b"\xff\xc2"), data.find(b"\xff\xda")
-    head = data[: frame + 5] + struct.pack(">HH", side, side) + data[frame + 9 : end]
-    file = io.BytesIO(head + scans * (data[end : end + 10] + b"\0\xff\0") + b"\xff\xd9")
-    return Image.open(file), file, "the file given"
-
-
-def test_a_jpeg_whose_components_come_one_by_one_counts_as_progressive(monkeypatch):
-    flat = Image.new("L", (64, 64), 77)
-    grey = encoded(flat, "JPEG")
-    begin = grey.find(b"\xff\xda")
-    frame = grey.find(b"\xff\xc0")
-    # Three components of the same data, a scan each.
-    head = (
-        grey[:frame]
-        + b"\xff\xc0\0\x11"
-        + grey[frame + 4 : frame + 9]
-        + b"\3"
-        + b"".join(bytes((k, 0x11, 0)) for k in (1, 2, 3))
-    )
-    scans = b"".join(b"\xff\xda\0\x08\1" + bytes((k, 0)) + grey[begin + 7 : -2] for k in (1, 2, 3))
-    data = head + grey[frame + 13 : begin] + scans + b"\xff\xd9"
-    assert read_image(io.BytesIO(data)).size == (64, 64)
-    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 30_000)  # 4 bytes for a pixel, and 6 for its coefficients
-    assert read_image(io.BytesIO(encoded(flat.convert("RGB"), "JPEG"))).size == (64, 64)
-    with pytest.raises(ImageError, match="would take"):
-        read_image(io.BytesIO(data))

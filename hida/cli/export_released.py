@@ -28,16 +28,15 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida export-released``."""
     command = tyro.cli(Command, args=argv, prog="hida export-released", description=__doc__)
-    import torch
-
     from hida.files import atomic_path
     from hida.weights import checkpoint, generator_path
     from hida.weights.released.exporting import convert
+    from hida.weights.writing import save_torch
 
     loaded = checkpoint.load_weights(generator_path(command.weights))
     state, remarks = convert(loaded)
     with atomic_path(command.out) as temporary:
-        torch.save({"epoch": 0, "global_step": loaded.iteration, "state_dict": state}, temporary)
+        save_torch(temporary, {"epoch": 0, "global_step": loaded.iteration, "state_dict": state})
     for remark in remarks:
         print(remark)
     print(f"written: {command.out}")

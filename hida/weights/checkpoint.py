@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
@@ -29,6 +28,7 @@ from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
+from hida.weights.writing import save_tensors
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"
@@ -70,27 +70,11 @@ def save(
         "config": json.dumps(config.to_dict()),
         "state": json.dumps(state),
     }
-    stored, places = {}, set()
-    for name, value in tensors.items():
-        own = value.detach().to("cpu").contiguous()
-        place = own.untyped_storage().data_ptr()
-        # The format has no shared memory.
-        stored[name] = own.clone() if place in places else own
-        places.add(place)
-    with atomic_path(path) as temporary:
-        try:
-            save_file(stored, temporary, metadata)
-        except SafetensorError as error:
-            # The writer reports a full disk as its own error; the user needs the system's words.
-            raise CheckpointError(
-                f"'{path}' could not be written ({error}); free some space or choose another."
-            ) from None
-        try:
-            check_header(temporary)
-        except ValueError:
-            raise CheckpointError(
-                f"'{path}' was not written, since the names of its tensors are too long to be read again; shorten them."
-            ) from None
+    try:
+        with atomic_path(path) as temporary:
+            save_tensors(temporary, tensors, metadata)
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' was not written, since {error}.") from None
 
 
 def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:

@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     unknown = next((name for name, value in tensors.items() if value.dtype not in _TYPES), None)
     if unknown is not None:
-        raise ValueError(f"the tensor {unknown} is of the type {tensors[unknown].dtype}, which is not stored; convert it")
+        raise ValueError(
+            f"the tensor {unknown} is of the type {tensors[unknown].dtype}, which is not stored; convert it"
+        )
     names = sorted(tensors, key=lambda name: (_RANK[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -61,7 +63,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         for name in names:
             value = tensors[name].detach().to("cpu").contiguous()
             if value.numel():
-                file.write(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+                file.write(value.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def save_torch(path: Path, content: Any) -> None:
@@ -73,7 +75,7 @@ def save_torch(path: Path, content: Any) -> None:
     with _opened(path) as file:
         kept = _Kept(file)
         try:
-            torch.save(content, kept)
+            torch.save(content, cast(IO[bytes], kept))
         except BaseException as error:
             # What arises in write() comes back as an error of torch's that no longer says what it was.
             raise kept.error or error from None
@@ -86,7 +88,7 @@ class _Kept:
         self._file = file
         self.error: BaseException | None = None
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
         except BaseException as error:

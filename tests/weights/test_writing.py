@@ -23,7 +23,7 @@ ROOT = Path(hida.__file__).parent
 def every_kind():
     torch.manual_seed(0)
     tensors = {str(dtype): torch.arange(6).reshape(2, 3).to(dtype) for dtype in writing._TYPES}
-    tensors |= {"ä\n\"": torch.tensor(3.5), "none": torch.empty(0, 3), "last": torch.rand(2, 3, 4, 5)}
+    tensors |= {'ä\n"': torch.tensor(3.5), "none": torch.empty(0, 3), "last": torch.rand(2, 3, 4, 5)}
     return tensors | {"view": torch.rand(4, 6)[:, ::2], "a.b": torch.rand(3), "same": torch.ones(7)}
 
 
@@ -131,4 +131,4 @@ def test_nothing_else_of_the_package_writes_by_the_libraries_own_means():
         for line in path.read_text(encoding="utf-8").splitlines()
         if writers.search(line)
     ]
-    assert found == ["weights/writing.py: torch.save(content, kept)"]
+    assert found == ["weights/writing.py: torch.save(content, cast(IO[bytes], kept))"]

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.files import atomic_path
     from hida.weights import checkpoint, generator_path
     from hida.weights.released.exporting import convert
-    from hida.weights.writing import save_torch
+    from hida.weights.saving import save_torch
 
     loaded = checkpoint.load_weights(generator_path(command.weights))
     state, remarks = convert(loaded)

@@ -71,7 +71,6 @@ def _sentence(error: OSError) -> str | None:
     known = {
         errno.ENOSPC: f"no space is left on the disk{where}; free some or choose another output folder.",
         errno.EDQUOT: f"the disk quota is used up{where}; free some or choose another output folder.",
-        errno.EFBIG: f"the file would be larger than may be written{where}; raise the limit or choose another disk.",
         errno.EACCES: f"permission denied{where}; choose a path you may read and write.",
         errno.EPERM: f"the operation is not permitted{where}; choose a path you may read and write.",
         errno.EBUSY: f"another program uses it, or something is mounted there{where}; choose another path.",

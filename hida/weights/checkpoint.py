@@ -28,7 +28,7 @@ from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
-from hida.weights.writing import save_tensors
+from hida.weights.saving import save_tensors
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"

@@ -56,7 +56,6 @@ def test_the_arguments_arrive():
     [
         (errno.ENOSPC, "no space is left on the disk"),
         (errno.EDQUOT, "quota"),
-        (errno.EFBIG, "larger than may be written"),
         (errno.EACCES, "permission denied"),
         (errno.EPERM, "not permitted"),
         (errno.EROFS, "read-only"),

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from hida.depth.builtin.options import Options
 from hida.documents import parse_json
-from hida.errors import HidaError, first_line, label
+from hida.errors import HidaError, first_line, label, stops
 from hida.files import atomic_path
 from hida.weights.foreign import check_header
 from hida.weights.pickled import PickleError
+from hida.weights.saving import save_tensors
 from hida.weights.torch_file import TorchFile
-from hida.weights.writing import save_tensors
 
 FORMAT, VERSION = "hida-depth-training", "1"
 _OPTIONS = ("steps", "batch", "lr", "weight_decay", "ema", "held_out", "seed")
@@ -172,13 +172,10 @@ def held_signals(wanted: bool) -> Iterator[list[int]]:
     """
     caught: list[int] = []
     able = wanted and threading.current_thread() is threading.main_thread()  # no other may set handlers
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if able and hasattr(signal, name)]
-    # What is ignored, as under nohup, stays so.
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    before = {}
     try:
-        for number in before:
-            signal.signal(number, lambda number, _: caught.append(number))
+        for number in stops() if able else ():
+            before[number] = signal.signal(number, lambda number, _: caught.append(number))
         yield caught
     finally:
         for number, handler in before.items():

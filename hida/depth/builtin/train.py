@@ -23,7 +23,7 @@ from hida.depth.tddfa import TDDFA
 from hida.device import choose_device, to_channels_last
 from hida.errors import HidaError, Interrupted
 from hida.files import atomic_path
-from hida.weights.writing import save_tensors
+from hida.weights.saving import save_tensors
 
 SAVE_EVERY = 200
 """steps between two checkpoints"""
@@ -162,7 +162,7 @@ def train(options: Options, faces: Faces, before: Progress | None = None) -> tup
                 break
     if signals:
         signal.raise_signal(signals[0])
-        raise Interrupted  # where that had no effect
+        raise Interrupted(number=signals[0])  # where that had no effect
     trained = averaged.module
     assert isinstance(trained, DepthNet)  # AveragedModel does not say that it copies what it is given
     recalibrate(trained, faces, torch.Generator().manual_seed(options.seed))

@@ -14,15 +14,15 @@ import safetensors.torch
 import torch
 
 import hida
-from hida.weights import writing
-from hida.weights.writing import save_tensors, save_torch
+from hida.weights import saving
+from hida.weights.saving import save_tensors, save_torch
 
 ROOT = Path(hida.__file__).parent
 
 
 def every_kind():
     torch.manual_seed(0)
-    tensors = {str(dtype): torch.arange(6).reshape(2, 3).to(dtype) for dtype in writing._TYPES}
+    tensors = {str(dtype): torch.arange(6).reshape(2, 3).to(dtype) for dtype in saving._TYPES}
     tensors |= {'ä\n"': torch.tensor(3.5), "none": torch.empty(0, 3), "last": torch.rand(2, 3, 4, 5)}
     return tensors | {"view": torch.rand(4, 6)[:, ::2], "a.b": torch.rand(3), "same": torch.ones(7)}
 
@@ -118,7 +118,7 @@ def test_an_interruption_while_it_is_written_stays_one(tmp_path, monkeypatch, wr
         with path.open("wb") as file:
             yield Stops(file)
 
-    monkeypatch.setattr(writing, "_opened", opened)
+    monkeypatch.setattr(saving, "_opened", opened)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a", {"a": torch.ones(9), "b": torch.ones(9)})
 
@@ -131,4 +131,4 @@ def test_nothing_else_of_the_package_writes_by_the_libraries_own_means():
         for line in path.read_text(encoding="utf-8").splitlines()
         if writers.search(line)
     ]
-    assert found == ["weights/writing.py: torch.save(content, cast(IO[bytes], kept))"]
+    assert found == ["weights/saving.py: torch.save(content, cast(IO[bytes], kept))"]

@@ -22,7 +22,7 @@ class Command:
     weights: tyro.conf.Positional[Path]
     """weights or checkpoint file of the released network, or a run's folder"""
     out: tyro.conf.Positional[Path]
-    """the .ckpt file to write"""
+    """the file to write (.ckpt; or .pt, .pth)"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hida.weights.released.exporting import convert
     from hida.weights.saving import save_torch
 
-    loaded = checkpoint.load_weights(generator_path(command.weights))
+    given = generator_path(command.weights)
+    checkpoint.require_target(command.out, (".ckpt", ".pt", ".pth"), (given,))
+    loaded = checkpoint.load_weights(given)
     state, remarks = convert(loaded)
     with atomic_path(command.out) as temporary:
         save_torch(temporary, {"epoch": 0, "global_step": loaded.iteration, "state_dict": state})

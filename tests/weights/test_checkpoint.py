@@ -175,10 +175,12 @@ def test_other_files_are_refused_and_nothing_in_them_runs(tmp_path, writer):
     assert not marker.exists()
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
-    for path in (tmp_path / "absent.safetensors", tmp_path):
-        with pytest.raises(CheckpointError, match="there is no weights file"):
-            load(path)
+def test_a_missing_file_a_folder_and_a_pipe_are_told_apart(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    faults = {"absent": "there is no weights file", "": "is a folder; give a file", "pipe": "is a pipe or a device"}
+    for name, fault in faults.items():
+        with pytest.raises(CheckpointError, match=fault):
+            load(tmp_path / name)
 
 
 def generator_tensors(prefix, seed=0, dtype=torch.float32):

@@ -6,10 +6,9 @@ so they do with an interruption; safetensors' writes another temporary file besi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -57,7 +56,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     if len(text) > LARGEST_HEADER:
         raise ValueError("the names of its tensors are too long to be read again; shorten them")
     text += b" " * (-len(text) % 8)
-    with _opened(path) as file:
+    with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for name in names:
@@ -72,7 +71,7 @@ def save_torch(path: Path, content: Any) -> None:
     Raises:
         OSError: as the system says it.
     """
-    with _opened(path) as file:
+    with path.open("wb") as file:
         kept = _Kept(file)
         try:
             torch.save(content, cast(IO[bytes], kept))
@@ -97,15 +96,3 @@ class _Kept:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write; errors of the system name it, as those of open do and those of write do not."""
-    try:
-        with path.open("wb") as file:
-            yield file
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.errors import HidaError
 from hida.files import require_file_place, write_bytes
 
@@ -33,7 +34,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida compare``."""
-    command = tyro.cli(Command, args=argv, prog="hida compare", description=__doc__)
+    command: Command = read_command(Command, argv, "hida compare", __doc__)
     if not command.files:
         raise HidaError("no evaluation was given; give at least one scores.json that hida evaluate wrote.")
     if command.out is not None:

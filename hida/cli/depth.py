@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.cli.photos import for_each, list_photos, name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError
@@ -41,7 +42,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida depth``."""
-    command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
+    command: Command = read_command(Command, argv, "hida depth", __doc__)
     targets = name_targets(list_photos(command.photos), command.out)
     require_folder_place(command.out)
     method = resolve(command.method)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from hida.cli.parsing import read_command
 from hida.errors import HidaError
 from hida.files import require_folder_place
 from hida.training.options import METRICS, MetricName
@@ -57,7 +56,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida evaluate``."""
-    command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
+    command: Command = read_command(Command, argv, "hida evaluate", __doc__)
     if (command.pred is None) == (command.weights is None):
         raise HidaError("give either --pred DIR with the sketches to score or --weights to draw them with.")
     from hida.device import choose_device, tune

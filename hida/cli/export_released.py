@@ -14,6 +14,8 @@ from pathlib import Path
 
 import tyro
 
+from hida.cli.parsing import read_command
+
 
 @dataclass(frozen=True)
 class Command:
@@ -27,7 +29,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida export-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida export-released", description=__doc__)
+    command: Command = read_command(Command, argv, "hida export-released", __doc__)
     import torch
 
     from hida.files import atomic_path

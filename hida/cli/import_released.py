@@ -14,6 +14,8 @@ from pathlib import Path
 
 import tyro
 
+from hida.cli.parsing import read_command
+
 
 @dataclass(frozen=True)
 class Command:
@@ -31,7 +33,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida import-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida import-released", description=__doc__)
+    command: Command = read_command(Command, argv, "hida import-released", __doc__)
     from hida.errors import HidaError, label
     from hida.files import write_json
     from hida.weights import checkpoint

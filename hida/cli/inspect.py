@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
 from hida.files import atomic_path, require_folder_place
 
@@ -43,7 +44,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida inspect``."""
-    command = tyro.cli(Command, args=argv, prog="hida inspect", description=__doc__)
+    command: Command = read_command(Command, argv, "hida inspect", __doc__)
     import torch
 
     from hida.cli.figures import features_figure, modules_figure, require_pyplot

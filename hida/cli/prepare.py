@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from hida.cli.parsing import read_command
 from hida.errors import HidaError, printed
 from hida.files import require_folder_place
 
@@ -70,11 +71,15 @@ class Pairs(_Common):
     """seed that decides which pairs these are"""
 
 
+Command = (
+    Annotated[FS2K, tyro.conf.subcommand("fs2k", prefix_name=False)]
+    | Annotated[Pairs, tyro.conf.subcommand("pairs", prefix_name=False)]
+)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida prepare``."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"fs2k": FS2K, "pairs": Pairs}, args=argv, prog="hida prepare", description=__doc__
-    )
+    command: Command = read_command(Command, argv, "hida prepare", __doc__)
     from hida.data.fs2k import read_fs2k
     from hida.data.pairs import read_pairs
     from hida.data.preparation import Settings, check_source, prepare

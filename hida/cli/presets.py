@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.config import Config, load_preset, presets
 
 BASE = "released"
@@ -33,7 +34,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida presets``."""
-    command = tyro.cli(Command, args=argv, prog="hida presets", description=__doc__)
+    command: Command = read_command(Command, argv, "hida presets", __doc__)
     configs = [load_preset(name) for name in command.names or presets()]
     print(table(configs, command.width))
     print(f"\nMillions of generator parameters; 10⁹ operations (2 per multiply-accumulate) for an image of {_side()}².")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from hida.cli.output import make_printable
 from hida.errors import HidaError, Interrupted, printed
 
 
@@ -17,6 +18,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         The exit status: 0 for success; 2 for a :class:`HidaError` or a refusal of the file system, told in one line on
         stderr; 130 when interrupted; 141 when the reader of the output has gone.
     """
+    make_printable()
     try:
         main(argv)
     except HidaError as error:

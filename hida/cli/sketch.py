@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import tyro
 from PIL import Image
 
+from hida.cli.parsing import read_command
 from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.files import require_folder_place
@@ -62,7 +63,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
-    command = tyro.cli(Command, args=argv, prog="hida sketch", description=__doc__)
+    command: Command = read_command(Command, argv, "hida sketch", __doc__)
     from hida.device import choose_device, tune
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from hida import weights
+from hida.cli.parsing import read_command
 from hida.errors import HidaError
 
 
@@ -47,7 +48,7 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida weights``."""
-    command = tyro.cli(Command, args=argv, prog="hida weights", description="The weights that HIDA uses.")
+    command: Command = read_command(Command, argv, "hida weights", "The weights that HIDA uses.")
     if isinstance(command, List):
         _list()
     elif isinstance(command, Fetch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,9 +22,9 @@ from hida.cli.parsing import read_command
 class Command:
     """Write weights as the authors' code reads them."""
 
-    weights: tyro.conf.Positional[Path]
+    weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
     """weights or checkpoint file of the released network, or a run's folder"""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.ckpt")]
     """the .ckpt file to write"""
 
 

@@ -24,6 +24,14 @@ _WIDE = "10000"  # columns, so that nothing is wrapped
 _EDGE = 2  # columns of a box's left edge and of the space beside it
 
 
+def unset(metavar: str) -> Any:
+    """Describe an option that has no value unless one is given: ``Annotated[Path | None, unset("PATH")]``.
+
+    Its help would end in "(default: None)" or "(default: )", and show None among the values.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 def read_command(
     command: Any, argv: Sequence[str] | None, prog: str, description: str | None = None, default: Any = None
 ) -> Any:
@@ -167,9 +175,10 @@ def _reason(parts: list[list[str]]) -> str | None:
     tried = [line.strip() for line in parts[0][1:] if re.match(r" *[-•] ", line)]
     if tried:  # a value or None: the last is why it is no value
         reason = tried[-1].partition(": ")[2] or tried[-1]
-    if several := re.match(r"Could not (?:find valid parse for|parse) arguments:? (\[.*\])", reason):
+    if several := re.match(r"Could not (?:find valid parse for|parse) arguments:? (\[.*?\])(?: into |$)", reason):
         usage = parts[1][1] if len(parts) > 1 and len(parts[1]) > 1 else ""
-        return f"{name}: {_wrong_one(ast.literal_eval(several[1]), usage)}"
+        with contextlib.suppress(SyntaxError):  # of values that look like tyro's own words
+            return f"{name}: {_wrong_one(ast.literal_eval(several[1]), usage)}"
     for pattern, what in (
         (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no integer"),
         (r"could not convert string to float: (.*)", r"\1 is no number"),

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from hida.cli.parsing import read_command
+from hida.cli.parsing import read_command, unset
 from hida.errors import HidaError, printed
 from hida.files import require_folder_place
 
@@ -63,7 +63,7 @@ class FS2K(_Common):
 class Pairs(_Common):
     """Check, align and add depth to your own pairs: SRC/photo[/STYLE] and SRC/sketch[/STYLE], with equal file names."""
 
-    table: Path | None = None
+    table: Annotated[Path | None, unset("PATH")] = None
     """CSV or JSON table with the columns name, style and, optionally, split, instead of a folder for each style"""
     test_fraction: float = 0.1
     """share of each style for the test split, unless the table has a split column"""

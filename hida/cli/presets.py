@@ -11,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from hida.cli.parsing import read_command
+from hida.cli.parsing import read_command, unset
 from hida.config import Config, load_preset, presets
 
 BASE = "released"
@@ -26,9 +26,9 @@ _PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
 class Command:
     """List the presets."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], unset("[PRESET...]")] = ()
     """presets by name, or TOML files; all presets if left out"""
-    width: int | None = None
+    width: Annotated[int | None, unset("INT")] = None
     """base width to count at, instead of each preset's own"""
 
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import tyro
-
+from hida.cli.parsing import read_command
 from hida.errors import HidaError
 from hida.training.options import LENGTH_UNKNOWN, AblationOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida ablate``."""
-    options = tyro.cli(AblationOptions, args=argv, prog="hida ablate", description=__doc__)
+    options: AblationOptions = read_command(AblationOptions, argv, "hida ablate", __doc__)
     _require(options)
     from hida.device import choose_device
     from hida.training.ablation import FILES, ablate

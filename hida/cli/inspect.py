@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
 from hida.files import atomic_path, require_folder_place
 
@@ -25,7 +27,7 @@ from hida.files import atomic_path, require_folder_place
 class Command:
     """Show activations, θ, γ, β and DOG offsets of every level, and the sketch without each module."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("PHOTO...")]
     """photos, or folders of photos"""
     style: int = 1
     """style to draw, from 1"""
@@ -43,7 +45,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida inspect``."""
-    command = tyro.cli(Command, args=argv, prog="hida inspect", description=__doc__)
+    command: Command = read_command(Command, argv, "hida inspect", __doc__)
     import torch
 
     from hida.cli.figures import features_figure, modules_figure, require_pyplot

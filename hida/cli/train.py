@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.config import load_preset, presets
 from hida.training.options import RunOptions
 
@@ -59,7 +60,8 @@ def parse(argv: list[str]) -> RunOptions:
             preset = word.split("=", 1)[1]
     default = RunOptions(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
     description = f"{__doc__}\nPresets: {', '.join(presets())}."
-    return tyro.cli(RunOptions, args=argv, default=default, prog="hida train", description=description)
+    options: RunOptions = read_command(RunOptions, argv, "hida train", description, default)
+    return options
 
 
 def _rest_of(command: RunOptions, seconds: float, done: int) -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 
 @dataclass(frozen=True)
@@ -32,5 +35,5 @@ class Options:
     """cpu or cuda"""
     amp: bool = True
     """autocast to bfloat16"""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """file saved every 200 iterations, and continued from if it exists"""

@@ -91,12 +91,8 @@ def evaluate(
         for pair in pairs:
             if pair.photo is not None:
                 read_image(pair.photo)
-    store = Store(_cache_path(cache))
-    try:
-        with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
-            scores = score(pairs, wanted, store, device, resize, bar.update)
-    finally:
-        store.close()
+    with Store(_cache_path(cache)) as store, tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
+        scores = score(pairs, wanted, store, device, resize, bar.update)
     result = {
         "label": label or printed(_folder_label(Path(weights or folder)).encode("utf-8", "backslashreplace").decode()),
         "prediction": weights or str(prediction),

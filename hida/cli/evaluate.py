@@ -18,6 +18,7 @@ from typing import Literal
 
 import tyro
 
+from hida.cli.photos import told_warnings
 from hida.errors import HidaError
 from hida.files import require_folder_place
 from hida.training.options import METRICS, MetricName
@@ -76,20 +77,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
-    result = evaluate(
-        command.target,
-        command.out,
-        prediction=command.pred,
-        weights=command.weights,
-        metrics=command.metrics,
-        photos=command.photos,
-        label=command.label,
-        split=command.split,
-        limit=command.limit,
-        only_common=command.only_common,
-        resize=command.resize,
-        device=device,
-        cache=command.cache,
-    )
+    with told_warnings():
+        result = evaluate(
+            command.target,
+            command.out,
+            prediction=command.pred,
+            weights=command.weights,
+            metrics=command.metrics,
+            photos=command.photos,
+            label=command.label,
+            split=command.split,
+            limit=command.limit,
+            only_common=command.only_common,
+            resize=command.resize,
+            device=device,
+            cache=command.cache,
+        )
     print(markdown(result))
     print(f"written: {', '.join(str(command.out / name) for name in FILES)}")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
-from hida.errors import HidaError
+from hida.errors import HidaError, printed
+from hida.files import cut
 from hida.images.io import image_files
 
+_LONGEST = 255  # bytes of a file's name, which file systems take
 Frame = Literal["auto", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
 
 
@@ -44,7 +49,7 @@ def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
 
 
 def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("",)) -> dict[Path, list[Path]]:
-    """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each.
+    """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each; a stem too long for it is cut.
 
     Raises:
         HidaError: if two photos would share a file, or a file is itself one of the photos: none is overwritten unasked.
@@ -53,7 +58,7 @@ def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("
     taken: dict[Path, Path] = {}
     originals = {photo.resolve() for photo in photos}
     for photo in dict.fromkeys(photos):
-        targets[photo] = [out / f"{photo.stem}{suffix}.png" for suffix in suffixes]
+        targets[photo] = [out / _named(photo.stem, f"{suffix}.png") for suffix in suffixes]
         for target in targets[photo]:
             if target in taken:
                 raise HidaError(f"{taken[target]} and {photo} would both be written to {target}; do them one by one.")
@@ -63,12 +68,34 @@ def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("
     return targets
 
 
+def _named(stem: str, ending: str) -> str:
+    if len(os.fsencode(stem + ending)) <= _LONGEST:
+        return stem + ending
+    # What was cut off still tells names apart.
+    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
+    return f"{cut(stem, _LONGEST - len(os.fsencode(ending)) - len(digest) - 1)}-{digest}{ending}"
+
+
+@contextlib.contextmanager
+def told_warnings() -> Iterator[None]:
+    """Write warnings as a line each, above a progress bar if there is one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _tell(str(message))
+        yield
+
+
+def _tell(text: str) -> None:
+    tqdm.write(f"hida: {printed(text)}", file=sys.stderr)
+
+
 def for_each(
     targets: Mapping[Path, Sequence[Path]], work: Callable[[Path], None], description: str | None = None
 ) -> int:
     """Call ``work`` with every photo under a progress bar; one bad photo among several does not stop the others.
 
-    Warnings and the reasons of failures are written above the bar, a line each.
+    Warnings and the reasons of failures are written above the bar, a line each, which names the photo if there are
+    several.
 
     Args:
         targets: the photos with their files, of :func:`name_targets`.
@@ -82,18 +109,28 @@ def for_each(
         HidaError: if the only photo failed.
     """
     failed = 0
-    with warnings.catch_warnings(), tqdm(targets, desc=description, unit="photo", disable=len(targets) < 2) as bar:
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
+    several = len(targets) > 1
+    with tqdm(targets, desc=description, unit="photo", disable=not several) as bar:
         for photo in bar:
             if description is None:
-                bar.set_description(photo.name)
+                bar.set_description(printed(photo.name))
+
+            def named(text: str, name: str = str(photo)) -> str:
+                return text if name in text else f"{name}: {text}"
+
             try:
-                work(photo)
-            except HidaError as error:
-                reason = str(error) if str(photo) in str(error) else f"{photo}: {error}"
-                if len(targets) == 1:
+                with warnings.catch_warnings(record=True) as found:
+                    warnings.simplefilter("always", UserWarning)
+                    work(photo)
+            except (HidaError, MemoryError) as error:
+                # Why it failed is all there is to say of it: its warnings are not told.
+                memory = isinstance(error, MemoryError)
+                reason = named("it does not fit in memory; scale it down." if memory else str(error))
+                if not several:
                     raise HidaError(reason) from None
-                tqdm.write(f"hida: {reason}", file=sys.stderr)
+                _tell(reason)
                 failed += 1
+            else:
+                for text in dict.fromkeys(str(warning.message) for warning in found):
+                    _tell(named(text) if several else text)
     return failed

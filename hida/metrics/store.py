@@ -229,8 +229,8 @@ class Store:
         text = str(error)
         if isinstance(error, sqlite3.DatabaseError) and any(words in text for words in _DAMAGED):
             raise HidaError(
-                f"the cache {self.path} cannot be used, it is damaged or no cache ({text}); delete it if it is one, or "
-                "run with --cache none."
+                f"the cache {self.path} cannot be used (it is damaged, or no cache: {text}); delete it if it is one, "
+                "or run with --cache none."
             ) from None
         self._give_up(next((reason for words, reason in _REASONS.items() if words in text), text))
 

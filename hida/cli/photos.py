@@ -14,9 +14,9 @@ from typing import Literal
 from tqdm import tqdm
 
 from hida.errors import HidaError, printed
-from hida.files import cut
 from hida.images.io import image_files
 
+_SHOWN = 40  # characters of a name before the bar
 _LONGEST = 255  # bytes of a file's name, which file systems take
 Frame = Literal["auto", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
 
@@ -31,11 +31,37 @@ def list_photos(given: Sequence[Path]) -> list[Path]:
         raise HidaError("no photo was given; give one or more photos, or folders of photos.")
     photos: list[Path] = []
     for path in given:
-        inside = image_files(path) if path.is_dir() else [path]
-        if not inside:
-            raise HidaError(f"the folder {path} holds no pictures; give photos, or another folder.")
-        photos += inside
+        photos += _inside(path) if path.is_dir() else [path]
     return photos
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return the photos in a folder, and say what is left out of it."""
+    photos = image_files(folder)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    deeper = sum(_holds_pictures(path) for path in visible)
+    if not photos:
+        more = f" itself, {deeper:,} folders in it do" if deeper else ""
+        raise HidaError(f"the folder {folder} holds no pictures{more}; give photos, or another folder.")
+    known = {*photos, folder / "Thumbs.db", folder / "desktop.ini"}
+    others = sorted(path.name for path in visible if path.is_file() and path not in known)
+    if others:
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        _note(f"{len(others):,} files in {folder} have no suffix of a picture and are left out ({named}).")
+    if deeper:
+        _note(f"{deeper:,} folders in {folder} hold pictures too, and are left out; give them by name.")
+    return photos
+
+
+def _holds_pictures(path: Path) -> bool:
+    try:
+        return path.is_dir() and bool(image_files(path))
+    except OSError:  # a folder of somebody else
+        return False
+
+
+def _note(text: str) -> None:
+    print(f"note: {printed(text)}", file=sys.stderr)
 
 
 def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
@@ -72,8 +98,10 @@ def _named(stem: str, ending: str) -> str:
     if len(os.fsencode(stem + ending)) <= _LONGEST:
         return stem + ending
     # What was cut off still tells names apart.
-    digest = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
-    return f"{cut(stem, _LONGEST - len(os.fsencode(ending)) - len(digest) - 1)}-{digest}{ending}"
+    ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
+    while len(os.fsencode(stem + ending)) > _LONGEST:
+        stem = stem[:-1]
+    return stem + ending
 
 
 @contextlib.contextmanager
@@ -113,7 +141,8 @@ def for_each(
     with tqdm(targets, desc=description, unit="photo", disable=not several) as bar:
         for photo in bar:
             if description is None:
-                bar.set_description(printed(photo.name))
+                name = printed(photo.name)
+                bar.set_description(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
 
             def named(text: str, name: str = str(photo)) -> str:
                 return text if name in text else f"{name}: {text}"

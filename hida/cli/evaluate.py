@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from hida.cli.parsing import read_command, unset
+from hida.cli.photos import told_warnings
 from hida.errors import HidaError
 from hida.files import folder_lock, require_folder_place
 from hida.training.options import METRICS, MetricName
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
-    with folder_lock(command.out, "hida evaluate"):
+    with folder_lock(command.out, "hida evaluate"), told_warnings():
         result = evaluate(
             command.target,
             command.out,

@@ -93,24 +93,27 @@ def train(options: RunOptions, world: World) -> None:
         write_json(out / "config.json", config.to_dict())
         print(json.dumps(config.to_dict(), indent=2))
         print(f"{origin}, {len(training)} pairs, {world.device}")
-    del newest, start
+    del start
 
     # Phase 3: the loop
     # The loss scaler of fp16 skips iterations whose gradients overflow; a graph cannot skip any.
     able = world.device.type == "cuda" and config.train.precision != "fp16"
     engine = Engine(state, training, config.train.cuda_graph and (able or FAIL_CAPTURE in os.environ))
+    if newest is not None:
+        engine.resume(newest)
+    del newest
     first = state.iteration
-    with StopFlag(deadline) as stop:
+    with StopFlag(deadline) as stop, world.in_words():
         try:
             loop.run(engine, watched, out, stop, options.stop_after)
         except CaptureFailed:
             if not stop.raised:  # else the run was asked to stop meanwhile, and is not to begin again
                 raise
 
-    # Phase 4: what remains
-    if world.leads:
-        _finish(out, state, len(training), idle=state.iteration == first)
-    world.wait()
+        # Phase 4: what remains
+        if world.leads:
+            _finish(out, state, len(training), idle=state.iteration == first)
+        world.wait()
 
 
 def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:

@@ -12,11 +12,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import distributed
 
+from hida.errors import stops
 from hida.training.distributed import World
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
-"""An interrupt, torchrun and batch systems, a closed terminal, what batch systems send before the end of a job's time
-where they are asked to, a limit of CPU time."""
+_FURTHER = ("SIGUSR1", "SIGXCPU")
+"""What batch systems send before the end of a job's time, where they are asked to, and at a limit of CPU time."""
 
 
 class Told(NamedTuple):
@@ -84,11 +84,8 @@ class StopFlag:
         """Note signals from now on; those that are ignored, as nohup has it with SIGHUP, still are."""
         if self.previous or threading.current_thread() is not threading.main_thread():
             return  # in another thread the caller handles signals
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)
-            # Shells let a command in the background ignore SIGINT only because the terminal's is not meant for it.
-            if number is None or (number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN):
-                continue
+        further = [getattr(signal, name) for name in _FURTHER if hasattr(signal, name)]
+        for number in (*stops(), *(n for n in further if signal.getsignal(n) is not signal.SIG_IGN)):
             self.previous[number] = signal.signal(number, self._note)
 
     def __enter__(self) -> StopFlag:

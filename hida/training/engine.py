@@ -118,11 +118,14 @@ class Engine:
         for name, value in stored.items():
             shape, kind = ((), torch.int64) if name == "iterations" else ((world.size,), torch.float32)
             if tuple(value.shape) != shape or value.dtype != kind or not bool((value.abs() < math.inf).all()):
-                raise CheckpointError(f"'{checkpoint.path}' holds other sums (summed.{name}); resume from an older one.")
+                raise CheckpointError(
+                    f"'{checkpoint.path}' holds other sums (summed.{name}); resume from an older one."
+                )
         self.summed = int(stored["iterations"])
         if not 0 <= self.summed <= self.state.iteration:
             raise CheckpointError(
-                f"'{checkpoint.path}' holds sums of {self.summed} iterations, which cannot be; resume from an older one."
+                f"'{checkpoint.path}' holds losses of {self.summed} iterations, which cannot be; resume from an "
+                "older checkpoint."
             )
         self.sums.copy_(torch.stack([stored[name][world.rank] for name in self.state.losses]))
 

@@ -77,7 +77,11 @@ class Journal:
 
 
 def _drop_lines_after(path: Path, iteration: int) -> set[float]:
-    """Remove the lines that a resumed run will write again, and torn ones; return the iterations with held-out errors."""
+    """Remove the lines that a resumed run will write again, and torn ones.
+
+    Returns:
+        The iterations that have held-out errors.
+    """
     if not path.exists():
         return set()
     kept, evaluated = [], set()

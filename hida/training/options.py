@@ -16,6 +16,13 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 @dataclass(frozen=True)
+class _Options(Config):
+    """A configuration whose name, that of its preset, is no option."""
+
+    name: Annotated[str, tyro.conf.Suppress] = "released"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Train HIDA on a prepared data set."""
 
@@ -37,7 +44,7 @@ class RunOptions:
     """weights of a teacher whose sketches are a further target, weighted by --loss.weight-distillation"""
     start: Annotated[str | None, tyro.conf.arg(metavar="WEIGHTS", help_behavior_hint="")] = None
     """weights to begin a fresh run from, and its discriminator if any: a built-in name, a file or a run's folder"""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Annotated[Config, tyro.conf.arg(name="", constructor=_Options)] = field(default_factory=Config)
 
 
 LENGTH_UNKNOWN = "give either --budget MINUTES or --iterations N."

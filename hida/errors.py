@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import unicodedata
 
 _SHOWN = 60  # characters of a value in a message
@@ -56,8 +57,20 @@ def label(name: str) -> str:
 
 
 class Interrupted(BaseException):
-    """Work that was stopped by a signal after its state had been saved.
+    """Work that was stopped by a signal, which is its second argument, after its state had been saved.
 
     Raised from a signal handler, so it may arise anywhere: like KeyboardInterrupt it is no Exception, lest a handler
     meant for faults swallow it.
     """
+
+    def __init__(self, message: str = "stopped.", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def stops() -> list[int]:
+    """Return the signals that ask a process to end; SIGHUP is none of them where nohup had it ignored."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers

@@ -19,7 +19,7 @@ from typing import Literal
 import tyro
 
 from hida.errors import HidaError
-from hida.files import require_folder_place
+from hida.files import folder_lock, require_folder_place
 from hida.training.options import METRICS, MetricName
 
 
@@ -76,20 +76,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
-    result = evaluate(
-        command.target,
-        command.out,
-        prediction=command.pred,
-        weights=command.weights,
-        metrics=command.metrics,
-        photos=command.photos,
-        label=command.label,
-        split=command.split,
-        limit=command.limit,
-        only_common=command.only_common,
-        resize=command.resize,
-        device=device,
-        cache=command.cache,
-    )
+    with folder_lock(command.out, "hida evaluate"):
+        result = evaluate(
+            command.target,
+            command.out,
+            prediction=command.pred,
+            weights=command.weights,
+            metrics=command.metrics,
+            photos=command.photos,
+            label=command.label,
+            split=command.split,
+            limit=command.limit,
+            only_common=command.only_common,
+            resize=command.resize,
+            device=device,
+            cache=command.cache,
+        )
     print(markdown(result))
     print(f"written: {', '.join(str(command.out / name) for name in FILES)}")

@@ -24,7 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.errors import HidaError, printed
-from hida.files import require_folder_place
+from hida.files import folder_lock, is_ours, require_folder_place
 
 if TYPE_CHECKING:
     from hida.data.prepared import PreparedSet
@@ -83,16 +83,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError(f"--workers is {command.workers}; give 1 or more.")
     _check_folders(command.source, command.out)
     began = time.monotonic()
-    if isinstance(command, Pairs):
-        source = read_pairs(
-            command.source, command.table, command.test_fraction, command.seed, command.workers, _checking
-        )
-    else:
-        source = read_fs2k(command.source, workers=command.workers, progress=_checking)
-    check_source(source, command.out, command.allow_faults)
-    method, faces = choose_models(command.depth)
-    settings = Settings(source.source, method, faces, command.fill_photo, command.fill_sketch)
-    made = prepare(source, command.out, settings, partial(load_model, faces), command.workers, command.allow_faults)
+    with folder_lock(command.out, "hida prepare"):
+        if isinstance(command, Pairs):
+            source = read_pairs(
+                command.source, command.table, command.test_fraction, command.seed, command.workers, _checking
+            )
+        else:
+            source = read_fs2k(command.source, workers=command.workers, progress=_checking)
+        check_source(source, command.out, command.allow_faults)
+        method, faces = choose_models(command.depth)
+        settings = Settings(source.source, method, faces, command.fill_photo, command.fill_sketch)
+        model, workers, allow = partial(load_model, faces), command.workers, command.allow_faults
+        made = prepare(source, command.out, settings, model, workers, allow)
     print(summary(made))
     print(f"prepared in {time.monotonic() - began:.0f} s: {command.out}")
 
@@ -166,6 +168,6 @@ def _check_folders(source: Path, out: Path) -> None:
         raise HidaError(f"'{out}' is a file; give a folder to write.")
     require_folder_place(out)
     ours = {*FOLDERS, INDEX, JOURNAL, FAULTS}
-    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    found = {path.name for path in out.iterdir() if not is_ours(path.name)} if out.is_dir() else set()
     if out.resolve() == source.resolve() or found - ours or (found and not found & {INDEX, JOURNAL, FAULTS}):
         raise HidaError(f"'{out}' holds other files already; give a new or empty folder to write.")

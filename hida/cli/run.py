@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from hida.errors import HidaError, Interrupted, printed
+from hida.errors import HidaError, Interrupted, printed, stops
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -15,10 +17,12 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
 
     Returns:
         The exit status: 0 for success; 2 for a :class:`HidaError` or a refusal of the file system, told in one line on
-        stderr; 130 when interrupted; 141 when the reader of the output has gone.
+        stderr; 130 when interrupted, 143 by SIGTERM, 129 when the terminal was closed; 141 when the reader of the
+        output has gone.
     """
     try:
-        main(argv)
+        with _stoppable():
+            main(argv)
     except HidaError as error:
         print(f"hida: {printed(str(error))}", file=sys.stderr)  # names of files in it may hold anything
         return 2
@@ -32,10 +36,34 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
             raise
         print(f"hida: {printed(sentence)}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Interrupted) as stop:
-        print(f"hida: {stop if str(stop) else 'interrupted'}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt:
+        print("hida: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Interrupted as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"hida: {stop}", file=sys.stderr)
+        return 128 + stop.number
     return 0
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like an interrupt: what is half done is removed. A second one ends at once."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}.", number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in stops() if number != signal.SIGINT}
+    except ValueError:  # not the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sentence(error: OSError) -> str | None:
@@ -45,6 +73,8 @@ def _sentence(error: OSError) -> str | None:
         errno.EDQUOT: f"the disk quota is used up{where}; free some or choose another output folder.",
         errno.EACCES: f"permission denied{where}; choose a path you may read and write.",
         errno.EPERM: f"the operation is not permitted{where}; choose a path you may read and write.",
+        errno.EBUSY: f"another program uses it, or something is mounted there{where}; choose another path.",
+        errno.EFBIG: f"the file is larger than it may be here{where}; choose another output folder.",
         errno.EROFS: f"the file system is read-only{where}; choose another output folder.",
         errno.ENAMETOOLONG: f"the file name is too long{where}; shorten it.",
         errno.ENOTDIR: f"a part of the path is a file, not a folder{where}; choose another path.",

@@ -30,8 +30,8 @@ from hida.data.source import Fault, SourcePair, SourceSet
 from hida.data.spawning import spawning
 from hida.depth.face import FaceModel
 from hida.documents import DocumentError, parse_json
-from hida.errors import HidaError, Interrupted, printed
-from hida.files import write_bytes, write_json
+from hida.errors import HidaError, Interrupted, printed, stops
+from hida.files import remove_leftovers, write_bytes, write_json
 from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
 from hida.images.io import ImageError, read_image, write_png
 
@@ -168,11 +168,12 @@ _model: FaceModel  # of a worker process, which loads it at its start
 
 
 def _start_worker(model: Callable[[], FaceModel]) -> None:
-    """Load the model in a worker process, which leaves interrupts to its parent and computes with one thread."""
+    """Load the model in a worker process, which leaves signals to its parent and computes with one thread."""
     global _model
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in stops():  # they reach all processes of a terminal or a service
+        signal.signal(number, signal.SIG_IGN)
     # A parent that is killed outright cannot end its workers.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -274,6 +275,8 @@ def _write_journal(out: Path, settings: Settings, entries: Iterable[dict[str, An
 def _remove_leftovers(out: Path, pairs: Iterable[PreparedPair]) -> None:
     """Delete PNGs of pairs that are no longer in the set, and what a killed run left unfinished."""
     names = {f"{pair.name}.png" for pair in pairs}
+    for folder in FOLDERS:
+        remove_leftovers(out / folder)
     for path in (path for folder in FOLDERS for path in (out / folder).glob("*.png")):
         if path.name not in names:
             path.unlink()
@@ -298,13 +301,13 @@ def _stop(count: int, source: Path, out: Path) -> HidaError:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one sentence; what is finished is in the journal."""
+    """Turn signals to stop into one sentence; what is finished is in the journal."""
 
     def stop(signum: int, frame: object) -> None:
-        raise Interrupted("stopped; give the same command again to continue.")
+        raise Interrupted("stopped; give the same command again to continue.", signum)
 
     try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in stops()}
     except ValueError:  # not the main thread: the caller handles signals
         yield
         return

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -23,7 +22,7 @@ from hida.data.prepared import FOLDERS, INDEX, PreparedSet
 from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line, shown
-from hida.files import cut, make_usual, named_as
+from hida.files import is_ours, make_usual, named_as, temporary_folder
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
@@ -70,9 +69,9 @@ def _unpack(pack: _Pack, folder: Path) -> None:
     loaded = PreparedSet.read_index(parse_json(index), folder)
     names = list(dict.fromkeys(file for pair in loaded.pairs for file in (pair.photo, pair.sketch, pair.depth)))
     _require_ours(folder, place, names, index)
-    with named_as(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{cut(place.name, 100)}.", suffix=".part", dir=place.parent))
-    try:
+    with contextlib.ExitStack() as stack:
+        with named_as(folder):
+            temporary = stack.enter_context(temporary_folder(place.parent, place.name))
         for kind in FOLDERS:
             (temporary / kind).mkdir()
         room = _RATIO * pack.size + _SPARE
@@ -90,8 +89,6 @@ def _unpack(pack: _Pack, folder: Path) -> None:
         if place.exists():
             shutil.rmtree(place)
         temporary.rename(place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _require_ours(folder: Path, place: Path, names: list[str], index: bytes) -> None:
@@ -101,7 +98,7 @@ def _require_ours(folder: Path, place: Path, names: list[str], index: bytes) -> 
     if not place.is_dir():
         raise HidaError(f"'{folder}' is a file, and is where the pack is unpacked; move it away.")
     if (place / RECORD).is_file():
-        others = sorted({path.name for path in place.iterdir()} - {*FOLDERS, INDEX, RECORD})
+        others = sorted({path.name for path in place.iterdir() if not is_ours(path.name)} - {*FOLDERS, INDEX, RECORD})
     else:
         ours = {unicodedata.normalize("NFC", name) for name in names}
         if (place / INDEX).is_file() and (place / INDEX).read_bytes() == index:

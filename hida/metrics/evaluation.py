@@ -18,7 +18,7 @@ from hida.data.unpacking import prepared_folder
 from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, printed, prints, shown
-from hida.files import write_bytes, write_json
+from hida.files import is_ours, remove_leftovers, write_bytes, write_json
 from hida.images.io import read_image, write_png
 from hida.metrics.pairing import find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
@@ -187,8 +187,9 @@ def _claim(folder: Path, fingerprint: str) -> None:
             same = False
         if not same:
             shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(is_ours(path.name) for path in folder.iterdir()):
         raise HidaError(f"'{folder}' holds files that were not drawn by this command; choose another --out.")
+    remove_leftovers(folder)
     write_json(mark, {"fingerprint": fingerprint})
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +36,7 @@ NO_SPACE = "hida: no space is left on the disk; free some or choose another outp
         (HidaError("'a\x1b[31m\nb\u202e' is wrong."), 2, "hida: 'a\\x1b[31m\\nb\\u202e' is wrong.\n"),
         (KeyboardInterrupt(), 130, "hida: interrupted\n"),
         (Interrupted("saved in x"), 130, "hida: saved in x\n"),
+        (Interrupted("saved in x", signal.SIGTERM), 143, "hida: saved in x\n"),
     ],
     ids=repr,
 )
@@ -80,3 +84,40 @@ def test_other_errors_keep_their_traceback(error, capsys):
 
 def test_a_handler_of_faults_cannot_swallow_a_stop():
     assert not issubclass(Interrupted, Exception)
+
+
+HALF_WRITTEN = """
+import signal, sys
+from hida.cli.run import run_command
+from hida.files import atomic_path, folder_lock, temporary_folder
+if sys.argv[1:]:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+def main(argv):
+    with folder_lock("run", "hida test"), temporary_folder("run"), atomic_path("run/x.png"):
+        print("ready", flush=True)
+        sys.stdin.read()
+sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_with_one_line_and_leaves_nothing(tmp_path, number):
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_WRITTEN], cwd=tmp_path, stdin=-1, stdout=-1, stderr=-1
+    ) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+        told = process.communicate()[1].decode()
+    assert process.returncode == 128 + number
+    assert told == ("hida: interrupted\n" if number == signal.SIGINT else f"hida: stopped by {number.name}.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_terminal_does_not_end_what_ignores_it(tmp_path):
+    command = [sys.executable, "-c", HALF_WRITTEN, "nohup"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=-1, stdout=-1) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.communicate(b"")
+    assert process.returncode == 0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["x.png"]

@@ -317,7 +317,7 @@ def test_a_stopped_run_goes_on_where_it_was(source, tmp_path, number):
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "give the same command again" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     with pytest.raises(HidaError, match="did not finish"):

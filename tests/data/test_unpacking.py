@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 import time
 import tracemalloc
 import unicodedata
@@ -267,14 +268,14 @@ def test_a_stop_while_unpacking_leaves_nothing(made, tmp_path, monkeypatch):
 
 
 def test_whoever_comes_second_waits_and_unpacks_nothing(made, tmp_path, monkeypatch):
-    out, began, real = write(tmp_path / "set.zip", made), [], unpacking.tempfile.mkdtemp
+    out, began, real = write(tmp_path / "set.zip", made), [], tempfile.mkdtemp
 
     def slow(**options):
         began.append(options)
         time.sleep(0.2)
         return real(**options)
 
-    monkeypatch.setattr(unpacking.tempfile, "mkdtemp", slow)
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
     with ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(prepared_folder, [out] * 3))
     assert len(began) == 1

@@ -61,7 +61,7 @@ COMMANDS = {
             ("train", "--data", "{inputs}/data", "--out", "out", *TRAIN, "--stop-after", "3"),
             kept=_RUN,
         ),
-        Command("prepare", PAIRS, (*PAIRS, "--fill-photo", "white"), kept=r"out/(journal\.jsonl|.*/[^.].*\.png)"),
+        Command("prepare", PAIRS, PAIRS, kept=r"out/(journal\.jsonl|.*/[^.].*\.png)"),
         Command("evaluate", EVALUATE, (*EVALUATE, "--limit", "1"), kept=r"(out/sketches|cache)/[^.].*"),
         Command("sketch", (*SKETCH, "whole"), (*SKETCH, "whole", "--style", "2", "--sweep", "1", "2")),
         Command("fetch", ("weights", "fetch", "thing"), kept="cache/verified/X.json"),

@@ -46,7 +46,8 @@ def test_a_read_only_file_system_is_told_before_any_work(isolated, name):
         found = refusal(isolated, command, work, place, needed)
         faults += [f"hida {name}, {place}{' with results' * filled} is read-only: {fault}" for fault in found]
         isolated.server.must("umount", str(work / place))
-    assert not faults, "\n" + "\n".join(faults)
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -66,4 +67,5 @@ def test_a_folder_without_permission_is_told_before_any_work(stage, name):
         faults += [f"hida {name}, {place} of mode 555{' above it' * deep}: {fault}" for fault in found]
         work.chmod(0o755)
         (work / place).exists() and (work / place).chmod(0o755)
-    assert not faults, "\n" + "\n".join(faults)
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)

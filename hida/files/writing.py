@@ -17,6 +17,7 @@ from typing import Any
 from hida.files.locks import LOCK, hold
 
 _OURS, _PART = ".hida-", ".part"  # in the names of all temporary files and folders
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _cleared: set[Path] = set()  # folders without the leftovers of earlier processes
 
 
@@ -34,7 +35,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     if status is not None and (_stream_of(status) is not None or not (stat.S_ISREG(status.st_mode) or target.is_dir())):
         with tempfile.TemporaryDirectory(prefix=_OURS) as folder:
             yield (temporary := Path(folder) / f"x{target.suffix}")
-            _write_through(temporary, target, status)
+            with named_as(target):
+                _write_through(temporary, target, status)
         return
     place = Path(os.path.realpath(target))
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +165,12 @@ def cut(name: str, most: int) -> str:
 
 @contextlib.contextmanager
 def named_as(target: Path) -> Iterator[None]:
-    """Let errors of the file system name ``target``, which the user knows, instead of the temporary file."""
+    """Let errors of the file system name ``target``, which the user knows, not the temporary file or, by write(), none."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or ".part" not in str(error.filename):
+        nameless = error.filename is None and error.errno in _OF_THE_DISK
+        if error.errno is None or not (nameless or _PART in str(error.filename)):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(target)) from None
 

@@ -129,8 +129,9 @@ def test_a_device_stays_one_and_takes_what_is_written(device):
 
 def test_a_full_device_is_an_error_of_the_disk(tmp_path):
     (tmp_path / "full.png").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_bytes(tmp_path / "full.png", b"x" * 100_000)
+    assert caught.value.filename == str(tmp_path / "full.png")
     assert os.readlink(tmp_path / "full.png") == "/dev/full"
 
 

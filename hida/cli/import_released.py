@@ -13,21 +13,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from hida.cli.parsing import read_command, unset
 
 
 @dataclass(frozen=True)
 class Command:
     """Turn the authors' checkpoint into HIDA weights."""
 
-    ckpt: tyro.conf.Positional[Path]
+    ckpt: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CKPT")]
     """the released PyTorch Lightning checkpoint"""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """weights file to write (.safetensors), or a folder for weights.safetensors and config.json"""
     keep_unused: bool = True
     """also store the tensors that the network never uses, so that export-released gives the same file back"""
-    unused: tuple[str, ...] = ()
+    unused: Annotated[tuple[str, ...], unset("NAME...")] = ()
     """further modules to ignore, by the beginning of their names; unknown ones are refused otherwise"""
     list_unused: bool = False
     """name every tensor that the network never uses, instead of counting them"""
@@ -40,7 +43,7 @@ _GROUPS = 6  # of tensors, in the summary
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida import-released``."""
-    command = tyro.cli(Command, args=argv, prog="hida import-released", description=__doc__)
+    command: Command = read_command(Command, argv, "hida import-released", __doc__)
     from hida.errors import label
     from hida.files import write_json
     from hida.weights import checkpoint

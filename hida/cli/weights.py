@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from hida import weights
+from hida.cli.parsing import read_command, unset
 from hida.errors import HidaError
 
 
@@ -22,7 +23,7 @@ class List:
 class Fetch:
     """Download weights into the cache."""
 
-    names: tyro.conf.Positional[tuple[str, ...]]
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], unset("NAME...")]
     """names from `hida weights list`, or a group: tddfa, metrics, all"""
     accept_licence: bool = False
     """accept the licence of restricted weights (the Basel Face Model: non-commercial, no redistribution)"""
@@ -47,7 +48,7 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida weights``."""
-    command = tyro.cli(Command, args=argv, prog="hida weights", description="The weights that HIDA uses.")
+    command: Command = read_command(Command, argv, "hida weights", "The weights that HIDA uses.")
     if isinstance(command, List):
         _list()
     elif isinstance(command, Fetch):

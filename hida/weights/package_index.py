@@ -265,7 +265,7 @@ def _pip(*arguments: str) -> str:
     # Isolated: `-m pip` and `-c` would otherwise run a pip.py of the current folder.
     command = [sys.executable, "-I", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -148,7 +148,9 @@ def _environment() -> Iterator[os._Environ]:
 def _installed() -> tuple[Path | None, Path | None]:
     """Return the folder of a torch with fitting headers and a packaged nvcc, where hida is going to be installed."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     torch, nvidia = ([], []) if done.returncode else json.loads(done.stdout.splitlines()[-1])
     folders = [Path(folder) for folder in torch if suits(torch_version(Path(folder)))]
     return next(iter(folders), None), next(iter(packaged_nvcc(nvidia)), None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from hida.errors import HidaError
 from hida.files import require_file_place
@@ -36,7 +39,7 @@ class Options:
     """cpu, cuda, or auto"""
     amp: bool = True
     """autocast to bfloat16"""
-    checkpoint: Path | None = None
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """.safetensors file saved every 200 iterations and when stopped, and continued from if it exists"""
 
 

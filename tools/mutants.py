@@ -68,7 +68,7 @@ def killed_by(folder: Path, mutant: Mutant) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "-rfE", *tests]
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
+            command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=LONGEST
         )
     except subprocess.TimeoutExpired:
         return f"{LONGEST} s without an end"
@@ -78,7 +78,8 @@ def killed_by(folder: Path, mutant: Mutant) -> str:
 
 def copy(folder: Path, pure: bool) -> None:
     """Copy what git lists, and the libraries that are built in place."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = ["git", "ls-files", "-z"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     built = [] if pure else [str(path.relative_to(ROOT)) for path in (ROOT / "hida").glob("*.so")]
     for name in [*filter(None, listed.split("\0")), *built]:
         if (ROOT / name).exists():

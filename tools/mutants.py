@@ -73,7 +73,8 @@ def killed_by(folder: Path, mutant: Mutant) -> str:
     except subprocess.TimeoutExpired:
         return f"{LONGEST} s without an end"
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return failed[0] if failed else ("collection" if done.returncode not in (0, 1) else "")
+    # 5: all tests were left out, which notices nothing.
+    return failed[0] if failed else ("" if done.returncode in (0, 5) else f"exit status {done.returncode}")
 
 
 def copy(folder: Path, pure: bool) -> None:
@@ -116,6 +117,9 @@ def main() -> int:
     unknown = [word for word in given.words if not any(word in m.module for m in mutants)]
     if unknown:
         parser.error(f"there is no fault in a module named {unknown[0]!r}; without words all are tried")
+    absent = [name for m in mutants for name in m.tests if not (ROOT / "tests" / name).exists()]
+    if absent:
+        parser.error(f"there are no tests {absent[0]!r}, which the list names")
     chosen = [m for m in mutants if not given.words or any(word in m.module for word in given.words)]
     # What is compiled shares a copy, so that only what a fault changes is compiled again.
     native = [m for m in chosen if m.module.startswith("csrc/")]

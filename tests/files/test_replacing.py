@@ -11,6 +11,7 @@ import torch
 
 from hida.config import Config
 from hida.files import write_bytes, write_json
+from hida.files.locks import hold
 from hida.images.io import write_png
 from hida.weights import checkpoint
 
@@ -53,3 +54,13 @@ def test_content_is_on_the_disk_before_it_has_its_name_and_the_name_at_the_end(t
     new = target.stat()
     assert seen[0] == (new.st_ino, new.st_size, old)
     assert seen[-1] == (tmp_path.stat().st_ino, 0, new.st_ino)
+
+
+def test_a_lock_on_a_file_that_was_replaced_is_none_on_its_successor(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open("rb") as former:
+        write_bytes(path, b"")
+        assert hold(former.fileno(), path) == "gone"
+        with path.open("rb") as current:
+            assert hold(current.fileno(), path) == "held"

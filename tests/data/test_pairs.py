@@ -97,16 +97,16 @@ def test_a_table_without_lines(tmp_path, text):
 
 
 def test_partners_sizes_and_damage(tmp_path):
-    put(tmp_path, "photo/lonely.jpg", "photo/wide.jpg", "photo/torn.png", "photo/good.jpg")
+    put(tmp_path, "photo/lonely.jpg", "photo/tall.jpg", "photo/torn.png", "photo/good.jpg")
     put(tmp_path, "sketch/other.jpg", "sketch/torn.png", "sketch/good.jpg")
-    put(tmp_path, "sketch/wide.jpg", size=(21, 24))
+    put(tmp_path, "sketch/tall.jpg", size=(20, 25))
     torn = tmp_path / "photo/torn.png"
     torn.write_bytes(torn.read_bytes()[:-30])
     source = read_pairs(tmp_path)
     assert {(fault.kind, fault.name) for fault in source.faults} == {
         ("missing sketch", "lonely"),
         ("missing photo", "other"),
-        ("size", "wide"),
+        ("size", "tall"),
         ("unreadable", "photo/torn.png"),
     }
     assert [pair.name for pair in source.pairs] == ["good"]
@@ -134,12 +134,14 @@ def test_names_that_would_collide_as_files(tmp_path):
         "photo/a b.jpg",
         "photo/a-b.jpg",
         "photo/a?b.jpg",
+        "photo/a_B.jpg",
         "sketch/a b.jpg",
         "sketch/a-b.jpg",
         "sketch/a?b.jpg",
+        "sketch/a_B.jpg",
     )
     source = read_pairs(tmp_path)
-    assert [fault.kind for fault in source.faults] == ["ambiguous"]
+    assert [fault.kind for fault in source.faults] == ["ambiguous"] * 2
     assert sorted(pair.name for pair in source.pairs) == ["a-b", "a_b"]
 
 

@@ -414,7 +414,13 @@ def test_folders_of_others_are_left_alone(source, tmp_path, monkeypatch, capsys)
     busy.mkdir()
     (busy / "thesis.txt").write_text("mine")
     file.write_text("mine")
-    for out, words in ((folder, "holds other files"), (busy, "holds other files"), (file, "is a file")):
+    mixed, pictures = tmp_path / "mixed", tmp_path / "pictures"
+    (pictures / "photo").mkdir(parents=True)  # named like one of ours, without our index or journal
+    mixed.mkdir()
+    for name in ("index.json", "thesis.txt"):
+        (mixed / name).write_text("mine")
+    others = [(out, "holds other files") for out in (folder, busy, mixed, pictures)]
+    for out, words in (*others, (file, "is a file")):
         before = contents(tmp_path)
         assert run_command(prepare.main, ["pairs", str(folder), str(out)]) == 2
         assert words in capsys.readouterr().err

@@ -10,7 +10,7 @@ import hida
 from hida import depth
 from hida.config import AugmentConfig, Config, GeneratorConfig
 from hida.drawing.sketcher import NoFaceError, Sketcher
-from hida.drawing.views import compose_picture, plan
+from hida.drawing.views import compose_picture, plan, view_photo
 from hida.errors import HidaError
 from hida.models import build_generator
 from hida.weights import checkpoint
@@ -67,6 +67,17 @@ def test_draw_aligned_equals_drawing_the_pictures(sketcher, photo):
     assert drawn.shape == (1, 1, 250, 250)
     assert drawn.dtype == torch.uint8
     assert np.abs(drawn[0, 0].numpy().astype(int) - np.asarray(sketcher(photo, style=1))).mean() < 1
+
+
+def test_the_main_view_is_that_of_the_face(sketcher, photo):
+    wide = photo.resize((500, 250))
+    wide.paste(photo)
+    views, face = plan(wide.size, Cone((0, 0, 1, 1), 1.0).points), Cone((0, 0, 1, 1), 1.0)
+    assert views.tiles
+    view, map_ = sketcher.main_view(wide)
+    expected = view_photo(np.asarray(wide), views.face).astype(np.float32) / 127.5 - 1
+    np.testing.assert_allclose(view[0].permute(1, 2, 0), expected, atol=1e-6)
+    np.testing.assert_array_equal(map_[0, 0], face.depth((256, 256), views.face))
 
 
 def test_given_depth_is_used(sketcher, photo, tmp_path):

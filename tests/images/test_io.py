@@ -177,7 +177,7 @@ def test_missing_file_folder_and_other_types(tmp_path):
 
 
 def test_arrays_of_every_accepted_kind():
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for array in (
         grey,
         grey[:, :, None],

@@ -18,6 +18,7 @@ from hida.cli.run import run_command
 from hida.data.packed import pack
 from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
+from hida.metrics.evaluation import spread
 from hida.metrics.lpips import load_lpips
 from hida.metrics.scores import load
 from hida.metrics.store import Store
@@ -128,6 +129,13 @@ def test_scoot_and_fsim_need_no_weights(tmp_path, monkeypatch):
     load_lpips.cache_clear()
     with pytest.raises(HidaError, match="hida weights fetch"):
         run(tmp_path, *arguments, "--metrics", "fid")
+
+
+def test_few_pairs_are_spread_evenly_over_many():
+    assert spread(range(9), 3) == [1, 4, 7]
+    assert spread(range(10), 2) == [2, 7]
+    assert spread(range(4), 3) == [0, 2, 3]
+    assert spread(range(3), 0) == spread(range(3), 5) == [0, 1, 2]
 
 
 def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):

@@ -109,6 +109,10 @@ def test_only_common_scores_the_shared_names_and_says_so(tmp_path):
     pairs, remarks = find_pairs(tmp_path / "p", tmp_path / "t", only_common=True)
     assert [pair.name for pair in pairs] == ["a"]
     assert remarks == ["1 targets without and 1 predictions beyond a pair were left aside"]
+    (tmp_path / "t/b.png").unlink()
+    assert find_pairs(tmp_path / "p", tmp_path / "t", only_common=True)[1] == [
+        "0 targets without and 1 predictions beyond a pair were left aside"
+    ]
     write_images(tmp_path / "q", ["z.png"])
     with pytest.raises(HidaError, match="no name in common"):
         find_pairs(tmp_path / "q", tmp_path / "t", only_common=True)
@@ -320,4 +324,6 @@ def test_the_whole_test_set_at_its_size_has_no_deviation(tmp_path):
     scores = scoring.Scores({}, None, None, [""] * PAIRS, {(250, 250)}, 0)
     assert scoring.summarise(pairs, scores, [])["protocol"]["deviations"] == []
     assert scoring.summarise(pairs, scores, [])["groups"]["style 3"] == {"n": 46}
+    pairs[0] = replace(pairs[0], style=2)  # as many pairs, but not those
+    assert scoring.summarise(pairs, scores, [])["protocol"]["deviations"] != []
     assert torch.is_tensor(scoring._tensor([np.zeros((2, 2), np.uint8)], "cpu"))

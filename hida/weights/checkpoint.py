@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
+from hida.weights.opened import safe_open
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_a_checkpoint_is_read_again_and_known_to_be_one(file):
 def test_a_damaged_one_is_named_as_it_was_given(file):
     file.parent.mkdir()
     file.write_bytes(b"\x08" + b"\0" * 7 + b"{}      ")
-    with pytest.raises(checkpoint.CheckpointError, match="^'.*caf\udce9/n\udcff.safetensors'"):
+    with pytest.raises(checkpoint.CheckpointError, match=re.escape("caf\udce9/n\udcff.safetensors' is ")):
         checkpoint.load(file)
 
 
@@ -43,7 +45,7 @@ def test_the_name_leads_to_the_file_only_where_it_must_be_another(file, tmp_path
     file.write_bytes(b"content")
     with readable_name(file) as name:
         assert name.isascii()
-        assert open(name, "rb").read() == b"content"
+        assert Path(name).read_bytes() == b"content"
     usual = tmp_path / "é.safetensors"
     with readable_name(usual) as name:
         assert name == str(usual)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from hida.cli.output import make_printable
-from hida.errors import HidaError, Interrupted, printed
+from hida.errors import HidaError, Interrupted, printed, shown
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -24,6 +25,11 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     except HidaError as error:
         print(f"hida: {printed(str(error))}", file=sys.stderr)  # names of files in it may hold anything
         return 2
+    except UnicodeEncodeError as error:
+        if not _is_of_names(error.encoding):
+            raise
+        print(f"hida: {_unwritable(error)}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader (head, less) has left; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,6 +44,19 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         print(f"hida: {stop if str(stop) else 'interrupted'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_of_names(encoding: str) -> bool:
+    """Return whether names of files are in this encoding, which is one of a few characters."""
+    own = codecs.lookup(sys.getfilesystemencoding()).name
+    return codecs.lookup(encoding).name == own != "utf-8"
+
+
+def _unwritable(error: UnicodeEncodeError) -> str:
+    return (
+        f"the name {shown(os.path.basename(error.object))} cannot be a file's here, since names are {error.encoding}; set PYTHONUTF8=1 "
+        "or a locale of UTF-8."
+    )
 
 
 def _sentence(error: OSError) -> str | None:

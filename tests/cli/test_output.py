@@ -153,3 +153,16 @@ def test_every_entry_prints_in_a_locale_without_unicode(entry):
     done = subprocess.run([sys.executable, *entry, "--help"], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode("ascii").strip().startswith("usage: hida ")
+
+
+def test_a_name_that_the_locale_cannot_write_is_refused_in_a_sentence(terminal, monkeypatch):
+    def open_it(argv):
+        raise UnicodeEncodeError(sys.getfilesystemencoding(), "photo/é.png", 6, 7, "ordinal not in range(128)")
+
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ANSI_X3.4-1968")
+    shown = terminal("ascii")
+    assert run_command(open_it, []) == 2
+    assert shown.text("stderr").startswith("hida: the name '\\xe9.png' cannot be a file's here, since names are")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
+    with pytest.raises(UnicodeEncodeError):  # no matter of the locale, but a defect
+        run_command(open_it, [])

@@ -53,10 +53,8 @@ def _is_of_names(encoding: str) -> bool:
 
 
 def _unwritable(error: UnicodeEncodeError) -> str:
-    return (
-        f"the name {shown(os.path.basename(error.object))} cannot be a file's here, since names are {error.encoding}; set PYTHONUTF8=1 "
-        "or a locale of UTF-8."
-    )
+    name = shown(os.path.basename(error.object))
+    return f"{name} cannot be a file's name here, where names are {error.encoding}; set PYTHONUTF8=1."
 
 
 def _sentence(error: OSError) -> str | None:

@@ -162,7 +162,7 @@ def test_a_name_that_the_locale_cannot_write_is_refused_in_a_sentence(terminal, 
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ANSI_X3.4-1968")
     shown = terminal("ascii")
     assert run_command(open_it, []) == 2
-    assert shown.text("stderr").startswith("hida: the name '\\xe9.png' cannot be a file's here, since names are")
+    assert shown.text("stderr").startswith("hida: '\\xe9.png' cannot be a file's name here, where names are ")
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
     with pytest.raises(UnicodeEncodeError):  # no matter of the locale, but a defect
         run_command(open_it, [])

@@ -9,6 +9,7 @@ Every path in the index is relative to OUT, so that the folder can be moved.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +113,10 @@ class PreparedSet:
             raise HidaError(f"'{index}' is damaged ({error}); run hida prepare again.") from None
         absent = next((file for pair in loaded.pairs for file in loaded.files(pair) if not file.is_file()), None)
         if absent:
-            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; run hida prepare again to complete it.")
+            encoding = sys.getfilesystemencoding()
+            unreadable = encoding != "utf-8" and not absent.name.isascii()
+            way = f"read names as UTF-8, not {encoding} (PYTHONUTF8=1), or " if unreadable else ""
+            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; {way}run hida prepare again.")
         return loaded
 
     @classmethod

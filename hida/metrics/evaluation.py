@@ -71,6 +71,7 @@ def evaluate(
     """
     if label is not None and not prints(label):
         raise HidaError(f"the label {shown(label)} has characters that do not print; choose another.")
+    kept = _cache_path(cache)  # before anything is drawn: there may be no place for it
     where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
@@ -89,7 +90,7 @@ def evaluate(
         remarks += [
             f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
-    with Store(_cache_path(cache)) as store:
+    with Store(kept) as store:
         _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
             scores = score(pairs, wanted, store, device, resize, bar.update)
@@ -234,7 +235,12 @@ def _fingerprint(generator: torch.nn.Module, prepared: PreparedSet) -> str:
 def _cache_path(given: str | None) -> Path | None:
     if given == "none":
         return None
-    return Path(given).expanduser() if given else cache_folder() / "metrics.sqlite"
+    if not given:
+        return cache_folder() / "metrics.sqlite"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise HidaError(f"the home folder that '{given}' begins with is not known; give a whole path.") from None
 
 
 def _folder_label(folder: Path) -> str:

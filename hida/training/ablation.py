@@ -288,5 +288,8 @@ def figure(options: AblationOptions, runs: Sequence[Run], prepared: PreparedSet,
 def _logged(folder: Path) -> Iterator[None]:
     """Send what is printed to ``output.txt`` in the folder, so that the table remains on the screen."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    with (
+        (folder / "output.txt").open("a", encoding="utf-8", errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+    ):
         yield

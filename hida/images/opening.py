@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import re
 import stat
@@ -51,6 +52,7 @@ _SCANS, _SCANNED = 500, 3e9
 _BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
 
 PictureSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image]
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _quietly = threading.Lock()
 
 
@@ -163,8 +165,15 @@ def reported(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _stream(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, io.TextIOBase):
+            raise ImageError('the file given is open as text: open it with mode "rb".')
+        if not getattr(source, "seekable", lambda: True)():
+            raise ImageError("the file given is a pipe or a stream, not a file: give io.BytesIO of all that it holds.")
         yield source, "the file given"
         return
+    if isinstance(source, str) and (not source or _ADDRESS.match(source)):
+        kind = "a web address" if source else "no path (it would be the current folder)"
+        raise ImageError(f"'{source}' is {kind}: give the name of a file on this machine.")
     path = Path(source)
     try:
         state = path.stat()

@@ -141,3 +141,10 @@ def test_an_index_that_is_no_json(prepared):
         (prepared.folder / "index.json").write_text(text)
         with pytest.raises(HidaError, match="damaged"):
             PreparedSet.load(prepared.folder)
+
+
+def test_what_is_not_there_is_said_with_the_way_to_make_it(tmp_path):
+    with pytest.raises(HidaError, match=r"no such file or folder.*'hida prepare fs2k SRC .*/gone'"):
+        PreparedSet.load(tmp_path / "gone")
+    with pytest.raises(HidaError, match=r"no such file or folder.*SRC OUT' and 'hida pack OUT .*/gone\.ZIP'"):
+        PreparedSet.load(tmp_path / "gone.ZIP")

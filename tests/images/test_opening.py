@@ -107,12 +107,24 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, read):
         ("/dev/zero", "pipe or a device"),
         ("/proc/self/status", "empty"),
         (tmp_path, "folder"),
-        ("", "folder"),
+        ("", "^'' is no path"),
+        ("https://example.org/a.png", "'https://example.org/a.png' is a web address"),
         ("a\0b", "no path"),
         (tmp_path / ("x" * 300), "cannot be read"),
     ):
         with pytest.raises(ImageError, match=sentence):
             read(path)
+
+
+def test_a_stream_and_a_file_opened_as_text_are_refused_in_their_own_words(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, encoded(Image.new("RGB", (8, 6)), "PNG"))
+    os.close(writer)
+    with open(reader, "rb") as stream, pytest.raises(ImageError, match=r"pipe or a stream.*io\.BytesIO"):
+        read_image(stream)
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 6)), "PNG"))
+    with (tmp_path / "a.png").open() as text, pytest.raises(ImageError, match='open it with mode "rb"'):
+        read_image(text)
 
 
 def test_a_decoder_may_raise_anything(monkeypatch):

@@ -66,6 +66,7 @@ def test_a_folder_of_photos_is_to_be_prepared_into_another(tmp_path):
 def test_the_folder_can_be_moved(prepared, tmp_path):
     shutil.move(prepared.folder, tmp_path / "elsewhere")
     moved = PreparedSet.load(tmp_path / "elsewhere")
+    assert moved.pairs == prepared.pairs
     assert all(path.is_file() for pair in moved.pairs for path in moved.files(pair))
     assert str(tmp_path) not in (tmp_path / "elsewhere/index.json").read_text()
 

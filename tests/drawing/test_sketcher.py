@@ -72,7 +72,8 @@ def test_draw_aligned_equals_drawing_the_pictures(sketcher, photo):
 
 def test_the_main_view_is_that_of_the_face_with_its_depth(sketcher):
     values = np.random.default_rng(1).integers(1, 256, (400, 500, 3), np.uint8)
-    face = placement(TEMPLATE, (500, 400)) + [[0, 0, 3], [0, 0, 3]]
+    face = placement(TEMPLATE, (500, 400))
+    face[:, 2] += 3
     photo, map_ = sketcher.main_view(values)
     expected = warp(values, face, (256, 256), fill="replicate").transpose(2, 0, 1)
     np.testing.assert_allclose(photo[0].numpy(), expected / 127.5 - 1, atol=1e-5)

@@ -212,8 +212,14 @@ def _open(file: BinaryIO) -> Image.Image:
     profile = None
     if file.read(len(repair.PNG)) == repair.PNG:
         file, profile = repair.png_without_texts(file, LARGEST)
-    with _without_bomb_warning():
-        image = Image.open(file, formats=_formats())
+    try:
+        with _without_bomb_warning():
+            image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        kind = repair.kind_of_beginning(file)
+        if kind not in _formats():
+            raise
+        raise OSError(f"only the beginning of a {kind} can be read") from None
     if profile is not None:
         image.info["icc_profile"] = profile
     return image

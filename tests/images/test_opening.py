@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, read):
     ):
         with pytest.raises(ImageError, match=sentence):
             read(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000"])
+def test_the_beginning_of_a_picture_is_a_truncated_one_not_an_unknown_format(kind):
+    data = encoded(Image.fromarray(STRIPES), kind)
+    for count in (16, 40, len(data) // 3, len(data) * 2 // 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ImageError, match=r"truncated or damaged") as caught:
+                read_image(io.BytesIO(data[:count]))
+        assert "known format" not in str(caught.value)
 
 
 def test_a_stream_and_a_file_opened_as_text_are_refused_in_their_own_words(tmp_path):

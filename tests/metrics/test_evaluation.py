@@ -20,6 +20,7 @@ from hida.cli.run import run_command
 from hida.data.packed import pack
 from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
+from hida.metrics.evaluation import spread
 from hida.metrics.lpips import load_lpips
 from hida.metrics.scores import load
 from hida.metrics.store import Store
@@ -278,6 +279,12 @@ def test_a_damaged_photo_is_said_and_none_of_the_three_files_is_written(tmp_path
     assert run_command(cli_evaluate.main, arguments) == 2
     assert str(photo) in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.*"))
+
+
+def test_a_limit_takes_pairs_from_the_middle_of_equal_parts():
+    assert spread(range(10), 5) == [1, 3, 5, 7, 9]
+    assert spread(range(9), 3) == [1, 4, 7]
+    assert spread(range(4), 0) == spread(range(4), 9) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("failing", ["scores.json", "scores.md", "report.html"])

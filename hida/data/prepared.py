@@ -102,7 +102,11 @@ class PreparedSet:
         if not index.is_file():
             begun = (folder / JOURNAL).exists()
             reason = "its preparation did not finish" if begun else f"it has no {INDEX}"
+            if not folder.exists():
+                reason = "there is no such file or folder"
             way = f"hida prepare fs2k SRC {folder}'"
+            if folder.suffix.lower() == ".zip" and not folder.is_dir():
+                way = f"hida prepare fs2k SRC OUT' and 'hida pack OUT {folder}'"
             if not begun and folder.is_dir() and any(folder.iterdir()):  # photos that are to be prepared, then
                 kind = "fs2k" if (folder / "anno_train.json").exists() else "pairs"
                 way = f"hida prepare {kind} {folder} OUT' and give OUT"

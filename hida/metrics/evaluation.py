@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import warnings
@@ -19,7 +20,7 @@ from hida.data.unpacking import prepared_folder
 from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, printed, prints, shown
-from hida.files import is_ours, remove_leftovers, write_bytes, write_json
+from hida.files import atomic_path, is_ours, remove_leftovers, write_json
 from hida.images.io import ImageError, read_image, write_png
 from hida.metrics.pairing import Pair, find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
@@ -103,9 +104,10 @@ def evaluate(
     }
     # Made before the first is written: with a fault in a photo of the prepared set there is none of them.
     texts = {"scores.md": markdown(result), "report.html": html_report(result, pairs)}
-    write_json(out / "scores.json", result)
-    for name, text in texts.items():
-        write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
+    with contextlib.ExitStack() as written:  # all of them or none: a full disk is met before the first has its name
+        for name, text in texts.items():
+            written.enter_context(atomic_path(out / name)).write_bytes(text.encode("utf-8", "backslashreplace"))
+        write_json(out / "scores.json", result)
     return result
 
 

@@ -30,8 +30,8 @@ from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
 from hida.weights.kinds import SAFETENSORS, irregular, kind_of
-from hida.weights.saving import save_tensors
 from hida.weights.opened import safe_open
+from hida.weights.saving import save_tensors
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"

@@ -97,16 +97,18 @@ def test_a_table_without_lines(tmp_path, text):
 
 
 def test_partners_sizes_and_damage(tmp_path):
-    put(tmp_path, "photo/lonely.jpg", "photo/tall.jpg", "photo/torn.png", "photo/good.jpg")
+    put(tmp_path, "photo/lonely.jpg", "photo/wide.jpg", "photo/high.jpg", "photo/torn.png", "photo/good.jpg")
+    put(tmp_path, "sketch/high.jpg", size=(20, 25))
     put(tmp_path, "sketch/other.jpg", "sketch/torn.png", "sketch/good.jpg")
-    put(tmp_path, "sketch/tall.jpg", size=(20, 25))
+    put(tmp_path, "sketch/wide.jpg", size=(21, 24))
     torn = tmp_path / "photo/torn.png"
     torn.write_bytes(torn.read_bytes()[:-30])
     source = read_pairs(tmp_path)
     assert {(fault.kind, fault.name) for fault in source.faults} == {
         ("missing sketch", "lonely"),
         ("missing photo", "other"),
-        ("size", "tall"),
+        ("size", "wide"),
+        ("size", "high"),
         ("unreadable", "photo/torn.png"),
     }
     assert [pair.name for pair in source.pairs] == ["good"]
@@ -152,6 +154,7 @@ def test_test_fraction_is_drawn_by_seed_for_each_style(tmp_path):
     for seed in (0, 0, 1):
         source = read_pairs(tmp_path, test_fraction=0.25, seed=seed)
         assert source.counts() == {"train": [15, 15], "test": [5, 5]}
+        assert read_pairs(tmp_path, test_fraction=0.28, seed=seed).counts()["test"] == [6, 6]  # of 5.6
         chosen = {pair.name for pair in source.pairs if pair.split == "test"}
         assert draw.setdefault(seed, chosen) == chosen
     assert draw[0] != draw[1]

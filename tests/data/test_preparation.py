@@ -449,6 +449,7 @@ def test_real_pairs_of_fs2k(tmp_path):
     wanted = ("photo1_image1508", "photo1_image1081", "photo3_image0161", "photo2_image0034")
     few = SourceSet("fs2k", whole.folder, whole.styles, tuple(p for p in whole.pairs if p.name in wanted))
     made = preparation.prepare(few, tmp_path, Settings("fs2k"), lambda: prepare.load_model("tddfa"))
+    assert len(made.pairs) == len(wanted)
     for pair, original in zip(made.pairs, few.pairs, strict=True):
         photo, sketch, depth = made.read(pair)
         assert is_identity(pair.matrix) == pair.name.startswith("photo1")

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hida.images import io as images
-from hida.images.opening import FORMATS
 from hida.images.io import ImageError, image_files, read_image, write_png
+from hida.images.opening import FORMATS
 
 
 def _gradient(height=20, width=30):
@@ -162,7 +161,7 @@ def test_cap_holds_where_pillow_has_none(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(_png_header(60000, 60000))
     with pytest.raises(ImageError, match=r"60000×60000 = 3,600,000,000"):
         read_image(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr("hida.images.opening.MAX_PIXELS", 100)
     with pytest.raises(ImageError, match=r"limit of 100"):
         read_image(_gradient())
 

@@ -15,6 +15,7 @@ from PIL import Image
 from hida.errors import HidaError
 from hida.metrics import scoring
 from hida.metrics.bootstrap import mean_interval
+from hida.metrics.frechet import frechet_distance, kernel_distance
 from hida.metrics.pairing import find_pairs
 from hida.metrics.protocol import PAIRS, STYLE_COUNTS
 from hida.metrics.store import Store, content_hash
@@ -163,6 +164,10 @@ def test_scores_are_the_metrics_of_the_files(tmp_path, light_networks):
     assert overall["scoot"]["low"] < overall["scoot"]["value"] < overall["scoot"]["high"]
     assert overall["fid"]["value"] > 0
     assert "low" not in overall["fid"]
+    scores = scoring.score(find_pairs(tmp_path / "p", tmp_path / "t")[0], ALL, Store())
+    for side, found in (("p", scores.predictions), ("t", scores.targets)):  # the features of their own side
+        first = np.array(Image.open(tmp_path / side / f"{result['pairs'][0]['name']}.png").convert("L")).ravel()[:16]
+        np.testing.assert_allclose(found[0], first / 255, atol=1e-6)
     assert result["protocol"]["deviations"][0].startswith("20 pairs")
 
 
@@ -288,6 +293,16 @@ def test_damaged_results_in_the_store_are_measured_again(tmp_path, light_network
     for _ in range(2):
         assert score_folders(tmp_path, Store(tmp_path / "store.sqlite")) == first
         assert light_networks == {"features": 4, "lpips": 2}  # mended at once
+
+
+def test_distances_of_a_style_are_of_its_own_images():
+    left, right = (np.random.default_rng(seed).uniform(size=(6, 3)) for seed in (1, 2))
+    pairs = [scoring.Pair(str(i), Path(), Path(), i % 2) for i in range(6)]
+    scores = scoring.Scores({}, left, right, [""] * 6, {(40, 40)}, 0)
+    groups = scoring.summarise(pairs, scores, ["fid", "kid"])["groups"]
+    for name, rows in (("overall", slice(None)), ("style 1", slice(0, None, 2)), ("style 2", slice(1, None, 2))):
+        for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+            assert groups[name][key]["value"] == pytest.approx(distance(left[rows], right[rows]))
 
 
 def test_content_hash_tells_shapes_apart():

@@ -128,7 +128,10 @@ class Server:
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
             for number, (name, flags) in enumerate(
-                ((os.devnull, os.O_RDONLY), *((request[k], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for k in ("out", "err")))
+                (
+                    (os.devnull, os.O_RDONLY),
+                    *((request[k], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for k in ("out", "err")),
+                )
             ):
                 handle = os.open(name, flags, 0o666)
                 os.dup2(handle, number)
@@ -186,10 +189,11 @@ class Server:
 
         for name in COMMANDS:
             __import__(f"hida.cli.{name.replace('-', '_')}")
+        from faces import Model
+
         import hida.depth.builtin.train
         import hida.weights.released.exporting
         import hida.weights.released.importing
-        from faces import Model
 
         hida.depth.builtin.train.TDDFA.load = classmethod(lambda cls, *_: Model())
         with contextlib.suppress(ImportError):

@@ -138,7 +138,12 @@ class Stage:
     def env(self, work: Path) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")}
         places = {"HIDA_CACHE": work / "cache", "TMPDIR": work / "tmp", "HOME": work / "home", "PYTHONPATH": ROOT}
-        quiet = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "HIDA_WEIGHTS": "", "PYTHONWARNINGS": "default"}
+        quiet = {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HIDA_WEIGHTS": "",
+            "PYTHONWARNINGS": "default",
+        }
         return kept | {k: str(v) for k, v in places.items()} | quiet | self.source.env
 
     def work(self, older: dict | None = None) -> Path:

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +61,11 @@ class Kill:
             process.send_signal(self.number)
             ended = stage.end_fresh(process, work, PATIENCE)
         found = contents(work)
-        if ended.status == 0 and not leftovers(found, before, reference, command.kept) and "weights fetch" != command.name:
+        if (
+            ended.status == 0
+            and not leftovers(found, before, reference, command.kept)
+            and command.name != "weights fetch"
+        ):
             stopped = command.name == "train" and "stopped at iteration" in ended.out
             if not stopped:
                 shutil.rmtree(work)
@@ -104,9 +107,7 @@ class Kill:
         if self.command.name != "train":
             return differing(found, expected, self.command)
         # A run that was stopped has a checkpoint more on its way, of which it keeps as many.
-        saved = [
-            sorted(name for name in each if re.match(r"out/checkpoints/[^.]", name)) for each in (found, expected)
-        ]
+        saved = [sorted(name for name in each if re.match(r"out/checkpoints/[^.]", name)) for each in (found, expected)]
         faults = [] if saved[0][-1:] == saved[1][-1:] and len(saved[0]) <= 2 else [f"checkpoints are {saved[0]}"]
         for each, names in zip((found, expected), saved, strict=True):
             for name in names[:-1]:

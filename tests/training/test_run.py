@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from hida.data.framing import centred_batch
 from hida.data.prepared import PreparedSet
 from hida.drawing.sketcher import Sketcher
 from hida.training import run as train
-from hida.training.clock import StopFlag
 from hida.training.state import TrainingState
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
 
@@ -280,20 +277,3 @@ def test_a_preset_is_the_default_under_the_command_line(tmp_path):
         arguments = cli_train.parse(["--data", "d", "--out", "o", *word, "--generator.styles", "4"])
         assert (arguments.config.generator.base_width, arguments.config.generator.styles) == (8, 4)
     assert cli_train.parse(["--data", "d", "--out", "o"]).config.name == "small"
-
-
-def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
-    before, clock = signal.getsignal(signal.SIGINT), [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with StopFlag() as stop:
-        stop.arm()
-        assert not stop.raised
-        signal.raise_signal(signal.SIGINT)
-        assert stop.raised
-        clock[0] += 1
-        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has already sent
-        clock[0] += 1.5
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before

@@ -8,9 +8,12 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
 from runs import assert_same_checkpoints, hida_train, log
 
 from hida.files import folder_lock
+from hida.models import Generator
+from hida.training import loop
 from hida.training import run as train
 from hida.training.journal import Journal
 from hida.training.state import TrainingState
@@ -71,6 +74,61 @@ def test_the_checkpoint_of_an_evaluation_is_there_before_it(data, tmp_path, monk
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert load(checkpoint_path(tmp_path, 1)).iteration == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "iteration"),
+    [
+        ("drawing", 2),
+        ("the discriminator's gradients", 2),
+        ("the discriminator's step", 3),
+        ("the generator's gradients", 3),
+        ("the generator's step", 2),
+    ],
+)
+def test_a_signal_in_the_middle_of_a_long_iteration_gives_it_up_and_nothing_of_it_remains(
+    data, straight, tmp_path, monkeypatch, part, iteration
+):
+    """Only the last step is worth finishing. Calls, in an iteration: a forward, two backwards, two steps."""
+    monkeypatch.setattr(loop, "LONG", -1.0)
+    owner, name, number = {
+        "drawing": (Generator, "forward", 1),
+        "the discriminator's gradients": (torch.Tensor, "backward", 1),
+        "the discriminator's step": (torch.optim.AdamW, "step", 1),
+        "the generator's gradients": (torch.Tensor, "backward", 2),
+        "the generator's step": (torch.optim.AdamW, "step", 2),
+    }[part]
+    act, done, states = getattr(owner, name), [], []
+    begin = TrainingState.begin
+    monkeypatch.setattr(TrainingState, "begin", lambda state, epoch: (states.append(state), begin(state, epoch)))
+
+    def act_and_stop(*values, **more):
+        result = act(*values, **more)
+        done.append(states[-1].iteration)
+        if done.count(iteration - 1) == number and done[-1] == iteration - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, act_and_stop)
+        assert hida_train(data, tmp_path, *OPTIONS) == 0
+    saved = load(checkpoint_paths(tmp_path)[0])
+    assert saved.iteration == (iteration if part == "the generator's step" else iteration - 1)
+    assert hida_train(data, tmp_path, *OPTIONS) == 0
+    assert_same_runs(tmp_path, straight)
+
+
+def test_a_signal_in_a_short_iteration_waits_for_its_end(data, tmp_path, monkeypatch):
+    finish = TrainingState.finish
+
+    def stop_in_the_second(state):
+        if state.iteration == 1:
+            signal.raise_signal(signal.SIGHUP)
+        finish(state)
+
+    monkeypatch.setattr(TrainingState, "finish", stop_in_the_second)
+    assert hida_train(data, tmp_path, *OPTIONS) == 0
+    assert load(checkpoint_paths(tmp_path)[0]).iteration == 2
 
 
 @pytest.mark.parametrize("moment", ["reading the pairs", "building the networks", "the first iteration"])

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from hida.errors import stops
-from hida.training.distributed import World
+from hida.training.distributed import World, at_once
 
 T = TypeVar("T")
 
@@ -46,8 +46,9 @@ class Meeting:
         # A group on the host: a message between GPUs would make every iteration wait for the device.
         self.group: distributed.ProcessGroup | None = None
         if world.size > 1:
-            # torch's type allows for processes outside the group; all are in this one.
-            self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
+            with at_once():
+                # torch's type allows for processes outside the group; all are in this one.
+                self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self.zero = time.monotonic() - before
 
     def hold(self, stop: bool, wishes: Iterable[bool] = ()) -> Told:

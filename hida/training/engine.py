@@ -119,7 +119,7 @@ class Engine:
             shape, kind = ((), torch.int64) if name == "iterations" else ((world.size,), torch.float32)
             if tuple(value.shape) != shape or value.dtype != kind or not bool((value.abs() < math.inf).all()):
                 raise CheckpointError(
-                    f"'{checkpoint.path}' holds other sums (summed.{name}); resume from an older one."
+                    f"'{checkpoint.path}' holds other sums of losses (summed.{name}); resume from an older checkpoint."
                 )
         self.summed = int(stored["iterations"])
         if not 0 <= self.summed <= self.state.iteration:

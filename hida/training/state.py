@@ -85,21 +85,22 @@ class TrainingState:
         Raises:
             Abandoned: if a signal has ended it through the guard; the state is as before then.
         """
-        drawn = self._do(partial(self._learn_to_discriminate, batch))
+        sketch, depth_hat, seen_depth, d = self._do(partial(self._discriminate, batch))
         back = self._way_back("discriminator") if self.guard and self.guard.active else []
-        self._step("discriminator")
+        self._update("discriminator", self.discriminator, d)
         try:
-            values = self._do(partial(self._learn_to_draw, batch, *drawn))
+            parts = self._do(partial(self._compare, batch, sketch, depth_hat, seen_depth))
+            total = sum(getattr(self.config.loss, f"weight_{n}") * v for n, v in parts.items())
+            self._update("generator", self.generator, total)
         except Abandoned:
             for tensor, before in back:
                 tensor.copy_(before)
             raise
-        self._step("generator")
         self.scaler.update()
-        return values
+        return torch.stack([d, *parts.values()]).detach()
 
-    def _learn_to_discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw, and compute the discriminator's gradients; return sketch, depth, the depth that D sees, its loss."""
+    def _discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw; return the sketch, the reconstructed depth, the depth that the discriminator sees, and its loss."""
         config = self.config
         with self.autocast():
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
@@ -113,11 +114,10 @@ class TrainingState:
             losses.adversarial_discriminator(real, fake, config.loss)
             for real, fake in (logits.chunk(2) for logits in scales)
         )
-        self.scaler.scale(d).backward()
         return sketch, depth_hat, seen_depth, d
 
-    def _learn_to_draw(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor, d: Tensor) -> Tensor:
-        """Compute the generator's gradients; return all losses."""
+    def _compare(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the generator's loss."""
         config = self.config
         self.discriminator.requires_grad_(False)
         with self.autocast():
@@ -139,9 +139,7 @@ class TrainingState:
         }
         if "distillation" in self.losses:
             parts["distillation"] = losses.pixel(sketch, batch.taught)
-        total = sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
-        self.scaler.scale(total).backward()
-        return torch.stack([d, *parts.values()]).detach()
+        return parts
 
     def _do(self, work: Callable[[], T]) -> T:
         """Do a part of an iteration, which a signal may end if it is a long one."""
@@ -183,9 +181,9 @@ class TrainingState:
             sketch, depth_hat = self.ema(batch.photo, batch.depth, batch.style)
         return sketch.float(), depth_hat.float()
 
-    def _step(self, name: str) -> None:
-        """Update a network by the gradients that all processes have computed."""
-        network, optimizer = self._networks()[name], self.optimizers[name]
+    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        self._do(self.scaler.scale(loss).backward)
         self.world.average_gradients(network.parameters())
         if self.config.train.clip:
             self.scaler.unscale_(optimizer)

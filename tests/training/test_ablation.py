@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import tyro
@@ -15,6 +16,7 @@ from hida.files import folder_lock
 from hida.metrics import evaluation as evaluate
 from hida.training import ablation as ablate
 from hida.training.options import AblationOptions
+from hida.training.state import TrainingState
 from hida.weights.checkpoint import load
 
 OPTIONS = ["--presets", "model_a", "full", "--base-width", "2", "--batch", "2", "--metrics", "scoot", "fsim"]
@@ -142,6 +144,22 @@ def test_mistakes_are_one_sentence_before_the_data_are_read_and_leave_nothing(
     assert sentence in said
     assert said.count("\n") == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_a_stop_while_the_speed_is_measured_ends_the_command(data, tmp_path, monkeypatch, capsys):
+    finish = TrainingState.finish
+
+    def stop_in_the_fifth(state):
+        if state.iteration == 4:
+            signal.raise_signal(signal.SIGTERM)
+        finish(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "finish", stop_in_the_fifth)
+        assert run(data, tmp_path / "a", "--budget", 9) == 130
+    assert "the same command continues from there" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "a" / "runs").iterdir()] == ["model_a-seed0"]
+    assert not (tmp_path / "a" / "plan.json").exists()
 
 
 def test_one_ablation_at_a_time_in_a_folder(data, tmp_path, capsys):

@@ -15,8 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import tyro
-
+from hida.cli.parsing import read_command
 from hida.config import ConfigError
 from hida.errors import HidaError
 from hida.files import folder_lock, require_folder_place
@@ -25,7 +24,7 @@ from hida.training.options import LENGTH_UNKNOWN, AblationOptions
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida ablate``."""
-    options = tyro.cli(AblationOptions, args=argv, prog="hida ablate", description=__doc__)
+    options: AblationOptions = read_command(AblationOptions, argv, "hida ablate", __doc__)
     _require(options)
     require_folder_place(options.out)
     from hida.device import choose_device

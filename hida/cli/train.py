@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import tyro
 
+from hida.cli.parsing import read_command
 from hida.config import Config, ConfigError, load_preset, presets
 from hida.errors import HidaError
 from hida.training.options import RunOptions
@@ -62,7 +63,7 @@ def parse(argv: list[str]) -> RunOptions:
     default = RunOptions(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
     description = f"{__doc__}\nPresets: {', '.join(presets())}."
     try:
-        options = tyro.cli(RunOptions, args=argv, default=default, prog="hida train", description=description)
+        options: RunOptions = read_command(RunOptions, argv, "hida train", description, default)
     except ConfigError as error:
         if not error.field:
             raise

@@ -87,9 +87,10 @@ def prepare(
         HidaError: at the end, if photos show no face, unless ``allow_faults``; each is printed and added to
             OUT/faults.json like the faults of the source. Or if no pair could be prepared.
     """
-    (out / INDEX).unlink(missing_ok=True)
     done = _read_journal(out, settings, source.pairs)
     todo = [pair for pair in source.pairs if pair.name not in done]
+    if todo:  # else the set that is there stays whole all the time
+        (out / INDEX).unlink(missing_ok=True)
     if done:
         print(f"note: {len(done):,} of {len(source.pairs):,} pairs are done already.", file=sys.stderr)
     _write_journal(out, settings, done.values())
@@ -115,7 +116,6 @@ def prepare(
     finished = tuple(PreparedPair(**done[pair.name]["pair"]) for pair in source.pairs if pair.name in done)
     if not finished:
         raise HidaError(f"no pair of '{source.folder}' could be prepared; see {out / FAULTS}.")
-    _remove_leftovers(out, finished)
     PreparedSet(
         folder=out,
         source=source.source,
@@ -126,6 +126,7 @@ def prepare(
         styles=source.styles,
         pairs=finished,
     ).save()
+    _remove_leftovers(out, finished)
     return PreparedSet.load(out)
 
 

@@ -40,9 +40,9 @@ class RunOptions:
     """stop, with a checkpoint, after about so many minutes (0: no limit)"""
     device: str = "auto"
     """cpu, cuda, or auto"""
-    distil: Path | None = None
+    distil: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """weights of a teacher whose sketches are a further target, weighted by --loss.weight-distillation"""
-    start: str | None = None
+    start: Annotated[str | None, tyro.conf.arg(metavar="WEIGHTS", help_behavior_hint="")] = None
     """weights to begin a fresh run from, and its discriminator if any: a built-in name, a file or a run's folder"""
     config: Annotated[Config, tyro.conf.arg(name="", constructor=_Options)] = field(default_factory=Config)
 
@@ -62,9 +62,9 @@ class AblationOptions:
     """presets whose generators to train"""
     recipe: str = "released"
     """preset or TOML file whose losses, optimiser and augmentation are used for all of them"""
-    budget: float | None = None
+    budget: Annotated[float | None, tyro.conf.arg(metavar="MINUTES", help_behavior_hint="")] = None
     """minutes of training per network, on average; all run equally many iterations, so slow ones take longer"""
-    iterations: int | None = None
+    iterations: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """iterations per network, instead of a budget"""
     seeds: tuple[int, ...] = (0,)
     """seeds; each network is trained once with each"""
@@ -78,7 +78,7 @@ class AblationOptions:
     """test pairs to score, evenly spread over the split (0: all)"""
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights"""
-    photos: tuple[Path, ...] = ()
+    photos: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PHOTO...", help_behavior_hint="")] = ()
     """photos for the figure; if left out, one test pair of each style"""
     device: str = "auto"
     """cpu, cuda, or auto"""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,28 @@ def use_dots(monkeypatch, missing=()):
         return DotModel()
 
     monkeypatch.setattr(prepare, "load_model", load)
+
+
+def test_a_finished_set_is_whole_at_every_moment_of_another_run(source, tmp_path, monkeypatch):
+    """Also where pairs have gone from the source: the set names what is there, before, meanwhile and afterwards."""
+    out = tmp_path / "out"
+    preparation.prepare(source[0], out, SETTINGS, DotModel)
+    fewer = replace(source[0], pairs=source[0].pairs[:2])
+    seen, unlink, exchange = [], Path.unlink, os.replace
+
+    def look(*_, **__):
+        found = PreparedSet.load(out)
+        seen.append([pair.name for pair in found.pairs for _ in found.read(pair)])
+
+    def looking(done):
+        return lambda *given, **named: (look(), done(*given, **named), look())
+
+    monkeypatch.setattr(Path, "unlink", looking(unlink))
+    monkeypatch.setattr(os, "replace", looking(exchange))
+    preparation.prepare(fewer, out, SETTINGS, DotModel)
+    assert seen[0] == ["p0"] * 3 + ["p1"] * 3 + ["p2"] * 3
+    assert seen[-1] == ["p0"] * 3 + ["p1"] * 3
+    assert not (out / "photo" / "p2.png").exists()
 
 
 def test_the_command_for_own_pairs(source, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,52 @@
+"""Output that cannot be written: closed, full, or read by nobody. No traceback, and results are there as usual."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from stage import Ended
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")]
+
+WORDS = {
+    "help": ["--help"],
+    "help of a command": ["sketch", "--help"],
+    "presets": ["presets"],
+    "weights list": ["weights", "list"],
+    "compare": ["compare", "{inputs}/a", "{inputs}/b"],
+    "sketch": ["sketch", "{inputs}/photos", "--weights", "{inputs}/tiny.safetensors", "--out", "out", "--style", "1"],
+}
+
+
+def shell(stage, name, rest):
+    """Run a command in a shell with ``rest`` after it; return the command's own status and what it said."""
+    work = stage.work()
+    command = " ".join(f"'{word}'" for word in [sys.executable, "-m", "hida", *WORDS[name]])
+    command = command.replace("{inputs}", str(stage.inputs))
+    script = f"{command} {rest}; echo ${{PIPESTATUS[0]}} >status"
+    done = subprocess.run(["bash", "-c", script], cwd=work, env=stage.env(work), capture_output=True, text=True, check=False)
+    return Ended(int((work / "status").read_text()), done.stdout, done.stderr), work
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("rest", ["| head -1", "| true", ">&-", ">/dev/full", "2>&-", "2>/dev/full"])
+def test_output_that_nobody_takes_is_no_traceback(stage, name, rest):
+    ended, work = shell(stage, name, rest)
+    assert "Traceback" not in ended.err
+    assert "Exception ignored" not in ended.err
+    said = [line for line in ended.said if "depth" not in line and "face" not in line]
+    if rest.startswith("|"):
+        assert said == []
+        assert ended.status in (0, 141)
+    elif rest == ">/dev/full":
+        assert len(said) == 1
+        assert "no space" in said[0]
+        assert ended.status == 2
+    else:
+        assert said == []
+        assert ended.status == 0
+    if name == "sketch":
+        assert len(list((work / "out").iterdir())) == 4

@@ -100,10 +100,9 @@ class Engine:
 
         With them the first log line of a resumed run is the mean over as many iterations as any other.
         """
-        sums = self.state.world.gather(self.sums).cpu()
-        named = dict(zip(self.state.losses, sums.unbind(1), strict=True))
+        sums = dict(zip(self.state.losses, self.state.world.gather(self.sums).t().tolist(), strict=True))
         count = torch.tensor(self.summed, dtype=torch.int64)
-        return {f"summed.{name}": value for name, value in named.items()} | {"summed.iterations": count}
+        return {f"summed.{name}": torch.tensor(values) for name, values in sums.items()} | {"summed.iterations": count}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue with a checkpoint's sums; where it has none, or of other losses, begin anew.

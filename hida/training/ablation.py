@@ -188,7 +188,7 @@ def _train(options: AblationOptions, run: Run, size: int, iterations: int | None
     )
     with _logged(run.folder):
         train(arguments, World(0, 1, torch.device(device)))
-    if iterations is not None and not run.weights.is_file():
+    if not run.weights.is_file() if iterations is not None else len(_speeds(run)) * _EVERY < TRIAL:
         raise Interrupted(f"stopped in {run.folder}; the same command continues from there.")
 
 

@@ -45,10 +45,10 @@ class Command:
 SKETCH = ("sketch", "{inputs}/photos", "--weights", "{inputs}/tiny.safetensors", "--depth", "none", "--out", "out")
 SKETCH += ("--device", "cpu", "--sheet", "--frame")
 EVALUATE = ("evaluate", "--weights", "{inputs}/tiny.safetensors", "--target", "{inputs}/data", "--out", "out")
-EVALUATE += ("--device", "cpu", "--metrics", "fsim", "scoot")
+EVALUATE += ("--device", "cpu", "--metrics", "scoot")
 PAIRS = ("prepare", "pairs", "{inputs}/pairs", "out", "--depth", "builtin", "--workers", "1")
 ABLATE = ("ablate", "--data", "{inputs}/data", "--presets", "leaky", "metaacon", "--iterations", "2", "--base-width", "2")
-ABLATE += ("--batch", "2", "--metrics", "scoot", "--device", "cpu", "--out", "out")
+ABLATE += ("--recipe", "{inputs}/recipe.toml", "--batch", "2", "--metrics", "scoot", "--device", "cpu", "--out", "out")
 TRAIN_DEPTH = ("train-depth", "--photos", "{inputs}/photos", "--out", "out/depth.safetensors", "--steps", "2")
 TRAIN_DEPTH += ("--batch", "2", "--held-out", "1", "--test", "0")
 _RUN = r"out/(checkpoints/.*|samples/.*|log\.jsonl|config\.json)"
@@ -106,6 +106,7 @@ def make_inputs(folder: Path, hida) -> None:
         config = dataclasses.replace(config, discriminator=DiscriminatorConfig())
         tensors |= {f"discriminator.{k}": v for k, v in build_discriminator(config).state_dict().items()}
         checkpoint.save(folder / f"{name}-with-discriminator.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    (folder / "recipe.toml").write_text("[train]\nholdout = 1\n")
     hida("train", "--data", "data", "--out", "run", *TRAIN)
     hida("export-released", "tiny-with-discriminator.safetensors", "released.ckpt")
     hida("export-released", "other-with-discriminator.safetensors", "other.ckpt")

@@ -5,8 +5,8 @@ into the wheel: ``tools/build/backend.py``. ``HIDA_BUILD_NATIVE=0`` builds a pur
 ops; ``MAX_JOBS`` limits the compilers that run at a time; ``CXX`` names the compiler; ``HIDA_TORCH`` the folder of a
 torch whose headers to use. The CUDA kernels are built where nvcc is found (``CUDA_HOME``, the PATH, or the package
 nvidia-cuda-nvcc; pip builds them for the GPUs that are here only): ``HIDA_BUILD_CUDA=0`` leaves them out, ``=1``
-insists; ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX") chooses the chips. Files, compiler flags and chips are listed in
-``csrc/sources.txt``.
+insists; ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0a;12.0+PTX", or "native": the GPUs that are here) chooses the chips. Files,
+compiler flags and chips are listed in ``csrc/sources.txt``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from toolchain import (  # noqa: E402
     compiler,
     find_nvcc,
     gencode,
+    jobs,
     listed,
     missing,
     missing_cuda,
@@ -94,15 +95,15 @@ class Ninja(build_ext):
     def _build(self, work: Path, out: Path, what: str, seconds: float, *targets: str) -> None:
         """Build targets in ``work`` and copy them to ``out``; a step takes a core so many seconds."""
         ninja = shutil.which("ninja")
-        jobs = os.environ.get("MAX_JOBS")
-        command = [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *(["-j", jobs] if jobs else []), *targets]
+        most = jobs()
+        command = [*([ninja] if ninja else [sys.executable, "-m", "ninja"]), *(["-j", most] if most else []), *targets]
         environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
         if not re.fullmatch(r"[\w./+-]+", tempfile.gettempdir(), re.ASCII):
             environment["TMPDIR"] = "temporary"  # nvcc passes the folder's name on to a shell
         dry = subprocess.run([*command, "-n"], cwd=work, env=environment, capture_output=True, check=False)
         if steps := re.search(rb"\[\d+/(\d+)\]", dry.stdout):
             cores = len(os.sched_getaffinity(0))
-            cores = min(cores, int(jobs)) if jobs and re.fullmatch("[1-9][0-9]{,5}", jobs) else cores
+            cores = min(cores, int(most)) if most else cores
             minutes = max(1, round(int(steps[1]) * seconds / cores / 60))
             say(f"compiling the {what} on {cores} core{'s'[: cores > 1]}: about {minutes} min ...")
         try:

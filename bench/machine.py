@@ -57,7 +57,9 @@ def clocks() -> dict[str, str]:
     """Return what nvidia-smi says of clocks and heat now, or nothing."""
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
-        line = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
+        line = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=20, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return {}
     return dict(zip(QUERY.split(","), (word.strip() for word in line.split(",")), strict=False))
@@ -66,7 +68,7 @@ def clocks() -> dict[str, str]:
 def processor() -> str:
     """Return the CPU's name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -119,13 +119,13 @@ def sanitizer(log: str) -> dict:
 
 def document(folder: Path) -> str:
     """Return what is between the marks: under its name the tables of each chip whose results the folder has."""
-    chips = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    chips = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     return "\n\n".join(f"### {found['device']}\n\n{tables(found)}" for found in chips) or "No results are kept yet."
 
 
 def write(found: dict, results: Path, target: Path) -> None:
     """Write the JSON, one line per row, and the tables of all results beside it between their marks in the document."""
-    text, (begin, end) = target.read_text(), MARKS
+    text, (begin, end) = target.read_text(encoding="utf-8"), MARKS
     if text.count(begin) != 1 or text.count(end) != 1:
         raise Mistake(f"{target} has not one pair of the lines {begin!r} and {end!r}.")
 
@@ -142,8 +142,8 @@ def write(found: dict, results: Path, target: Path) -> None:
     parts.append(f'"trace": {listed(found["trace"])}')
     before, rest = text.split(begin)
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text("{" + ",\n".join(parts) + "}\n")
-    target.write_text(f"{before}{begin}\n\n{document(results.parent)}\n\n{end}{rest.split(end)[1]}")
+    results.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+    target.write_text(f"{before}{begin}\n\n{document(results.parent)}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def main() -> None:

@@ -55,7 +55,9 @@ class Report:
         told = [head["machines"]["device"], *machine.values(), f"torch {torch.__version__}"]
         for kind, rate in (ceilings or {}).items():
             told.append(f"copy {rate / 1e6:.1f} GB/s" if kind == "copy" else f"{kind} {rate / 1e9:.2f} TFLOP/s")
-        before = json.loads(self.path.read_text()) if self.path is not None and self.path.exists() else {}
+        before = (
+            json.loads(self.path.read_text(encoding="utf-8")) if self.path is not None and self.path.exists() else {}
+        )
         self.rows: list[dict] = before.get("rows", [])
         self.first = {name_of(row): row for row in reversed(self.rows) if time_of(row)}
         self.head: dict = {"title": f"{name}: {', '.join(told)}"}
@@ -88,7 +90,9 @@ class Report:
         if self.gpu:
             self.head["machines"][-1]["nvidia_smi_at_the_end"] = clocks()
         with atomic_path(self.path) as path:
-            path.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n")
+            path.write_text(
+                json.dumps({**self.head, "rows": self.rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
 
 def go_through(

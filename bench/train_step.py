@@ -196,7 +196,7 @@ def tell_kernels(options: argparse.Namespace) -> None:
             one = kernels(method, options.preset, batch, options.device)
         found.append(one)
         if options.json:
-            options.json.write_text(json.dumps(found, indent=1) + "\n")
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"{options.preset}, batch {batch}, {method}: {one['count']:.0f} kernels, {one['ms']:.2f} ms")
         for name, (count, ms) in list(one["kernels"].items())[:SHOWN]:
             print(f"{ms:9.3f} ms {count:7.1f} × {name[:140]}", flush=True)

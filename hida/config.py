@@ -286,7 +286,7 @@ class Config:
             )
         require(
             timed or self.optimizer.constant_epochs <= self.train.epochs,
-            f"optimizer.constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
+            f"constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
             self.optimizer,
         )
         if not self.generator.depth:
@@ -327,6 +327,8 @@ def load_preset(name: str) -> Config:
 def _load_file(path: Path) -> Config:
     try:
         return from_dict({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+    except ConfigError as error:
+        raise ConfigError(f"the configuration '{path}' cannot be used: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration '{path}' cannot be read ({first_line(error)}); check it.") from None
 

@@ -17,7 +17,15 @@ _T = TypeVar("_T", bound=_Dataclass)
 
 
 class ConfigError(HidaError):
-    """A configuration names an unknown field, or a value that the field does not take."""
+    """A configuration names an unknown field, or a value that the field does not take.
+
+    Args:
+        field: the field, such as ``train.batch``, if the message begins with it.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def plain(value: Any) -> Any:
@@ -87,7 +95,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 
 def require(condition: bool, message: str, owner: Any) -> None:
-    """Raise ConfigError unless ``condition`` holds; ``message`` begins with the field's name."""
+    """Raise ConfigError unless ``condition`` holds; ``message`` begins with the name of a field of ``owner``."""
     if not condition:
-        name = message.split(" ")[0].split(".")[-1]
-        raise ConfigError(f"{type(owner).__name__}: {message}; it is {shown(getattr(owner, name))}.")
+        name, _, rest = message.partition(" ")
+        # As a configuration has it: a TrainConfig is its table train.
+        field = f"{type(owner).__name__.removesuffix('Config').lower()}.{name}"
+        raise ConfigError(f"{field} {rest}; it is {shown(getattr(owner, name))}.", field)

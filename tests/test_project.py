@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
+
+import pytest
 
 from hida import __version__
 
@@ -33,3 +36,63 @@ def test_relative_links_of_the_documents_lead_somewhere():
             if "://" not in link and not link.startswith("mailto:") and not (page.parent / link).exists():
                 broken.append((page.name, link))
     assert broken == []
+
+
+PLACES = [*(ROOT / name for name in ("hida", "bench", "tools", "tests", ".ci")), ROOT / "setup.py"]
+
+
+def encodings_left_out(source: str) -> list[int]:
+    """Return the lines of the calls that read or write text in the encoding that the machine happens to prefer."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        words = [value.value for value in (*node.args, given.get("mode")) if isinstance(value, ast.Constant)]
+        modes = [word for word in words if isinstance(word, str) and re.fullmatch(r"[rwaxbt+]{1,3}", word)]
+        text = {
+            "read_text": not node.args,
+            "write_text": len(node.args) < 2,
+            "open": isinstance(node.func, ast.Name) or bool(modes) or not (node.args or given),
+            "fdopen": True,
+            "TextIOWrapper": len(node.args) < 2,
+            "NamedTemporaryFile": bool(modes),
+        }.get(name, any(isinstance(given.get(key), ast.Constant) for key in ("text", "universal_newlines")))
+        if text and not any("b" in mode for mode in modes) and not {"encoding", None} & given.keys():
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("path.read_text()", 1),
+        ("path.write_text(text)", 1),
+        ("open(path)", 1),
+        ("open(path, 'w')", 1),
+        ("path.open()", 1),
+        ("path.open('a')", 1),
+        ("os.fdopen(3, 'w')", 1),
+        ("io.TextIOWrapper(raw)", 1),
+        ("tempfile.NamedTemporaryFile('w')", 1),
+        ("subprocess.run(command, text=True)", 1),
+        ("path.read_text('utf-8')", 0),
+        ("path.write_text(text, encoding='utf-8')", 0),
+        ("open(path, 'rb')", 0),
+        ("path.open(mode='wb')", 0),
+        ("Image.open(path)", 0),
+        ("archive.open(member)", 0),
+        ("tarfile.open(fileobj=file, mode='r|')", 0),
+        ("subprocess.run(command, text=True, encoding='utf-8')", 0),
+    ],
+)
+def test_a_call_without_an_encoding_is_seen(line, counts):
+    assert len(encodings_left_out(line)) == counts
+
+
+def test_text_is_read_and_written_in_an_encoding_that_the_code_names():
+    files = [file for place in PLACES for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    assert len(files) > 200
+    found = [f"{file}:{line}" for file in files for line in encodings_left_out(file.read_text(encoding="utf-8"))]
+    assert found == []

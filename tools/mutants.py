@@ -135,14 +135,16 @@ def killed_by(folder: Path, mutant: Mutant) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     tests = [f"tests/{name}" for name in mutant.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "-rfE", *tests]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     return failed[0] if failed else ("collection" if done.returncode not in (0, 1) else "")
 
 
 def copy(folder: Path) -> None:
     """Copy what git lists, and the libraries that are built in place."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
     built = [str(path.relative_to(ROOT)) for path in (ROOT / "hida").glob("*.so")]
     for name in [*filter(None, listed.split("\0")), *built]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

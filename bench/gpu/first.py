@@ -224,7 +224,7 @@ class First:
         if self.gpu:
             return name or self.options.preset
         path = self.work / "tiny.toml"
-        path.write_text(TINY_PRESET)
+        path.write_text(TINY_PRESET, encoding="utf-8")
         return str(path)
 
     def layout(self) -> str:
@@ -252,7 +252,7 @@ class First:
         job = {"command": [*command, *options.options], "run": str(run), "state": str(state), "deadline": deadline}
         job["startup"] = startup
         state.unlink(missing_ok=True)
-        (self.work / "job.json").write_text(json.dumps(job, indent=1))
+        (self.work / "job.json").write_text(json.dumps(job, indent=1), encoding="utf-8")
         with self.programme.log("train").open("wb") as log:
             supervisor = subprocess.Popen(
                 ["bash", "-c", self.programme.replaced["train"]]

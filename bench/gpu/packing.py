@@ -68,7 +68,7 @@ def tracked() -> list[tuple[str, int]]:
     """Return the checkout's tracked files that travel, with their bytes."""
     try:
         command = ["git", "-C", str(ROOT), "ls-files", "-z"]
-        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+        names = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):
         raise Mistake(f"git does not list the files of '{ROOT}'; pack from a clone.") from None
     return [(n, (ROOT / n).stat().st_size) for n in names if n and n not in STAYS and (ROOT / n).is_file()]
@@ -118,7 +118,7 @@ def _wheels(into: Path, names: list[str], version: str) -> None:
 
 def _run(command: list[str], why: str, environment: dict[str, str] | None = None) -> str:
     environment = {**(environment or os.environ), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise Mistake(f"{why} ({last}).")

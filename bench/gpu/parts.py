@@ -181,7 +181,7 @@ def end_group(leader: int) -> None:
 def text_of(path: Path) -> str:
     """Return a file's text, or nothing where it cannot be read (yet)."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(errors="replace", encoding="utf-8")
     except OSError:
         return ""
 

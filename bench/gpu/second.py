@@ -99,7 +99,13 @@ def snapshot(programme: Programme, run: Path, weights: Path) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         seconds = max(5.0, programme.left() - 5)
         done = subprocess.run(
-            command, cwd=ROOT, env=programme.environment, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            cwd=ROOT,
+            env=programme.environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=seconds,
+            check=False,
         )
         if done.returncode != 0:
             programme.say(done.stderr.strip()[-300:])
@@ -117,7 +123,7 @@ def pids(state: dict) -> list[int]:
     for pid, word in named:
         with contextlib.suppress(OSError, IndexError):
             folder = Path(f"/proc/{pid}")
-            ends = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            ends = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
             # Numbers are given out again: the words must fit.
             if not ends and word in (folder / "cmdline").read_bytes().decode(errors="replace"):
                 found.append(pid)

@@ -138,7 +138,7 @@ class Report:
         value |= {"failed": self.failed, "left": self.left, "stopped": self.stopped, "running": self.running}
         # After every case: syncing the file each time, as hida.files does, would take seconds.
         part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(json.dumps({**value, "cases": self.cases}) + "\n")
+        part.write_text(json.dumps({**value, "cases": self.cases}) + "\n", encoding="utf-8")
         part.replace(self.path)
 
 

@@ -30,7 +30,7 @@ LEAST = 2.0
 
 
 def main() -> int:
-    job = json.loads(Path(sys.argv[1]).read_text())
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     state: dict = {"supervisor": os.getpid(), "deadline": job["deadline"], "attempts": [], "status": "running"}
     stopping: list[int] = []
     process: subprocess.Popen | None = None

@@ -15,20 +15,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import tyro
-
+from hida.cli.parsing import read_command
+from hida.config import ConfigError
 from hida.errors import HidaError
+from hida.files import folder_lock, require_folder_place
 from hida.training.options import LENGTH_UNKNOWN, AblationOptions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida ablate``."""
-    options = tyro.cli(AblationOptions, args=argv, prog="hida ablate", description=__doc__)
+    options: AblationOptions = read_command(AblationOptions, argv, "hida ablate", __doc__)
     _require(options)
+    require_folder_place(options.out)
     from hida.device import choose_device
     from hida.training.ablation import FILES, ablate
 
-    print(ablate(options, choose_device(options.device)))
+    device = choose_device(options.device)
+    with folder_lock(options.out, "hida ablate"):
+        try:
+            text = ablate(options, device)
+        except ConfigError as error:
+            if not error.field.endswith(".base_width"):
+                raise
+            raise HidaError(f"--base-width{str(error).removeprefix(error.field)}") from None
+    print(text)
     print(f"written: {', '.join(str(options.out / name) for name in FILES)}")
 
 
@@ -39,6 +49,12 @@ def _require(options: AblationOptions) -> None:
         raise HidaError(f"--budget must be a number of minutes above 0; it is {options.budget:g}.")
     if options.iterations is not None and options.iterations < 1:
         raise HidaError(f"--iterations must be 1 or more; it is {options.iterations}.")
+    least = {"batch": 1, "limit": 0}
+    for name, value in ((name, getattr(options, name)) for name in least):
+        if value < least[name]:
+            raise HidaError(f"--{name} must be {least[name]} or more; it is {value}.")
+    if any(seed < 0 for seed in options.seeds):
+        raise HidaError(f"--seeds must be 0 or more; one of them is {min(options.seeds)}.")
     for name in ("presets", "seeds", "metrics"):
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import tyro
 
+from hida.cli.parsing import read_command, unset
 from hida.errors import HidaError
 from hida.files import require_file_place, write_bytes
 
@@ -23,9 +24,9 @@ from hida.files import require_file_place, write_bytes
 class Command:
     """Compare evaluations: one table, and the paired differences from the first."""
 
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("SCORES...")]
     """scores.json of two or more evaluations, or the folders that hold them"""
-    out: Path | None = None
+    out: Annotated[Path | None, unset("PATH")] = None
     """also write the result to this Markdown file"""
     paper: bool = True
     """also show the numbers that the paper reports, marked as reported"""
@@ -33,7 +34,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida compare``."""
-    command = tyro.cli(Command, args=argv, prog="hida compare", description=__doc__)
+    command: Command = read_command(Command, argv, "hida compare", __doc__)
     if not command.files:
         raise HidaError("no evaluation was given; give at least one scores.json that hida evaluate wrote.")
     if command.out is not None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
+from hida.cli.parsing import read_command, unset
 from hida.cli.photos import for_each, list_photos, name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError
@@ -27,13 +28,13 @@ from hida.images.io import write_png
 class Command:
     """Write the depth maps of photos."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("PHOTO...")]
     """photos, or folders of photos"""
     out: Path = Path("depth")
     """folder to write to; each map is named after its photo"""
     method: Literal["auto", "tddfa", "midas", "builtin", "none"] = "auto"
     """tddfa (3DDFA_V2), builtin (ships with HIDA), midas (with --model), none (zeros); auto: tddfa or else builtin"""
-    model: str | None = None
+    model: Annotated[str | None, unset("MODEL")] = None
     """for midas: a TorchScript or ONNX file, or a torch.hub name; all but ONNX run code: name only what you trust"""
     bits: Literal[8, 16] = 8
     """bits per pixel"""
@@ -41,7 +42,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida depth``."""
-    command = tyro.cli(Command, args=argv, prog="hida depth", description=__doc__)
+    command: Command = read_command(Command, argv, "hida depth", __doc__)
     targets = name_targets(list_photos(command.photos), command.out)
     require_folder_place(command.out)
     method = resolve(command.method)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
-
+from hida.cli.parsing import read_command, unset
+from hida.cli.photos import told_warnings
 from hida.errors import HidaError
 from hida.files import folder_lock, require_folder_place
 from hida.training.options import METRICS, MetricName
@@ -29,15 +29,15 @@ class Command:
 
     target: Path
     """folder of target sketches, or a prepared data set or a pack of it (its test split, with styles and photos)"""
-    pred: Path | None = None
+    pred: Annotated[Path | None, unset("PATH")] = None
     """folder of sketches to score, named like the targets"""
-    weights: str | None = None
+    weights: Annotated[str | None, unset("WEIGHTS")] = None
     """draw the test split of a prepared data set with these weights instead: a built-in name, a file or a folder"""
-    photos: Path | None = None
+    photos: Annotated[Path | None, unset("PATH")] = None
     """folder of photos to show in the report, named like the targets"""
     out: Path = Path("evaluation")
     """folder for scores.json, scores.md, report.html and, with --weights, the sketches drawn"""
-    label: str | None = None
+    label: Annotated[str | None, unset("TEXT")] = None
     """name of this evaluation in tables; by default the folder of sketches or the weights"""
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights"""
@@ -51,13 +51,13 @@ class Command:
     """resize sketches to their targets' size (bicubic, antialiased), instead of refusing other sizes"""
     device: str = "auto"
     """cpu, cuda, or auto"""
-    cache: str | None = None
+    cache: Annotated[str | None, unset("PATH")] = None
     """file that caches results, or "none"; by default metrics.sqlite in the cache folder"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida evaluate``."""
-    command = tyro.cli(Command, args=argv, prog="hida evaluate", description=__doc__)
+    command: Command = read_command(Command, argv, "hida evaluate", __doc__)
     if (command.pred is None) == (command.weights is None):
         raise HidaError("give either --pred DIR with the sketches to score or --weights to draw them with.")
     from hida.device import choose_device, tune
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
-    with folder_lock(command.out, "hida evaluate"):
+    with folder_lock(command.out, "hida evaluate"), told_warnings():
         result = evaluate(
             command.target,
             command.out,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-import tyro
-
+from hida.cli.parsing import read_command
 from hida.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida info``."""
-    tyro.cli(_nothing, args=argv, prog="hida info")
+    read_command(_nothing, argv, "hida info")
     import numpy as np
     import torch
 

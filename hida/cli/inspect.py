@@ -14,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from tqdm import tqdm
 
-from hida.cli.photos import Frame, list_photos, name_targets, require_one_for_map
+from hida.cli.parsing import read_command, unset
+from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
+from hida.errors import HidaError
 from hida.files import atomic_path, require_folder_place
 
 
@@ -25,7 +29,7 @@ from hida.files import atomic_path, require_folder_place
 class Command:
     """Show activations, θ, γ, β and DOG offsets of every level, and the sketch without each module."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("PHOTO...")]
     """photos, or folders of photos"""
     style: int = 1
     """style to draw, from 1"""
@@ -43,7 +47,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida inspect``."""
-    command = tyro.cli(Command, args=argv, prog="hida inspect", description=__doc__)
+    command: Command = read_command(Command, argv, "hida inspect", __doc__)
     import torch
 
     from hida.cli.figures import features_figure, modules_figure, require_pyplot
@@ -58,15 +62,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
     sketcher.require_styles([command.style])
     targets = name_targets(photos, command.out, ("_features", "_modules"))
-    for photo, (features_path, modules_path) in targets.items():
+
+    def draw(photo: Path) -> None:
+        features_path, modules_path = targets[photo]
         given = sketcher.main_view(photo, command.depth, command.frame)
         style = torch.tensor([command.style - 1], device=sketcher.device)
         figures = (
             (features_path, features_figure(pyplot, features(sketcher.generator, *given, style))),
             (modules_path, modules_figure(pyplot, given[0], ablations(sketcher.generator, *given, style))),
         )
-        for path, figure in figures:
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=110)
-            pyplot.close(figure)
-            print(path)
+        try:
+            for path, figure in figures:
+                with atomic_path(path) as temporary:
+                    figure.savefig(temporary, dpi=110)
+                tqdm.write(str(path))
+        finally:
+            pyplot.close("all")
+
+    failed = for_each(targets, draw)
+    if failed:
+        raise HidaError(f"{failed} of {len(targets)} photos could not be inspected; the reasons are above.")

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
+from hida.cli.parsing import read_command
 from hida.data.packed import QUALITY, pack, require_pack_place
 from hida.data.prepared import PreparedSet
 from hida.data.source import SPLITS
@@ -43,7 +44,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida pack``."""
-    command = tyro.cli(Command, args=argv, prog="hida pack", description=__doc__)
+    command: Command = read_command(Command, argv, "hida pack", __doc__)
     quality = {kind: getattr(command, f"quality_{kind}") for kind in QUALITY}
     for kind, value in quality.items():
         if not 0 <= value <= 101:

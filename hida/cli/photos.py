@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
-from hida.errors import HidaError
+from hida.errors import HidaError, printed
 from hida.images.io import image_files
 
+_SHOWN = 40  # characters of a name before the bar
+_LONGEST = 255  # bytes of a file's name, which file systems take
 Frame = Literal["auto", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
 
 
@@ -26,11 +31,37 @@ def list_photos(given: Sequence[Path]) -> list[Path]:
         raise HidaError("no photo was given; give one or more photos, or folders of photos.")
     photos: list[Path] = []
     for path in given:
-        inside = image_files(path) if path.is_dir() else [path]
-        if not inside:
-            raise HidaError(f"the folder {path} holds no pictures; give photos, or another folder.")
-        photos += inside
+        photos += _inside(path) if path.is_dir() else [path]
     return photos
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return the photos in a folder, and say what is left out of it."""
+    photos = image_files(folder)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    deeper = sum(_holds_pictures(path) for path in visible)
+    if not photos:
+        more = f" itself, {deeper:,} folders in it do" if deeper else ""
+        raise HidaError(f"the folder {folder} holds no pictures{more}; give photos, or another folder.")
+    known = {*photos, folder / "Thumbs.db", folder / "desktop.ini"}
+    others = sorted(path.name for path in visible if path.is_file() and path not in known)
+    if others:
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        _note(f"{len(others):,} files in {folder} have no suffix of a picture and are left out ({named}).")
+    if deeper:
+        _note(f"{deeper:,} folders in {folder} hold pictures too, and are left out; give them by name.")
+    return photos
+
+
+def _holds_pictures(path: Path) -> bool:
+    try:
+        return path.is_dir() and bool(image_files(path))
+    except OSError:  # a folder of somebody else
+        return False
+
+
+def _note(text: str) -> None:
+    print(f"note: {printed(text)}", file=sys.stderr)
 
 
 def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
@@ -44,7 +75,7 @@ def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
 
 
 def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("",)) -> dict[Path, list[Path]]:
-    """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each.
+    """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each; a stem too long for it is cut.
 
     Raises:
         HidaError: if two photos would share a file, or a file is itself one of the photos: none is overwritten unasked.
@@ -53,7 +84,7 @@ def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("
     taken: dict[Path, Path] = {}
     originals = {photo.resolve() for photo in photos}
     for photo in dict.fromkeys(photos):
-        targets[photo] = [out / f"{photo.stem}{suffix}.png" for suffix in suffixes]
+        targets[photo] = [out / _named(photo.stem, f"{suffix}.png") for suffix in suffixes]
         for target in targets[photo]:
             if target in taken:
                 raise HidaError(f"{taken[target]} and {photo} would both be written to {target}; do them one by one.")
@@ -63,12 +94,36 @@ def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("
     return targets
 
 
+def _named(stem: str, ending: str) -> str:
+    if len(os.fsencode(stem + ending)) <= _LONGEST:
+        return stem + ending
+    # What was cut off still tells names apart.
+    ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
+    while len(os.fsencode(stem + ending)) > _LONGEST:
+        stem = stem[:-1]
+    return stem + ending
+
+
+@contextlib.contextmanager
+def told_warnings() -> Iterator[None]:
+    """Write warnings as a line each, above a progress bar if there is one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _tell(str(message))
+        yield
+
+
+def _tell(text: str) -> None:
+    tqdm.write(f"hida: {printed(text)}", file=sys.stderr)
+
+
 def for_each(
     targets: Mapping[Path, Sequence[Path]], work: Callable[[Path], None], description: str | None = None
 ) -> int:
     """Call ``work`` with every photo under a progress bar; one bad photo among several does not stop the others.
 
-    Warnings and the reasons of failures are written above the bar, a line each.
+    Warnings and the reasons of failures are written above the bar, a line each, which names the photo if there are
+    several.
 
     Args:
         targets: the photos with their files, of :func:`name_targets`.
@@ -82,18 +137,29 @@ def for_each(
         HidaError: if the only photo failed.
     """
     failed = 0
-    with warnings.catch_warnings(), tqdm(targets, desc=description, unit="photo", disable=len(targets) < 2) as bar:
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"hida: {message}", file=sys.stderr)
+    several = len(targets) > 1
+    with tqdm(targets, desc=description, unit="photo", disable=not several) as bar:
         for photo in bar:
             if description is None:
-                bar.set_description(photo.name)
+                name = printed(photo.name)
+                bar.set_description(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
+
+            def named(text: str, name: str = str(photo)) -> str:
+                return text if name in text else f"{name}: {text}"
+
             try:
-                work(photo)
-            except HidaError as error:
-                reason = str(error) if str(photo) in str(error) else f"{photo}: {error}"
-                if len(targets) == 1:
+                with warnings.catch_warnings(record=True) as found:
+                    warnings.simplefilter("always", UserWarning)
+                    work(photo)
+            except (HidaError, MemoryError) as error:
+                # Why it failed is all there is to say of it: its warnings are not told.
+                memory = isinstance(error, MemoryError)
+                reason = named("it does not fit in memory; scale it down." if memory else str(error))
+                if not several:
                     raise HidaError(reason) from None
-                tqdm.write(f"hida: {reason}", file=sys.stderr)
+                _tell(reason)
                 failed += 1
+            else:
+                for text in dict.fromkeys(str(warning.message) for warning in found):
+                    _tell(named(text) if several else text)
     return failed

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from hida.cli.parsing import read_command, unset
 from hida.errors import HidaError, printed
 from hida.files import folder_lock, is_ours, require_folder_place
 
@@ -62,7 +63,7 @@ class FS2K(_Common):
 class Pairs(_Common):
     """Check, align and add depth to your own pairs: SRC/photo[/STYLE] and SRC/sketch[/STYLE], with equal file names."""
 
-    table: Path | None = None
+    table: Annotated[Path | None, unset("PATH")] = None
     """CSV or JSON table with the columns name, style and, optionally, split, instead of a folder for each style"""
     test_fraction: float = 0.1
     """share of each style for the test split, unless the table has a split column"""
@@ -70,11 +71,15 @@ class Pairs(_Common):
     """seed that decides which pairs these are"""
 
 
+Command = (
+    Annotated[FS2K, tyro.conf.subcommand("fs2k", prefix_name=False)]
+    | Annotated[Pairs, tyro.conf.subcommand("pairs", prefix_name=False)]
+)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida prepare``."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"fs2k": FS2K, "pairs": Pairs}, args=argv, prog="hida prepare", description=__doc__
-    )
+    command: Command = read_command(Command, argv, "hida prepare", __doc__)
     from hida.data.fs2k import read_fs2k
     from hida.data.pairs import read_pairs
     from hida.data.preparation import Settings, check_source, prepare

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
+from hida.cli.parsing import read_command, unset
 from hida.config import Config, load_preset, presets
 
 BASE = "released"
@@ -25,15 +26,15 @@ _PARTS = ("generator", "discriminator", "loss", "optimizer", "augment", "train")
 class Command:
     """List the presets."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], unset("[PRESET...]")] = ()
     """presets by name, or TOML files; all presets if left out"""
-    width: int | None = None
+    width: Annotated[int | None, unset("INT")] = None
     """base width to count at, instead of each preset's own"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida presets``."""
-    command = tyro.cli(Command, args=argv, prog="hida presets", description=__doc__)
+    command: Command = read_command(Command, argv, "hida presets", __doc__)
     configs = [load_preset(name) for name in command.names or presets()]
     print(table(configs, command.width))
     print(f"\nMillions of generator parameters; 10⁹ operations (2 per multiply-accumulate) for an image of {_side()}².")

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from hida.cli.output import make_printable
 from hida.errors import HidaError, Interrupted, printed, stops
 
 
@@ -20,6 +21,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         stderr; 130 when interrupted, 143 by SIGTERM, 129 when the terminal was closed; 141 when the reader of the
         output has gone.
     """
+    make_printable()
     try:
         with _stoppable():
             main(argv)

@@ -16,11 +16,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from PIL import Image
 
+from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.files import require_folder_place
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 class Command:
     """Draw sketches of photos."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]]
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("PHOTO...")]
     """photos, or folders of photos"""
-    style: tuple[str, ...] = ()
+    style: Annotated[tuple[str, ...], unset("STYLE...")] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
-    style_map: Path | None = None
+    style_map: Annotated[Path | None, unset("PATH")] = None
     """mask with a style for every region, instead of --style: 1, 2, … as grey levels or indices of a palette, or red,
     green, blue for 1 to 3"""
-    sweep: tuple[int, int] | None = None
+    sweep: Annotated[tuple[int, int] | None, unset("INT INT")] = None
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
-    steps: int | None = None
+    steps: Annotated[int | None, unset("INT")] = None
     """number of pictures in the sweep; 5 if left out"""
     out: Path = Path("sketches")
     """folder to write to"""
@@ -62,7 +63,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
-    command = tyro.cli(Command, args=argv, prog="hida sketch", description=__doc__)
+    command: Command = read_command(Command, argv, "hida sketch", __doc__)
     from hida.device import choose_device, tune
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep

@@ -15,10 +15,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tyro
 
-from hida.config import load_preset, presets
+from hida.cli.parsing import read_command
+from hida.config import Config, ConfigError, load_preset, presets
+from hida.errors import HidaError
 from hida.training.options import RunOptions
 
 
@@ -59,7 +62,13 @@ def parse(argv: list[str]) -> RunOptions:
             preset = word.split("=", 1)[1]
     default = RunOptions(data=tyro.MISSING, out=tyro.MISSING, preset=preset, config=load_preset(preset))
     description = f"{__doc__}\nPresets: {', '.join(presets())}."
-    return tyro.cli(RunOptions, args=argv, default=default, prog="hida train", description=description)
+    try:
+        options: RunOptions = read_command(RunOptions, argv, "hida train", description, default)
+    except ConfigError as error:
+        if not error.field:
+            raise
+        raise HidaError(f"--{error.field.replace('_', '-')}{str(error).removeprefix(error.field)}") from None
+    return replace(options, config=Config(**vars(options.config)))  # it comes as the class that says what is an option
 
 
 def _rest_of(command: RunOptions, seconds: float, done: int) -> list[str]:

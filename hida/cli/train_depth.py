@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import tyro
-
+from hida.cli.parsing import read_command
 from hida.depth.builtin.options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida train-depth``."""
-    options = tyro.cli(Options, args=argv, prog="hida train-depth", description=__doc__)
+    options: Options = read_command(Options, argv, "hida train-depth", __doc__)
     from hida.depth.builtin.train import run
 
     print(json.dumps(run(options), indent=2))

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from hida import weights
+from hida.cli.parsing import read_command, unset
 from hida.errors import HidaError
 
 
@@ -22,7 +23,7 @@ class List:
 class Fetch:
     """Download weights into the cache."""
 
-    names: tyro.conf.Positional[tuple[str, ...]]
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], unset("NAME...")]
     """names from `hida weights list`, or a group: tddfa, metrics, all"""
     accept_licence: bool = False
     """accept the licence of restricted weights (the Basel Face Model: non-commercial, no redistribution)"""
@@ -47,7 +48,7 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida weights``."""
-    command = tyro.cli(Command, args=argv, prog="hida weights", description="The weights that HIDA uses.")
+    command: Command = read_command(Command, argv, "hida weights", "The weights that HIDA uses.")
     if isinstance(command, List):
         _list()
     elif isinstance(command, Fetch):
@@ -86,20 +87,8 @@ def _snapshot(command: Snapshot) -> None:
     if not command.out:
         raise HidaError("the name of the file to write is empty; give it one that ends in .safetensors.")
     run, out = Path(command.run), Path(command.out)  # as words, since the path of no word is '.'
-    if out.suffix != ".safetensors":
-        raise HidaError(f"'{out}' is to be a safetensors file; give it a name that ends in .safetensors.")
-    if out.is_dir():
-        raise HidaError(f"'{out}' is a folder; give the name of a file to write.")
+    checkpoint.require_target(out, (".safetensors",), (run, *checkpoint.checkpoint_paths(run)))
     if not run.exists():
         raise HidaError(f"there is no run '{run}'; give the folder that hida train --out has written.")
-    # A damaged checkpoint no longer says that it is one; the run's own are known by their names.
-    own = {path.resolve() for path in (run, *checkpoint.checkpoint_paths(run))}
-    if checkpoint.holds_checkpoint(out) or out.resolve() in own:
-        raise HidaError(f"'{out}' is a checkpoint, which the weights would replace; choose another name.")
-    try:
-        found = checkpoint.write_snapshot(run, out)
-    except OSError as error:  # names a temporary file, which the user does not know
-        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "a part of the path is a file" if blocked else error.strerror or error
-        raise HidaError(f"'{out}' could not be written ({reason}); choose another place.") from None
+    found = checkpoint.write_snapshot(run, out)
     print(f"{out}: the weights of {found.path}, iteration {found.iteration}")

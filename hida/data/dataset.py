@@ -59,7 +59,11 @@ def load_pairs(prepared: PreparedSet, pairs: Sequence[PreparedPair], *, progress
     """
     with ThreadPoolExecutor(8) as pool:
         reading = pool.map(prepared.read, pairs)
-        read = list(tqdm(reading, total=len(pairs), desc="reading pairs", unit="pair", disable=not progress))
+        try:
+            read = list(tqdm(reading, total=len(pairs), desc="reading pairs", unit="pair", disable=not progress))
+        except BaseException:  # who interrupts it does not wait for the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     size = prepared.size
     photo = torch.from_numpy(np.stack([r[0] for r in read]) if read else np.empty((0, size, size, 3), np.uint8))
     sketch, depth = (

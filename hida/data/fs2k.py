@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, pictures_by_stem
+from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, list_pictures
 from hida.documents import DocumentError, read_json
 from hida.documents.names import LONGEST
 from hida.errors import HidaError, shown
@@ -89,6 +89,7 @@ class _Reader:
         self.entries: dict[str, int] = {}
         self.splits: dict[str, str] = {}  # photo1/image0110 -> the split that first named it
         self.pictures: dict[str, Path] = {}  # photo1/image0110 or sketch1/sketch0110 -> its file
+        self.twice: set[str] = set()  # those of which there are two files
         self.others: dict[str, Path] = {}  # the same for files that are no pictures
         self._scan()
 
@@ -106,10 +107,11 @@ class _Reader:
             folders = [path for path in sorted((self.folder / kind).glob(f"{kind}[1-9]")) if path.is_dir()]
             numbers[kind] = {path.name.removeprefix(kind) for path in folders}
             for path in folders:
-                pictures, ambiguous, others = pictures_by_stem(path)
-                self.faults += ambiguous
-                self.pictures |= {f"{path.name}/{stem}": file for stem, file in pictures.items()}
-                self.others |= {f"{path.name}/{stem}": file for stem, file in others.items()}
+                listed = list_pictures(path)
+                self.faults += listed.faults
+                self.pictures |= {f"{path.name}/{stem}": file for stem, file in listed.pictures.items()}
+                self.twice |= {f"{path.name}/{stem}" for stem in listed.twice}
+                self.others |= {f"{path.name}/{file.stem}": file for file in listed.others}
         wanted = numbers["photo"] | numbers["sketch"] or {"1", "2", "3"}
         missing = [f"{kind}/{kind}{n}" for kind in numbers for n in sorted(wanted - numbers[kind])]
         if missing:
@@ -164,7 +166,7 @@ class _Reader:
             hint = f" ({other.name} has the suffix of no known picture format)" if other else ""
             message = f"{place} names it, but {kind}/{files[kind]}.jpg or .png is not there{hint}."
             self.faults.append(Fault(f"missing {kind}", files[kind], message))
-        if problems or len(found) < 2:
+        if problems or len(found) < 2 or not self.twice.isdisjoint(files.values()):
             return None
         attributes = {key: value for key, value in entry.items() if key not in ("image_name", "style")}
         return SourcePair(stem.replace("/", "_"), split, entry["style"], attributes=attributes, **found)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hida.data.prepared import MOST
-from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, is_picture, pictures_by_stem
+from hida.data.source import Fault, Listed, SourcePair, SourceSet, check_pictures, is_picture, list_pictures
 from hida.data.table import Row, read_table
 from hida.documents import safe_name
 from hida.errors import HidaError, prints, shown
@@ -52,10 +52,11 @@ def read_pairs(
     for kind in ("photo", "sketch"):
         if not (folder / kind).is_dir():
             raise HidaError(f"'{folder}' has no folder '{kind}' ({LAYOUT}).")
-    photos, faults, notes = _pictures(folder / "photo")
-    sketches, sketch_faults, sketch_notes = _pictures(folder / "sketch")
-    faults += sketch_faults
-    notes += sketch_notes
+    listed = [_pictures(folder / kind) for kind in ("photo", "sketch")]
+    photos, sketches = (found.pictures for found in listed)
+    twice = listed[0].twice | listed[1].twice
+    faults = [fault for found in listed for fault in found.faults]
+    notes = [_note(found, kind) for found, kind in zip(listed, ("photo", "sketch"), strict=True) if found.others]
     if table is None:
         rows = _rows_from_folders(folder, photos, sketches)
     else:
@@ -77,7 +78,7 @@ def read_pairs(
         elif absent:
             message = f"there is no {' and no '.join(f'{kind}/{stem}.*' for kind in absent)}."
             faults.append(Fault(f"missing {' and '.join(absent)}", stem, message))
-        else:
+        elif stem not in twice:  # which has its fault
             split = row.split or "train"
             pairs.append(
                 SourcePair(
@@ -98,29 +99,31 @@ def read_pairs(
     return SourceSet("pairs", folder, styles, tuple(sound), tuple(faults), tuple(notes))
 
 
-def _pictures(folder: Path) -> tuple[dict[str, Path], list[Fault], list[str]]:
+def _pictures(folder: Path) -> Listed:
     """Return all pictures directly in ``folder`` or one folder below, by their path without suffix.
 
-    Pictures further below are faults; files that are no pictures by their suffix are counted in a note.
+    Pictures further below are faults.
     """
-    pictures, faults, others = pictures_by_stem(folder)
-    strange = list(others.values())
+    found = list_pictures(folder)
     for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        more, wrong, others = pictures_by_stem(below)
+        inside = list_pictures(below)
         style = unicodedata.normalize("NFC", below.name)
-        pictures |= {f"{style}/{stem}": path for stem, path in more.items()}
-        faults += wrong
-        strange += others.values()
+        found.faults += inside.faults
+        found.twice |= {f"{style}/{stem}" for stem in inside.twice}
+        found.others += inside.others
+        for stem, path in inside.pictures.items():  # the same style may be there in both forms of Unicode
+            found.add(f"{style}/{stem}", path, f"{style}/{stem}")
         for path in sorted(path for path in below.iterdir() if path.is_dir() and not path.name.startswith(".")):
             lost = sum(is_picture(Path(name)) for _, _, names in os.walk(path) for name in names)
             if lost:
                 message = f"holds {lost:,} pictures two folders deep: move them up to a style."
-                faults.append(Fault("too deep", f"{folder.name}/{below.name}/{path.name}", message))
-    notes = []
-    if strange:
-        names = ", ".join(path.name for path in strange[:3]) + (", …" if len(strange) > 3 else "")
-        notes.append(f"{len(strange):,} files in {folder.name} have no suffix of a picture and are left out ({names}).")
-    return pictures, faults, notes
+                found.faults.append(Fault("too deep", f"{folder.name}/{below.name}/{path.name}", message))
+    return found
+
+
+def _note(found: Listed, kind: str) -> str:
+    names = ", ".join(path.name for path in found.others[:3]) + (", …" if len(found.others) > 3 else "")
+    return f"{len(found.others):,} files in {kind} have no suffix of a picture and are left out ({names})."
 
 
 def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[Row]:

@@ -59,28 +59,48 @@ class SourceSet:
         return table
 
 
-def pictures_by_stem(folder: Path) -> tuple[dict[str, Path], list[Fault], dict[str, Path]]:
-    """Return the pictures of ``folder`` by stem, a fault for each stem that occurs twice, and other files.
+@dataclass
+class Listed:
+    """The files of a folder.
 
-    Suffixes count in any case; hidden files and those that file managers leave are skipped. Stems are in Unicode's NFC:
-    a Mac writes accents as characters of their own, and the partner may come from elsewhere.
+    Args:
+        pictures: by stem; of two with one stem the first.
+        twice: the stems that occur twice: which picture is meant is not known.
+        others: files that are no pictures by their suffix.
+        faults: one for each file beyond the first of its stem.
     """
-    pictures: dict[str, Path] = {}
-    faults: list[Fault] = []
-    others: dict[str, Path] = {}
+
+    pictures: dict[str, Path] = field(default_factory=dict)
+    twice: set[str] = field(default_factory=set)
+    others: list[Path] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, stem: str, path: Path, place: str) -> None:
+        """Take a picture into the list; ``place`` names it in a fault."""
+        first = self.pictures.setdefault(stem, path)
+        if first is not path:
+            self.twice.add(stem)
+            both = (first.name, path.name) if first.parent == path.parent else (first, path)
+            message = f"both {both[0]} and {both[1]} are in {path.parent.name}: keep one of them."
+            self.faults.append(Fault("ambiguous", place, message))
+
+
+def list_pictures(folder: Path) -> Listed:
+    """Return the files of ``folder``; hidden ones and those that file managers leave are skipped.
+
+    Suffixes count in any case. Stems are in Unicode's NFC: a Mac writes accents as characters of their own, and the
+    partner may come from elsewhere.
+    """
+    found = Listed()
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini") or path.is_dir():
             continue
         stem = unicodedata.normalize("NFC", path.stem)
-        if not is_picture(path):
-            others[stem] = path
-        elif stem in pictures:
-            both = f"{pictures[stem].name} and {path.name}"
-            message = f"both {both} are in {folder.name}: keep one of them."
-            faults.append(Fault("ambiguous", f"{folder.name}/{stem}", message))
+        if is_picture(path):
+            found.add(stem, path, f"{folder.name}/{stem}")
         else:
-            pictures[stem] = path
-    return pictures, faults, others
+            found.others.append(path)
+    return found
 
 
 def is_picture(path: Path) -> bool:

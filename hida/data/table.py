@@ -12,6 +12,7 @@ import csv
 import io
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ _COLUMNS = "give the columns name, style and, optionally, split"
 _SEPARATORS = (",", ";", "\t", " ")
 _LARGEST = 32 << 20  # bytes
 _LINES = 500_000
+_SEPARATOR_LINE = re.compile(r"\A\s*sep=.[\r\n]+", re.IGNORECASE)  # which Excel writes and reads
+_WRONG = "WRONG"  # in place of a column's name, which is in lower case: what is wrong with the line itself
+_END = "(end-of-the-table)"
 
 
 class Row(NamedTuple):
@@ -54,7 +58,8 @@ def read_table(table: Path) -> tuple[list[Row], list[Fault]]:
     for number, row in enumerate(rows, 1):
         name, style, split = (row.get(key) for key in ("name", "style", "split"))
         split = split.strip().lower() if isinstance(split, str) else split
-        problems = _problem("name", name, (str,), "a text")
+        problems = [row[_WRONG]] if _WRONG in row else []
+        problems += _problem("name", name, (str,), "a text")
         problems += _problem("style", style, (str, int), "a text or a whole number")
         if has_split and split not in SPLITS:
             problems.append(f"split is {shown(split)}, not train or test")
@@ -86,9 +91,13 @@ def _problem(column: str, field: Any, types: tuple[type, ...], wanted: str) -> l
 def _text(data: bytes) -> str:
     if len(data) > _LARGEST:
         raise DocumentError(f"it is larger than {_LARGEST:,} bytes")
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif 0 in data[:2]:  # every table begins with a character of ASCII
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError:
         raise DocumentError("it is not text in UTF-8; save it in that encoding") from None
 
@@ -102,22 +111,40 @@ def _rows_of_json(text: str) -> list[dict[str, Any]]:
 def _rows_of_csv(text: str) -> list[dict[str, Any]]:
     if text.count("\n") + text.count("\r") > _LINES or sum(map(text.count, _SEPARATORS)) > 10 * _LINES:
         raise DocumentError("it holds hundreds of thousands of lines")
-    found = re.search(r"[^\r\n]*\S[^\r\n]*", text)
-    if found is None:
+    text = _SEPARATOR_LINE.sub("", text, count=1)
+    if not text.strip():
         return []
-    head = found[0]
-    separator = next((mark for mark in _SEPARATORS if {"name", "style"} <= set(_fields(head, mark))), None)
+    separator = next((mark for mark in _SEPARATORS if {"name", "style"} <= set(_head(text, mark))), None)
     if separator is None:
-        raise DocumentError(f"its first line is {shown(head.strip())}, without the columns name and style")
-    # csv itself finds the ends of lines: a field may have characters that str.splitlines takes for one.
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    columns, *filled = (line for line in lines if any(field.strip() for field in line))
+        line = next(line for line in re.split(r"[\r\n]+", text) if line.strip())
+        raise DocumentError(f"its first line is {shown(line.strip())}, without the columns name and style")
+    columns, *filled = _lines(text, separator)
     columns = [_column(field) for field in columns]
-    return [dict(zip(columns, line, strict=False)) for line in filled]
+    rows: list[dict[str, Any]] = []
+    for line in filled:
+        rows.append(dict(zip(columns, line, strict=False)))
+        words = [field for field in line if field.strip()]
+        if separator == " " and len(words) > len(columns):
+            rows[-1][_WRONG] = f"it has {len(words)} words for {len(columns)} columns: put names with spaces in quotes"
+    return rows
 
 
-def _fields(head: str, separator: str) -> list[str]:
-    return [_column(field) for field in next(csv.reader([head], delimiter=separator, skipinitialspace=True), [])]
+def _head(text: str, separator: str) -> list[str]:
+    try:
+        return [_column(field) for field in next(_lines(text, separator), [])]
+    except csv.Error:  # with another separator it may be right
+        return []
+
+
+def _lines(text: str, separator: str) -> Iterator[list[str]]:
+    """Yield the lines that have content. csv itself finds their ends: str.splitlines knows some that are none."""
+    text = f"{text}\n{_END}"
+    for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True):
+        if line == [_END]:
+            return
+        if any(field.strip() for field in line):
+            yield line
+    raise csv.Error("a quotation mark is not closed")
 
 
 def _column(name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 
 from hida.errors import HidaError, first_line
 from hida.images.io import ImageSource, read_image
+from hida.weights.kinds import irregular, kind_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -83,6 +85,8 @@ class Midas:
         """
         name = os.fspath(model)
         preparation = preparation or Preparation.for_name(Path(name).name if Path(name).exists() else name)
+        if fault := irregular(Path(name)):
+            raise HidaError(f"the depth network {name} {fault}; give a TorchScript or ONNX file.")
         if Path(name).is_file():
             if Path(name).suffix.lower() == ".onnx":
                 network, fixed = _load_onnx(name)
@@ -113,7 +117,7 @@ class Midas:
             raise
         except Exception as error:  # every runtime has its own kind for an input it does not take
             raise HidaError(
-                f"the depth network failed on an input of {height}×{width} ({first_line(error)}); give another."
+                f"the depth network failed on an input of {height}×{width} ({_reason(error)}); give another."
             ) from error
         inverse = np.squeeze(np.asarray(output, np.float32))
         if inverse.ndim != 2:
@@ -144,13 +148,35 @@ def _load_torchscript(path: str, device: str) -> torch.nn.Module:
     try:
         with warnings.catch_warnings():
             # torch deprecates TorchScript; the published networks still come as such.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             return torch.jit.load(path, map_location=device).eval()
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError) as error:
+        reason, kind = first_line(error)[:120], kind_of(Path(path))
+        if _has_code(path):
+            raise HidaError(f"{path} is TorchScript that cannot be loaded ({reason}); export it again.") from None
+        but = f" but {kind}" if kind else "; a checkpoint of weights alone needs its code"
         raise HidaError(
-            f"{path} is not a TorchScript file; a checkpoint of weights alone needs its code: give a TorchScript or "
-            "ONNX export, or a torch.hub name such as intel-isl/MiDaS:DPT_Hybrid."
+            f"{path} is not a TorchScript file{but}: give a TorchScript or ONNX export, or a torch.hub name such as "
+            "intel-isl/MiDaS:DPT_Hybrid."
         ) from None
+
+
+def _has_code(path: str) -> bool:
+    """Return whether a file is an archive with a program, as TorchScript is; a damaged one cannot be told."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:  # the directory of a damaged archive raises nearly anything
+        return False
+
+
+def _reason(error: BaseException) -> str:
+    """Return the one line of an error of a network that says what is wrong."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    # TorchScript begins with the place, many lines of it, and ends with the cause.
+    scripted = bool(lines) and "TorchScript" in lines[0]
+    return (lines[-1].strip().removeprefix("RuntimeError: ").rstrip(".") if scripted else first_line(error))[:200]
 
 
 def _load_hub(repository: str, entry: str) -> torch.nn.Module:
@@ -199,4 +225,6 @@ def _first_map(output: Any) -> Any:
         if not output:
             raise HidaError("the depth network gave no output; give another.")
         output = output.get("predicted_depth", next(iter(output.values()))) if isinstance(output, dict) else output[0]
+    if not isinstance(output, torch.Tensor | np.ndarray):
+        raise HidaError(f"the depth network gave {type(output).__name__} instead of one H×W map; give another.")
     return output

@@ -165,7 +165,7 @@ def cut(name: str, most: int) -> str:
 
 @contextlib.contextmanager
 def named_as(target: Path) -> Iterator[None]:
-    """Let errors of the file system name ``target``, which the user knows, not the temporary file or, by write(), none."""
+    """Let errors of the file system name ``target``, which the user knows, not the temporary file or nothing."""
     try:
         yield
     except OSError as error:

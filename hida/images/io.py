@@ -28,10 +28,12 @@ __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_f
 
 ImageSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
 
-# Suffixes that a folder scan takes for pictures; reading itself goes by content.
-_JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+# Suffixes that a folder scan takes for pictures, those of opening.FORMATS; reading itself goes by content.
 IMAGE_SUFFIXES = frozenset(
-    {*_JPEG_SUFFIXES, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2"}
+    f".{suffix}"
+    for suffix in (
+        "jpg jpeg jpe jfif mpo png apng bmp webp tif tiff gif ppm pgm pbm pnm pfm avif avifs jp2 j2k jpf jpx jpc j2c"
+    ).split()
 )
 
 _WHITE = (255, 255, 255)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,8 @@ from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, printed, prints, shown
 from hida.files import is_ours, remove_leftovers, write_bytes, write_json
-from hida.images.io import read_image, write_png
-from hida.metrics.pairing import find_pairs, is_prepared
+from hida.images.io import ImageError, read_image, write_png
+from hida.metrics.pairing import Pair, find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
 from hida.metrics.report import html_report, markdown
 from hida.metrics.scoring import load_networks, lossy_files, score, summarise
@@ -31,6 +32,7 @@ FILES = ("scores.json", "scores.md", "report.html")
 _SKETCHES = "sketches"
 _MARK = "drawn.json"
 _DRAWN_AT_ONCE = 8
+_SHOWN = 40  # damaged pictures that are named
 
 
 def evaluate(
@@ -87,16 +89,10 @@ def evaluate(
         remarks += [
             f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
-    if photos is not None:  # a damaged one is said before anything is measured
-        for pair in pairs:
-            if pair.photo is not None:
-                read_image(pair.photo)
-    store = Store(_cache_path(cache))
-    try:
+    with Store(_cache_path(cache)) as store:
+        _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
             scores = score(pairs, wanted, store, device, resize, bar.update)
-    finally:
-        store.close()
     result = {
         "label": label or printed(_folder_label(Path(weights or folder)).encode("utf-8", "backslashreplace").decode()),
         "prediction": weights or str(prediction),
@@ -110,6 +106,38 @@ def evaluate(
     for name, text in texts.items():
         write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
     return result
+
+
+def _require_readable(pairs: Sequence[Pair], drawn: bool, photos: bool) -> None:
+    """Read every picture that is needed before anything is measured; name each that cannot be read in a warning.
+
+    Args:
+        drawn: whether the predictions are our own drawings, which need no look.
+        photos: whether to look at the photos of the report, too.
+
+    Raises:
+        HidaError: if there is any; it names the only one.
+    """
+    reasons = []
+    paths = [path for pair in pairs for path in (None if drawn else pair.prediction, pair.target) if path is not None]
+    paths += [pair.photo for pair in pairs if photos and pair.photo is not None]
+    for path in tqdm(paths, desc="checking", unit="picture"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # said when the picture is used
+                read_image(path)
+        except ImageError as error:
+            reasons.append(str(error))
+    if len(reasons) == 1:
+        raise HidaError(reasons[0])
+    for reason in reasons[:_SHOWN]:
+        warnings.warn(reason, stacklevel=3)
+    if reasons:
+        where = "named above" if len(reasons) <= _SHOWN else f"the first {_SHOWN} named above"
+        raise HidaError(
+            f"{len(reasons):,} of {len(paths):,} pictures cannot be read, {where}, and nothing was measured; replace "
+            "them, or remove them and score the other pairs with --only-common."
+        )
 
 
 def spread(pairs: Sequence[PreparedPair], limit: int) -> list[PreparedPair]:
@@ -140,6 +168,8 @@ def draw(
         HidaError: if the target is no prepared data set, the weights cannot be loaded or held nothing out, or the
             folder holds other files.
     """
+    if not target.exists():
+        raise HidaError(f"there is no such file or folder as '{target}'; check the path.")
     if not is_prepared(target):
         raise HidaError(f"'{target}' is not a prepared data set, which --weights draws from; run hida prepare first.")
     prepared = PreparedSet.load(target)

@@ -139,6 +139,8 @@ def image_paths(folder: str | os.PathLike[str]) -> list[Path]:
     from hida.images.io import IMAGE_SUFFIXES
 
     folder = Path(folder)
+    if not folder.exists():
+        raise HidaError(f"{folder} is not a folder, there is no such file or folder; check the path.")
     if not folder.is_dir():
         raise HidaError(f"{folder} is not a folder; give a folder of images.")
     found = sorted(

@@ -28,7 +28,8 @@ from hida.metrics.store import Kind, Store, content_hash
 
 SCHEMA = 1
 _CHUNK = 16
-_PIECE = 4  # images one worker takes at a time
+_PIECE = 4  # images one worker takes at a time; fewer of large ones, so that what is measured is soon kept
+_PIECE_PIXELS = 1 << 20
 _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {"lpips": lpips, "scoot": scoot, "fsim": fsim}
 # Part of every key: raise a metric's number when its values change.
 _VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inception": "inception-2048-1"}
@@ -89,7 +90,8 @@ def score(
 
     Args:
         metrics: keys of :data:`METRICS`.
-        store: keeps the results, up to the last call of ``progress``.
+        store: keeps the results; those up to the last call of ``progress``, and all that are some seconds old, survive
+            a kill.
         resize: bring predictions of another size to the target's, bicubic and antialiased, instead of refusing them.
         progress: called with the number of pairs just done.
 
@@ -144,10 +146,11 @@ def _workers(device: str) -> Iterator[Parallel]:
         yield map
         return
     torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool.map
+        yield pool.map
     finally:
+        pool.shutdown(cancel_futures=True)  # a run that is stopped waits for what has begun only
         torch.set_num_threads(threads)
 
 
@@ -294,7 +297,11 @@ def _pieces(images: list[np.ndarray], rows: list[int]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in rows:
         groups.setdefault(images[i].shape, []).append(i)
-    return [group[k : k + _PIECE] for group in groups.values() for k in range(0, len(group), _PIECE)]
+    pieces = []
+    for (height, width), group in groups.items():
+        count = max(1, min(_PIECE, _PIECE_PIXELS // (height * width)))
+        pieces += [group[k : k + count] for k in range(0, len(group), count)]
+    return pieces
 
 
 def _tensor(images: list[np.ndarray], device: str) -> Tensor:

@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def _not_built(where: str = "") -> str:
-    reason = NOT_BUILT.read_text().strip() if NOT_BUILT.is_file() else ""
+    reason = NOT_BUILT.read_text(encoding="utf-8").strip() if NOT_BUILT.is_file() else ""
     return f"not built: {reason or f'python setup.py build_ext --inplace builds them{where}'}"
 
 

@@ -24,6 +24,7 @@ from hida.images.sheet import sheet
 from hida.metrics.evaluation import evaluate, sketch_of, spread
 from hida.metrics.protocol import BY_KEY, PAIRS
 from hida.metrics.report import cell, markdown_table
+from hida.metrics.scoring import load_networks
 from hida.models.cost import cost
 from hida.training.distributed import World
 from hida.training.options import LENGTH_UNKNOWN, AblationOptions, RunOptions
@@ -61,6 +62,7 @@ def ablate(options: AblationOptions, device: str) -> str:
         HidaError: for too few pairs, too small a budget, or a folder of another ablation.
         Interrupted: if a signal has stopped a training; the same options continue from there.
     """
+    check(options, device)
     prepared = PreparedSet.load(options.data)
     runs = [make_run(options, name, seed, len(prepared.styles)) for name in options.presets for seed in options.seeds]
     listed, holdout = len(prepared.split("train")), runs[0].config.train.holdout
@@ -78,6 +80,21 @@ def ablate(options: AblationOptions, device: str) -> str:
     write_bytes(options.out / "table.md", text.encode())
     write_png(options.out / "figure.png", figure(options, runs, prepared, device))
     return text
+
+
+def check(options: AblationOptions, device: str) -> None:
+    """Check, before any data are read, that nothing that is asked for fails after hours of training.
+
+    Raises:
+        HidaError: naming what would.
+    """
+    for name in options.presets:
+        make_run(options, name, options.seeds[0], 1)
+    if options.precision == "fp16" and torch.device(device).type != "cuda":
+        raise HidaError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    for path in options.photos:
+        read_image(path)
+    load_networks(options.metrics, device)
 
 
 def make_run(options: AblationOptions, name: str, seed: int, styles: int) -> Run:

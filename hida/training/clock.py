@@ -1,28 +1,45 @@
-"""End a run before its last epoch: by its time, a limit or a signal."""
+"""End a run before its last epoch: by its time, a limit or a signal, in all of its processes at once."""
 
 from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
-from typing import cast
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 from torch import distributed
 
+from hida.errors import stops
 from hida.training.distributed import World
 
+_FURTHER = ("SIGUSR1", "SIGXCPU")
+"""What batch systems send before the end of a job's time, where they are asked to, and at a limit of CPU time."""
 
-class Clock:
-    """The seconds that a run has trained, over all of its parts; every process reads the leader's.
 
-    It runs from its construction.
+class Told(NamedTuple):
+    """What every process knows after a meeting."""
+
+    seconds: float
+    """the leader's clock"""
+    stop: bool
+    """whether any process asks to stop"""
+    wishes: list[bool]
+    """the leader's"""
+
+
+class Meeting:
+    """What the processes of a run tell each other between iterations, in one small message.
+
+    Its clock has the seconds that the run has trained, over all of its parts, and runs from the construction.
 
     Args:
         before: the seconds that earlier parts of the run have trained.
     """
 
-    def __init__(self, world: World, before: float) -> None:
+    def __init__(self, world: World, before: float = 0.0) -> None:
         self.world = world
         # A group on the host: a message between GPUs would make every iteration wait for the device.
         self.group: distributed.ProcessGroup | None = None
@@ -31,34 +48,47 @@ class Clock:
             self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self.zero = time.monotonic() - before
 
-    def read(self) -> float:
-        """Return the seconds; every process has to call this equally often."""
+    def hold(self, stop: bool, wishes: Iterable[bool] = ()) -> Told:
+        """Tell whether this process asks to stop, and what it wishes; every process has to call this equally often."""
         seconds = time.monotonic() - self.zero
         if self.group is None:
-            return seconds
-        told = torch.tensor([seconds], dtype=torch.float64)
-        distributed.broadcast(told, 0, self.group)
-        return told.item()
+            return Told(seconds, stop, list(wishes))
+        ours = torch.tensor([seconds, *wishes], dtype=torch.float64)
+        if not self.world.leads:
+            ours.fill_(-math.inf)
+        told = torch.cat((ours, torch.tensor([stop], dtype=torch.float64)))
+        distributed.all_reduce(told, distributed.ReduceOp.MAX, self.group)
+        seconds, *rest = told.tolist()
+        return Told(seconds, bool(rest[-1]), [bool(wish) for wish in rest[:-1]])
 
 
 class StopFlag:
-    """A flag that is raised by a deadline (of time.monotonic), and, while it is entered, by SIGINT and SIGTERM.
+    """A flag that is raised by a deadline (of time.monotonic), and, once it is armed, by the signals that ask to stop.
 
-    The signals end nothing by themselves then; only a second SIGINT does interrupt. Within two seconds of the first it
-    does not: torchrun passes on the Ctrl-C that the terminal has sent to every process.
+    Before, signals end the command as they do others: a run that has not trained yet has nothing to save. Armed, they
+    end nothing by themselves; only a second SIGINT does interrupt. Within two seconds of the first it does not:
+    torchrun passes on the Ctrl-C that the terminal has sent to every process. Its context restores what was before.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
+        self.signalled, self.since = False, 0.0
+        self.previous: dict[int, signal._HANDLER] = {}
 
     @property
     def raised(self) -> bool:
         """Whether the run is to stop."""
         return self.signalled or time.monotonic() >= self.deadline
 
+    def arm(self) -> None:
+        """Note signals from now on; those that are ignored, as nohup has it with SIGHUP, still are."""
+        if self.previous or threading.current_thread() is not threading.main_thread():
+            return  # in another thread the caller handles signals
+        further = [getattr(signal, name) for name in _FURTHER if hasattr(signal, name)]
+        for number in (*stops(), *(n for n in further if signal.getsignal(n) is not signal.SIG_IGN)):
+            self.previous[number] = signal.signal(number, self._note)
+
     def __enter__(self) -> StopFlag:
-        self.signalled, self.since = False, 0.0
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number: int, frame: object) -> None:
@@ -70,3 +100,4 @@ class StopFlag:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        self.previous = {}

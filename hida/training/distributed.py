@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, distributed, nn
 from hida.errors import HidaError
 
 _TORCHRUN = "start several processes with torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
+
+# Gloo and NCCL have no type for it.
+_GONE = r"Connection (closed|reset) by peer|Broken pipe|remote process exited|Socket closed"
 
 
 def _number(name: str, least: int, largest: int) -> int:
@@ -93,6 +97,40 @@ class World:
             distributed.all_reduce(values)
             values /= self.size
         return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the ``values`` of every process, by rank along a new first dimension."""
+        if self.size == 1:
+            return values[None]
+        everyones = [torch.empty_like(values) for _ in range(self.size)]
+        distributed.all_gather(everyones, values.contiguous())
+        return torch.stack(everyones)
+
+    def lead(self, act: Callable[[], object]) -> None:
+        """Let the leader act while the others wait for it; where it is refused, all are.
+
+        Raises:
+            HidaError: in all processes, if ``act`` raises one; only the leader's has its message.
+            OSError: in the leader, if ``act`` raises one.
+        """
+        refusal: Exception | None = None
+        if self.leads:
+            try:
+                act()
+            except (HidaError, OSError) as error:
+                refusal = error
+        if self.any(refusal is not None):
+            raise refusal or HidaError("the process of rank 0 has refused the run; its own message says why.")
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Say it in words where a message fails because another process has ended."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not re.search(_GONE, str(error)):
+                raise
+            raise HidaError("another process of the run has ended; its own message says why.") from error
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is raised in any process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 
@@ -13,6 +14,7 @@ from hida.data.framing import draw_plan, planned_batch
 from hida.errors import HidaError
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import TrainingState
+from hida.weights.checkpoint import Checkpoint, CheckpointError
 
 WARM_UP = 3
 """Iterations that run one by one before the capture: they choose algorithms and allocate the optimisers' states."""
@@ -93,9 +95,39 @@ class Engine:
         self.summed = 0
         return dict(zip(self.state.losses, means, strict=True))
 
-    def losses_here(self) -> dict[str, float]:
-        """Return this process's mean losses since then, and continue to sum them."""
-        return dict(zip(self.state.losses, (self.sums / max(self.summed, 1)).tolist(), strict=True))
+    def sums_of_all(self) -> dict[str, Tensor]:
+        """Return the sums of all processes under their checkpoint names; all have to call this, which waits for them.
+
+        With them the first log line of a resumed run is the mean over as many iterations as any other.
+        """
+        sums = self.state.world.gather(self.sums).cpu()
+        named = dict(zip(self.state.losses, sums.unbind(1), strict=True))
+        count = torch.tensor(self.summed, dtype=torch.int64)
+        return {f"summed.{name}": value for name, value in named.items()} | {"summed.iterations": count}
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue with a checkpoint's sums; where it has none, or of other losses, begin anew.
+
+        Raises:
+            CheckpointError: if they are not what a sum can be.
+        """
+        stored = checkpoint.part("summed")
+        if stored.keys() != {*self.state.losses, "iterations"}:
+            return
+        world = self.state.world
+        for name, value in stored.items():
+            shape, kind = ((), torch.int64) if name == "iterations" else ((world.size,), torch.float32)
+            if tuple(value.shape) != shape or value.dtype != kind or not bool((value.abs() < math.inf).all()):
+                raise CheckpointError(
+                    f"'{checkpoint.path}' holds other sums (summed.{name}); resume from an older one."
+                )
+        self.summed = int(stored["iterations"])
+        if not 0 <= self.summed <= self.state.iteration:
+            raise CheckpointError(
+                f"'{checkpoint.path}' holds losses of {self.summed} iterations, which cannot be; resume from an "
+                "older checkpoint."
+            )
+        self.sums.copy_(torch.stack([stored[name][world.rank] for name in self.state.losses]))
 
     def _host_plan(self) -> Tensor:
         state, world = self.state, self.state.world

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from hida.data.framing import Batch
 from hida.documents import DocumentError, parse_json
 from hida.errors import HidaError
 from hida.files import atomic_path, write_bytes
 from hida.images.sheet import sheet, to_image
-from hida.training.state import TrainingState
 
 
 class Journal:
@@ -22,7 +24,7 @@ class Journal:
 
     def __init__(self, folder: Path, iteration: int, tensorboard: bool) -> None:
         self.folder, self.path = folder, folder / "log.jsonl"
-        _drop_lines_after(self.path, iteration)
+        self.evaluated = _drop_lines_after(self.path, iteration)
         self.file = self.path.open("a", encoding="utf-8")
         self.writer = require_tensorboard()(str(folder / "tensorboard")) if tensorboard else None
 
@@ -35,9 +37,12 @@ class Journal:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, iteration)
 
-    def draw_samples(self, state: TrainingState, batch: Batch) -> None:
-        """Draw photo, depth, sketch, target and reconstructed depth, one row per pair."""
-        sketch, depth_hat = state.draw(batch)
+    def lacks(self, iteration: int) -> tuple[bool, bool]:
+        """Return whether there is no held-out error, and no sample grid, of the iteration that the run goes on from."""
+        return iteration not in self.evaluated, not self._sample(iteration).exists()
+
+    def write_samples(self, iteration: int, drawn: Sequence[tuple[Batch, Tensor, Tensor]]) -> None:
+        """Write photo, depth, sketch, target and reconstructed depth, one row per pair."""
         rows = [
             [
                 to_image(batch.photo[i]),
@@ -46,33 +51,53 @@ class Journal:
                 to_image(batch.sketch[i]),
                 to_image(depth_hat[i], 0.0),
             ]
+            for batch, sketch, depth_hat in drawn
             for i in range(len(sketch))
         ]
         picture = sheet(rows, ("photo", "depth", "sketch", "target", "reconstructed depth"))
-        with atomic_path(self.folder / "samples" / f"iteration-{state.iteration:08d}.png") as path:
+        with atomic_path(self._sample(iteration)) as path:
             picture.save(path)
         if self.writer:
-            self.writer.add_image("samples", np.asarray(picture), state.iteration, dataformats="HWC")
+            self.writer.add_image("samples", np.asarray(picture), iteration, dataformats="HWC")
+
+    def _sample(self, iteration: int) -> Path:
+        return self.folder / "samples" / f"iteration-{iteration:08d}.png"
+
+    def flush(self) -> None:
+        """Write what a full disk did not take before, if it does now."""
+        with contextlib.suppress(OSError):
+            self.file.flush()
 
     def close(self) -> None:
-        """Close the files."""
-        self.file.close()
+        """Close the files; what the disk does not take was told before."""
+        with contextlib.suppress(OSError):
+            self.file.close()
         if self.writer:
             self.writer.close()
 
 
-def _drop_lines_after(path: Path, iteration: int) -> None:
-    """Remove the lines that a resumed run will write again, and a torn last one."""
+def _drop_lines_after(path: Path, iteration: int) -> set[float]:
+    """Remove the lines that a resumed run will write again, and torn ones.
+
+    Returns:
+        The iterations that have held-out errors.
+    """
     if not path.exists():
-        return
-    kept = []
+        return set()
+    kept, evaluated = [], set()
     for line in path.read_bytes().splitlines():
         try:
-            if parse_json(line, finite=False).field("iteration").number(math.inf) <= iteration:
-                kept.append(line + b"\n")
+            entry = parse_json(line, finite=False)
+            number = entry.field("iteration").number(math.inf)
+            if number > iteration:
+                continue
+            kept.append(line + b"\n")
+            if entry.optional("held_out_l1") is not None:
+                evaluated.add(number)
         except DocumentError:
             continue
     write_bytes(path, b"".join(kept))
+    return evaluated
 
 
 def require_tensorboard() -> Any:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from hida.config import Config
 from hida.data.dataset import PairTensors
-from hida.data.framing import Batch, centred_batch
 from hida.errors import HidaError
 from hida.training import restart
-from hida.training.clock import Clock, StopFlag
+from hida.training.clock import Meeting, StopFlag, Told
 from hida.training.engine import Engine
+from hida.training.held_out import Stopped, draw_samples, held_out_error
 from hida.training.journal import Journal
 from hida.training.schedule import learning_rate
 from hida.training.state import TrainingState
 from hida.weights import checkpoint
 
-HELD_OUT_BATCH = 8
-
 
 def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_after: int) -> None:
     """Train to the last epoch or minute, for ``stop_after`` iterations (0: any number), or until ``stop``.
 
-    A checkpoint of the last iteration is in ``out`` afterwards.
+    A checkpoint of the last iteration is in ``out`` afterwards. Before the first iteration is done, signals end the
+    command as they do elsewhere; ``stop`` is armed then.
 
     Args:
         watched: the held-out pairs.
@@ -35,27 +35,26 @@ def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_af
 
     Raises:
         CaptureFailed: if the run cannot continue in this process; the checkpoint is there as well.
-        HidaError: if the losses are no longer finite.
+        HidaError: if the losses are no longer finite, or another process of the run has ended.
+        OSError: if a file cannot be written; what was trained until then is in a checkpoint, if that could be.
     """
-    state = engine.state
-    loop = _Loop(engine, watched, out, stop_after)
-    # The time of a run includes what it took to begin again in another process and to load everything once more.
-    away = restart.seconds_between()
-    clock = Clock(state.world, state.elapsed + away) if loop.timed else None
+    loop = _Loop(engine, watched, out, stop, stop_after)
     try:
+        loop.make_up()
         while not loop.over:
             loop.step()
-            if clock:
-                state.elapsed = clock.read()
-            loop.after_step(stop)
+            stop.arm()
+            loop.after_step()
     finally:
         loop.close()
+    if loop.refused:
+        raise loop.refused
 
 
 class _Loop:
     """What the loop keeps between iterations."""
 
-    def __init__(self, engine: Engine, watched: PairTensors, out: Path, stop_after: int) -> None:
+    def __init__(self, engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_after: int) -> None:
         self.engine, self.state, self.watched, self.out = engine, engine.state, watched, out
         state, size = engine.state, len(engine.pairs)
         config, options = state.config, state.config.train
@@ -65,14 +64,18 @@ class _Loop:
         # Counted from the images, since an earlier part of the run may have had another batch.
         epochs_left = max(0, math.ceil((options.epochs * size - state.images) / options.batch))
         self.last = state.iteration + min(math.inf if self.timed else epochs_left, stop_after or math.inf)
-        self.stopping = False
+        self.stop, self.stopping = stop, False
+        # The time of a run includes what it took to begin again in another process and to load everything once more.
+        self.meeting = Meeting(state.world, state.elapsed + restart.seconds_between())
+        self.refused: OSError | None = None
 
         # What is due when: the counter of images crosses a multiple of the interval at the end of a share of an epoch.
-        self.samples = _Every(options.sample_epochs * size, state.images)
-        self.evaluations = _Every(options.evaluate_epochs * size, state.images)
+        before = max(0, state.images - options.batch)
+        self.samples = _Every(options.sample_epochs * size, before)
+        self.evaluations = _Every(options.evaluate_epochs * size, before)
         self.checkpoints = _Every(options.checkpoint_epochs * size, state.images)
         self.saved = self.logged = time.monotonic()
-        self.saved_iteration = -1
+        self.saved_iteration, self.logged_iteration = -1, state.iteration
 
         # Where it is told
         leads = state.world.leads
@@ -92,21 +95,35 @@ class _Loop:
         if way_back:
             way_back.unlink(missing_ok=True)
 
-    def after_step(self, stop: StopFlag) -> None:
-        """Log, evaluate, draw samples and save, each if it is due."""
-        state, options = self.state, self.state.config.train
+    def make_up(self) -> None:
+        """Do what was due when the run was stopped, but was put off so that it could end at once."""
+        evaluates, draws = self._evaluates(), self.samples.due(self.state.images)
+        if self.journal and self.state.iteration:
+            no_error, no_samples = self.journal.lacks(self.state.iteration)
+            if evaluates and no_error:
+                self._evaluate(self.journal, lambda: False)
+            if draws and no_samples:
+                self._draw_samples(self.journal, lambda: False)
+
+    def after_step(self) -> None:
+        """Log, save, evaluate and draw samples, each if it is due; where the run is asked to stop, only save."""
+        state = self.state
+        told = self._meet(time.monotonic() - self.saved > 60 * state.config.train.checkpoint_minutes)
+        if self.timed:
+            state.elapsed = told.seconds
         self.bar.update(int(state.elapsed) - self.bar.n if self.timed else 1)
-        logging = state.iteration % options.log_every == 0
-        # Processes agree on a stop where they wait for each other anyway.
-        self.stopping = state.world.any(stop.raised) if logging or state.world.size == 1 else False
-        saving = self._saves()
-        if logging:
+        evaluates, draws = self._evaluates(), self.samples.due(state.images)
+        saves = self.checkpoints.due(state.images) or told.wishes[0] or self.over
+        if state.iteration % state.config.train.log_every == 0:
             self._log()
-        if self._evaluates():
-            self._evaluate()
-        if self.samples.due(state.images):
-            self._draw_samples()
-        if saving:
+        # Saved first: a process that is killed while it evaluates has lost nothing, and the next one makes up for it.
+        if saves:
+            self._save()
+        if evaluates:
+            self._evaluate(self.journal, self._asked_to_stop)
+        if draws:
+            self._draw_samples(self.journal, self._asked_to_stop)
+        if self.stopping and self.saved_iteration != state.iteration:
             self._save()
 
     def close(self) -> None:
@@ -119,26 +136,44 @@ class _Loop:
     def _epoch(self) -> float:
         return self.state.images / len(self.engine.pairs)
 
+    def _meet(self, *wishes: bool) -> Told:
+        """Decide with all other processes whether to stop; they hear the leader's wishes."""
+        told = self.meeting.hold(self.stop.raised or self.refused is not None, wishes)
+        self.stopping = self.stopping or told.stop
+        return told
+
+    def _asked_to_stop(self) -> bool:
+        if not self.stopping:
+            self._meet()
+        return self.stopping
+
     def _way_back(self) -> Path | None:
         """Write a checkpoint to continue from in another process; None if there is one of this iteration already."""
-        state, extra = self.state, None
-        if state.world.leads and self.saved_iteration != state.iteration:
-            _require_finite(self.engine.losses_here(), state.iteration)
-            extra = _write_checkpoint(self.out, state)
+        state = self.state
+        if self.saved_iteration == state.iteration:
+            return None
+        path = _write_checkpoint(self.out, self.engine)
         state.world.wait()
-        return extra
+        return path if state.world.leads else None
+
+    def _write(self, act: Callable[[], None]) -> None:
+        """Write something to read; where the disk is full the run stops, and saves what it has."""
+        try:
+            act()
+        except OSError as error:
+            self.refused = self.refused or error
 
     def _log(self) -> None:
         engine, state, epoch = self.engine, self.state, self._epoch
-        summed, values, now = engine.summed, engine.losses(), time.monotonic()
-        speed = summed * state.config.train.batch / (now - self.logged)
-        self.logged = now
+        values, now, iterations = engine.losses(), time.monotonic(), state.iteration - self.logged_iteration
+        speed = iterations * state.config.train.batch / (now - self.logged)
+        self.logged, self.logged_iteration = now, state.iteration
         _require_finite(values, state.iteration)
         if self.journal:
             more = {"images_per_second": speed}
             if self.timed:
                 more |= {"elapsed": state.elapsed, "rate": learning_rate(state.config, epoch, state.elapsed)}
-            self.journal.write(state.iteration, epoch, {**values, **more})
+            self._write(partial(self.journal.write, state.iteration, epoch, {**values, **more}))
         shown = {**{k: f"{v:.3f}" for k, v in values.items()}, "img/s": f"{speed:.1f}"}
         self.bar.set_postfix(shown, refresh=False)
 
@@ -146,28 +181,22 @@ class _Loop:
         """Return whether the held-out error is due: by the epochs, or at the end of the time, which ends no epoch."""
         state = self.state
         at_the_end = self.timed and state.elapsed >= state.config.seconds and bool(state.config.train.evaluate_epochs)
-        return at_the_end or self.evaluations.due(state.images)
+        return (self.evaluations.due(state.images) or at_the_end) and len(self.watched) > 0
 
-    def _evaluate(self) -> None:
-        if self.journal and len(self.watched):
-            error = held_out_error(self.state, self.watched)
-            self.journal.write(self.state.iteration, self._epoch, {"held_out_l1": error})
+    def _evaluate(self, journal: Journal | None, stopped: Stopped) -> None:
+        error = held_out_error(self.state, self.watched, stopped)
+        if journal and error is not None:
+            self._write(partial(journal.write, self.state.iteration, self._epoch, {"held_out_l1": error}))
 
-    def _draw_samples(self) -> None:
-        if self.journal:
-            pairs = self.watched if len(self.watched) else self.engine.pairs
-            self.journal.draw_samples(self.state, _sample_batch(pairs, self.state.config))
-
-    def _saves(self) -> bool:
-        """Return whether this process has to write a checkpoint: by the epochs, by the minutes, or at the end."""
-        state = self.state
-        minutes = state.config.train.checkpoint_minutes
-        due = self.checkpoints.due(state.images) or time.monotonic() - self.saved > 60 * minutes
-        return state.world.leads and (due or self.over)
+    def _draw_samples(self, journal: Journal | None, stopped: Stopped) -> None:
+        drawn = draw_samples(self.state, self.watched if len(self.watched) else self.engine.pairs, stopped)
+        if journal and drawn is not None:
+            self._write(partial(journal.write_samples, self.state.iteration, drawn))
 
     def _save(self) -> None:
-        _require_finite(self.engine.losses_here(), self.state.iteration)
-        save_checkpoint(self.out, self.state)
+        save_checkpoint(self.out, self.engine)
+        if self.journal:
+            self.journal.flush()
         self.saved, self.saved_iteration = time.monotonic(), self.state.iteration
 
 
@@ -188,35 +217,44 @@ def _bar(state: TrainingState, last: float, timed: bool) -> tqdm:
     )
 
 
-def held_out_error(state: TrainingState, watched: PairTensors) -> float:
-    """Return the mean absolute error of the EMA generator's sketches, in grey levels of [0, 1]."""
-    total = 0.0
-    for start in range(0, len(watched), HELD_OUT_BATCH):
-        index = torch.arange(start, min(start + HELD_OUT_BATCH, len(watched)))
-        batch = centred_batch(watched.take(index), state.config.augment)
-        total += float((state.draw(batch)[0] - batch.sketch).abs().mean((1, 2, 3)).sum()) / 2
-    return total / len(watched)
+def save_checkpoint(out: Path, engine: Engine) -> None:
+    """Write a checkpoint and drop the oldest ones beyond ``train.keep``; every process has to call it.
 
-
-def save_checkpoint(out: Path, state: TrainingState) -> None:
-    """Write a checkpoint and drop the oldest ones beyond ``train.keep``."""
-    path = _write_checkpoint(out, state)
+    Raises:
+        HidaError: in all processes, if the losses are no longer finite.
+        OSError: if it cannot be written; on a full disk the older checkpoints make room, but the newest stays.
+    """
+    path = _write_checkpoint(out, engine)
     # Only damaged checkpoints can be of later iterations, since the run began before them: they must not count.
     written = [p for p in checkpoint.checkpoint_paths(out) if p.stem <= path.stem]
-    for old in written[state.config.train.keep :]:
+    for old in written[engine.state.config.train.keep :] if engine.state.world.leads else ():
         old.unlink(missing_ok=True)
 
 
-def _write_checkpoint(out: Path, state: TrainingState) -> Path:
+def _write_checkpoint(out: Path, engine: Engine) -> Path:
+    state, sums = engine.state, engine.sums_of_all()
+    means = {name.split(".")[1]: float(value.float().mean()) / max(engine.summed, 1) for name, value in sums.items()}
+    del means["iterations"]
+    _require_finite(means, state.iteration)
     path = checkpoint.checkpoint_path(out, state.iteration)
-    checkpoint.save(path, checkpoint.CHECKPOINT, state.config, state.counters(), state.tensors())
+    if state.world.leads:
+        write = partial(checkpoint.save, path, checkpoint.CHECKPOINT, state.config, state.counters())
+        try:
+            write({**state.tensors(), **sums})
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _make_room(out):
+                raise
+            write({**state.tensors(), **sums})
     return path
 
 
-def _sample_batch(pairs: PairTensors, config: Config) -> Batch:
-    """Return up to two pairs of each style."""
-    picked = [torch.nonzero(pairs.style == style)[:2, 0] for style in range(config.generator.styles)]
-    return centred_batch(pairs.take(torch.cat(picked).cpu()), config.augment)
+def _make_room(out: Path) -> bool:
+    """Remove the checkpoints before the newest whole one; return whether there were any."""
+    found = checkpoint.newest(out, ())
+    older = [path for path in checkpoint.checkpoint_paths(out) if found and path.stem < found.path.stem]
+    for path in older:
+        path.unlink(missing_ok=True)
+    return bool(older)
 
 
 def _require_finite(values: dict[str, float], iteration: int) -> None:

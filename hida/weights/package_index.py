@@ -17,10 +17,11 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from hida.weights.verified import sha256
 TIMEOUT_SECONDS = 60
 _LARGEST_PAGE = 32 << 20
 _LARGEST_FILE = 2 << 30  # where its size is not known
+_Result = TypeVar("_Result")
 _SCHEMES = ("http", "https")
 _JSON = "application/vnd.pypi.simple.v1+json"
 
@@ -95,15 +97,15 @@ def download(url: str, target: Path, label: str, cert: str | None = None, size: 
     """
     most = size or _LARGEST_FILE
     try:
-        with _open(url, cert) as answer, target.open("wb") as file:
+        with _of_network(lambda: _open(url, cert)) as answer, target.open("wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
             with tqdm(total=total or None, desc=label, unit="B", unit_scale=True, unit_divisor=1024) as bar:
                 received = 0
-                while received <= most and total <= most and (chunk := answer.read(1 << 20)):
+                while received <= most and total <= most and (chunk := _of_network(lambda: answer.read(1 << 20))):
                     file.write(chunk)
                     received += len(chunk)
                     bar.update(len(chunk))
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+    except (ConnectionError, http.client.HTTPException, ValueError) as error:
         raise HidaError(f"{label} could not be downloaded from {_without_secret(url)} ({_reason(error)}).") from None
     if max(received, total) > most:
         raise HidaError(
@@ -111,6 +113,14 @@ def download(url: str, target: Path, label: str, cert: str | None = None, size: 
         )
     if total and received != total:
         raise HidaError(f"the download of {label} ended after {received} of {total} bytes; try again.")
+
+
+def _of_network(step: Callable[[], _Result]) -> _Result:
+    """Tell errors of the network from those of the file that is written."""
+    try:
+        return step()
+    except OSError as error:
+        raise ConnectionError(_reason(error)) from None
 
 
 def check_sha256(path: Path, expected: str, label: str) -> None:
@@ -255,7 +265,7 @@ def _pip(*arguments: str) -> str:
     # Isolated: `-m pip` and `-c` would otherwise run a pip.py of the current folder.
     command = [sys.executable, "-I", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -237,6 +237,7 @@ class TestWhatTheWheelHolds:
         [
             ("8.0\n9.0\n8.0\n", {}, {"80", "90a"}),
             ("9.0\n", {"TORCH_CUDA_ARCH_LIST": "8.0;12.0+PTX"}, {"80", "120"}),
+            ("9.0\n", {"TORCH_CUDA_ARCH_LIST": "native"}, {"90a"}),
             ("", {}, set()),
             ("", {"TORCH_CUDA_ARCH_LIST": "8.0"}, set()),
             ("", {"HIDA_BUILD_CUDA": "1"}, {"75", "80", "86", "89", "90a", "100", "120"}),
@@ -272,6 +273,33 @@ class TestWhatTheWheelHolds:
         for name, value in (("TORCH_CUDA_ARCH_LIST", "Hopper"), ("HIDA_BUILD_CUDA", "yes"), ("HIDA_BUILD_NATIVE", "2")):
             _, said = call(tree, "backend.build_wheel", tmp_path, status=1, **{**settings, name: value})
             assert re.search(f"^hida: {name} (names|is) '{value}'[;,] ?(write|set)", said.splitlines()[-1])
+
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            (
+                "CXX",
+                'g++ "',
+                "hida: CXX is 'g++ \"', which is no command (No closing quotation);",
+            ),
+            ("MAX_JOBS", "abc", "hida: MAX_JOBS is 'abc'; set it to a whole number above 0, or leave it unset."),
+            ("MAX_JOBS", "-1", "hida: MAX_JOBS is '-1'; set it to a whole number above 0, or leave it unset."),
+            ("TORCH_CUDA_ARCH_LIST", "native", "hida: TORCH_CUDA_ARCH_LIST is 'native', but nvidia-smi names no GPU;"),
+        ],
+    )
+    def test_a_setting_that_means_nothing_is_one_sentence(self, tree, tmp_path, settings, name, value, said):
+        command = [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path]
+        environment = {**plain_environment(), **settings, "GPUS": "", name: value}
+        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True)
+        assert done.returncode
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith(said)
+        _, printed = call(tree, "backend.build_wheel", tmp_path, status=1, **{**environment, "HIDA_BUILD_CUDA": "1"})
+        assert printed.splitlines()[-1].startswith(said)
+
+    def test_the_chips_of_the_gpus_here_can_be_asked_for_by_one_word(self, tree, settings):
+        environment = {**settings, "TORCH_CUDA_ARCH_LIST": " native\n"}
+        assert call(tree, "toolchain.chips", **environment)[0] == ["8.6", "9.0a"]
 
     def test_an_editable_install_that_insists_builds_in_place(self, tree, tmp_path, settings):
         place = shutil.copytree(tree, tmp_path / "clone")

@@ -170,6 +170,7 @@ def test_missing_photo_and_wrong_suffix(tree):
 def test_two_files_for_one_name(tree):
     shutil.copy(tree / "photo/photo1/image0001.jpg", tree / "photo/photo1/image0001.png")
     assert faults(tree) == [("ambiguous", "photo1/image0001")]
+    assert len(read_fs2k(tree, COUNTS).pairs) == len(PAIRS) - 1  # the pair is left out
 
 
 def test_unequal_sizes(tree):

@@ -112,6 +112,22 @@ def test_partners_sizes_and_damage(tmp_path):
     assert [pair.name for pair in source.pairs] == ["good"]
 
 
+def test_a_pair_of_which_there_are_two_pictures_is_one_fault_and_left_out(tmp_path):
+    put(tmp_path, "photo/a.jpg", "photo/a.JFIF", "photo/b.jpg", "sketch/a.png", "sketch/b.tif")
+    source = read_pairs(tmp_path)
+    assert [(fault.kind, fault.name) for fault in source.faults] == [("ambiguous", "photo/a")]
+    assert [pair.name for pair in source.pairs] == ["b"]
+    for form in ("Zo\u00eb", "Zoe\u0308"):
+        put(tmp_path / "styled", f"photo/{form}/a.jpg", f"photo/{form}/{form}.jpg", f"sketch/{form}/{form}.jpg")
+    put(tmp_path / "styled", "sketch/Zo\u00eb/a.jpg")
+    source = read_pairs(tmp_path / "styled")
+    assert {(fault.kind, fault.name) for fault in source.faults} == {
+        ("ambiguous", "Zo\u00eb/a"),
+        ("ambiguous", "Zo\u00eb/Zo\u00eb"),
+    }
+    assert source.pairs == ()
+
+
 def test_names_that_would_collide_as_files(tmp_path):
     put(
         tmp_path,
@@ -170,11 +186,12 @@ def test_pairs_are_found_whatever_form_of_unicode_and_suffix_their_names_have(tm
 def test_nothing_is_left_out_in_silence(tmp_path):
     put(tmp_path, "photo/ink/a.jpg", "sketch/ink/a.jpg", "photo/ink/more/deep/b.jpg", "photo/ink/more/c.jpg")
     put(tmp_path, "photo/ink/.hidden/d.jpg")
-    (tmp_path / "photo/ink/raw.cr2").write_bytes(b"x")
+    for name in ("raw.cr2", "raw.txt"):
+        (tmp_path / "photo/ink" / name).write_bytes(b"x")
     source = read_pairs(tmp_path)
     assert [(fault.kind, fault.name) for fault in source.faults] == [("too deep", "photo/ink/more")]
     assert "holds 2 pictures" in source.faults[0].message
-    assert source.notes == ("1 files in photo have no suffix of a picture and are left out (raw.cr2).",)
+    assert source.notes == ("2 files in photo have no suffix of a picture and are left out (raw.cr2, raw.txt).",)
 
 
 def test_long_names_of_styles_and_pictures_make_a_name_that_fits(tmp_path):

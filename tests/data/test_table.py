@@ -20,7 +20,7 @@ def saved(folder, text, encoding="utf-8", name="t.csv"):
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", " "])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_rows_are_the_same_whatever_program_saved_them(tmp_path, separator, encoding, end):
     text = io.StringIO(newline="")
@@ -40,6 +40,10 @@ def test_rows_are_the_same_whatever_program_saved_them(tmp_path, separator, enco
         "name,style,split\na,ink,test,left,over\n",
         "name   style  split\na      ink    test\n",
         "\n\nname,style,split\na,ink,TEST",
+        "sep=;\r\nname;style;split\r\na;ink;test\r\n",
+        '"a note\nof two lines",NAME,Style,,split\r\n"one\r\n""more""",a,ink,,test\r\n,,,,\r\n\r\n',
+        "name\tstyle\tsplit\t\na\tink\ttest\t\n \t \n",
+        "name style split\na ink test \n",
     ],
 )
 def test_capitals_spaces_order_and_other_columns_do_not_matter(tmp_path, text):
@@ -60,6 +64,7 @@ def test_json_has_the_same_columns(tmp_path):
         ("t.csv", b"file,kind\na,ink\n", "'file,kind', without the columns name and style"),
         ("t.csv", "näme,style\n".encode("latin-1"), "not text in UTF-8"),
         ("t.csv", b"\xff\xfen\x00a", "not text in UTF-8|without the columns"),
+        ("t.csv", b'name,style,note\na,ink,"x\nb,ink,y\n', "quotation mark is not closed"),
         ("t.csv", b'name,style\n"' + b"x" * 200_000, "field larger"),
         ("t.csv", b"name,style\n" + b"\n" * 600_000, "hundreds of thousands"),
         ("t.json", b"{", "not valid JSON"),
@@ -102,6 +107,13 @@ def test_what_is_wrong_in_a_line_is_said_as_it_is_and_prints(tmp_path, row, says
     assert not good
     assert says in faults[0].message
     assert str(faults[0]).isprintable()
+
+
+def test_names_with_spaces_are_quoted_where_spaces_separate(tmp_path):
+    text = 'name style\n"a b" ink\na b ink\n'
+    good, faults = read_table(saved(tmp_path, text))
+    assert good == [Row("a b", "ink", None)]
+    assert "line 2: it has 3 words for 2 columns: put names with spaces in quotes" in faults[0].message
 
 
 def test_words_of_any_script_and_empty_splits_are_accepted(tmp_path):

@@ -1,7 +1,10 @@
 """MiDaS loading and arithmetic, on networks small enough to know the answer of."""
 
+import os
 import sys
 import types
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 import hida.depth
 from hida.depth import midas
-from hida.depth.midas import HALF, IMAGENET, Midas, Preparation, normalise
+from hida.depth.midas import HALF, IMAGENET, Midas, Preparation, _first_map, normalise
 from hida.errors import HidaError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -115,6 +118,7 @@ def test_any_photo_size_works(script):
     [
         (lambda pixels: np.full((1, 4, 4), np.nan), "not finite"),
         (lambda pixels: np.zeros((1, 2, 4, 4)), "instead of one"),
+        (lambda pixels: _first_map(["a text"]), "gave str instead of one"),
         (lambda pixels: np.zeros(()) @ pixels, "failed on an input of"),
     ],
 )
@@ -123,13 +127,49 @@ def test_networks_of_another_kind_are_named(network, reason):
         Midas(network).predict(ramp())
 
 
-def test_weights_alone_are_refused_with_the_way_out(tmp_path):
+def test_what_is_no_network_is_one_sentence_with_the_way_out(tmp_path, recwarn):
     torch.save({"a": torch.zeros(2)}, tmp_path / "dpt.pt")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "former.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "noise.pt").write_bytes(b"noise")
-    for name in ("dpt.pt", "noise.pt"):
-        with pytest.raises(HidaError, match=r"is not a TorchScript file.*torch.hub name") as caught:
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    faults = {
+        **dict.fromkeys(("dpt.pt", "former.pt", "noise.pt"), "is not a TorchScript file; a checkpoint.*hub"),
+        "photo.jpg": "is not a TorchScript file but a JPEG picture: give a TorchScript .*torch.hub name",
+        "pipe": "is a pipe or a device, from which weights are not read",
+        ".": "is a folder",
+    }
+    for name, fault in faults.items():
+        with pytest.raises(HidaError, match=fault) as caught:
             Midas.load(tmp_path / name)
         assert "\n" not in str(caught.value)
+    assert not recwarn.list
+
+
+class Wrong(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :1] + torch.ones(3, 7)
+
+
+def test_what_torch_says_in_many_lines_is_told_in_its_last(tmp_path, recwarn):
+    path = tmp_path / "w.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Wrong()).save(path)
+    with pytest.raises(HidaError, match=r"failed on an input of .* \(The size of tensor a") as caught:
+        Midas.load(path).predict(ramp())
+    assert "\n" not in str(caught.value)
+    # A program that is damaged, in a sound archive.
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "d.pt", "w") as damaged:
+        for name in whole.namelist():
+            content = whole.read(name)
+            damaged.writestr(
+                name, b"def f(self) -> Nothing:\n" if "/code/" in name and name.endswith(".py") else content
+            )
+    with pytest.raises(HidaError, match=r"d\.pt is TorchScript that cannot be loaded \(") as caught:
+        Midas.load(tmp_path / "d.pt")
+    assert "\n" not in str(caught.value)
+    assert not recwarn.list
 
 
 @pytest.fixture

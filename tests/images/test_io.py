@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hida.images import io as images
+from hida.images.opening import FORMATS
 from hida.images.io import ImageError, image_files, read_image, write_png
 
 
@@ -230,3 +231,14 @@ def test_image_files_are_sorted_and_case_blind(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG"]
+
+
+def test_every_suffix_of_the_formats_that_are_read_is_known(tmp_path):
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
+    assert {".jfif", ".jpe", ".mpo", ".tiff", ".pbm"} <= known
+    for suffix in known:
+        (tmp_path / f"a{suffix.upper()}").touch()
+        (tmp_path / f"b{suffix}").touch()
+    assert {path.suffix.lower() for path in image_files(tmp_path)} == known
+    assert len(image_files(tmp_path)) == 2 * len(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
 from hida.metrics.scores import load
+from hida.metrics.store import Store
 
 OFFLINE = ["--metrics", "scoot", "fsim"]
 
@@ -274,6 +276,53 @@ def test_a_damaged_photo_is_said_and_none_of_the_three_files_is_written(tmp_path
     assert run_command(cli_evaluate.main, arguments) == 2
     assert str(photo) in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.*"))
+
+
+@pytest.mark.parametrize("side", ["p", "t", "photos"])
+def test_all_damaged_pictures_are_named_in_a_line_each_before_anything_is_measured(tmp_path, capsys, monkeypatch, side):
+    monkeypatch.setattr("hida.metrics.evaluation.score", lambda *_: pytest.fail("measured"))
+    kinds = ("jpg", "png", "webp", "tif", "bmp", "gif", "ppm", "JFIF")
+    for folder in ("p", "t", "photos"):
+        write_images(tmp_path / folder, [f"{kind}.{kind}" for kind in kinds] + ["sound.png"])
+    for kind in kinds:
+        path = tmp_path / side / f"{kind}.{kind}"
+        os.truncate(path, path.stat().st_size // 2)
+    arguments = ["--pred", "p", "--target", "t", "--photos", "photos", "--metrics", "fsim"]
+    monkeypatch.chdir(tmp_path)
+    assert run_command(cli_evaluate.main, arguments) == 2
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("hida: ")]
+    assert len(lines) == len(kinds) + 1
+    for kind in kinds:
+        assert sum(f"'{side}/{kind}.{kind}'" in line for line in lines) == 1
+    assert "8 of 27 pictures cannot be read, named above, and nothing was measured" in lines[-1]
+    assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize("way", [["--pred", "p"], ["--weights", "small"]])
+def test_a_target_that_is_not_there_is_said_so(tmp_path, capsys, monkeypatch, way):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "p", ["a.png"])
+    assert run_command(cli_evaluate.main, [*way, "--target", "nosuch.zip", "--metrics", "fsim"]) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err
+
+
+def test_with_a_locked_cache_everything_is_measured_and_two_lines_say_why_it_is_not_kept(tmp_path, capsys, monkeypatch):
+    for folder in ("p", "t"):
+        write_images(tmp_path / folder, ["a.png"])
+    monkeypatch.setattr("hida.metrics.store._WAIT_AT_WORK", 0.2)
+    monkeypatch.setattr("hida.metrics.store._WAIT_AT_END", 0.2)
+    cache = tmp_path / "cache.sqlite"
+    Store(cache).close()
+    with sqlite3.connect(cache, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        arguments = ["--pred", str(tmp_path / "p"), "--target", str(tmp_path / "t"), "--metrics", "fsim"]
+        result = run(tmp_path, *arguments, "--cache", str(cache))
+        other.execute("ROLLBACK")
+    other.close()
+    assert 0 < result["groups"]["overall"]["fsim"]["value"] <= 1
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "cache" in line]
+    assert len(lines) == 2  # that it waits, and that it was in vain
+    assert all(line.startswith(f"hida: the cache {cache} is locked by another process") for line in lines)
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb"])

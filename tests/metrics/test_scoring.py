@@ -286,12 +286,6 @@ def test_damaged_results_in_the_store_are_measured_again(tmp_path, light_network
         assert light_networks == {"features": 4, "lpips": 2}  # mended at once
 
 
-def test_a_damaged_store_says_what_to_do(tmp_path):
-    (tmp_path / "store.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(HidaError, match=r"store\.sqlite cannot be used .* delete it"):
-        Store(tmp_path / "store.sqlite")
-
-
 def test_content_hash_tells_shapes_apart():
     flat = np.zeros((2, 8), np.uint8)
     assert content_hash(flat) == content_hash(flat.copy())

@@ -87,7 +87,7 @@ def test_another_program_is_not_replaced_but_told(data, tmp_path, monkeypatch, c
 
 
 def test_a_run_that_was_stopped_meanwhile_does_not_begin_again(data, tmp_path, failing, monkeypatch, capsys):
-    monkeypatch.setattr(train.loop._Loop, "after_step", lambda loop, stop: setattr(stop, "signalled", True))
+    monkeypatch.setattr(train.loop._Loop, "after_step", lambda loop: setattr(loop.stop, "signalled", True))
     assert hida_train(data, tmp_path, "--optimizer.schedule", "elapsed", "--train.minutes", "9") == 0
     assert "the same command continues from there" in capsys.readouterr().out
     assert load(tmp_path / "weights.safetensors").state["iteration"] == 3

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 import os
 import pickle
+import re
 import resource
 import struct
 import zipfile
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig
@@ -176,10 +175,12 @@ def test_other_files_are_refused_and_nothing_in_them_runs(tmp_path, writer):
     assert not marker.exists()
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
-    for path in (tmp_path / "absent.safetensors", tmp_path):
-        with pytest.raises(CheckpointError, match="there is no weights file"):
-            load(path)
+def test_a_missing_file_a_folder_and_a_pipe_are_told_apart(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    faults = {"absent": "there is no weights file", "": "is a folder; give a file", "pipe": "is a pipe or a device"}
+    for name, fault in faults.items():
+        with pytest.raises(CheckpointError, match=fault):
+            load(tmp_path / name)
 
 
 def generator_tensors(prefix, seed=0, dtype=torch.float32):
@@ -287,26 +288,6 @@ def test_a_header_of_a_hundred_megabytes_is_refused_before_it_is_read(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: os error 28")]
-)
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, error):
-    path = write(tmp_path / "c.safetensors")
-    before = path.read_bytes()
-
-    def half(tensors, target, metadata):
-        with open(target, "wb") as file:
-            file.write(b"half")
-        raise error
-
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises((CheckpointError, OSError)) as caught:
-        write(path, {"generator.a": torch.zeros(3)})
-    assert isinstance(caught.value, OSError) or "could not be written" in str(caught.value)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["c.safetensors"]
-
-
 def test_a_file_that_may_not_grow_leaves_the_old_one(tmp_path):
     # The system refuses the write itself, in the middle of the file.
     path = write(tmp_path / "c.safetensors")
@@ -314,7 +295,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_one(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises((CheckpointError, OSError)):
+        with pytest.raises(OSError, match=re.escape(str(path))):
             write(path, {"generator.a": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -56,7 +56,7 @@ def test_a_damaged_checkpoint_of_another_run_is_not_replaced(run, tmp_path, caps
     path.parent.mkdir()
     path.write_bytes(b"damaged")
     assert snapshot(run, path) == 2
-    assert "is a checkpoint, which the weights would replace" in capsys.readouterr().err
+    assert "is a checkpoint of a run, which the weights would replace" in capsys.readouterr().err
     assert path.read_bytes() == b"damaged"
 
 
@@ -64,14 +64,25 @@ REFUSALS = {
     "no run": (("{tmp}/nothing", "{tmp}/w.safetensors"), "there is no run '{tmp}/nothing'; give the folder"),
     "no run's folder": (("{tmp}", "{tmp}/w.safetensors"), "'{tmp}' is no run's folder, it holds no checkpoint; give"),
     "no name of a run": (("", "{tmp}/w.safetensors"), "the name of the run is empty; give the folder"),
+    "no regular file": (("/dev/null", "{tmp}/w.safetensors"), "'/dev/null' is a pipe or a device, from which"),
     "no name of a file": (("{run}", ""), "the name of the file to write is empty; give it one"),
-    "an unwritable place": (("{run}", "/dev/null/w.safetensors"), "'/dev/null/w.safetensors' could not be written ("),
-    "nowhere to make a file": (("{run}", "/proc/w.safetensors"), "'/proc/w.safetensors' could not be written ("),
+    "an unwritable place": (
+        ("{run}", "/dev/null/w.safetensors"),
+        "where a folder was expected ('/dev/null')",
+    ),
+    "nowhere to make a file": (
+        ("{run}", "/proc/w.safetensors"),
+        "no such file or folder (/proc/w.safetensors)",
+    ),
     "weights": (("{run}/weights.safetensors", "{tmp}/w.safetensors"), "holds weights, not a checkpoint; give the"),
     "another kind of file": (("{run}/config.json", "{tmp}/w.safetensors"), "is not a readable weights file"),
     "a name of another kind": (("{run}", "{tmp}/w.pt"), "give it a name that ends in .safetensors"),
-    "the checkpoint itself": (("{run}", "{newest}"), "is a checkpoint, which the weights would replace"),
-    "that checkpoint itself": (("{newest}", "{newest}"), "is a checkpoint, which the weights would replace"),
+    "another run's next checkpoint": (
+        ("{run}", "{tmp}/checkpoints/iteration-00000009.safetensors"),
+        "iteration-00000009.safetensors' has the name of a run's checkpoint; choose another name.",
+    ),
+    "the checkpoint itself": (("{run}", "{newest}"), "is a checkpoint of a run, which the weights would replace"),
+    "that checkpoint itself": (("{newest}", "{newest}"), "is a checkpoint of a run, which the weights would replace"),
 }
 
 
@@ -95,11 +106,26 @@ def test_another_runs_checkpoint_is_not_replaced(run, tmp_path, capsys):
         shutil.copy(checkpoint_path(run, 6), path)
         assert snapshot(run, path) == 2
         error = capsys.readouterr().err
-        assert f"'{path}' is a checkpoint, which the weights would replace; choose another name." in error
+        assert f"'{path}' is a checkpoint of a run, which the weights would replace; choose another." in error
         assert path.read_bytes() == checkpoint_path(run, 6).read_bytes()
     shutil.copy(run / "weights.safetensors", renamed)
     assert snapshot(checkpoint_path(run, 6), renamed) == 0
     assert load(renamed).state["iteration"] == 6
+
+
+def test_a_checkpoint_is_not_replaced_through_a_link_or_under_another_name(run, tmp_path, capsys):
+    kept, link, renamed = (tmp_path / name for name in ("kept.safetensors", "link.safetensors", "linked.safetensors"))
+    shutil.copy(checkpoint_path(run, 6), kept)
+    link.symlink_to(checkpoint_path(tmp_path, 7))  # of a run that has not got that far
+    renamed.hardlink_to(kept)
+    for out in (link, renamed):
+        assert snapshot(kept, out) == 2
+        assert "checkpoint" in capsys.readouterr().err
+    weights = tmp_path / "w.safetensors"
+    shutil.copy(run / "weights.safetensors", weights)
+    assert snapshot(weights, weights) == 2
+    assert f"'{weights}' is itself what is read; choose another name to write." in capsys.readouterr().err
+    assert not checkpoint_path(tmp_path, 7).exists()
 
 
 def test_a_folder_is_not_replaced(run, tmp_path, capsys):

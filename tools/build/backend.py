@@ -36,6 +36,7 @@ from setuptools.errors import CompileError
 from toolchain import (
     TORCH,
     find_nvcc,
+    jobs,
     missing,
     no_compiler,
     packaged_nvcc,
@@ -124,7 +125,8 @@ def _choose_cuda() -> None:
         return  # setup.py says it
     chips, why_not = usable_gpus()
     if chips:
-        os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ";".join(chips)
+        named = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+        os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chips) if named.lower() in ("", "native") else named
     elif not wish("HIDA_BUILD_CUDA"):
         os.environ["HIDA_BUILD_CUDA"] = "0"
         os.environ["HIDA_NOT_BUILT"] = (
@@ -146,7 +148,9 @@ def _environment() -> Iterator[os._Environ]:
 def _installed() -> tuple[Path | None, Path | None]:
     """Return the folder of a torch with fitting headers and a packaged nvcc, where hida is going to be installed."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     torch, nvidia = ([], []) if done.returncode else json.loads(done.stdout.splitlines()[-1])
     folders = [Path(folder) for folder in torch if suits(torch_version(Path(folder)))]
     return next(iter(folders), None), next(iter(packaged_nvcc(nvidia)), None)
@@ -159,6 +163,7 @@ def _headers() -> Iterator[str]:
     if wish("HIDA_BUILD_NATIVE") == "0" or sys.platform != "linux" or no_compiler():
         yield ""  # setup.py says it
         return
+    jobs()  # what is wrong is said before anything is fetched
     if named and (os.environ.get("HIDA_TORCH") or suits(torch_version(named))):
         yield ""
         return

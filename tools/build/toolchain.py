@@ -55,7 +55,20 @@ def listed(group: str) -> list[str]:
 def compiler() -> list[str]:
     """Return the command of the C++ compiler."""
     named = os.environ.get("CXX", "")
-    return [named] if shutil.which(named) else shlex.split(named) or ["g++"]  # a path may have spaces
+    if shutil.which(named):
+        return [named]  # a path may have spaces
+    try:
+        return shlex.split(named) or ["g++"]
+    except ValueError as error:
+        raise SystemExit(f"hida: CXX is {named!r}, which is no command ({error}); correct it, or unset it.") from None
+
+
+def jobs() -> str:
+    """Return how many compilers ``MAX_JOBS`` lets run at a time; empty if it does not say."""
+    value = os.environ.get("MAX_JOBS", "").strip()
+    if value and not re.fullmatch("0*[1-9][0-9]{,5}", value, re.ASCII):
+        raise SystemExit(f"hida: MAX_JOBS is {value!r}; set it to a whole number above 0, or leave it unset.")
+    return value
 
 
 def no_compiler() -> str:
@@ -137,6 +150,7 @@ def missing_cuda() -> str:
     return "there is no nvcc"
 
 
+@functools.cache
 def usable_gpus(patience: float = 30) -> tuple[list[str], str]:
     """Ask nvidia-smi for the chips of the GPUs here, which needs no torch.
 
@@ -172,8 +186,16 @@ def usable_gpus(patience: float = 30) -> tuple[list[str], str]:
 
 def chips() -> list[str]:
     """Return the chips to build for: those that ``TORCH_CUDA_ARCH_LIST`` names, or all that are listed."""
-    named = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-    return list(filter(None, named)) or listed("chips")
+    named = list(filter(None, re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))))
+    if [name.lower() for name in named] != ["native"]:
+        return named or listed("chips")
+    found, why_not = usable_gpus()
+    if not found:
+        raise SystemExit(
+            f"hida: TORCH_CUDA_ARCH_LIST is {named[0]!r}, but {why_not}; write compute capabilities, as in "
+            "'8.0;9.0a;12.0+PTX'."
+        )
+    return found
 
 
 def gencode() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from hida.depth.builtin import progress
 from hida.depth.builtin.network import CROP_SIDE, DepthNet, expected_points
-from hida.depth.builtin.options import Options
+from hida.depth.builtin.options import Options, require_usable
+from hida.depth.builtin.progress import Progress
 from hida.depth.builtin.training_set import Faces, augment, list_photos, plain, teach
 from hida.depth.tddfa import TDDFA
-from hida.device import to_channels_last
-from hida.errors import HidaError
+from hida.device import choose_device, to_channels_last
+from hida.errors import HidaError, Interrupted
 from hida.files import atomic_path
+from hida.weights.saving import save_tensors
+
+SAVE_EVERY = 200
+"""steps between two checkpoints"""
 
 
 def loss(network: DepthNet, photo: Tensor, depth: Tensor, points: Tensor) -> dict[str, Tensor]:
@@ -75,12 +81,12 @@ def measure(network: DepthNet, faces: Faces) -> dict[str, float]:
 def save_weights(network: DepthNet, path: Path) -> None:
     """Write convolutions in float16; vectors (biases, norms) stay float32: their range matters, their size does not."""
     state = {
-        name: tensor.half().contiguous() if tensor.ndim > 1 else tensor.float().contiguous()
+        name: tensor.half() if tensor.ndim > 1 else tensor.float()
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        save_tensors(temporary, state, {})
 
 
 @torch.no_grad()
@@ -97,50 +103,66 @@ def recalibrate(network: DepthNet, faces: Faces, generator: torch.Generator, bat
     network.eval()
 
 
-def train(options: Options, faces: Faces) -> tuple[DepthNet, float]:
-    """Train on ``faces``; return the EMA network and the seconds it took."""
+def train(options: Options, faces: Faces, before: Progress | None = None) -> tuple[DepthNet, float]:
+    """Train on ``faces``; return the EMA network and the seconds it took.
+
+    With ``options.checkpoint``, a signal that would end the process does so after the step has been saved.
+
+    Args:
+        before: what ``options.checkpoint`` holds of an earlier part of the same training.
+    """
     torch.manual_seed(options.seed)
-    device = options.device
+    device = choose_device(options.device)
     network = to_channels_last(DepthNet().to(device))
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, options.lr, total_steps=options.steps + 1, pct_start=0.08, final_div_factor=100
-    )
-    parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
-    first, spent = 0, 0.0
-    if options.checkpoint and options.checkpoint.is_file():
-        try:
-            saved = torch.load(options.checkpoint, map_location=device, weights_only=True)
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            first, spent = int(saved["step"]), float(saved["seconds"])
-        except Exception:  # a torn file raises nearly anything
-            raise HidaError(
-                f"'{options.checkpoint}' is not a checkpoint of this training; give its own, or a new name."
-            ) from None
-    start = time.perf_counter() - spent
+    networks, chosen = progress.Networks(network, averaged), progress.choices(options, len(faces))
+
+    def schedule_after(step: int) -> torch.optim.lr_scheduler.OneCycleLR:
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            options.lr,
+            total_steps=options.steps + 1,
+            pct_start=0.08,
+            final_div_factor=100,
+            last_epoch=step - 1,
+        )
+
+    schedule, first = schedule_after(0), 0
+    start = time.perf_counter()
+    if before and options.checkpoint:
+        progress.require_same(before, chosen, options.checkpoint)
+        progress.restore(before, networks, optimiser, options.checkpoint)
+        first, start = before.step, start - before.seconds
+        schedule = schedule_after(first) if first else schedule
     bar = tqdm(range(first, options.steps), initial=first, total=options.steps, desc="train", unit="step")
-    for step in bar:
-        # A generator of its own for every step: resuming needs no stored state.
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        index = torch.randint(len(faces), (options.batch,), generator=generator)
-        photo, depth, points = augment(faces.take(index).to(device), generator)
-        network.train()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.amp):
-            terms = loss(network, photo.contiguous(memory_format=torch.channels_last), depth, points)
-        optimiser.zero_grad(set_to_none=True)
-        sum(terms.values(), torch.zeros((), device=device)).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
-        averaged.update_parameters(network)
-        if step % 10 == 0:
-            bar.set_postfix({name: f"{term.item():.3f}" for name, term in terms.items()})
-        if options.checkpoint and (step + 1) % 200 == 0:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            with atomic_path(options.checkpoint) as temporary:
-                torch.save({**state, "step": step + 1, "seconds": time.perf_counter() - start}, temporary)
+    with progress.held_signals(bool(options.checkpoint)) as signals:
+        for step in bar:
+            # A generator of its own for every step: resuming needs no stored state.
+            generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+            index = torch.randint(len(faces), (options.batch,), generator=generator)
+            photo, depth, points = augment(faces.take(index).to(device), generator)
+            network.train()
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.amp):
+                terms = loss(network, photo.contiguous(memory_format=torch.channels_last), depth, points)
+            optimiser.zero_grad(set_to_none=True)
+            sum(terms.values(), torch.zeros((), device=device)).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            averaged.update_parameters(network)
+            if step % 10 == 0:
+                bar.set_postfix({name: f"{term.item():.3f}" for name, term in terms.items()})
+            if options.checkpoint and (signals or (step + 1) % SAVE_EVERY == 0):
+                seconds, tensors = time.perf_counter() - start, progress.collect(networks, optimiser)
+                progress.save(options.checkpoint, Progress(step + 1, seconds, chosen, tensors))
+            if signals:
+                bar.close()
+                print(f"stopped after {step + 1} steps: the same command continues from '{options.checkpoint}'.")
+                break
+    if signals:
+        signal.raise_signal(signals[0])
+        raise Interrupted(number=signals[0])  # where that had no effect
     trained = averaged.module
     assert isinstance(trained, DepthNet)  # AveragedModel does not say that it copies what it is given
     recalibrate(trained, faces, torch.Generator().manual_seed(options.seed))
@@ -151,8 +173,14 @@ def run(options: Options) -> dict[str, Any]:
     """Train and save the predictor; return the report: sizes, minutes, errors on held-out and test photos.
 
     Raises:
-        HidaError: fewer photos than are held out, or the teacher's weights are missing.
+        HidaError: an option is wrong, there are fewer photos than are held out, or the teacher's weights are missing.
     """
+    require_usable(options)
+    choose_device(options.device)
+    before = progress.read(options.checkpoint) if options.checkpoint and options.checkpoint.exists() else None
+    if before and options.checkpoint:
+        unknown = int(before.options.get("faces", 0))  # until the photos are read
+        progress.require_same(before, progress.choices(options, unknown), options.checkpoint)
     photos, test = list_photos(options.photos)
     order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(options.seed)).tolist()
     if len(photos) <= options.held_out:
@@ -160,7 +188,7 @@ def run(options: Options) -> dict[str, Any]:
     teacher = TDDFA.load()
     held = teach([photos[i] for i in order[: options.held_out]], teacher, "held-out faces")
     faces = teach([photos[i] for i in order[options.held_out :]], teacher, "training faces")
-    network, seconds = train(options, faces)
+    network, seconds = train(options, faces, before)
     save_weights(network, options.out)
     network = network.float().cpu()
     report: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters()), "photos": len(faces)}

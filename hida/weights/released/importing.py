@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, load_preset
 from hida.errors import first_line, label, shown
 from hida.weights.checkpoint import network_shapes
+from hida.weights.kinds import irregular, kind_of
 from hida.weights.pickled import Foreign, PickleError
 from hida.weights.released.layout import (
     DISCRIMINATOR,
@@ -38,6 +40,8 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     if path.is_dir():
         raise ReleasedError(f"'{path}' is a folder; give the checkpoint file in it.")
+    if fault := irregular(path):
+        raise ReleasedError(f"'{path}' {fault}.")
     if not path.is_file():
         raise ReleasedError(f"there is no checkpoint '{path}'; check the path.")
     try:
@@ -48,6 +52,10 @@ def read(path: Path) -> dict[str, Tensor]:
             f"'{path}' refers to {error.name}, which is neither a tensor nor plain data; nothing of it has run."
         ) from None
     except PickleError as error:
+        if kind := kind_of(path):
+            raise ReleasedError(
+                f"'{path}' cannot be read as a checkpoint (it is {kind}); give the released Lightning checkpoint."
+            ) from None
         raise ReleasedError(
             f"'{path}' cannot be read as a checkpoint ({error}); it is torn or of another kind."
         ) from None
@@ -99,6 +107,7 @@ def convert(
         # The network computes in single precision, whatever the file has.
         if not torch.isfinite(state[name].float()).all():
             raise ReleasedError(f"'{path}' holds values that are not finite, in {name}; download it again.")
+    _require_used(further, state, wanted, path)
     whole = {name: _at_least_single(value) for name, value in state.items()}
     known = tuple(unused_shapes(config.generator))
     aside = {name: value for name, value in state.items() if name not in wanted}
@@ -112,6 +121,23 @@ def convert(
         f"{part}.{name}": value for part, layout in layouts.items() for name, value in to_own(layout, whole).items()
     }
     return config, tensors, {name: whole[name] for name in aside}
+
+
+def _require_used(further: Sequence[str], state: Mapping[str, Tensor], wanted: Mapping[str, Any], path: Path) -> None:
+    """Require that each of the beginnings of names to ignore is that of a tensor which may be ignored."""
+    for beginning in further:
+        if not beginning:
+            raise ReleasedError("--unused is empty, which would ignore everything; give the beginning of a name.")
+        fitting = [name for name in state if name.startswith(beginning)]
+        if not fitting:
+            raise ReleasedError(
+                f"'{path}' has no tensor whose name begins with {shown(beginning)}, as --unused says; check the name, "
+                "or leave it out."
+            )
+        if all(name in wanted for name in fitting):
+            raise ReleasedError(
+                f"--unused {shown(beginning)} names only what the network uses, such as {fitting[0]}; leave it out."
+            )
 
 
 def _config(state: Mapping[str, Tensor], path: Path) -> Config:

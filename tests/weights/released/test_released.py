@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_the_whole_released_checkpoint_is_taken_without_an_option_and_given_back
         for name, value in plain.checkpoint(64, 64).items()
     }
     ckpt, out, back = tmp_path / "a.ckpt", tmp_path / "a.safetensors", tmp_path / "back.ckpt"
-    import_released.main([str(save(ckpt, full)), str(out)])
+    import_released.main([str(save(ckpt, full)), str(out), "--list-unused"])
     printed = capsys.readouterr().out
     assert "80,894,566 parameters of the generator are used, 27,773,680" in printed
     assert "108,668,246 parameters are accounted for" in printed
@@ -139,7 +140,9 @@ def test_the_counts_are_those_of_the_released_class():
 
 
 def test_what_is_not_used_is_listed_and_not_loaded(imported, state, tmp_path, capsys):
-    import_released.main([str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused"])
+    import_released.main(
+        [str(save(tmp_path / "a.ckpt", state)), str(tmp_path / "b.safetensors"), "--no-keep-unused", "--list-unused"]
+    )
     printed = capsys.readouterr().out
     idle = {name for name in state if plain.unused(name)}
     listed = {line.split()[2] for line in printed.splitlines() if line.startswith("not used: ")}
@@ -332,6 +335,35 @@ def test_further_modules_are_left_aside_only_when_named(state, tmp_path):
     assert run_command(import_released.main, [*words, "--unused", "Generator.up1.extra"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("beginning", "said"),
+    [
+        ("Generator.up9", "has no tensor whose name begins with 'Generator.up9', as --unused says; check the name"),
+        ("", "--unused is empty, which would ignore everything;"),
+        ("Generator.down_rgb", "'Generator.down_rgb' names only what the network uses, such as Generator.down_rgb.w"),
+    ],
+)
+def test_a_module_to_leave_aside_that_is_not_there_is_refused(state, tmp_path, capsys, beginning, said):
+    path = save(tmp_path / "a.ckpt", state)
+    words = [str(path), str(tmp_path / "a.safetensors"), "--unused", "Generator.up1.norm", beginning]
+    assert run_command(import_released.main, words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_what_is_not_used_is_counted_in_one_line(state, tmp_path, capsys):
+    more = {f"criterion{k}.\u00e4{'n' * 200}": torch.zeros(1) for k in range(3)}
+    more |= {f"criterion{'abcdefghij'[k]}.x": torch.zeros(1) for k in range(9)}
+    import_released.main([str(save(tmp_path / "a.ckpt", {**state, **more})), str(tmp_path / "a.safetensors")])
+    lines = capsys.readouterr().out.splitlines()
+    idle = [name for name in state if plain.unused(name)]
+    levels = sum(name.startswith("Generator.up") for name in idle)
+    assert lines[0].startswith(f"not used: {len(idle) + len(more)} tensors ({levels} of Generator.up*, ")
+    assert lines[0].endswith("further parts); --list-unused names them all")
+    assert len(lines) == 4
+    assert max(map(len, lines)) < 500
+
+
 class Touch:
     """Unpickling it runs a command."""
 
@@ -376,24 +408,89 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
     picture, sentences = tmp_path / "photo.jpg", {}
     Image.new("RGB", (64, 64)).save(picture)
     (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "page.ckpt").write_text("\n<!DOCTYPE html><title>Sign in</title>")
+    (tmp_path / "words.ckpt").write_text("words\n" * 9)
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
-    for name in ("photo.jpg", "empty.ckpt", "w.safetensors", "."):
+    os.mkfifo(tmp_path / "pipe")
+    names = ("photo.jpg", "empty.ckpt", "page.ckpt", "words.ckpt", "w.safetensors", "pipe", ".", "/dev/null")
+    for name in names:
         assert run_command(import_released.main, [str(tmp_path / name), str(tmp_path / "out.safetensors")]) == 2
         sentences[name] = capsys.readouterr().err
-    assert "photo.jpg' cannot be read as a checkpoint (it is no file of torch.save)" in sentences["photo.jpg"]
+    assert "photo.jpg' cannot be read as a checkpoint (it is a JPEG picture); give the rel" in sentences["photo.jpg"]
     assert "it is empty" in sentences["empty.ckpt"]
-    assert "it is no file of torch.save" in sentences["w.safetensors"]
+    assert "(it is a web page, as a download that failed leaves it); give" in sentences["page.ckpt"]
+    assert "(it is no file of torch.save)" in sentences["words.ckpt"]
+    assert "(it is a safetensors file); give" in sentences["w.safetensors"]
+    assert "pipe' is a pipe or a device, from which weights are not read: save them to a file." in sentences["pipe"]
+    assert "'/dev/null' is a pipe or a device" in sentences["/dev/null"]
     assert "is a folder; give the checkpoint file in it" in sentences["."]
     assert all(said.count("\n") == 1 for said in sentences.values())
+    assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_a_checkpoint_of_a_run_is_not_replaced_even_if_it_is_damaged(state, tmp_path, capsys):
-    path = checkpoint.checkpoint_path(tmp_path, 3)
-    path.parent.mkdir()
+@pytest.fixture
+def run(tmp_path):
+    """A folder that looks like a run's, whose checkpoint is damaged."""
+    path = checkpoint.checkpoint_path(tmp_path / "run", 3)
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
-    assert run_command(import_released.main, [str(save(tmp_path / "a.ckpt", state)), str(path)]) == 2
-    assert "is a checkpoint of a run, which the weights would replace" in capsys.readouterr().err
-    assert path.read_bytes() == b"damaged"
+    (tmp_path / "run" / "config.json").write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "said"),
+    [
+        ("import", "{run}", "is a checkpoint of a run, which the weights would replace"),
+        (
+            "import",
+            "run/checkpoints/iteration-4.safetensors",
+            "has the name of a run's checkpoint; choose another name.",
+        ),
+        ("import", "run", "run' is the folder of a run, whose weights.safetensors and config.json would be replaced"),
+        ("import", "a.ckpt", "a.ckpt' does not end in .safetensors; give it a name"),
+        ("import", "new.PT", "new.PT' does not end in .safetensors; give it a name"),
+        ("import", "file", "there is a file where a folder was expected"),
+        ("import", "file/w.safetensors", "there is a file where a folder was expected"),
+        ("import", "same.safetensors", "is itself what is read; choose another name to write."),
+        ("export", "w.safetensors", "w.safetensors' does not end in .ckpt; give it a name"),
+        ("export", "run", "run' is a folder; give the name of a file to write."),
+        ("export", "new", "new' does not end in .ckpt; give it a name"),
+        ("export", "same.ckpt", "is itself what is read; choose another name to write."),
+        ("export", "file/w.ckpt", "there is a file where a folder was expected"),
+    ],
+)
+def test_a_place_that_is_wrong_is_said_before_anything_is_read(run, tmp_path, capsys, command, out, said):
+    for name in ("a.ckpt", "w.safetensors", "file"):
+        (tmp_path / name).write_text("not read")
+    (tmp_path / "same.safetensors").symlink_to(tmp_path / "a.ckpt")
+    (tmp_path / "same.ckpt").hardlink_to(tmp_path / "w.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    main = import_released.main if command == "import" else export_released.main
+    given = tmp_path / ("a.ckpt" if command == "import" else "w.safetensors")
+    assert run_command(main, [str(given), str(tmp_path / out.format(run=run))]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_a_disk_that_is_full_is_one_sentence_and_leaves_nothing(state, imported, tmp_path, capsys, command):
+    given = save(tmp_path / "a.ckpt", state) if command == "import" else imported
+    out = tmp_path / "new" / ("b.safetensors" if command == "import" else "b.ckpt")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        main = import_released.main if command == "import" else export_released.main
+        assert run_command(main, [str(given), str(out)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (
+        capsys.readouterr().err
+        == f"hida: the file is larger than it may be here ({out}); choose another output folder.\n"
+    )
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_an_absent_file_and_another_network_are_one_sentence(tmp_path, capsys):

@@ -73,7 +73,7 @@ def faults_of(isolated, disk, command, place, share, with_older):
         faults.append(f"it said {said[:1] + said[-2:]}")
     elif place not in said[0]:
         faults.append(f"the place is not named: {said[0]}")
-    faults += torn(found) + lost(before, found, command, reference) + leftovers(found, before, reference, command.kept)
+    faults += torn(found) + lost(before, found, command, expected) + leftovers(found, before, reference, command.kept)
     isolated.server.must("mount", "-o", f"remount,{ROOMY}", str(work / place))
     again = isolated.run(words, work)
     if again.status != 0:

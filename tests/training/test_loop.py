@@ -151,6 +151,16 @@ def test_a_signal_before_the_first_iteration_is_done_ends_the_command(
     )
 
 
+def test_speeds_are_those_of_the_process_that_logs_them(data, tmp_path, monkeypatch):
+    """Iterations of ten seconds, two pairs each; the second process has one of the two before the line."""
+    now, finish = [0.0], TrainingState.finish
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(TrainingState, "finish", lambda state: (now.__setitem__(0, now[0] + 10), finish(state)))
+    for _ in range(2):
+        assert hida_train(data, tmp_path, *OPTIONS, "--train.log-every", "2", "--stop-after", "3") == 0
+    assert [e["images_per_second"] for e in log(tmp_path) if "pixel" in e] == pytest.approx([0.2, 0.2])
+
+
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -27,6 +27,7 @@ from bench.cases import Benchmark, Case, main
 from bench.machine import DTYPES
 from bench.timing import Buffers, Run
 from hida import ops
+from hida.cli.output import make_printable
 from hida.ops.deform_conv2d import deform_conv2d_reference
 
 ONE = (1, 1)
@@ -128,4 +129,5 @@ class Deformable(Benchmark):
 
 
 if __name__ == "__main__":
+    make_printable()
     main(Deformable(), __doc__)

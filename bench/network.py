@@ -38,6 +38,7 @@ from bench import runner, workers
 from bench.machine import DTYPES, LAYOUTS, arithmetic
 from bench.timing import summary
 from hida import ops
+from hida.cli.output import make_printable
 from hida.config import load_preset
 from hida.device import tune
 from hida.models import build_generator
@@ -200,4 +201,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    make_printable()
     main()

@@ -21,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench.cases import Benchmark, Case, main
 from bench.machine import DTYPES
 from hida import ops
+from hida.cli.output import make_printable
 from hida.ops.ida import ida_reference
 from hida.ops.info_acon import info_acon_reference
 from hida.ops.instance_norm_modulate import instance_norm_modulate_reference
@@ -62,4 +63,5 @@ class Adaptation(Benchmark):
 
 
 if __name__ == "__main__":
+    make_printable()
     main(Adaptation(), __doc__)

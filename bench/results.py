@@ -23,6 +23,7 @@ from pathlib import Path, PurePath
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench.report import PARTS, TOOLS, tables
+from hida.cli.output import make_printable
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = "<!-- GPU tables: written by bench/results.py -->", "<!-- end of the GPU tables -->"
@@ -169,4 +170,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    make_printable()
     main()

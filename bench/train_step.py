@@ -40,6 +40,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from bench import runner, workers
 from bench.timing import summary
 from hida import ops
+from hida.cli.output import make_printable
 from hida.config import load_preset
 from hida.data.dataset import PairTensors
 from hida.data.framing import planned_batch
@@ -222,4 +223,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    make_printable()
     main()

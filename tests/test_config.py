@@ -138,6 +138,7 @@ def test_integers_are_taken_for_numbers_and_become_floats():
         ({"optimizer": {"warmup_epochs": 500}}, "warmup_epochs must be in"),
         ({"generator": {"activation": "relu"}}, "residual has no activated map"),
         ({"generator": {"modulation": "none"}}, "residual belongs to DySPADE"),
+        ({"generator": {"modulation": "none", "residual": "input"}}, "residual belongs to DySPADE"),
         ({"generator": {"activation": "relu", "modulation": "none", "residual": "none"}}, "style_map has no effect"),
         ({"generator": {"depth": False, "depth_per_level": "gaussian"}}, "depth_per_level has no effect"),
         ({"generator": {"depth": False, "style_map": False}}, "depth and style_map cannot both"),

@@ -1,11 +1,20 @@
-"""The convolution algorithms that cuDNN tries are bounded."""
+"""Devices that are not here are refused; the convolution algorithms that cuDNN tries are bounded."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hida.device import tune
+from hida.device import choose_device, tune
+from hida.errors import HidaError
+
+
+def test_a_device_is_one_of_those_that_are_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [choose_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    for name in ("cuda:2", "meta", "gpu"):
+        with pytest.raises(HidaError, match=f"there is no device '{name}'"):
+            choose_device(name)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from bench.gpu.calls import CONVOLUTIONS, LAYOUTS, OPS, PLANES, Call, adaptations, convolutions, laid_out
 from hida import ops
+from hida.cli.output import make_printable
 from hida.ops import library
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -290,4 +291,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    make_printable()
     sys.exit(main())

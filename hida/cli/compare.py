@@ -44,5 +44,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     text = comparison([load(path) for path in command.files], command.paper)
     if command.out is not None:
-        write_bytes(command.out, text.encode())
+        write_bytes(command.out, text.encode("utf-8", "backslashreplace"))
     print(text)

@@ -54,7 +54,7 @@ def _replacement(text: str, at: int) -> str:
         within = at > 0 and unicodedata.name(text[at - 1], "").startswith("SUPERSCRIPT")
         return ("" if within else "^") + unicodedata.normalize("NFKD", character).replace("−", "-")
     if name.startswith("BOX DRAWINGS"):
-        return {"HORIZONTAL": "-", "VERTICAL": "|"}.get(name.split()[-1], "+")
+        return "+" if " AND " in name else {"HORIZONTAL": "-", "VERTICAL": "|"}.get(name.split()[-1], "+")
     if name.startswith("GREEK ") and " LETTER " in name and " WITH " not in name:
         letter = name.split()[-1].lower()
         return letter.capitalize() if kind == "Lu" else letter

@@ -89,9 +89,9 @@ def sentence(box: str, prog: str) -> str:
 def _parts(box: str) -> list[list[str]]:
     """Return the lines between the lines that tyro draws, without the edges."""
     parts: list[list[str]] = [[]]
-    for line in box.splitlines():
+    for line in box.strip("\n").splitlines()[1:]:  # the first is the title
         inner = line[_EDGE:].rstrip(" │|")
-        if line[:1] in "╭╰+" or re.fullmatch(r"[ ╭╰+-]*[─-]{9,}[ ╮╯+-]*", line):
+        if re.fullmatch(r".[─-]{9,}.?", line):  # the box's own
             continue
         if re.fullmatch(r"[─-]{9,}", inner):
             parts.append([])

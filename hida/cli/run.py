@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from hida.cli.output import make_printable
-from hida.errors import HidaError, Interrupted, printed, stops
+from hida.errors import HidaError, Interrupted, printed, shown, stops
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -27,6 +28,11 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
             main(argv)
     except HidaError as error:
         print(f"hida: {printed(str(error))}", file=sys.stderr)  # names of files in it may hold anything
+        return 2
+    except UnicodeEncodeError as error:
+        if not _is_of_names(error.encoding):
+            raise
+        print(f"hida: {_unwritable(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (head, less) has left; nothing more may be written, not even at exit.
@@ -66,6 +72,17 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_of_names(encoding: str) -> bool:
+    """Return whether names of files are in this encoding, which is one of a few characters."""
+    own = codecs.lookup(sys.getfilesystemencoding()).name
+    return codecs.lookup(encoding).name == own != "utf-8"
+
+
+def _unwritable(error: UnicodeEncodeError) -> str:
+    name = shown(os.path.basename(error.object))
+    return f"{name} cannot be a file's name here, where names are {error.encoding}; set PYTHONUTF8=1."
 
 
 def _sentence(error: OSError) -> str | None:

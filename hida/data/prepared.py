@@ -9,6 +9,7 @@ Every path in the index is relative to OUT, so that the folder can be moved.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,7 +102,11 @@ class PreparedSet:
         if not index.is_file():
             begun = (folder / JOURNAL).exists()
             reason = "its preparation did not finish" if begun else f"it has no {INDEX}"
+            if not folder.exists():
+                reason = "there is no such file or folder"
             way = f"hida prepare fs2k SRC {folder}'"
+            if folder.suffix.lower() == ".zip" and not folder.is_dir():
+                way = f"hida prepare fs2k SRC OUT' and 'hida pack OUT {folder}'"
             if not begun and folder.is_dir() and any(folder.iterdir()):  # photos that are to be prepared, then
                 kind = "fs2k" if (folder / "anno_train.json").exists() else "pairs"
                 way = f"hida prepare {kind} {folder} OUT' and give OUT"
@@ -112,7 +117,10 @@ class PreparedSet:
             raise HidaError(f"'{index}' is damaged ({error}); run hida prepare again.") from None
         absent = next((file for pair in loaded.pairs for file in loaded.files(pair) if not file.is_file()), None)
         if absent:
-            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; run hida prepare again to complete it.")
+            encoding = sys.getfilesystemencoding()
+            unreadable = encoding != "utf-8" and not absent.name.isascii()
+            way = f"read names as UTF-8, not {encoding} (PYTHONUTF8=1), or " if unreadable else ""
+            raise HidaError(f"'{folder}' is incomplete, '{absent}' is missing; {way}run hida prepare again.")
         return loaded
 
     @classmethod

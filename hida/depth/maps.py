@@ -11,7 +11,7 @@ from PIL import Image
 from hida.depth.npy import read_array
 from hida.errors import HidaError
 from hida.images.io import stored_values, tiles
-from hida.images.opening import load, reported
+from hida.images.opening import load, reported, require_room
 from hida.images.samples import is_deep
 
 
@@ -36,8 +36,13 @@ def depth_from_file(source: str | os.PathLike[str] | Image.Image | np.ndarray, s
             return _depth(*_read(source, name), size, name)
         if isinstance(source, (str, os.PathLike)):
             path = Path(source)
-            return _depth(*((read_array(path), 0) if path.suffix.lower() == ".npy" else _read(path, name)), size, name)
-        return _depth(np.asarray(source), 0, size, name)
+            mapped = path.suffix.lower() == ".npy"
+            return _depth(*((read_array(path), 0) if mapped else _read(source, name)), size, name)
+        array = np.asarray(source)
+        if array.ndim in (2, 3):  # bounded as one that is read
+            sides = sorted(array.shape)[-2:]
+            require_room(name, "F", (sides[1], sides[0]), more=9)
+        return _depth(array, 0, size, name)
     except MemoryError:
         raise HidaError(f"{name} does not fit in memory; scale it and the photo down.") from None
 
@@ -81,7 +86,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return scaled
 
 
-def _read(source: Path | Image.Image, name: str) -> tuple[np.ndarray, int]:
+def _read(source: str | os.PathLike[str] | Image.Image, name: str) -> tuple[np.ndarray, int]:
     """Return the numbers of a picture, and the largest that its format allows; 0 where their type says that."""
     picture = load(source, more=9)
     if picture.image.mode == "L":

@@ -25,6 +25,7 @@ from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.io import ImageSource, read_image
+from hida.images.opening import require_room
 from hida.models.generator import Generator
 from hida.weights.checkpoint import load_generator
 
@@ -211,6 +212,7 @@ class Sketcher:
                 raise HidaError(
                     f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size; resize it."
                 )
+            require_room("the style map", "F", views.size, more=4 * styles)
             maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):

@@ -19,8 +19,8 @@ from hida.images.opening import (
     ImageError,
     load,
     reported,
+    require_room,
     stored_bytes,
-    too_large,
 )
 from hida.images.samples import Picture, is_deep, own_numbers
 
@@ -30,10 +30,8 @@ ImageSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
 
 # Suffixes that a folder scan takes for pictures, those of opening.FORMATS; reading itself goes by content.
 IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "jpg jpeg jpe jfif mpo png apng bmp webp tif tiff gif ppm pgm pbm pnm pfm avif avifs jp2 j2k jpf jpx jpc j2c"
-    ).split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"}
 )
 
 _WHITE = (255, 255, 255)
@@ -228,25 +226,24 @@ def stored_values(picture: Picture) -> np.ndarray:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(f"an array of shape {array.shape} is not a picture: give H×W, H×W×1, H×W×3 or H×W×4.")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise too_large(
-            "the array", f"{array.shape[1]}×{array.shape[0]} = {array.shape[0] * array.shape[1]:,}", MAX_PIXELS
-        )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(array))
+    size = array.shape[1], array.shape[0]
+    mode = "L" if array.ndim == 2 else "RGB" if array.shape[2] == 3 else "RGBA"
     floats = np.issubdtype(array.dtype, np.floating)
-    if not floats and array.dtype.newbyteorder("=") != np.uint16:
+    if not floats and array.dtype != np.uint8 and array.dtype.newbyteorder("=") != np.uint16:
         raise ImageError(f"an array of {array.dtype} is not a picture: give uint8, uint16 or floats in [0, 1].")
+    require_room("the array", mode, size)
     if floats:
         low, high = float(array.min()), float(array.max())
         # A little overshoot is what resampling leaves; anything more is another scale. NaN fails both.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ImageError(f"a float array must be in [0, 1], this one spans [{low:.4g}, {high:.4g}]: rescale it.")
-    levels = np.empty(array.shape, np.uint8)
-    rows = max(1, _TILE // array.shape[1])
-    for top in range(0, len(array), rows):
-        values = array[top : top + rows].astype(np.float64)
-        levels[top : top + rows] = np.clip(np.rint(values * 255.0 if floats else values / 257.0), 0, 255)
-    return Image.fromarray(levels)
+    image = Image.new(mode, size)
+    for box in tiles(size):  # at a time, so that no second copy of a large one is needed
+        values = array[box[1] : box[3], box[0] : box[2]]
+        if array.dtype != np.uint8:
+            values = values.astype(np.float64)
+            values = np.clip(np.rint(values * 255.0 if floats else values / 257.0), 0, 255).astype(np.uint8)
+        image.paste(Image.fromarray(np.ascontiguousarray(values)), box)
+    return image

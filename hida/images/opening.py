@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import re
 import stat
@@ -21,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from hida.errors import HidaError, first_line
 from hida.images import repair
 from hida.images.colour import LARGEST
-from hida.images.samples import Picture, is_deep, note_samples
+from hida.images.samples import Picture, is_deep_mode, note_samples
 
 # Formats of plain pictures, by Pillow's names. Left out are those that other programs decode (PostScript: Ghostscript),
 # and those of layers, icons and films. MPO, the container of phone cameras, is opened as JPEG.
@@ -51,6 +52,7 @@ _SCANS, _SCANNED = 500, 3e9
 _BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
 
 PictureSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image]
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _quietly = threading.Lock()
 
 
@@ -76,9 +78,15 @@ def load(source: PictureSource, more: int = 0) -> Picture:
     if isinstance(source, Image.Image):
         picture = Picture(source, "the image given", own=False)
         with reported(picture.name):
-            if source.format not in (*FORMATS, "MPO") and not _is_decoded(source):
+            decoded = _is_decoded(source)
+            if source.format not in (*FORMATS, "MPO") and not decoded:
                 raise UnidentifiedImageError  # its decoder may be another program
-            _check(source, picture.name, more, given=True)
+            require_room(picture.name, source.mode, source.size, more)
+            file = getattr(source, "fp", None)
+            if file is not None and not decoded:
+                place = file.tell()
+                _require_decodable(source, file, picture.name)
+                file.seek(place)
             note_samples(picture)
             source.load()
             return _upright(picture)
@@ -87,8 +95,8 @@ def load(source: PictureSource, more: int = 0) -> Picture:
         frames = _frames(image, file)
         if frames != "1" or image.format == "GIF":
             image = _open(file)  # to count moved its reader
-        _check(image, name, more)
-        _limit(max(stored_bytes(image.mode, image.size), _decoding(image, file, name)), image, name)
+        require_room(name, image.mode, image.size, more)
+        _require_decodable(image, file, name)
         picture = Picture(image, name, own=True)
         picture.profiled = image.format == "JPEG2000" and repair.jpeg2000_has_profile(file)
         note_samples(picture)
@@ -157,8 +165,15 @@ def reported(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _stream(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, io.TextIOBase):
+            raise ImageError('the file given is open as text: open it with mode "rb".')
+        if not getattr(source, "seekable", lambda: True)():
+            raise ImageError("the file given is a pipe or a stream, not a file: give io.BytesIO of all that it holds.")
         yield source, "the file given"
         return
+    if isinstance(source, str) and (not source or _ADDRESS.match(source)):
+        kind = "a web address" if source else "no path (it would be the current folder)"
+        raise ImageError(f"'{source}' is {kind}: give the name of a file on this machine.")
     path = Path(source)
     try:
         state = path.stat()
@@ -197,8 +212,14 @@ def _open(file: BinaryIO) -> Image.Image:
     profile = None
     if file.read(len(repair.PNG)) == repair.PNG:
         file, profile = repair.png_without_texts(file, LARGEST)
-    with _without_bomb_warning():
-        image = Image.open(file, formats=_formats())
+    try:
+        with _without_bomb_warning():
+            image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        kind = repair.kind_of_beginning(file)
+        if kind not in _formats():
+            raise
+        raise OSError(f"only the beginning of a {kind} can be read") from None
     if profile is not None:
         image.info["icc_profile"] = profile
     return image
@@ -242,21 +263,31 @@ def too_large(name: str, pixels: str, limit: int = MAX_PIXELS) -> ImageError:
     )
 
 
-def _check(image: Image.Image, name: str, more: int, given: bool = False) -> None:
-    """Refuse a picture by its size."""
-    width, height = image.size
+def require_room(name: str, mode: str, size: tuple[int, int], more: int = 0) -> None:
+    """Check that a picture may be converted to RGB, decoded as it is: what was in memory before counts as if read.
+
+    Args:
+        name: of the picture, for the message.
+        mode, size: as Pillow has them.
+        more: bytes per pixel that the caller will need besides.
+
+    Raises:
+        ImageError: it has no pixels, or above ``MAX_PIXELS`` or ``MAX_BYTES``.
+    """
+    width, height = size
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width}×{height}): give another picture.")
     if width * height > MAX_PIXELS:
-        raise too_large(name, f"{width}×{height} = {width * height:,}")
-    # What a caller has decoded is there already.
-    held = 0 if given and not getattr(image, "tile", None) else stored_bytes(image.mode, image.size)
-    grey, colour = stored_bytes("L", image.size), stored_bytes("RGB", image.size)
+        raise too_large(name, f"{width}×{height} = {width * height:,}", MAX_PIXELS)
+    held, grey, colour = stored_bytes(mode, size), stored_bytes("L", size), stored_bytes("RGB", size)
     # RGB of our own is not copied; numbers of more than 8 bits become grey first.
-    converted = (
-        0 if image.mode == "RGB" and not given else max(held + grey, grey + colour) - held if is_deep(image) else colour
-    )
-    _limit(held + max(converted, width * height * more), image, name)
+    converted = 0 if mode == "RGB" else max(held + grey, grey + colour) - held if is_deep_mode(mode) else colour
+    _limit(held + max(converted, width * height * more), name, mode, size)
+
+
+def _require_decodable(image: Image.Image, file: BinaryIO, name: str) -> None:
+    needed = max(stored_bytes(image.mode, image.size), _decoding(image, file, name))
+    _limit(needed, name, image.mode, image.size)
 
 
 def stored_bytes(mode: str, size: tuple[int, int]) -> int:
@@ -264,11 +295,11 @@ def stored_bytes(mode: str, size: tuple[int, int]) -> int:
     return size[1] * (8 + (size[0] * _STORED.get(mode, 4) + 3) // 4 * 4)
 
 
-def _limit(needed: float, image: Image.Image, name: str) -> None:
+def _limit(needed: float, name: str, mode: str, size: tuple[int, int]) -> None:
     if needed > MAX_BYTES:
         raise ImageError(
-            f"{name} ({image.width}×{image.height}, {image.mode}) would take {needed / 1e9:.1f} GB of memory, above "
-            f"the limit of {MAX_BYTES / 1e9:g} GB: scale it down first."
+            f"{name} ({size[0]}×{size[1]}, {mode}) would take {needed / 1e9:.1f} GB of memory, above the limit of "
+            f"{MAX_BYTES / 1e9:g} GB: scale it down first."
         )
 
 
@@ -314,7 +345,8 @@ def _upright(picture: Picture) -> Picture:
     except Exception:  # EXIF is often malformed: without a readable orientation a picture is taken as it is
         turn = None
     if turn is not None:
-        _limit(stored_bytes(image.mode, image.size) + stored_bytes(image.mode, image.size[::-1]), image, picture.name)
+        both = stored_bytes(image.mode, image.size) + stored_bytes(image.mode, image.size[::-1])
+        _limit(both, picture.name, image.mode, image.size)
         picture.image, picture.own = image.transpose(turn), True
         picture.image.format = image.format
     return picture

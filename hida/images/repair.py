@@ -26,6 +26,20 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # none of those within a sca
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 
 
+_BEGINNINGS = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<WEBP>RIFF....WEBP)|(?P<TIFF>II\*\0|MM\0\*)|(?P<GIF>GIF8)"
+    rb"|(?P<BMP>BM.{4}\0{4})|(?P<AVIF>....ftypavi)|(?P<JPEG2000>\0\0\0\x0cjP  )",
+    re.DOTALL,
+)
+
+
+def kind_of_beginning(file: BinaryIO) -> str | None:
+    """Return the format, by Pillow's name, that a file begins like, whatever follows; None if it begins like none."""
+    file.seek(0)
+    found = _BEGINNINGS.match(file.read(16))
+    return None if found is None else found.lastgroup
+
+
 class _Pieces(io.RawIOBase):
     """A file that consists of pieces (first byte, length) of another."""
 

@@ -36,7 +36,12 @@ class Picture:
 
 def is_deep(image: Image.Image) -> bool:
     """Tell whether a picture is one of numbers of more than 8 bits."""
-    return image.mode.startswith("I") or image.mode == "F"
+    return is_deep_mode(image.mode)
+
+
+def is_deep_mode(mode: str) -> bool:
+    """Tell whether a mode of Pillow is one of numbers of more than 8 bits."""
+    return mode.startswith("I") or mode == "F"
 
 
 def own_numbers(picture: Picture, values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import warnings
@@ -19,7 +20,7 @@ from hida.data.unpacking import prepared_folder
 from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, printed, prints, shown
-from hida.files import is_ours, remove_leftovers, write_bytes, write_json
+from hida.files import atomic_path, is_ours, remove_leftovers, write_json
 from hida.images.io import ImageError, read_image, write_png
 from hida.metrics.pairing import Pair, find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
@@ -71,6 +72,7 @@ def evaluate(
     """
     if label is not None and not prints(label):
         raise HidaError(f"the label {shown(label)} has characters that do not print; choose another.")
+    kept = _cache_path(cache)  # before anything is drawn: there may be no place for it
     where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
     folder, names = prediction, None
@@ -89,7 +91,7 @@ def evaluate(
         remarks += [
             f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
-    with Store(_cache_path(cache)) as store:
+    with Store(kept) as store:
         _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
             scores = score(pairs, wanted, store, device, resize, bar.update)
@@ -102,9 +104,10 @@ def evaluate(
     }
     # Made before the first is written: with a fault in a photo of the prepared set there is none of them.
     texts = {"scores.md": markdown(result), "report.html": html_report(result, pairs)}
-    write_json(out / "scores.json", result)
-    for name, text in texts.items():
-        write_bytes(out / name, text.encode("utf-8", "backslashreplace"))
+    with contextlib.ExitStack() as written:  # all of them or none: a full disk is met before the first has its name
+        for name, text in texts.items():
+            written.enter_context(atomic_path(out / name)).write_bytes(text.encode("utf-8", "backslashreplace"))
+        write_json(out / "scores.json", result)
     return result
 
 
@@ -234,7 +237,12 @@ def _fingerprint(generator: torch.nn.Module, prepared: PreparedSet) -> str:
 def _cache_path(given: str | None) -> Path | None:
     if given == "none":
         return None
-    return Path(given).expanduser() if given else cache_folder() / "metrics.sqlite"
+    if not given:
+        return cache_folder() / "metrics.sqlite"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise HidaError(f"the home folder that '{given}' begins with is not known; give a whole path.") from None
 
 
 def _folder_label(folder: Path) -> str:

@@ -49,7 +49,7 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
     binomial kernel [1 4 6 4 1]/16 of Burt and Adelson (1983).
     """
     if method == "nearest":
-        sizes = [(depth.shape[2] >> k, depth.shape[3] >> k) for k in range(levels, 0, -1)]
+        sizes = [(depth.shape[2] // 2**k, depth.shape[3] // 2**k) for k in range(levels, 0, -1)]
         return [functional.interpolate(depth, size=size, mode="nearest") for size in sizes]
     pyramid = []
     for _ in range(levels):

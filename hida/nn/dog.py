@@ -30,7 +30,9 @@ class DOG(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
+        size = (2 * x.shape[2], 2 * x.shape[3])
+        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         # Sampling coordinates need more bits than a half-precision autocast region would give them.
         with torch.autocast(x.device.type, enabled=False):
             predicted = self.offset_mask(x.to(self.offset_mask.weight.dtype))

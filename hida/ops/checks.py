@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hida.errors import HidaError
+from hida.ops import sizes
 
 
 class OpError(HidaError, ValueError):
@@ -26,12 +27,24 @@ def require_shape(name: str, value: Tensor, *allowed: tuple[int, ...]) -> None:
     """Require one of the ``allowed`` shapes."""
     if not isinstance(value, Tensor):
         raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
-    if tuple(value.shape) not in allowed:
+    if not _is_one_of(tuple(value.shape), allowed):
         # Sizes of an exported graph are symbols, which are compared by their words.
         expected = " or ".join(dict.fromkeys(str(choice) for choice in allowed))
         raise OpError(f"{name} must have shape {expected}; its shape is {shape(value)}.")
     if not value.is_floating_point():
         raise OpError(f"{name} must be a floating-point tensor; its dtype is {value.dtype}.")
+
+
+def _is_one_of(found: tuple[int, ...], allowed: tuple[tuple[int, ...], ...]) -> bool:
+    if not torch.compiler.is_compiling():
+        return found in allowed
+    # Of symbols, those that are equal in any case come first: comparing with another shape would exclude it for the
+    # graph. Size by size, since torch.compile makes one expression of a whole comparison, which takes it minutes.
+    if any(sizes.same(found, choice) for choice in allowed):
+        return True
+    return any(
+        len(found) == len(choice) and all(a == b for a, b in zip(found, choice, strict=True)) for choice in allowed
+    )
 
 
 def require_device(reference: str, x: Tensor, **others: Tensor | None) -> None:

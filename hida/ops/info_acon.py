@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hida.ops import checks, dispatch, library
+from hida.ops import checks, dispatch, library, sizes
 
 
 def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
@@ -72,9 +72,9 @@ def fake_logits_gradient(x: Tensor, logits: Tensor, *others: Tensor) -> Tensor:
     """Return an empty tensor like the gradient of the logits that a backward operator returns."""
     n, c, h, w = x.shape
     sums = library.partial_sums(x, logits, *others)
-    if logits.shape == x.shape:
+    if sizes.same(logits.shape, x.shape):
         return library.gradient_like(logits, x)
-    return sums.new_empty((n, c, h, w)) if tuple(logits.shape) == (n, 1, h, w) else sums
+    return sums.new_empty((n, c, h, w)) if sizes.same(logits.shape, (n, 1, h, w)) else sums
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

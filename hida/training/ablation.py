@@ -188,7 +188,7 @@ def _train(options: AblationOptions, run: Run, size: int, iterations: int | None
     )
     with _logged(run.folder):
         train(arguments, World(0, 1, torch.device(device)))
-    if iterations is not None and not run.weights.is_file():
+    if not run.weights.is_file() if iterations is not None else len(_speeds(run)) * _EVERY < TRIAL:
         raise Interrupted(f"stopped in {run.folder}; the same command continues from there.")
 
 
@@ -288,5 +288,8 @@ def figure(options: AblationOptions, runs: Sequence[Run], prepared: PreparedSet,
 def _logged(folder: Path) -> Iterator[None]:
     """Send what is printed to ``output.txt`` in the folder, so that the table remains on the screen."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    with (
+        (folder / "output.txt").open("a", encoding="utf-8", errors="backslashreplace") as file,
+        contextlib.redirect_stdout(file),
+    ):
         yield

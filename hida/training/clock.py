@@ -6,14 +6,16 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import distributed
 
 from hida.errors import stops
-from hida.training.distributed import World
+from hida.training.distributed import World, at_once
+
+T = TypeVar("T")
 
 _FURTHER = ("SIGUSR1", "SIGXCPU")
 """What batch systems send before the end of a job's time, where they are asked to, and at a limit of CPU time."""
@@ -44,8 +46,9 @@ class Meeting:
         # A group on the host: a message between GPUs would make every iteration wait for the device.
         self.group: distributed.ProcessGroup | None = None
         if world.size > 1:
-            # torch's type allows for processes outside the group; all are in this one.
-            self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
+            with at_once():
+                # torch's type allows for processes outside the group; all are in this one.
+                self.group = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
         self.zero = time.monotonic() - before
 
     def hold(self, stop: bool, wishes: Iterable[bool] = ()) -> Told:
@@ -62,6 +65,14 @@ class Meeting:
         return Told(seconds, bool(rest[-1]), [bool(wish) for wish in rest[:-1]])
 
 
+class Abandoned(Exception):
+    """An iteration was given up in the middle, in all processes; nothing of it remains."""
+
+
+class _Now(BaseException):
+    """A signal, in the middle of work that it ends."""
+
+
 class StopFlag:
     """A flag that is raised by a deadline (of time.monotonic), and, once it is armed, by the signals that ask to stop.
 
@@ -73,6 +84,7 @@ class StopFlag:
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
         self.signalled, self.since = False, 0.0
+        self.interrupts = False
         self.previous: dict[int, signal._HANDLER] = {}
 
     @property
@@ -96,8 +108,50 @@ class StopFlag:
         if self.signalled and number == signal.SIGINT and now - self.since > 2:
             raise KeyboardInterrupt
         self.signalled, self.since = True, self.since or now
+        if self.interrupts:
+            self.interrupts = False
+            raise _Now
+
+    def attempt(self, work: Callable[[], T]) -> tuple[bool, T | None]:
+        """Do ``work``, unless a signal comes; return whether it was done, and its result."""
+        try:
+            self.interrupts = not self.signalled
+            if self.signalled:
+                return False, None
+            result = work()
+            self.interrupts = False
+            return True, result
+        except _Now:
+            return False, None
+        finally:
+            self.interrupts = False
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+
+class Guard:
+    """Does the parts of a long iteration, so that a signal need not wait for its end.
+
+    Every process has to do the same parts, and all of them give up if one does.
+    """
+
+    def __init__(self, stop: StopFlag, meeting: Meeting) -> None:
+        self.stop, self.meeting = stop, meeting
+        self.active = False
+        """whether iterations are long; the same in all processes"""
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        """Return the result of ``work``.
+
+        Raises:
+            Abandoned: in all processes, if a signal came to one of them.
+        """
+        if not self.active:
+            return work()
+        done, result = self.stop.attempt(work)
+        if self.meeting.hold(not done).stop:
+            raise Abandoned
+        return cast(T, result)

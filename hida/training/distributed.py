@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
 
-from hida.errors import HidaError
+from hida.errors import HidaError, stops
 
 _TORCHRUN = "start several processes with torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
 
@@ -25,6 +27,21 @@ def _number(name: str, least: int, largest: int) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= largest:
         raise HidaError(f"{name} is {text!r}, which is no number that it can be; {_TORCHRUN}")
     return int(text)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Let signals end the process at once while it waits for others to join it.
+
+    That waits in C, for half an hour where another has ended, and no handler of Python's runs meanwhile.
+    """
+    alone = threading.current_thread() is not threading.main_thread()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (() if alone else stops())}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,8 @@ class World:
         if chosen.type == "cuda":
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(chosen)
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        with at_once():
+            distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), size, chosen)
 
     @property

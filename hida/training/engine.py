@@ -100,10 +100,9 @@ class Engine:
 
         With them the first log line of a resumed run is the mean over as many iterations as any other.
         """
-        sums = self.state.world.gather(self.sums).cpu()
-        named = dict(zip(self.state.losses, sums.unbind(1), strict=True))
+        sums = dict(zip(self.state.losses, self.state.world.gather(self.sums).t().tolist(), strict=True))
         count = torch.tensor(self.summed, dtype=torch.int64)
-        return {f"summed.{name}": value for name, value in named.items()} | {"summed.iterations": count}
+        return {f"summed.{name}": torch.tensor(values) for name, values in sums.items()} | {"summed.iterations": count}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue with a checkpoint's sums; where it has none, or of other losses, begin anew.
@@ -119,7 +118,7 @@ class Engine:
             shape, kind = ((), torch.int64) if name == "iterations" else ((world.size,), torch.float32)
             if tuple(value.shape) != shape or value.dtype != kind or not bool((value.abs() < math.inf).all()):
                 raise CheckpointError(
-                    f"'{checkpoint.path}' holds other sums (summed.{name}); resume from an older one."
+                    f"'{checkpoint.path}' holds other sums of losses (summed.{name}); resume from an older checkpoint."
                 )
         self.summed = int(stored["iterations"])
         if not 0 <= self.summed <= self.state.iteration:

@@ -14,13 +14,16 @@ from tqdm import tqdm
 from hida.data.dataset import PairTensors
 from hida.errors import HidaError
 from hida.training import restart
-from hida.training.clock import Meeting, StopFlag, Told
+from hida.training.clock import Abandoned, Guard, Meeting, StopFlag, Told
 from hida.training.engine import Engine
 from hida.training.held_out import Stopped, draw_samples, held_out_error
 from hida.training.journal import Journal
 from hida.training.schedule import learning_rate
 from hida.training.state import TrainingState
 from hida.weights import checkpoint
+
+LONG = 1.0
+"""seconds of an iteration from which on a signal abandons it: its work is done again, instead of waited for"""
 
 
 def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_after: int) -> None:
@@ -42,9 +45,9 @@ def run(engine: Engine, watched: PairTensors, out: Path, stop: StopFlag, stop_af
     try:
         loop.make_up()
         while not loop.over:
-            loop.step()
-            stop.arm()
-            loop.after_step()
+            if loop.step():
+                stop.arm()
+                loop.after_step()
     finally:
         loop.close()
     if loop.refused:
@@ -68,6 +71,9 @@ class _Loop:
         # The time of a run includes what it took to begin again in another process and to load everything once more.
         self.meeting = Meeting(state.world, state.elapsed + restart.seconds_between())
         self.refused: OSError | None = None
+        self.lasted = 0.0
+        # A GPU is quick, and what it has been given cannot be called back.
+        state.guard = Guard(stop, self.meeting) if state.world.device.type == "cpu" else None
 
         # What is due when: the counter of images crosses a multiple of the interval at the end of a share of an epoch.
         before = max(0, state.images - options.batch)
@@ -88,12 +94,23 @@ class _Loop:
         ended = self.state.iteration >= self.last or self.state.elapsed >= self.state.config.seconds
         return self.stopping or ended
 
-    def step(self) -> None:
-        """Run one iteration; before one that captures a checkpoint is written, which is removed if it succeeds."""
-        way_back = self._way_back() if self.engine.captures_next else None
-        self.engine.step()
+    def step(self) -> bool:
+        """Run one iteration; before one that captures a checkpoint is written, which is removed if it succeeds.
+
+        Returns:
+            False if a signal came in the middle of a long one, which was abandoned; what was before is saved.
+        """
+        way_back, began = self._way_back() if self.engine.captures_next else None, time.monotonic()
+        try:
+            self.engine.step()
+        except Abandoned:
+            self.stopping = True
+            self._save_once()
+            return False
+        self.lasted = time.monotonic() - began
         if way_back:
             way_back.unlink(missing_ok=True)
+        return True
 
     def make_up(self) -> None:
         """Do what was due when the run was stopped, but was put off so that it could end at once."""
@@ -108,7 +125,10 @@ class _Loop:
     def after_step(self) -> None:
         """Log, save, evaluate and draw samples, each if it is due; where the run is asked to stop, only save."""
         state = self.state
-        told = self._meet(time.monotonic() - self.saved > 60 * state.config.train.checkpoint_minutes)
+        saves_now = time.monotonic() - self.saved > 60 * state.config.train.checkpoint_minutes
+        told = self._meet(saves_now, self.lasted > LONG)
+        if state.guard:
+            state.guard.active = told.wishes[1]
         if self.timed:
             state.elapsed = told.seconds
         self.bar.update(int(state.elapsed) - self.bar.n if self.timed else 1)
@@ -123,8 +143,8 @@ class _Loop:
             self._evaluate(self.journal, self._asked_to_stop)
         if draws:
             self._draw_samples(self.journal, self._asked_to_stop)
-        if self.stopping and self.saved_iteration != state.iteration:
-            self._save()
+        if self.stopping:
+            self._save_once()
 
     def close(self) -> None:
         """Close the progress bar and the journal."""
@@ -192,6 +212,10 @@ class _Loop:
         drawn = draw_samples(self.state, self.watched if len(self.watched) else self.engine.pairs, stopped)
         if journal and drawn is not None:
             self._write(partial(journal.write_samples, self.state.iteration, drawn))
+
+    def _save_once(self) -> None:
+        if self.saved_iteration != self.state.iteration:
+            self._save()
 
     def _save(self) -> None:
         save_checkpoint(self.out, self.engine)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +15,23 @@ from torch import Tensor, nn
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
 from hida.device import to_channels_last
-from hida.errors import shown
-from hida.fields import ConfigError, build, require
 from hida.metrics.lpips import load_lpips
 from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
 from hida.training import losses
+from hida.training.clock import Abandoned, Guard
 from hida.training.distributed import World
 from hida.training.schedule import learning_rates, mixed_seed
+from hida.training.stored import read_counters, require_moments
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 
+T = TypeVar("T")
 NetworkConfig = GeneratorConfig | DiscriminatorConfig
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
-_MOST = 10**12
 FURTHER = ("feature_matching", "perceptual", "distillation")
 """losses that are computed only if their weight is above 0"""
-
-
-@dataclass(frozen=True)
-class Counters:
-    """The numbers that a checkpoint has beside its tensors."""
-
-    iteration: int
-    images: int
-    processes: int
-    elapsed: float = 0.0
-    """older checkpoints have none"""
-    scaler: dict = field(default_factory=dict)
-    """state of the loss scaler: empty unless the precision was fp16"""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.iteration < _MOST, "iteration must be ≥ 0 and possible", self)
-        require(0 <= self.images < _MOST, "images must be ≥ 0 and possible", self)
-        require(1 <= self.processes < _MOST, "processes must be ≥ 1 and possible", self)
-        require(0 <= self.elapsed < _MOST, "elapsed must be ≥ 0 and possible", self)
 
 
 class TrainingState:
@@ -77,6 +59,8 @@ class TrainingState:
         self.images = 0
         self.elapsed = 0.0
         """seconds trained, over all parts of a run that is timed; 0 in one that is not"""
+        self.guard: Guard | None = None
+        """lets a signal end an iteration in the middle, if given"""
         if config.train.compile:
             _compile_regions(self.generator)
 
@@ -97,7 +81,26 @@ class TrainingState:
         """Update D on real and drawn sketches, then G, with one forward of G for both; return the ``losses``.
 
         Nothing in here waits for the device or depends on the iteration's number, so that a CUDA graph can hold it.
+
+        Raises:
+            Abandoned: if a signal has ended it through the guard; the state is as before then.
         """
+        sketch, depth_hat, seen_depth, d = self._do(partial(self._discriminate, batch))
+        back = self._way_back("discriminator") if self.guard and self.guard.active else []
+        self._update("discriminator", self.discriminator, d)
+        try:
+            parts = self._do(partial(self._compare, batch, sketch, depth_hat, seen_depth))
+            total = sum(getattr(self.config.loss, f"weight_{n}") * v for n, v in parts.items())
+            self._update("generator", self.generator, total)
+        except Abandoned:
+            for tensor, before in back:
+                tensor.copy_(before)
+            raise
+        self.scaler.update()
+        return torch.stack([d, *parts.values()]).detach()
+
+    def _discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw; return the sketch, the reconstructed depth, the depth that the discriminator sees, and its loss."""
         config = self.config
         with self.autocast():
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
@@ -111,8 +114,11 @@ class TrainingState:
             losses.adversarial_discriminator(real, fake, config.loss)
             for real, fake in (logits.chunk(2) for logits in scales)
         )
-        self._update("discriminator", self.discriminator, d)
+        return sketch, depth_hat, seen_depth, d
 
+    def _compare(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor) -> dict[str, Tensor]:
+        """Return the parts of the generator's loss."""
+        config = self.config
         self.discriminator.requires_grad_(False)
         with self.autocast():
             drawn = self.discriminator.features(seen_depth, sketch)
@@ -133,11 +139,26 @@ class TrainingState:
         }
         if "distillation" in self.losses:
             parts["distillation"] = losses.pixel(sketch, batch.taught)
-        self._update(
-            "generator", self.generator, sum(getattr(config.loss, f"weight_{n}") * v for n, v in parts.items())
-        )
-        self.scaler.update()
-        return torch.stack([d, *parts.values()]).detach()
+        return parts
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Do a part of an iteration, which a signal may end if it is a long one."""
+        if self.guard is None:
+            return work()
+        try:
+            return self.guard(work)
+        except Abandoned:
+            self.discriminator.requires_grad_(True)
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad()
+            raise
+
+    @torch.no_grad()
+    def _way_back(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Return the tensors that an optimiser's step changes, each with a copy."""
+        optimizer, parameters = self.optimizers[name], list(self._networks()[name].parameters())
+        moments = [value for parameter in parameters for value in optimizer.state[parameter].values()]
+        return [(tensor, tensor.detach().clone()) for tensor in (*(p.data for p in parameters), *moments)]
 
     def finish(self) -> None:
         """Count the iteration and update the generator's EMA."""
@@ -162,7 +183,7 @@ class TrainingState:
 
     def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
-        self.scaler.scale(loss).backward()
+        self._do(self.scaler.scale(loss).backward)
         self.world.average_gradients(network.parameters())
         if self.config.train.clip:
             self.scaler.unscale_(optimizer)
@@ -226,7 +247,7 @@ class TrainingState:
                     f"'{checkpoint.path}' holds another {part} than this run's ({_differences(theirs, ours)}); "
                     "resume with the same options or choose another --out."
                 )
-        counters = _counters(checkpoint)
+        counters = read_counters(checkpoint)
         if counters.processes != self.world.size:
             raise CheckpointError(
                 f"'{checkpoint.path}' was written by {counters.processes} process(es) and this run has "
@@ -240,7 +261,7 @@ class TrainingState:
         for part, optimizer in self.optimizers.items():
             stored = checkpoint.part(f"optimizer_{part}")
             keys = sorted({name.split(".", 1)[0] for name in stored})
-            _require_moments(stored, dict(networks[part].named_parameters()), checkpoint, part)
+            require_moments(stored, dict(networks[part].named_parameters()), checkpoint, part)
             names = [name for name, _ in networks[part].named_parameters()]
             entries = {
                 index: {key: stored[f"{key}.{name}"] for key in keys if f"{key}.{name}" in stored}
@@ -257,42 +278,6 @@ class TrainingState:
         if counters.scaler:
             self.scaler.load_state_dict(counters.scaler)
         self.iteration, self.images, self.elapsed = counters.iteration, counters.images, counters.elapsed
-
-
-def _counters(checkpoint: Checkpoint) -> Counters:
-    """Return a checkpoint's counters; what else it says is no matter here.
-
-    Raises:
-        CheckpointError: one is absent or impossible.
-    """
-    known = {item.name for item in fields(Counters)}
-    try:
-        return build(Counters, {key: value for key, value in checkpoint.state.items() if key in known})
-    except ConfigError as error:
-        raise CheckpointError(
-            f"'{checkpoint.path}' has damaged counters ({str(error).rstrip('.')}); resume from an older checkpoint."
-        ) from None
-
-
-def _require_moments(
-    stored: Mapping[str, Tensor], parameters: Mapping[str, Tensor], checkpoint: Checkpoint, part: str
-) -> None:
-    """Require that an optimiser's state is whole: its step, and means of the parameters' shapes.
-
-    Raises:
-        CheckpointError: naming the first tensor that is not of it.
-    """
-    for name, value in stored.items():
-        key, _, parameter = name.partition(".")
-        shapes = {"step": ((), (1,)), "exp_avg": (), "exp_avg_sq": ()}
-        owner = parameters.get(parameter)
-        allowed = () if owner is None or key not in shapes else shapes[key] or (tuple(owner.shape),)
-        whole = all(f"{other}.{parameter}" in stored for other in shapes)
-        if tuple(value.shape) not in allowed or not whole or not value.is_floating_point():
-            raise CheckpointError(
-                f"'{checkpoint.path}' holds another state of the {part}'s optimiser ({shown(name)}); resume from an "
-                "older checkpoint."
-            )
 
 
 def require_generator(weights: Checkpoint, config: Config) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
@@ -30,6 +30,7 @@ from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
 from hida.weights.kinds import SAFETENSORS, irregular, kind_of
+from hida.weights.opened import safe_open
 from hida.weights.saving import save_tensors
 
 WEIGHTS = "hida-weights"

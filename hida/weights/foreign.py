@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hida.errors import HidaError, first_line
 from hida.weights.arrays import read_arrays
+from hida.weights.opened import readable_name
 from hida.weights.pickled import PickleError
 from hida.weights.torch_file import TorchFile
 
@@ -54,7 +55,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             check_header(path)
-            tensors = load_file(path)
+            with readable_name(path) as name:
+                tensors = load_file(name)
         else:
             tensors = _torch_state(path)
     except (PickleError, SafetensorError, ValueError, MemoryError) as error:

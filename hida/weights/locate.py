@@ -29,7 +29,7 @@ def cache_folder() -> Path:
         base = os.environ.get("XDG_CACHE_HOME")
         return (Path(base).expanduser() if base else Path.home() / ".cache") / "hida"
     except RuntimeError:
-        raise HidaError("the home folder is not known; set HIDA_CACHE to a folder for weights.") from None
+        raise HidaError("the home folder is not known; set HIDA_CACHE to a folder for weights and results.") from None
 
 
 def search_folders() -> list[Path]:

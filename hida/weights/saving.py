@@ -62,7 +62,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         for name in names:
             value = tensors[name].detach().to("cpu").contiguous()
             if value.numel():
-                file.write(value.reshape(-1).view(torch.uint8).numpy().data)
+                # A side of one element has any stride; view() takes only those of others.
+                flat = value.as_strided((value.numel(),), (1,))
+                file.write(flat.view(torch.uint8).numpy().data)
 
 
 def save_torch(path: Path, content: Any) -> None:

@@ -64,11 +64,12 @@ def test_photos_may_follow_the_styles(folder, words, drawn):
 
 def test_mixtures_sweeps_and_regions(folder):
     Image.fromarray(np.full((9, 9, 3), (255, 0, 80), np.uint8)).save(folder / "mask.png")
-    assert run("photos/a.png", "--style", "1:0.5,3:0.5", 2, "--sweep", 1, 3, "--steps", 3) == 0
+    assert run("photos/a.png", "--style", "1:0.5,3:0.5", 2, "--sweep", 1, 3, "--steps", 5, "--sheet") == 0
     assert run("photos/a.png", "--style-map", "mask.png") == 0
     names = sorted(path.name for path in (folder / "sketches").iterdir())
-    assert names == ["a_regions.png", "a_style1-50_3-50.png", "a_style2.png", "a_sweep.png"]
-    assert Image.open(folder / "sketches" / "a_sweep.png").width > 4 * 250
+    assert names == ["a_regions.png", "a_sheet.png", "a_style1-50_3-50.png", "a_style2.png", "a_sweep.png"]
+    widths = [Image.open(folder / "sketches" / f"a_{name}.png").width // 250 for name in ("sheet", "sweep")]
+    assert widths == [4, 6]  # photo, depth and two styles; photo and five steps
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_three_faults_are_named_and_no_more(tree):
         (lambda e: e[0].update(style="1"), ("entry", "photo1/image0001")),
         (lambda e: e[0].update(style=True), ("entry", "photo1/image0001")),
         (lambda e: e[0].update(style=-1), ("entry", "photo1/image0001")),
+        (lambda e: e[0].update(hair_color=5), ("entry", "photo1/image0001")),
         (lambda e: e[0].update(lip_color="red"), ("entry", "photo1/image0001")),
         (lambda e: e[0].update(lip_color=[True]), ("entry", "photo1/image0001")),
         (lambda e: e[0].update(skin_color=[1.0, 1e300]), ("entry", "photo1/image0001")),

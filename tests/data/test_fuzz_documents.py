@@ -152,6 +152,9 @@ def test_annotations_and_tables(tmp_path):
     def read_annotation(data):
         (tmp_path / "anno_train.json").write_bytes(data)
         source = read_fs2k(tmp_path, {"train": (1,), "test": (0,)})
+        found.append(len(source.faults))
         assert all(len(str(fault).splitlines()) == 1 and len(str(fault)) < 2000 for fault in source.faults)
 
+    found: list[int] = []
     withstand(read_annotation, json_mutations([[entry]], 300))
+    assert sum(map(bool, found)) > 100

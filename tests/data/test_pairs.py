@@ -97,7 +97,8 @@ def test_a_table_without_lines(tmp_path, text):
 
 
 def test_partners_sizes_and_damage(tmp_path):
-    put(tmp_path, "photo/lonely.jpg", "photo/wide.jpg", "photo/torn.png", "photo/good.jpg")
+    put(tmp_path, "photo/lonely.jpg", "photo/wide.jpg", "photo/high.jpg", "photo/torn.png", "photo/good.jpg")
+    put(tmp_path, "sketch/high.jpg", size=(20, 25))
     put(tmp_path, "sketch/other.jpg", "sketch/torn.png", "sketch/good.jpg")
     put(tmp_path, "sketch/wide.jpg", size=(21, 24))
     torn = tmp_path / "photo/torn.png"
@@ -107,6 +108,7 @@ def test_partners_sizes_and_damage(tmp_path):
         ("missing sketch", "lonely"),
         ("missing photo", "other"),
         ("size", "wide"),
+        ("size", "high"),
         ("unreadable", "photo/torn.png"),
     }
     assert [pair.name for pair in source.pairs] == ["good"]
@@ -134,12 +136,14 @@ def test_names_that_would_collide_as_files(tmp_path):
         "photo/a b.jpg",
         "photo/a-b.jpg",
         "photo/a?b.jpg",
+        "photo/a_B.jpg",
         "sketch/a b.jpg",
         "sketch/a-b.jpg",
         "sketch/a?b.jpg",
+        "sketch/a_B.jpg",
     )
     source = read_pairs(tmp_path)
-    assert [fault.kind for fault in source.faults] == ["ambiguous"]
+    assert [fault.kind for fault in source.faults] == ["ambiguous"] * 2
     assert sorted(pair.name for pair in source.pairs) == ["a-b", "a_b"]
 
 
@@ -150,6 +154,7 @@ def test_test_fraction_is_drawn_by_seed_for_each_style(tmp_path):
     for seed in (0, 0, 1):
         source = read_pairs(tmp_path, test_fraction=0.25, seed=seed)
         assert source.counts() == {"train": [15, 15], "test": [5, 5]}
+        assert read_pairs(tmp_path, test_fraction=0.28, seed=seed).counts()["test"] == [6, 6]  # of 5.6
         chosen = {pair.name for pair in source.pairs if pair.split == "test"}
         assert draw.setdefault(seed, chosen) == chosen
     assert draw[0] != draw[1]

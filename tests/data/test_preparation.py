@@ -414,7 +414,13 @@ def test_folders_of_others_are_left_alone(source, tmp_path, monkeypatch, capsys)
     busy.mkdir()
     (busy / "thesis.txt").write_text("mine")
     file.write_text("mine")
-    for out, words in ((folder, "holds other files"), (busy, "holds other files"), (file, "is a file")):
+    mixed, pictures = tmp_path / "mixed", tmp_path / "pictures"
+    (pictures / "photo").mkdir(parents=True)  # named like one of ours, without our index or journal
+    mixed.mkdir()
+    for name in ("index.json", "thesis.txt"):
+        (mixed / name).write_text("mine")
+    others = [(out, "holds other files") for out in (folder, busy, mixed, pictures)]
+    for out, words in (*others, (file, "is a file")):
         before = contents(tmp_path)
         assert run_command(prepare.main, ["pairs", str(folder), str(out)]) == 2
         assert words in capsys.readouterr().err
@@ -443,6 +449,7 @@ def test_real_pairs_of_fs2k(tmp_path):
     wanted = ("photo1_image1508", "photo1_image1081", "photo3_image0161", "photo2_image0034")
     few = SourceSet("fs2k", whole.folder, whole.styles, tuple(p for p in whole.pairs if p.name in wanted))
     made = preparation.prepare(few, tmp_path, Settings("fs2k"), lambda: prepare.load_model("tddfa"))
+    assert len(made.pairs) == len(wanted)
     for pair, original in zip(made.pairs, few.pairs, strict=True):
         photo, sketch, depth = made.read(pair)
         assert is_identity(pair.matrix) == pair.name.startswith("photo1")

@@ -66,6 +66,7 @@ def test_a_folder_of_photos_is_to_be_prepared_into_another(tmp_path):
 def test_the_folder_can_be_moved(prepared, tmp_path):
     shutil.move(prepared.folder, tmp_path / "elsewhere")
     moved = PreparedSet.load(tmp_path / "elsewhere")
+    assert moved.pairs == prepared.pairs
     assert all(path.is_file() for pair in moved.pairs for path in moved.files(pair))
     assert str(tmp_path) not in (tmp_path / "elsewhere/index.json").read_text()
 
@@ -141,3 +142,10 @@ def test_an_index_that_is_no_json(prepared):
         (prepared.folder / "index.json").write_text(text)
         with pytest.raises(HidaError, match="damaged"):
             PreparedSet.load(prepared.folder)
+
+
+def test_what_is_not_there_is_said_with_the_way_to_make_it(tmp_path):
+    with pytest.raises(HidaError, match=r"no such file or folder.*'hida prepare fs2k SRC .*/gone'"):
+        PreparedSet.load(tmp_path / "gone")
+    with pytest.raises(HidaError, match=r"no such file or folder.*SRC OUT' and 'hida pack OUT .*/gone\.ZIP'"):
+        PreparedSet.load(tmp_path / "gone.ZIP")

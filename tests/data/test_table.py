@@ -82,6 +82,12 @@ def test_what_is_no_table_is_refused_in_a_sentence(tmp_path, name, data, says):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_split_for_some_lines_alone_is_a_fault_of_the_others(tmp_path):
+    good, faults = read_table(saved(tmp_path, "name,style,split\na,ink,test\nb,ink,\n"))
+    assert [(row.name, row.split) for row in good] == [("a", "test")]
+    assert [fault.name for fault in faults] == ["b"]
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -112,7 +112,7 @@ def test_faces_are_in_the_detectors_order_and_none_is_empty():
     faces = BuiltinDepth(Detector(*boxes), Colours()).faces(photo)
     assert [face.box for face in faces] == boxes[:2]
     assert BuiltinDepth(Detector(), Colours()).faces(photo) == []
-    with pytest.raises(HidaError):
+    with pytest.raises(HidaError, match="uint8 array of height x width x 3"):
         BuiltinDepth(Detector(), Colours()).faces(photo[..., 0])
 
 

@@ -59,6 +59,13 @@ def test_folding_changes_nothing(tmp_path, kind, contents, suffix, shape):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 if kind is FaceBoxes else 1e-4)
 
 
+def test_what_is_folded_already_is_not_folded_again():
+    layer = _Conv(3, 4, 3).eval()
+    layer.fold()
+    with pytest.raises(TypeError, match="Conv2d and Identity cannot be folded"):
+        layer.fold()
+
+
 @pytest.mark.parametrize("kind", [FaceBoxes, MobileNet])
 def test_other_weights_are_refused(tmp_path, kind):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")

@@ -62,6 +62,13 @@ def test_predict_reaches_it_by_its_name_only(script, tmp_path):
         hida.depth.predict(photo, "midas", model=tmp_path / "missing.pt")
 
 
+def test_a_small_map_is_enlarged_between_the_centres_of_its_pixels():
+    found = Midas(lambda pixels: np.array([[[3.0, 7.0], [3.0, 7.0]]], np.float32)).predict(
+        np.zeros((3, 4, 3), np.uint8)
+    )
+    np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1]] * 3, atol=1e-6)
+
+
 def test_constant_output_is_zeros():
     flat = Midas(lambda pixels: np.full((1, *pixels.shape[2:]), 7.0, np.float32))
     assert not flat.predict(ramp()).any()

@@ -186,6 +186,15 @@ def test_a_folder_without_pictures_and_no_photo_at_all_are_named(tmp_path):
         main(["--out", str(tmp_path / "out")])
 
 
+def test_a_model_is_loaded_once_for_every_device(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(predictor, "_face_models", {})
+    monkeypatch.setattr("hida.depth.builtin.network.BuiltinDepth.load", lambda device: loaded.append(device) or device)
+    found = [depth.face_model("builtin", device) for device in ("cpu", "cuda", "cpu", "cuda")]
+    assert found == ["cpu", "cuda", "cpu", "cuda"]
+    assert loaded == ["cpu", "cuda"]
+
+
 def test_missing_tddfa_weights_are_all_named_with_the_one_command_that_fetches_them(tmp_path, monkeypatch):
     monkeypatch.setenv("HIDA_WEIGHTS", "")
     monkeypatch.setenv("HIDA_CACHE", str(tmp_path))

@@ -96,6 +96,7 @@ def test_only_faces_that_are_used_are_fitted_and_once():
     regressor = Regressor()
     faces = TDDFA(Detector(BOX, (0, 0, 40, 40)), regressor, pyramid()).faces(np.zeros((240, 240, 3), np.uint8))
     assert [face.box for face in faces] == [BOX, (0, 0, 40, 40)]
+    assert largest_face(np.zeros((240, 240, 3), np.uint8), faces[0].model).box == BOX
     assert regressor.asked == 0
     for _ in range(2):
         assert faces[1].points.shape == (3, 2)
@@ -103,9 +104,14 @@ def test_only_faces_that_are_used_are_fitted_and_once():
     assert regressor.asked == 1
 
 
-@pytest.mark.parametrize("box", [(-90, -90, 30, 20), (200, 200, 600, 600), (5, 5, 5.4, 5.3), (900, 900, 990, 990)])
-def test_boxes_over_the_edge_or_of_no_size_do_no_harm(box):
-    for face in TDDFA(Detector(box), Regressor(), pyramid()).faces(np.zeros((240, 240, 3), np.uint8)):
+@pytest.mark.parametrize(
+    ("box", "count"),
+    [((-90, -90, 30, 20), 1), ((200, 200, 600, 600), 1), ((5, 5, 5.4, 5.3), 0), ((900, 900, 990, 990), 1)],
+)
+def test_boxes_over_the_edge_or_of_no_size_do_no_harm(box, count):
+    faces = TDDFA(Detector(box), Regressor(), pyramid()).faces(np.zeros((240, 240, 3), np.uint8))
+    assert len(faces) == count
+    for face in faces:
         assert np.isfinite(face.points).all()
         assert np.isfinite(face.depth((240, 240))).all()
 

@@ -9,9 +9,10 @@ from PIL import Image
 import hida
 from hida import depth
 from hida.config import AugmentConfig, Config, GeneratorConfig
-from hida.drawing.sketcher import NoFaceError, Sketcher
+from hida.drawing.sketcher import NoFaceError, Sketcher, _bytes
 from hida.drawing.views import compose_picture, plan
 from hida.errors import HidaError
+from hida.images.alignment import TEMPLATE, placement, warp
 from hida.models import build_generator
 from hida.weights import checkpoint
 
@@ -67,6 +68,24 @@ def test_draw_aligned_equals_drawing_the_pictures(sketcher, photo):
     assert drawn.shape == (1, 1, 250, 250)
     assert drawn.dtype == torch.uint8
     assert np.abs(drawn[0, 0].numpy().astype(int) - np.asarray(sketcher(photo, style=1))).mean() < 1
+
+
+def test_the_main_view_is_that_of_the_face_with_its_depth(sketcher):
+    values = np.random.default_rng(1).integers(1, 256, (400, 500, 3), np.uint8)
+    face = placement(TEMPLATE, (500, 400))
+    face[:, 2] += 3
+    photo, map_ = sketcher.main_view(values)
+    expected = warp(values, face, (256, 256), fill="replicate").transpose(2, 0, 1)
+    np.testing.assert_allclose(photo[0].numpy(), expected / 127.5 - 1, atol=1e-5)
+    np.testing.assert_array_equal(map_[0, 0].numpy(), Cone((0, 0, 1, 1), 1.0).depth((256, 256), face))
+    tile, _ = sketcher.main_view(values, frame="whole")  # without a face the first tile
+    assert tile.shape == (1, 3, 512, 512)
+
+
+def test_sketches_are_rounded_to_the_nearest_level():
+    levels = torch.arange(256)
+    for shift in (-0.49, 0.49):
+        assert torch.equal(_bytes((levels + shift) / 127.5 - 1), levels.to(torch.uint8))
 
 
 def test_given_depth_is_used(sketcher, photo, tmp_path):

@@ -148,7 +148,8 @@ def test_other_readers_withstand_them_too(tmp_path, use):
         with image:
             return read_image(image)
 
-    withstand(reader, mutations([data for data in samples() if data[:2] != b"P3"], 600, 2))
+    # Some are read, and most are refused.
+    assert 20 < withstand(reader, mutations([data for data in samples() if data[:2] != b"P3"], 600, 2)) < 590
 
 
 def test_mutated_profiles_give_the_picture():
@@ -198,5 +199,6 @@ def giants():
 
 def test_immense_pictures_take_little():
     cases = list(giants())
+    assert len(cases) > 100
     random.Random(4).shuffle(cases)
     withstand(read, cases, seconds=30)

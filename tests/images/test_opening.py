@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +108,35 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, read):
         ("/dev/zero", "pipe or a device"),
         ("/proc/self/status", "empty"),
         (tmp_path, "folder"),
-        ("", "folder"),
+        ("", "^'' is no path"),
+        ("https://example.org/a.png", "'https://example.org/a.png' is a web address"),
         ("a\0b", "no path"),
         (tmp_path / ("x" * 300), "cannot be read"),
     ):
         with pytest.raises(ImageError, match=sentence):
             read(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000"])
+def test_the_beginning_of_a_picture_is_a_truncated_one_not_an_unknown_format(kind):
+    data = encoded(Image.fromarray(STRIPES), kind)
+    for count in (16, 40, len(data) // 3, len(data) * 2 // 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ImageError, match=r"truncated or damaged") as caught:
+                read_image(io.BytesIO(data[:count]))
+        assert "known format" not in str(caught.value)
+
+
+def test_a_stream_and_a_file_opened_as_text_are_refused_in_their_own_words(tmp_path):
+    reader, writer = os.pipe()
+    os.write(writer, encoded(Image.new("RGB", (8, 6)), "PNG"))
+    os.close(writer)
+    with open(reader, "rb") as stream, pytest.raises(ImageError, match=r"pipe or a stream.*io\.BytesIO"):
+        read_image(stream)
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 6)), "PNG"))
+    with (tmp_path / "a.png").open() as text, pytest.raises(ImageError, match='open it with mode "rb"'):
+        read_image(text)
 
 
 def test_a_decoder_may_raise_anything(monkeypatch):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 from picture_files import STRIPES, encoded, png, same
 from PIL import Image
 
+from hida.depth.maps import depth_from_file
 from hida.images.io import ImageError, read_image
 from hida.images.opening import _decoding
 
@@ -28,9 +31,10 @@ def bytes_of(key):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 Image.init()
 read_image(np.zeros((4, 4), np.float32))
+source = sys.argv[1] if sys.argv[2] != "memory" else eval(sys.argv[1])
 before = bytes_of("VmRSS")
 try:
-    found = read_image(sys.argv[1]).size if sys.argv[2] == "photo" else depth_from_file(sys.argv[1], (64, 64)).shape
+    found = depth_from_file(source, (64, 64)).shape if sys.argv[2] == "depth" else read_image(source).size
 except ImageError as error:
     found = error
 print(bytes_of("VmHWM") - before, found)
@@ -102,6 +106,76 @@ def test_a_picture_above_the_limit_of_memory_is_refused_before_it_is_decoded(mon
             read_image(io.BytesIO(data))
         monkeypatch.undo()
         monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+
+
+ARRAYS = {"L": ((), np.uint8), "RGB": ((3,), np.float32), "RGBA": ((4,), np.uint16)}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16", "F", "CMYK", "P"])
+def test_what_is_in_memory_has_the_bound_and_the_sentence_of_a_file(monkeypatch, mode):
+    kind = "TIFF" if mode in ("F", "CMYK") else "PNG"
+    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+
+    def sentence(source):
+        try:
+            read_image(source)
+        except ImageError as error:
+            return re.sub("the (file given|image given|array)", "it", str(error))
+        return ""
+
+    said = {side: sentence(io.BytesIO(encoded(Image.new(mode, (side, side)), kind))) for side in range(25, 55)}
+    assert said[25] == "" != said[54]
+    for side in said:
+        assert sentence(Image.new(mode, (side, side))) == said[side]
+        if mode in ARRAYS:
+            shape, dtype = ARRAYS[mode]
+            assert sentence(np.zeros((side, side, *shape), dtype)) == said[side]
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG", "TIFF"])
+def test_a_pillow_image_that_is_not_decoded_yet_is_bounded_as_its_file(monkeypatch, kind):
+    options = {"WEBP": {}, "JPEG": {"progressive": True, "subsampling": 0}, "TIFF": {"compression": "tiff_lzw"}}[kind]
+    data = encoded(Image.fromarray(STRIPES), kind, **options)
+    said = []
+    for limit in range(4 * STRIPES[:, :, 0].size, 24 * STRIPES[:, :, 0].size, 97):
+        monkeypatch.setattr("hida.images.opening.MAX_BYTES", limit)
+        found = []
+        for source in (io.BytesIO(data), Image.open(io.BytesIO(data))):
+            try:
+                found.append(read_image(source).tobytes())
+            except ImageError as error:
+                found.append(str(error).replace("file given", "image given"))
+        assert found[0] == found[1]
+        said.append(isinstance(found[0], str))
+    assert said[0]
+    assert not said[-1]
+
+
+def test_maps_in_memory_are_bounded_too(monkeypatch):
+    monkeypatch.setattr("hida.images.opening.MAX_BYTES", 10_000)
+    for shape in ((27, 27), (1, 27, 27), (27, 27, 1)):
+        assert depth_from_file(np.zeros(shape, np.float32), (27, 27)).shape == (27, 27)
+        larger = np.zeros([28 if side > 1 else 1 for side in shape], np.float32)
+        with pytest.raises(ImageError, match=r"the depth map \(28×28, F\) would take .* scale it down first"):
+            depth_from_file(larger, (28, 28))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "reads"),
+    [
+        ("np.zeros((13377, 13377, 3), np.uint8)[::-1]", True),
+        ("np.zeros((13377, 13377), np.float16)", True),
+        ("np.zeros((11000, 11000, 4), np.uint8)", True),
+        ("np.zeros((13377, 13377, 4), np.uint8)", False),
+        ("Image.new('RGB', (13377, 13377))", True),
+        ("Image.new('RGBA', (13377, 13377))", False),
+    ],
+)
+def test_pictures_in_memory_take_less_than_a_gigabyte_more(make, reads):
+    number, found = grown(make, "memory")
+    assert number < 1e9
+    assert found.startswith("(1") if reads else found.endswith("above the limit of 1 GB: scale it down first.")
 
 
 def test_a_jpeg_of_endless_scans_is_refused():

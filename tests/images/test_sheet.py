@@ -52,6 +52,8 @@ def test_ragged_rows_and_extreme_shapes():
     rows = [[Image.new("L", (10, 10))], [Image.new("L", (4000, 10)), Image.new("L", (1, 500))]]
     drawn = sheet(rows, ("a", "b", "c"), height=32)
     assert drawn.width == 3 * MARGIN + 4 * 32 + 1
+    dark = np.flatnonzero(np.asarray(drawn)[-MARGIN - 32 - MARGIN - 1, :, 0] < 128)  # the last line of the first row
+    assert (dark[0], dark[-1] + 1) == (MARGIN + 2 * 32 - 16, MARGIN + 2 * 32 + 16)  # in the middle of its column
 
 
 @pytest.mark.parametrize("rows", [[], [[]]])

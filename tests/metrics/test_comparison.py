@@ -105,4 +105,6 @@ def test_the_command_reads_files_and_folders_and_writes(tmp_path, capsys):
     (tmp_path / "a/scores.json").write_text(json.dumps(evaluation("a")))
     (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)))
     cli_compare.main([str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(tmp_path / "table.md")])
-    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+    written = (tmp_path / "table.md").read_text()
+    assert "| b | overall | 60 |" in written
+    assert written in capsys.readouterr().out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from hida.cli.run import run_command
 from hida.data.packed import pack
 from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
+from hida.metrics.evaluation import spread
 from hida.metrics.lpips import load_lpips
 from hida.metrics.scores import load
 from hida.metrics.store import Store
@@ -128,6 +131,13 @@ def test_scoot_and_fsim_need_no_weights(tmp_path, monkeypatch):
     load_lpips.cache_clear()
     with pytest.raises(HidaError, match="hida weights fetch"):
         run(tmp_path, *arguments, "--metrics", "fid")
+
+
+def test_few_pairs_are_spread_evenly_over_many():
+    assert spread(range(9), 3) == [1, 4, 7]
+    assert spread(range(10), 2) == [2, 7]
+    assert spread(range(4), 3) == [0, 2, 3]
+    assert spread(range(3), 0) == spread(range(3), 5) == [0, 1, 2]
 
 
 def test_weights_draw_the_test_split_and_keep_what_is_drawn(tmp_path, drawer):
@@ -276,6 +286,33 @@ def test_a_damaged_photo_is_said_and_none_of_the_three_files_is_written(tmp_path
     assert run_command(cli_evaluate.main, arguments) == 2
     assert str(photo) in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.*"))
+
+
+def test_a_limit_takes_pairs_from_the_middle_of_equal_parts():
+    assert spread(range(10), 5) == [1, 3, 5, 7, 9]
+    assert spread(range(9), 3) == [1, 4, 7]
+    assert spread(range(4), 0) == spread(range(4), 9) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("failing", ["scores.json", "scores.md", "report.html"])
+def test_the_three_files_are_written_or_none_of_them(tmp_path, monkeypatch, failing):
+    for folder, seed in (("p", 1), ("q", 2), ("t", 3)):
+        write_images(tmp_path / folder, ["a.png", "b.png"], seed=seed)
+    arguments = ["--target", str(tmp_path / "t"), "--metrics", "fsim", "--pred"]
+    run(tmp_path, *arguments, str(tmp_path / "p"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(before) == 3
+    real = Path.write_bytes
+
+    def full(path, data):
+        if (b"<html" in data, data.startswith(b"{")) == (failing == "report.html", failing == "scores.json"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    arguments += [str(tmp_path / "q"), "--out", str(tmp_path / "out")]
+    assert run_command(cli_evaluate.main, arguments) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 @pytest.mark.parametrize("side", ["p", "t", "photos"])

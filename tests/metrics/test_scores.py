@@ -111,6 +111,7 @@ def test_undefined_values_of_one_pair_and_pairs_without_a_style_are_no_faults(tm
     result["groups"]["overall"]["fid"] = {"value": None}
     for key in ("lpips", "scoot", "fsim"):
         result["groups"]["overall"][key] = {"value": 0.5, "low": None, "high": None}
+    result["groups"]["overall"]["fsim"] = {"value": 0.5, "low": 0.5, "high": 0.5}  # of equal pairs
     result["pairs"][0]["style"] = None
     read = load(saved(tmp_path, result))
     assert read == result

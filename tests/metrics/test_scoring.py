@@ -15,6 +15,7 @@ from PIL import Image
 from hida.errors import HidaError
 from hida.metrics import scoring
 from hida.metrics.bootstrap import mean_interval
+from hida.metrics.frechet import frechet_distance, kernel_distance
 from hida.metrics.pairing import find_pairs
 from hida.metrics.protocol import PAIRS, STYLE_COUNTS
 from hida.metrics.store import Store, content_hash
@@ -109,6 +110,10 @@ def test_only_common_scores_the_shared_names_and_says_so(tmp_path):
     pairs, remarks = find_pairs(tmp_path / "p", tmp_path / "t", only_common=True)
     assert [pair.name for pair in pairs] == ["a"]
     assert remarks == ["1 targets without and 1 predictions beyond a pair were left aside"]
+    (tmp_path / "t/b.png").unlink()
+    assert find_pairs(tmp_path / "p", tmp_path / "t", only_common=True)[1] == [
+        "0 targets without and 1 predictions beyond a pair were left aside"
+    ]
     write_images(tmp_path / "q", ["z.png"])
     with pytest.raises(HidaError, match="no name in common"):
         find_pairs(tmp_path / "q", tmp_path / "t", only_common=True)
@@ -159,6 +164,10 @@ def test_scores_are_the_metrics_of_the_files(tmp_path, light_networks):
     assert overall["scoot"]["low"] < overall["scoot"]["value"] < overall["scoot"]["high"]
     assert overall["fid"]["value"] > 0
     assert "low" not in overall["fid"]
+    scores = scoring.score(find_pairs(tmp_path / "p", tmp_path / "t")[0], ALL, Store())
+    for side, found in (("p", scores.predictions), ("t", scores.targets)):  # the features of their own side
+        first = np.array(Image.open(tmp_path / side / f"{result['pairs'][0]['name']}.png").convert("L")).ravel()[:16]
+        np.testing.assert_allclose(found[0], first / 255, atol=1e-6)
     assert result["protocol"]["deviations"][0].startswith("20 pairs")
 
 
@@ -286,6 +295,16 @@ def test_damaged_results_in_the_store_are_measured_again(tmp_path, light_network
         assert light_networks == {"features": 4, "lpips": 2}  # mended at once
 
 
+def test_distances_of_a_style_are_of_its_own_images():
+    left, right = (np.random.default_rng(seed).uniform(size=(6, 3)) for seed in (1, 2))
+    pairs = [scoring.Pair(str(i), Path(), Path(), i % 2) for i in range(6)]
+    scores = scoring.Scores({}, left, right, [""] * 6, {(40, 40)}, 0)
+    groups = scoring.summarise(pairs, scores, ["fid", "kid"])["groups"]
+    for name, rows in (("overall", slice(None)), ("style 1", slice(0, None, 2)), ("style 2", slice(1, None, 2))):
+        for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+            assert groups[name][key]["value"] == pytest.approx(distance(left[rows], right[rows]))
+
+
 def test_content_hash_tells_shapes_apart():
     flat = np.zeros((2, 8), np.uint8)
     assert content_hash(flat) == content_hash(flat.copy())
@@ -320,4 +339,6 @@ def test_the_whole_test_set_at_its_size_has_no_deviation(tmp_path):
     scores = scoring.Scores({}, None, None, [""] * PAIRS, {(250, 250)}, 0)
     assert scoring.summarise(pairs, scores, [])["protocol"]["deviations"] == []
     assert scoring.summarise(pairs, scores, [])["groups"]["style 3"] == {"n": 46}
+    pairs[0] = replace(pairs[0], style=2)  # as many pairs, but not those
+    assert scoring.summarise(pairs, scores, [])["protocol"]["deviations"] != []
     assert torch.is_tensor(scoring._tensor([np.zeros((2, 2), np.uint8)], "cpu"))

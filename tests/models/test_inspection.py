@@ -11,6 +11,7 @@ from PIL import Image
 from small_set import inputs
 
 from hida import ops
+from hida.cli.figures import modules_figure
 from hida.cli.inspect import main
 from hida.cli.run import run_command
 from hida.config import Config, GeneratorConfig
@@ -69,18 +70,35 @@ def test_nothing_remains_changed_and_each_module_matters(generator):
         torch.testing.assert_close(generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0], before, rtol=0, atol=0)
 
 
-def test_without_dog_is_the_network_with_straight_offsets(generator):
-    drawn = ablations(generator, *PHOTO_AND_DEPTH, STYLE)["without DOG"]
-    kept = [(level.up.offset_mask.weight.clone(), level.up.offset_mask.bias.clone()) for level in generator.decoder[:2]]
-    with torch.no_grad():
-        for level in generator.decoder[:2]:
-            level.up.offset_mask.weight[:36] = 0
-            level.up.offset_mask.bias[:36] = 0
-        wanted = generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0]
-        for level, (weight, bias) in zip(generator.decoder[:2], kept, strict=True):
-            level.up.offset_mask.weight.copy_(weight)
-            level.up.offset_mask.bias.copy_(bias)
-    torch.testing.assert_close(drawn, wanted, rtol=0, atol=1e-4)
+def averaged(first, last):
+    """A hook on the convolution to θ's logits, γ and β, in this order: those of [first, last) become their means."""
+
+    def hook(module, given, result):
+        maps = result.unflatten(1, (3, -1)).clone()
+        maps[:, first:last] = maps[:, first:last].mean((3, 4), keepdim=True)
+        return maps.flatten(1, 2)
+
+    return hook
+
+
+def straight(module, given, result):
+    return torch.cat((0 * result[:, :36], result[:, 36:]), 1)
+
+
+def test_without_a_module_its_maps_are_their_means_and_its_offsets_are_zero(generator):
+    drawn = ablations(generator, *PHOTO_AND_DEPTH, STYLE)
+    modulations = [level.adaptation.modulation for level in generator.decoder]
+    for name, modules, hook in (
+        ("InfoACON", modulations, averaged(0, 1)),
+        ("DySPADE", modulations, averaged(1, 3)),
+        ("DOG", [level.up.offset_mask for level in generator.decoder[:2]], straight),
+    ):
+        handles = [module.register_forward_hook(hook) for module in modules]
+        with torch.inference_mode():
+            wanted = generator(*PHOTO_AND_DEPTH, STYLE)[0][0, 0]
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(drawn[f"without {name}"], wanted, rtol=0, atol=1e-4, msg=name)
 
 
 @pytest.fixture
@@ -110,6 +128,16 @@ def test_two_pictures_are_written(folder, weights):
     assert written == ["photo_features.png", "photo_modules.png"]
     for name in written:
         assert np.asarray(Image.open(folder / "inspection" / name)).std() > 0
+
+
+def test_what_is_darker_without_a_module_is_red_and_what_is_lighter_blue():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    drawn = {"all modules": torch.tensor([[0.5, -0.5]]), "without DOG": torch.tensor([[-0.5, 0.5]])}
+    figure = modules_figure(pyplot, torch.zeros(1, 3, 1, 2), drawn)
+    shown = figure.axes[3].images[0]
+    red, _, blue, _ = shown.to_rgba(shown.get_array()).transpose(2, 0, 1)[:, 0]
+    pyplot.close(figure)
+    assert (red[0] > blue[0], red[1] < blue[1]) == (True, True)
 
 
 def test_without_matplotlib_it_is_one_sentence(folder, monkeypatch, capsys):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON, MetaACON
+from hida import ops
+from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, MetaACON
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(1, 16), (64, 16), (256, 16), (512, 32)])
@@ -57,6 +58,25 @@ def test_an_adaptation_is_one_convolution_of_the_condition_to_its_maps_in_their_
     hidden = module.activation(functional.conv2d(condition, module.embed.weight, module.embed.bias, padding=1))
     maps = functional.conv2d(hidden, module.modulation.weight, module.modulation.bias, padding=1).split(4, 1)
     torch.testing.assert_close(module(h, condition), formula(module, h, *maps))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_norm_without_native_ops_whatever_the_layout_of_its_gradient(batch, layout):
+    """Of planes with a spread like the root of eps, which shows where eps is added."""
+    torch.manual_seed(0)
+    x, upstream = 3e-3 * torch.randn(batch, 16, 4, 4), torch.randn(batch, 16, 4, 4)
+    given, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    with ops.backend("reference"):
+        found = InstanceNorm(0.2, 0.4)(given)
+        found.backward(upstream.contiguous(memory_format=layout))
+    rest = torch.where(exact > 0, exact, 0.2 * exact)
+    rest = rest - rest.mean((2, 3), keepdim=True)
+    unit = rest / (rest.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+    right = torch.where(unit > 0, unit, 0.4 * unit)
+    right.backward(upstream.double())
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-5, atol=1e-5 * float(exact.grad.abs().max()))
 
 
 def test_dog_starts_as_an_ordinary_convolution_with_half_weights():

@@ -285,14 +285,3 @@ def test_tangents_of_gradients_of_what_only_has_cpu_kernels(name):
             made = torch.autograd.grad(y, given, forward_ad.make_dual(upstream, upstream.cos()))
             results.append([part for t in made for part in forward_ad.unpack_dual(t)])
     assert_near(*results, [1e-5] * len(results[0]))
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, NHWC], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_the_reference_of_leaky_norm_whatever_the_layout_of_its_gradient(batch, layout):
-    x, upstream = randoms((batch, 16, 4, 4), (batch, 16, 4, 4))
-    given, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    with ops.backend("reference"):
-        leaky_norm(given).backward(upstream.contiguous(memory_format=layout))
-    written_out(exact, 1.0, 1.0).backward(upstream.double())
-    assert relative_error(given.grad, exact.grad) <= 1e-5

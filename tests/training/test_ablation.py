@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import tyro
@@ -11,9 +12,11 @@ from PIL import Image
 from hida.cli.ablate import main
 from hida.cli.run import run_command
 from hida.config import load_preset
+from hida.files import folder_lock
 from hida.metrics import evaluation as evaluate
 from hida.training import ablation as ablate
 from hida.training.options import AblationOptions
+from hida.training.state import TrainingState
 from hida.weights.checkpoint import load
 
 OPTIONS = ["--presets", "model_a", "full", "--base-width", "2", "--batch", "2", "--metrics", "scoot", "fsim"]
@@ -122,14 +125,48 @@ def test_a_budget_becomes_one_number_of_iterations(data, tmp_path, monkeypatch, 
         (["--iterations", 0], "--iterations must"),
         (["--iterations", 1, "--seeds", 1, 1], "--seeds must"),
         (["--iterations", 1, "--presets", "model_z"], "no preset 'model_z'"),
+        (["--iterations", 1, "--recipe", "none.toml"], "none.toml' cannot be read"),
+        (["--iterations", 1, "--base-width", 3], "--base-width must be an even number"),
+        (["--iterations", 1, "--batch", -1], "--batch must be 1 or more; it is -1"),
+        (["--iterations", 1, "--limit", -1], "--limit must be 0 or more; it is -1"),
+        (["--iterations", 1, "--seeds", 0, -1], "--seeds must be 0 or more; one of them is -1"),
+        (["--iterations", 1, "--precision", "fp16"], "--precision fp16 needs a GPU"),
+        (["--iterations", 1, "--photos", "none.png"], "none.png"),
+        (["--iterations", 1, "--metrics", "fid"], "hida weights fetch"),
     ],
 )
-def test_mistakes_are_one_sentence_and_leave_nothing(data, tmp_path, capsys, more, sentence):
+def test_mistakes_are_one_sentence_before_the_data_are_read_and_leave_nothing(
+    data, tmp_path, capsys, monkeypatch, more, sentence
+):
+    monkeypatch.setattr(ablate.PreparedSet, "load", lambda _: pytest.fail("read"))
     assert run(data, tmp_path / "a", *more) == 2
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_a_stop_while_the_speed_is_measured_ends_the_command(data, tmp_path, monkeypatch, capsys):
+    finish = TrainingState.finish
+
+    def stop_in_the_fifth(state):
+        if state.iteration == 4:
+            signal.raise_signal(signal.SIGTERM)
+        finish(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "finish", stop_in_the_fifth)
+        assert run(data, tmp_path / "a", "--budget", 9) == 130
+    assert "the same command continues from there" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "a" / "runs").iterdir()] == ["model_a-seed0"]
+    assert not (tmp_path / "a" / "plan.json").exists()
+
+
+def test_one_ablation_at_a_time_in_a_folder(data, tmp_path, capsys):
+    with folder_lock(tmp_path / "a", "hida ablate"):
+        assert run(data, tmp_path / "a", "--iterations", 2) == 2
+        assert "is in use by hida ablate, process" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [".hida-lock"]
 
 
 def test_pairs_are_spread_over_the_split():

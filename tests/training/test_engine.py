@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hida.training.distributed import World
 from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
 from hida.training.schedule import batch_indices, mixed_seed
 from hida.training.state import LOSSES, TrainingState
+from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 
 configurations = pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])
 
@@ -84,12 +86,60 @@ def test_losses_are_means_since_they_were_last_asked_for():
     for _ in range(3):
         engine.step()
     means = pytest.approx({name: sum(s[name] for s in single) / 3 for name in LOSSES}, rel=1e-5)
-    assert engine.losses_here() == means
     assert engine.summed == 3
     assert engine.losses() == means
     assert engine.summed == 0
-    assert set(engine.losses_here().values()) == {0.0}
+    assert set(engine.losses().values()) == {0.0}
     assert differing(engine.state, one.state) == []
+
+
+def kept(engine, **changed):
+    """Return a checkpoint of an engine's sums."""
+    sums = {**engine.sums_of_all(), **{f"summed.{name}": value for name, value in changed.items()}}
+    return Checkpoint(Path("c.safetensors"), CHECKPOINT, RELEASED, {}, sums)
+
+
+@pytest.fixture(scope="module")
+def summing():
+    engine = Engine(build(RELEASED), pairs("cpu"), graphs=False)
+    engine.step()
+    engine.step()
+    return engine
+
+
+def test_sums_go_on_from_a_checkpoint_that_has_them(summing):
+    engine = Engine(summing.state, summing.pairs, graphs=False)
+    engine.resume(Checkpoint(Path("old"), CHECKPOINT, RELEASED, {}, {}))
+    assert engine.summed == 0
+    assert not engine.sums.any()
+    address = engine.sums.data_ptr()  # which a graph has
+    engine.resume(kept(summing))
+    assert engine.summed == 2
+    assert torch.equal(engine.sums, summing.sums)
+    assert summing.sums.all()
+    assert engine.sums.data_ptr() == address
+    other = Engine(build(varied(loss={"weight_feature_matching": 1.0})), summing.pairs, graphs=False)
+    other.resume(kept(summing))
+    assert other.summed == 0  # a run that goes on with other losses has other sums
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"d": torch.tensor([1.0, 2.0])},
+        {"d": torch.tensor(1.0)},
+        {"d": torch.tensor([1])},
+        {"pixel": torch.tensor([float("nan")])},
+        {"iterations": torch.tensor(-1)},
+        {"iterations": torch.tensor(3)},
+        {"iterations": torch.tensor([2])},
+        {"iterations": torch.tensor(2.0)},
+    ],
+    ids=str,
+)
+def test_sums_that_cannot_be_are_refused(summing, changed):
+    with pytest.raises(CheckpointError, match=r"^'c.safetensors' holds .*; resume from an older checkpoint\.$"):
+        Engine(summing.state, summing.pairs, graphs=False).resume(kept(summing, **changed))
 
 
 def test_the_iteration_reads_nothing_but_its_buffers(monkeypatch):
@@ -136,7 +186,7 @@ def test_a_failed_capture_is_raised_before_anything_has_changed(monkeypatch):
         engine.step()
     assert differing(engine.state, plain.state) == []
     assert engine.state.counters() == plain.state.counters()
-    assert engine.losses_here() == plain.losses_here()
+    assert engine.losses() == plain.losses()
 
 
 def test_the_reason_is_the_first_of_several_errors():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -15,11 +14,12 @@ from runs import assert_same_checkpoints, hida_train, log
 
 from hida.cli import train as cli_train
 from hida.cli.run import run_command
+from hida.config import Config
 from hida.data.framing import centred_batch
 from hida.data.prepared import PreparedSet
 from hida.drawing.sketcher import Sketcher
+from hida.errors import HidaError
 from hida.training import run as train
-from hida.training.clock import StopFlag
 from hida.training.state import TrainingState
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
 
@@ -204,7 +204,14 @@ REFUSALS = {
     "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
     "no pair left": (["--train.holdout", "5"], "has 5 training pairs and 5 are held out"),
     "preset": (["--preset", "large"], "there is no preset 'large'"),
-    "a value": (["--generator.base-width", "3"], "base_width must be an even number"),
+    "a value": (
+        ["--generator.base-width", "3"],
+        "hida: --generator.base-width must be an even number in",
+    ),
+    "two values": (
+        ["--train.epochs", "1"],
+        "hida: --optimizer.constant-epochs must not exceed train.epochs (1)",
+    ),
     "device": (["--device", "abacus"], "there is no device 'abacus'"),
     "preset file": (["--preset", "{tmp}/absent.toml"], "absent.toml' cannot be read"),
 }
@@ -266,12 +273,40 @@ def test_several_processes_without_torchrun_are_refused_in_a_sentence(data, tmp_
 
 
 def test_a_missing_option_is_status_2_and_named(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_command(cli_train.main, ["--out", str(tmp_path / "out")])
-    captured = capsys.readouterr()
-    assert stop.value.code == 2
-    assert "--data" in captured.out + captured.err
+    assert run_command(cli_train.main, ["--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "hida: --data is missing (see hida train --help).\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["generator", "discriminator", "loss", "optimizer", "augment", "train"])
+def test_every_option_with_a_value_that_cannot_be_is_named(part):
+    """No number of the configuration may be −1."""
+    fields = dataclasses.fields(getattr(Config(), part))
+    names = [item.name for item in fields if type(item.default) in (int, float)]
+    assert names
+    for name in names:
+        option = f"--{part}.{name.replace('_', '-')}"
+        with pytest.raises(HidaError) as caught:
+            cli_train.parse(["--data", "d", "--out", "o", option, "-1"])
+        assert str(caught.value).startswith(f"{option} must be "), caught.value
+        assert str(caught.value).endswith(("; it is -1.", "; it is -1.0."))
+
+
+def test_a_value_of_a_file_is_told_with_the_file(tmp_path):
+    (tmp_path / "mine.toml").write_text("[train]\nbatch = 0\n")
+    with pytest.raises(HidaError, match=r"mine\.toml' cannot be used: train\.batch must be ≥ 1; it is 0\.$"):
+        cli_train.parse(["--data", "d", "--out", "o", "--preset", str(tmp_path / "mine.toml")])
+
+
+def test_the_presets_name_is_no_option(capsys):
+    with pytest.raises(SystemExit):
+        cli_train.parse(["--help"])
+    said = capsys.readouterr().out
+    assert "--train.batch" in said
+    assert " --name" not in said
+    options = cli_train.parse(["--data", "d", "--out", "o", "--preset", "full"])
+    assert type(options.config) is Config
+    assert options.config.name == "full"
 
 
 def test_a_preset_is_the_default_under_the_command_line(tmp_path):
@@ -280,20 +315,3 @@ def test_a_preset_is_the_default_under_the_command_line(tmp_path):
         arguments = cli_train.parse(["--data", "d", "--out", "o", *word, "--generator.styles", "4"])
         assert (arguments.config.generator.base_width, arguments.config.generator.styles) == (8, 4)
     assert cli_train.parse(["--data", "d", "--out", "o"]).config.name == "small"
-
-
-def test_a_signal_is_noted_an_echo_ignored_and_a_later_interrupt_obeyed(monkeypatch):
-    before, clock = signal.getsignal(signal.SIGINT), [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with StopFlag() as stop:
-        stop.arm()
-        assert not stop.raised
-        signal.raise_signal(signal.SIGINT)
-        assert stop.raised
-        clock[0] += 1
-        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has already sent
-        clock[0] += 1.5
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before

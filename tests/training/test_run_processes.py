@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +16,7 @@ import pytest
 import torch
 from runs import PROCESS, TINY, assert_same_checkpoints, hida_train, log
 
+from hida.files import folder_lock
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load
 
 
@@ -76,12 +81,16 @@ def test_ten_kills_at_random_moments_change_nothing(data, tmp_path):
     print(f"killed after {', '.join(f'{moment:.2f}' for moment in moments)} s of {whole:.2f} s")
 
 
-def torchrun(data, out, *options):
+def start_torchrun(data, out, *options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hida.train"]
     command += ["--data", str(data), "--out", str(out), *TINY, *options]
-    return subprocess.run(
-        command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
-    )
+    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def torchrun(data, out, *options):
+    process = start_torchrun(data, out, *options)
+    said = process.communicate(timeout=300)[0]
+    return subprocess.CompletedProcess(process.args, process.returncode, said)
 
 
 # Losses that are means over pictures, and nothing random beside the order: then the mean of two halves'
@@ -119,3 +128,68 @@ def test_two_processes_resume_exactly_and_refuse_an_odd_batch(data, tmp_path):
     assert refused.returncode != 0
     assert "--train.batch 3 cannot be shared by 2 processes; use a multiple" in refused.stdout
     assert not (tmp_path / "odd").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_stopped_at_random_moments_ends_like_an_undisturbed_run(data, tmp_path):
+    """Its processes are told SIGTERM while they start, train, evaluate or save; none has to be killed."""
+    options = ("--train.epochs", "40", "--train.log-every", "7", "--train.checkpoint-epochs", "0")
+    began = time.monotonic()
+    done = torchrun(data, tmp_path / "straight", *options)
+    assert done.returncode == 0, done.stdout
+    whole, random, out = time.monotonic() - began, np.random.default_rng(), tmp_path / "stopped"
+    for _ in range(4):
+        before = len(checkpoint_paths(out)) and checkpoint_paths(out)[0].name
+        process = start_torchrun(data, out, *options)
+        try:
+            process.communicate(timeout=random.uniform(0.3, 1) * whole)
+            continue
+        except subprocess.TimeoutExpired:
+            trained = (out / "log.jsonl").exists() and "pixel" in (out / "log.jsonl").read_text()
+            process.terminate()
+        told = time.monotonic()
+        said = process.communicate(timeout=60)[0]
+        assert "forcefully" not in said
+        assert time.monotonic() - told < 25
+        assert not [path for path in out.rglob("*") if path.name.startswith(".")], said
+        if trained and not before:
+            assert checkpoint_paths(out), said
+    done = torchrun(data, out, *options)
+    assert done.returncode == 0, done.stdout
+    for name in ("weights.safetensors", "checkpoints/iteration-00000080.safetensors"):
+        assert_same_checkpoints(out / name, tmp_path / "straight" / name)
+    lines = [[{**e, "images_per_second": 0} for e in log(tmp_path / name)] for name in ("stopped", "straight")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_all_processes_end_where_the_folder_is_in_use(data, tmp_path):
+    with folder_lock(tmp_path, "hida train"):
+        done = torchrun(data, tmp_path)
+        assert done.returncode != 0
+        assert "is in use by hida train, process" in done.stdout
+        assert 'Traceback (most recent call last):\n  File "hida' not in done.stdout
+        assert [path.name for path in tmp_path.iterdir()] == [".hida-lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nohup", [False, True], ids=["a closed terminal", "a closed terminal after nohup"])
+def test_a_closed_terminal_leaves_a_checkpoint(data, tmp_path, nohup):
+    options = ("--train.epochs", "2000" if not nohup else "30", "--train.checkpoint-epochs", "0")
+    command = [sys.executable, "-m", "hida.train", "--data", str(data), "--out", str(tmp_path), *TINY, *options]
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)  # where nohup writes what is printed
+        os.execvpe("nohup" if nohup else command[0], ["nohup", *command] if nohup else command, PROCESS)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+        if select.select([terminal], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):  # nohup leaves nobody at it
+                os.read(terminal, 1 << 16)
+        assert time.monotonic() < deadline
+    assert checkpoint_paths(tmp_path) == []
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    saved = load(checkpoint_paths(tmp_path)[0]).iteration
+    assert log(tmp_path)[-1]["iteration"] == saved
+    assert (saved == 60) == nohup

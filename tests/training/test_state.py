@@ -15,6 +15,7 @@ from hida.data.framing import Batch
 from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
 from hida.training import losses
+from hida.training.distributed import World
 from hida.training.state import LOSSES, TrainingState
 from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 
@@ -47,6 +48,35 @@ def test_the_seed_decides_the_start():
     assert_same(first.tensors(), again.tensors())
     assert not torch.equal(first.generator.stem_photo.weight, other.generator.stem_photo.weight)
     assert_same(first.generator.state_dict(), first.ema.state_dict())
+
+
+def test_every_iteration_of_every_process_has_random_numbers_of_its_own():
+    state, drawn = TrainingState(RELEASED, ALONE), []
+    for rank, images in ((0, 0), (0, 2), (1, 0), (0, 0)):
+        state.world, state.images = World(rank, 2, torch.device("cpu")), images
+        state.begin(0.0)
+        drawn.append(torch.rand(1).item())
+    assert len(set(drawn)) == 3
+    assert drawn[0] == drawn[3]
+
+
+def test_both_networks_learn_from_the_gradients_of_all_processes(monkeypatch):
+    averaged = []
+
+    def average(world, parameters):
+        averaged.append([p for p in parameters if p.grad is not None])
+        for parameter in averaged[-1]:
+            parameter.grad.zero_()
+
+    monkeypatch.setattr(World, "average_gradients", average)
+    config = varied(optimizer={"weight_decay": 0.0})
+    state = TrainingState(config, ALONE)
+    before = snapshot(state).tensors
+    state.step(batch(), 0.0)
+    assert [len(parameters) for parameters in averaged] == [
+        len(list(network.parameters())) for network in (state.discriminator, state.generator)
+    ]
+    assert_same({name: before[name] for name in before}, {name: state.tensors()[name] for name in before})
 
 
 @pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])

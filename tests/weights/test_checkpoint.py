@@ -38,6 +38,14 @@ def write(path, tensors=None, config=CONFIG, state=None, kind=CHECKPOINT):
     return path
 
 
+def test_a_single_value_with_a_step_of_its_own_is_saved_and_values_begin_at_whole_words(tmp_path):
+    one = torch.randn(4, 5).T[1:2, 0:1]
+    for name in ("a", "ab", "abc"):
+        path = write(tmp_path / f"{name}.safetensors", {name: one})
+        assert torch.equal(load(path).tensors[name], one)
+        assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
     bits = torch.randint(-(2**31), 2**31 - 1, (3, 5), dtype=torch.int32)
     tensors = {

@@ -106,7 +106,7 @@ def test_code_in_an_object_array_is_refused_and_not_run(tmp_path):
     array = np.empty(1, object)
     array[0] = Attack(os.mkdir, str(trace))
     path.write_bytes(pickle.dumps(array, 4))
-    with pytest.raises(HidaError):
+    with pytest.raises(HidaError, match="not a pickle of plain arrays"):
         load_arrays(path)
     assert not trace.exists()
 

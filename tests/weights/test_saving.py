@@ -24,7 +24,12 @@ def every_kind():
     torch.manual_seed(0)
     tensors = {str(dtype): torch.arange(6).reshape(2, 3).to(dtype) for dtype in saving._TYPES}
     tensors |= {'ä\n"': torch.tensor(3.5), "none": torch.empty(0, 3), "last": torch.rand(2, 3, 4, 5)}
-    return tensors | {"view": torch.rand(4, 6)[:, ::2], "a.b": torch.rand(3), "same": torch.ones(7)}
+    return tensors | {
+        "view": torch.rand(4, 6)[:, ::2],
+        "a.b": torch.rand(3),
+        "same": torch.ones(7),
+        "odd": torch.ones(2, 5)[:1, :1],
+    }
 
 
 def test_the_bytes_are_those_of_the_library(tmp_path):

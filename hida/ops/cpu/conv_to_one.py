@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hida.ops import dispatch, library
 from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.sizes import known
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -18,7 +19,7 @@ def fits(x: Tensor, weight: Tensor, transposed: bool) -> bool:
     """Say whether :func:`to_one` takes these: weight (C, 1, 4, 4) transposed, else (1, C, 4, 4)."""
     one = weight.shape[1 if transposed else 0] == 1 and tuple(weight.shape[2:]) == (4, 4)
     plain = x.dtype in DTYPES and weight.dtype == torch.float32
-    return one and plain and x.numel() > 0 and channels_last_on_cpu(x) and dispatch.native(x)
+    return one and plain and channels_last_on_cpu(x) and not known(x.numel() == 0) and dispatch.native(x)
 
 
 def to_one(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:

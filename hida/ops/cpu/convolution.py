@@ -12,6 +12,7 @@ from torch.nn import functional
 from hida.ops import dispatch, library
 from hida.ops.cpu import conv_to_one
 from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.sizes import known
 
 FEW = 256
 """pixels of the whole batch up to which the kernels for few pixels are the faster ones"""
@@ -42,7 +43,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, in
         pixels = pixels * ((size + 2 * pad - kernel) // step + 1)
     three = (*weight.shape[2:], *stride, *padding) == (3, 3, 1, 1, 1, 1)
     filtered = three and weight.shape[1] >= LEAST and x.is_contiguous()
-    if (pixels <= FEW or filtered) and _native(x, weight, bias):
+    # A graph for any size takes what is right for any.
+    if (filtered or known(pixels <= FEW)) and _native(x, weight, bias):
         return torch.ops.hida.conv2d(x.contiguous(), weight.contiguous(), bias, stride, padding)
     return functional.conv2d(x, weight, bias, stride, padding)
 
@@ -74,7 +76,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return _Doubling.apply(x, weight, bias)
     few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW
-    if (few or x.is_contiguous()) and _native(x, weight, bias):
+    if (known(few) or x.is_contiguous()) and _native(x, weight, bias):
         return torch.ops.hida.conv_transpose2d(x.contiguous(), weight.contiguous(), bias)
     return functional.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 

@@ -7,4 +7,5 @@ from torch import Tensor
 
 def channels_last_on_cpu(x: Tensor) -> bool:
     """Say whether ``x`` is an NHWC tensor (``channels_last``) on a CPU, which some kernels are only written for."""
-    return x.device.type == "cpu" and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) != 1
+    # The last stride first: of a traced NCHW tensor it is 1, and the second, H·W, need not be looked at.
+    return x.device.type == "cpu" and x.stride(3) != 1 and x.shape[1] > 1 and x.stride(1) == 1

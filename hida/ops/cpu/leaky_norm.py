@@ -44,12 +44,17 @@ def leaky_norm_reference(x: Tensor, before: float, after: float, eps: float) -> 
 
 
 def _instance_norm(x: Tensor, eps: float) -> Tensor:
-    if not (x.shape[0] == 1 and x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()):
+    # PyTorch's refuses planes of one pixel, a condition that a traced graph would keep; and for one image and an
+    # upstream gradient in channels_last its gradient is wrong on a CPU (2.13, 2.14).
+    if not (torch.compiler.is_compiling() or x.shape[2] * x.shape[3] == 1 or _lone_and_differentiated(x)):
         return functional.instance_norm(x, eps=eps)
-    # For one image and an upstream gradient in channels_last PyTorch's gradient is wrong on a CPU (2.13, 2.14).
     value = x.to(checks.accumulation_dtype(x))
     centred = value - value.mean((2, 3), keepdim=True)
     return (centred * torch.rsqrt(centred.square().mean((2, 3), keepdim=True) + eps)).to(x.dtype)
+
+
+def _lone_and_differentiated(x: Tensor) -> bool:
+    return x.shape[0] == 1 and x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
 
 
 def _fake(x: Tensor, before: float, after: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:

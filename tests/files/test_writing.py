@@ -260,4 +260,4 @@ def test_an_interrupt_when_the_system_has_done_something_and_nobody_knows_it_yet
             sys.setprofile(None)
         assert (moment, os.listdir(tmp_path)) == (moment, ["there"])
         assert (tmp_path / "there").read_bytes() in (b"old", b"new")
-    assert moment > 4
+    assert moment > 3

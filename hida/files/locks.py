@@ -81,6 +81,10 @@ def folder_lock(folder: str | os.PathLike[str], what: str, wait: bool = False) -
             os.write(handle, text.encode())
         yield
     finally:
+        if handle is None:
+            # A signal may have come when the file was made and nobody had it yet: it goes if it belongs to nobody.
+            with contextlib.suppress(OSError):
+                handle = _take(path, new=False)
         if handle is not None:
             # Removed while it is held: whoever has opened it meanwhile finds that it is another file now.
             with contextlib.suppress(OSError):
@@ -91,11 +95,16 @@ def folder_lock(folder: str | os.PathLike[str], what: str, wait: bool = False) -
                 made.rmdir()  # only what is empty goes
 
 
-def _take(path: Path) -> int | None:
-    """Return the open lock file, or None if another process has it."""
+def _take(path: Path, new: bool = True) -> int | None:
+    """Return the open lock file, which is made if ``new``, or None if another process has it."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        result = hold(handle, path)
+        made = os.O_CREAT if new else 0
+        handle = os.open(path, os.O_RDWR | made | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            result = hold(handle, path)
+        except BaseException:  # a signal: what nobody has is not to be locked
+            os.close(handle)
+            raise
         if result in ("held", "none"):
             return handle
         os.close(handle)

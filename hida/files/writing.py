@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -45,10 +46,11 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     if place.parent not in _cleared:
         _cleared.add(place.parent)
         remove_leftovers(place.parent)
-    with named_as(target):
-        handle, temporary = _begin(place)
+    temporary, handle = _unused(place.parent, place.stem, 40, place.suffix), None
     try:
         with named_as(target):
+            while (handle := _begin(temporary)) is None:
+                temporary = _unused(place.parent, place.stem, 40, place.suffix)
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -59,18 +61,27 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(place.parent)
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
-def _begin(place: Path) -> tuple[int, Path]:
-    """Make an empty temporary file beside ``place``; return it open and locked, by which it is known to be in use."""
+def _unused(folder: Path, name: str, most: int, suffix: str = "") -> Path:
+    """Return a name for something temporary.
+
+    It is chosen before anything is made, other than by tempfile: a signal that interrupts the making, at whatever
+    moment, then finds the name that is to be removed.
+    """
     # The suffix is kept because image writers choose their format by it; a long name would become too long.
-    prefix, suffix = f"{_OURS}{cut(place.stem, 40)}.", f"{_PART}{cut(place.suffix, 20)}"
-    while True:
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=place.parent)
-        if hold(handle, name) in ("held", "none"):
-            return handle, Path(name)
-        os.close(handle)  # another process took it for a leftover before it was locked
+    return folder / f"{_OURS}{cut(name, most)}.{secrets.token_hex(8)}{_PART}{cut(suffix, 20)}"
+
+
+def _begin(temporary: Path) -> int | None:
+    """Make an empty file; return it open and locked, by which it is known to be in use."""
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if hold(handle, temporary) in ("held", "none"):
+        return handle
+    os.close(handle)  # another process took it for a leftover before it was locked
+    return None
 
 
 @contextlib.contextmanager
@@ -80,17 +91,30 @@ def temporary_folder(beside: str | os.PathLike[str], name: str = "") -> Iterator
     One that a process leaves when it is killed is removed by the next call.
     """
     remove_leftovers(beside)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{_OURS}{cut(name, 100)}.", suffix=_PART, dir=beside))
-        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else os.open(os.devnull, os.O_RDONLY)
-        if hold(handle, folder) in ("held", "none"):
-            break
-        os.close(handle)
+    folder, handle = _unused(Path(beside), name, 100), None
     try:
+        while (handle := _begin_folder(folder)) is None:
+            folder = _unused(Path(beside), name, 100)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:  # a signal
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if handle is not None:
+            os.close(handle)
+
+
+def _begin_folder(folder: Path) -> int | None:
+    """Make a folder; return it open and locked, as :func:`_begin` does with a file."""
+    folder.mkdir(0o700)
+    with contextlib.suppress(FileNotFoundError):
+        handle = os.open(folder if os.name == "posix" else os.devnull, os.O_RDONLY)
+        if hold(handle, folder) in ("held", "none"):
+            return handle
         os.close(handle)
+    return None
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

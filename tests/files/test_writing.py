@@ -13,7 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hida.errors import HidaError
-from hida.files import atomic_path, require_file_place, require_folder_place, write_bytes, write_json
+from hida.files import (
+    atomic_path,
+    folder_lock,
+    require_file_place,
+    require_folder_place,
+    temporary_folder,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_new_file_appears_with_its_folders_and_nothing_beside_it(tmp_path):
@@ -207,3 +215,49 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
         living.communicate(b"")
     assert living.returncode == 0
     assert sorted(os.listdir(tmp_path)) == [".other.part", "other.png", "picture.png"]
+
+
+def write(folder):
+    write_bytes(folder / "there", b"new")
+
+
+def fill(folder):
+    with temporary_folder(folder, "name") as made:
+        (made / "a").write_bytes(b"x")
+        (made / "b").mkdir()
+
+
+def lock(folder):
+    with folder_lock(folder, "a test"):
+        pass
+
+
+@pytest.mark.parametrize("work", [write, fill, lock])
+def test_an_interrupt_when_the_system_has_done_something_and_nobody_knows_it_yet_leaves_nothing(tmp_path, work):
+    """Python handles a signal that came during a call before it stores what the call returned."""
+    fcntl = pytest.importorskip("fcntl")
+    calls = {getattr(os, name) for name in ("open", "mkdir", "rmdir", "unlink", "replace", "chmod", "fsync")}
+    (tmp_path / "there").write_bytes(b"old")
+    moment = 0
+    while True:
+        moment, seen = moment + 1, 0
+
+        def interrupt(frame, event, function, moment=moment):
+            nonlocal seen
+            if event == "c_return" and function in {*calls, fcntl.flock}:
+                seen += 1
+                if seen == moment:
+                    raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        try:
+            work(tmp_path)
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+        assert (moment, os.listdir(tmp_path)) == (moment, ["there"])
+        assert (tmp_path / "there").read_bytes() in (b"old", b"new")
+    assert moment > 3

@@ -47,7 +47,18 @@ SKETCH += ("--device", "cpu", "--sheet", "--frame")
 EVALUATE = ("evaluate", "--weights", "{inputs}/tiny.safetensors", "--target", "{inputs}/data", "--out", "out")
 EVALUATE += ("--device", "cpu", "--metrics", "scoot")
 PAIRS = ("prepare", "pairs", "{inputs}/pairs", "out", "--depth", "builtin", "--workers", "1")
-ABLATE = ("ablate", "--data", "{inputs}/data", "--presets", "leaky", "metaacon", "--iterations", "2", "--base-width", "2")
+ABLATE = (
+    "ablate",
+    "--data",
+    "{inputs}/data",
+    "--presets",
+    "leaky",
+    "metaacon",
+    "--iterations",
+    "2",
+    "--base-width",
+    "2",
+)
 ABLATE += ("--recipe", "{inputs}/recipe.toml", "--batch", "2", "--metrics", "scoot", "--device", "cpu", "--out", "out")
 TRAIN_DEPTH = ("train-depth", "--photos", "{inputs}/photos", "--out", "out/depth.safetensors", "--steps", "2")
 TRAIN_DEPTH += ("--batch", "2", "--held-out", "1", "--test", "0")
@@ -70,15 +81,61 @@ COMMANDS = {
             ("prepare", "fs2k", "{inputs}/fs2k", "out", "--allow-faults", "--workers", "1", "--depth", "builtin"),
             kept=r"out/(journal\.jsonl|.*/[^.].*\.png)",
         ),
-        Command("pack", ("pack", "{inputs}/data", "out/set.zip"), ("pack", "{inputs}/data", "out/set.zip", "--split", "test")),
-        Command("compare", ("compare", "{inputs}/a", "{inputs}/b", "--out", "out/table.md"), ("compare", "{inputs}/b", "--out", "out/table.md")),
-        Command("ablate", ABLATE, loose=r"out/(table\.md|table\.json|.*output\.txt|figure\.png|plan\.json|.*log\.jsonl)", kept=r"out/(plan\.json|runs/.*)|cache/.*"),
-        Command("inspect", ("inspect", "{inputs}/photos", "--weights", "{inputs}/tiny.safetensors", "--depth", "none", "--frame", "whole", "--device", "cpu", "--out", "out")),
-        Command("export-released", ("export-released", "{inputs}/tiny.safetensors", "out/released.ckpt"), ("export-released", "{inputs}/other.safetensors", "out/released.ckpt")),
-        Command("import-released", ("import-released", "{inputs}/released.ckpt", "out"), ("import-released", "{inputs}/other.ckpt", "out")),
+        Command(
+            "pack",
+            ("pack", "{inputs}/data", "out/set.zip"),
+            ("pack", "{inputs}/data", "out/set.zip", "--split", "test"),
+        ),
+        Command(
+            "compare",
+            ("compare", "{inputs}/a", "{inputs}/b", "--out", "out/table.md"),
+            ("compare", "{inputs}/b", "--out", "out/table.md"),
+        ),
+        Command(
+            "ablate",
+            ABLATE,
+            loose=r"out/(table\.md|table\.json|.*output\.txt|figure\.png|plan\.json|.*log\.jsonl)",
+            kept=r"out/(plan\.json|runs/.*)|cache/.*",
+        ),
+        Command(
+            "inspect",
+            (
+                "inspect",
+                "{inputs}/photos",
+                "--weights",
+                "{inputs}/tiny.safetensors",
+                "--depth",
+                "none",
+                "--frame",
+                "whole",
+                "--device",
+                "cpu",
+                "--out",
+                "out",
+            ),
+        ),
+        Command(
+            "export-released",
+            ("export-released", "{inputs}/tiny.safetensors", "out/released.ckpt"),
+            ("export-released", "{inputs}/other.safetensors", "out/released.ckpt"),
+        ),
+        Command(
+            "import-released",
+            ("import-released", "{inputs}/released.ckpt", "out"),
+            ("import-released", "{inputs}/other.ckpt", "out"),
+        ),
         Command("depth", ("depth", "{inputs}/photos", "--method", "builtin", "--out", "out")),
         Command("train-depth", (*TRAIN_DEPTH, "--checkpoint", "out/state.pt"), kept=r"out/state\.pt"),
-        Command("snapshot", ("weights", "snapshot", "{inputs}/run", "out/weights.safetensors"), ("weights", "snapshot", "{inputs}/run/checkpoints/iteration-00000007.safetensors", "out/weights.safetensors")),
+        Command(
+            "snapshot",
+            ("weights", "snapshot", "{inputs}/run", "out/weights.safetensors"),
+            (
+                "weights",
+                "snapshot",
+                "{inputs}/run/checkpoints/iteration-00000007.safetensors",
+                "out/weights.safetensors",
+            ),
+        ),
     )
 }
 

@@ -21,12 +21,18 @@ import sys
 import traceback
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [path for path in (str(HERE), str(HERE.parent), str(HERE.parents[1])) if path not in sys.path]
 
 # What is watched for files, below the folder that a command runs in, which it has as its current one.
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.link")
 EVENTS += ("os.listdir", "os.scandir", "sqlite3.connect")
+CALLS = ("open", "close", "replace", "rename", "unlink", "mkdir", "rmdir", "chmod", "fsync", "scandir", "write")
 
 
 def stand_in(name):
@@ -52,37 +58,44 @@ def install_doubles():
         assets.ASSETS[described["name"]] = assets.Asset(**described, sources=tuple(sources))
 
 
-def count_events(moment, number, told):
-    """Count what this process does to the file system below its folder; at the ``moment``-th, kill itself."""
-    root, seen = os.getcwd(), 0
+def count_events(before, after, number, told):
+    """Count what this process does to files below its folder; at one of these moments, kill itself.
 
-    def note(*_):
-        nonlocal seen
-        seen += 1
-        if seen == moment:
+    Args:
+        before: kill it when it is about to do the ``before``-th thing (0: never).
+        after: kill it when that many calls of the system have returned, and nobody has their result yet.
+        number: the signal.
+        told: file to write both counts to at the end.
+    """
+    root, seen = os.getcwd(), [0, 0]
+
+    def note(which, moment):
+        seen[which] += 1
+        if seen[which] == moment:
             os.kill(os.getpid(), number)
 
     def hook(event, arguments):
-        if event in EVENTS and arguments:
-            path = arguments[0]
-            if isinstance(path, (str, bytes, os.PathLike)):
-                path = os.path.abspath(os.fsdecode(path))
-                if path.startswith(root):
-                    note()
+        if event in EVENTS and arguments and isinstance(arguments[0], (str, bytes, os.PathLike)):
+            if os.path.abspath(os.fsdecode(arguments[0])).startswith(root):
+                note(0, before)
 
-    sys.addaudithook(hook)
-    sync = os.fsync
+    calls = {getattr(os, name) for name in CALLS}
+    if fcntl is not None:
+        calls.add(fcntl.flock)
 
-    def fsync(file):
-        note()
-        sync(file)
-        note()
+    def profile(frame, event, function):
+        # What is imported or loaded is no result.
+        if event == "c_return" and function in calls and not frame.f_code.co_filename.startswith("<frozen"):
+            note(1, after)
 
-    os.fsync = fsync
+    if before or told:
+        sys.addaudithook(hook)
+    if after or told:
+        sys.setprofile(profile)
     if told:
         import atexit
 
-        atexit.register(lambda: Path(told).write_text(str(seen)))
+        atexit.register(lambda: Path(told).write_text(f"{seen[0]} {seen[1]}"))
 
 
 def drop_capabilities():
@@ -97,11 +110,11 @@ def drop_capabilities():
         raise OSError(ctypes.get_errno(), "the capabilities cannot be dropped")
 
 
-def run(words, moment=0, number=signal.SIGKILL, told=""):
+def run(words, before=0, after=0, number=signal.SIGKILL, told=""):
     """Run a command as the console script does; return its exit status."""
     sys.argv = ["hida", *words]
-    if moment or told:
-        count_events(moment, number, told)
+    if before or after or told:
+        count_events(before, after, number, told)
     from hida.cli.main import entry
 
     return entry()
@@ -128,7 +141,10 @@ class Server:
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
             for number, (name, flags) in enumerate(
-                ((os.devnull, os.O_RDONLY), *((request[k], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for k in ("out", "err")))
+                (
+                    (os.devnull, os.O_RDONLY),
+                    *((request[k], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for k in ("out", "err")),
+                )
             ):
                 handle = os.open(name, flags, 0o666)
                 os.dup2(handle, number)
@@ -143,12 +159,14 @@ class Server:
             if request.get("bare"):
                 drop_capabilities()
             install_doubles()
-            status = run(request["words"], request.get("moment", 0), request.get("number", 9), request.get("told", ""))
+            when = {key: request[key] for key in ("before", "after", "number", "told") if key in request}
+            status = run(request["words"], **when)
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         except BaseException:
             traceback.print_exc()
         finally:
+            sys.setprofile(None)
             # As the interpreter ends, without what the server would do at its own end.
             with contextlib.suppress(BaseException):
                 import atexit

@@ -132,13 +132,18 @@ class Stage:
     def __init__(self, server: Server, inputs: Path, source: Source, folder: Path) -> None:
         self.server, self.inputs, self.source, self.folder = server, inputs, source, folder
         folder.mkdir(exist_ok=True)
-        self.references: dict[tuple[str, ...], tuple[dict[str, str], Ended, int]] = {}
+        self.references: dict[tuple[str, ...], tuple[dict[str, str], Ended, dict[str, int], Path]] = {}
         self.count, self.lock = 0, threading.Lock()
 
     def env(self, work: Path) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")}
         places = {"HIDA_CACHE": work / "cache", "TMPDIR": work / "tmp", "HOME": work / "home", "PYTHONPATH": ROOT}
-        quiet = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "HIDA_WEIGHTS": "", "PYTHONWARNINGS": "default"}
+        quiet = {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HIDA_WEIGHTS": "",
+            "PYTHONWARNINGS": "default",
+        }
         return kept | {k: str(v) for k, v in places.items()} | quiet | self.source.env
 
     def work(self, older: dict | None = None) -> Path:
@@ -188,14 +193,17 @@ class Stage:
             process.wait()
         return Ended(process.returncode, read(f"{work}.out"), read(f"{work}.err"), time.monotonic() - began)
 
-    def reference(self, command: Command, words: tuple[str, ...] = ()) -> tuple[dict[str, str], Ended, int, Path]:
-        """Return what an undisturbed run leaves, how it ended, its number of file events, and its folder."""
+    def reference(
+        self, command: Command, words: tuple[str, ...] = ()
+    ) -> tuple[dict[str, str], Ended, dict[str, int], Path]:
+        """Return what an undisturbed run leaves, how it ended, its numbers of file events, and its folder."""
         words = words or command.words
         if words not in self.references:
             work = self.work()
             ended = self.run(command.at(self.inputs, words), work, told=f"{work}.events")
             assert ended.status == 0, (words, ended)
-            self.references[words] = (contents(work), ended, int(read(f"{work}.events")), work)
+            counts = dict(zip(("before", "after"), map(int, read(f"{work}.events").split()), strict=True))
+            self.references[words] = (contents(work), ended, counts, work)
         return self.references[words]
 
     def said_after_older(self, command: Command) -> list[str]:
@@ -212,7 +220,7 @@ class Stage:
             work = self.work(self.older(command))
             ended = self.run(command.at(self.inputs), work)
             assert ended.status == 0, (command, ended)
-            self.references[key] = (contents(work), ended, 0, work)
+            self.references[key] = (contents(work), ended, {}, work)
         return dict(self.references[key][0])
 
     def older(self, command: Command) -> Path | None:

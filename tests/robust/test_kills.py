@@ -1,8 +1,8 @@
 """Commands killed at random moments: nothing is lost, torn or left over, and the same command then finishes.
 
 Five commands, 16 times each. HIDA_ROBUST_ROUNDS=10 kills all commands, each ten times as often, and HIDA_ROBUST_SEED
-chooses other moments. Half of the kills come at a moment of time, half at a moment of the process's own: between two
-of the things that it does to files, where a fault would be.
+chooses other moments. Half of the kills come at a moment of time, half at a moment of the process's own, where a fault
+would be: before it does something to a file, or after, when the system's answer has not reached anybody yet.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Kill:
         older = stage.older(command) if with_older else None
         work = stage.work(older)
         before, words = contents(work), command.at(stage.inputs)
-        if self.kind == "event":
-            moment = 1 + int(self.share * events)
-            pid = stage.begin(words, work, moment=moment, number=int(self.number))
+        if self.kind in events:
+            moment = 1 + int(self.share * events[self.kind])
+            pid = stage.begin(words, work, number=int(self.number), **{self.kind: moment})
             ended = stage.end(pid, work, whole.seconds * 10 + PATIENCE)
         elif self.kind == "time":
             pid = stage.begin(words, work)
@@ -101,9 +101,7 @@ class Kill:
         if self.command.name != "train":
             return differing(found, expected, self.command)
         # A run that was stopped has a checkpoint more on its way, of which it keeps as many.
-        saved = [
-            sorted(name for name in each if re.match(r"out/checkpoints/[^.]", name)) for each in (found, expected)
-        ]
+        saved = [sorted(name for name in each if re.match(r"out/checkpoints/[^.]", name)) for each in (found, expected)]
         faults = [] if saved[0][-1:] == saved[1][-1:] and len(saved[0]) <= 2 else [f"checkpoints are {saved[0]}"]
         for each, names in zip((found, expected), saved, strict=True):
             for name in names[:-1]:
@@ -130,7 +128,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(stage, name):
         (number, kind)
         for _ in range(ROUNDS)
         for number in SIGNALS
-        for kind in ("time", "event", "event", "fresh" if number in turns else "time")
+        for kind in ("time", "before", "after", "fresh" if number in turns else "time")
     ]
 
     def one(turn):
@@ -149,3 +147,19 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(stage, name):
     if faults:
         bad = sum(bool(kill.faults) for kill in kills)
         pytest.fail(f"{bad} of {len(kills)} kills:\n" + "\n".join(faults), pytrace=False)
+
+
+@pytest.mark.parametrize("name", ["compare", "snapshot"])
+def test_a_kill_between_any_two_things_done_to_files_leaves_nothing(stage, name):
+    """All moments of two commands that write one file."""
+    command = COMMANDS[name]
+    faults, landed = [], 0
+    for kind, events in stage.reference(command)[2].items():
+        for moment in range(events):
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                kill = Kill(stage, command, number, kind, (moment + 0.5) / events)
+                landed += kill.run(bool(moment % 2), 0)
+                faults += [f"{kill}: {fault}" for fault in kill.faults]
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
+    assert landed > 10

@@ -33,7 +33,9 @@ def refusal(stage, command, work, place, needed, **how):
         faults.append(f"the place or the reason is not named: {said[0]}")
     if ended.out or "%|" in ended.err:
         faults.append(f"it had begun to work: {(ended.out + ended.err)[:200]!r}")
-    return faults + [f"{name} has changed" for name in before.keys() | found.keys() if before.get(name) != found.get(name)]
+    return faults + [
+        f"{name} has changed" for name in before.keys() | found.keys() if before.get(name) != found.get(name)
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -27,7 +27,9 @@ def shell(stage, name, rest):
     command = " ".join(f"'{word}'" for word in [sys.executable, "-m", "hida", *WORDS[name]])
     command = command.replace("{inputs}", str(stage.inputs))
     script = f"{command} {rest}; echo ${{PIPESTATUS[0]}} >status"
-    done = subprocess.run(["bash", "-c", script], cwd=work, env=stage.env(work), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=work, env=stage.env(work), capture_output=True, text=True, check=False
+    )
     return Ended(int((work / "status").read_text()), done.stdout, done.stderr), work
 
 

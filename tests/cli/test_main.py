@@ -105,3 +105,11 @@ def test_a_process_ends_with_status_2_and_a_sentence_before_anything_begins(tmp_
     assert done.stderr.startswith(f"hida: {said}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_gone_is_no_error_to_be_told():
+    command = [sys.executable, "-m", "hida", "--help"]
+    with subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()
+        said = running.stderr.read()
+    assert (running.returncode, said) == (141, "")

@@ -74,9 +74,10 @@ def test_another_layout_goes_through_too():
 
 
 def test_operators_are_registered_well():
-    for x in (torch.randn(1, 4, 4, 4), torch.randn(1, 4, 20, 20)):
-        torch.library.opcheck(torch.ops.hida.conv2d, (x, torch.randn(6, 4, 3, 3), torch.randn(6), [1, 1], [1, 1]))
-        torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), torch.randn(6)))
+    kernel, doubling, bias = (torch.randn(s).requires_grad_() for s in ((6, 4, 3, 3), (4, 6, 4, 4), (6,)))
+    for x in (torch.randn(1, 4, 4, 4).requires_grad_(), torch.randn(1, 4, 20, 20).requires_grad_()):
+        torch.library.opcheck(torch.ops.hida.conv2d, (x, kernel, bias, [1, 1], [1, 1]))
+        torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, doubling, bias))
 
 
 @pytest.mark.parametrize(("mean", "shape", "steps"), [(3, (48, 256, 3, 3), (1, 1)), (0, (256, 12, 4, 4), ())])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+from runs import hida_train, log
+
+from hida.training import loop
 from hida.training.journal import Journal
+from hida.training.state import TrainingState
 
 
 def test_lines_are_json_objects_with_iteration_and_epoch(tmp_path):
@@ -25,3 +30,19 @@ def test_a_resumed_run_forgets_what_it_will_write_again_and_torn_lines(tmp_path)
     journal.close()
     kept = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(entry["iteration"], entry["pixel"]) for entry in kept] == [(10, 1.0), (20, 2.0), (30, 9.0)]
+
+
+def test_the_speed_counts_the_iterations_since_the_line_before_or_the_start(data, tmp_path, monkeypatch):
+    seconds, update = [0.0], TrainingState.update
+
+    def one_second(state, batch):
+        seconds[0] += 1
+        return update(state, batch)
+
+    monkeypatch.setattr(TrainingState, "update", one_second)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    options = ("--train.log-every", "2", "--train.epochs", "2", "--train.evaluate-epochs", "0")
+    assert hida_train(data, tmp_path, *options, "--stop-after", "1") == 0
+    assert hida_train(data, tmp_path, *options) == 0
+    speeds = {entry["iteration"]: entry["images_per_second"] for entry in log(tmp_path)}
+    assert speeds == {2: 2.0, 4: 2.0}  # of batches of two

@@ -383,6 +383,8 @@ def test_the_command_fetches_groups_and_refuses_unknown_names_before_any_downloa
     assert fetched == []
     weights_command.main(["fetch", "tddfa", "tri", "--accept-licence"])
     assert fetched == [(name, True) for name in weights.GROUPS["tddfa"]]
+    weights_command.main(["fetch", "tri"])
+    assert fetched[-1] == ("tri", False)
     with pytest.raises(HidaError, match="hida weights list"):
         weights_command.main(["fetch"])
 

@@ -102,7 +102,7 @@ def test_different_targets_are_refused():
 
 def test_the_command_reads_files_and_folders_and_writes(tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/scores.json").write_text(json.dumps(evaluation("a")))
-    (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)))
+    (tmp_path / "a/scores.json").write_text(json.dumps(evaluation("a")), encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)), encoding="utf-8")
     cli_compare.main([str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(tmp_path / "table.md")])
-    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") in capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_what_computes_nothing_does_not_import_torch():
         "print(load_preset('small').name)\n"
         "sys.exit('torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr or "torch was imported"
     assert done.stdout.endswith("small\n")
     assert all(f"usage: hida {name}" in done.stdout for name in COMMANDS)
@@ -100,7 +100,7 @@ def test_what_computes_nothing_does_not_import_torch():
 def test_a_process_ends_with_status_2_and_a_sentence_before_anything_begins(tmp_path, words, said):
     environment = {**PROCESS, "HIDA_CPU": "sse9"}
     command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"hida: {said}")
     assert done.stderr.count("\n") == 1

@@ -225,7 +225,7 @@ def test_the_modules_would_run_in_a_child_that_is_not_guarded(tmp_path):
     hostile = hostile_folder(tmp_path)
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'])"
     run_in(hostile, code)
-    assert "pip" in (hostile.parent / "ran").read_text()
+    assert "pip" in (hostile.parent / "ran").read_text(encoding="utf-8")
 
 
 def test_a_fetch_runs_nothing_of_the_current_folder(tmp_path):
@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_remember_does_no_harm(places, monkeypatch, state):
         shutil.rmtree(places[2])
         places[2].write_bytes(b"")
     else:
-        entries[0].write_text(content[state])
+        entries[0].write_text(content[state], encoding="utf-8")
     assert weights.find("thing") == places[0] / "thing.bin"
     verified._known.clear()
     (places[0] / "thing.bin").write_bytes(CONTENT[::-1])

@@ -90,7 +90,7 @@ GOLDEN = Path(os.environ.get("HIDA_GOLDEN", "")) / "released_keys.json"
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="needs released_keys.json")
 def test_the_plain_network_has_the_names_and_shapes_of_the_released_file():
-    listed = json.loads(GOLDEN.read_text())
+    listed = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert list(plain.shapes().items()) == [(name, tuple(shape)) for name, shape, _ in listed["G"] + listed["D"]]
 
 
@@ -200,7 +200,7 @@ def test_a_folder_gets_weights_and_configuration(state, tmp_path):
     out = tmp_path / "model"
     import_released.main([str(save(tmp_path / "a.ckpt", state)), str(out)])
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "weights.safetensors"]
-    assert json.loads((out / "config.json").read_text())["generator"]["base_width"] == 8
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["generator"]["base_width"] == 8
     assert load_generator(out)[1].generator.base_width == 8
 
 

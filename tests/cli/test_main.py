@@ -109,7 +109,9 @@ def test_a_process_ends_with_status_2_and_a_sentence_before_anything_begins(tmp_
 
 def test_a_reader_that_has_gone_is_no_error_to_be_told():
     command = [sys.executable, "-m", "hida", "--help"]
-    with subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as running:
         running.stdout.close()
         said = running.stderr.read()
     assert (running.returncode, said) == (141, "")

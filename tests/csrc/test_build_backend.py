@@ -294,7 +294,7 @@ class TestWhatTheWheelHolds:
     def test_a_setting_that_means_nothing_is_one_sentence(self, tree, tmp_path, settings, name, value, said):
         command = [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path]
         environment = {**plain_environment(), **settings, "GPUS": "", name: value}
-        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, encoding="utf-8")
         assert done.returncode
         assert "Traceback" not in done.stderr
         assert done.stderr.splitlines()[-1].startswith(said)

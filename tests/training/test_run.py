@@ -292,7 +292,7 @@ def test_every_option_with_a_value_that_cannot_be_is_named(part):
 
 
 def test_a_value_of_a_file_is_told_with_the_file(tmp_path):
-    (tmp_path / "mine.toml").write_text("[train]\nbatch = 0\n")
+    (tmp_path / "mine.toml").write_text("[train]\nbatch = 0\n", encoding="utf-8")
     with pytest.raises(HidaError, match=r"mine\.toml' cannot be used: train\.batch must be ≥ 1; it is 0\.$"):
         cli_train.parse(["--data", "d", "--out", "o", "--preset", str(tmp_path / "mine.toml")])
 

@@ -22,36 +22,81 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         stderr; 130 when interrupted, 143 by SIGTERM, 129 when the terminal was closed; 141 when the reader of the
         output has gone.
     """
+    _require_streams()
     make_printable()
+    try:
+        return _flushed(_run(main, argv))
+    except SystemExit as end:  # --help
+        status = end.code or 0
+        if isinstance(status, int) and (flushed := _flushed(status)) != status:
+            return flushed
+        raise
+
+
+def _flushed(status: int) -> int:
+    """Print what is still to be printed, here, where what goes wrong can be told; return the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        if isinstance(error, BrokenPipeError):
+            return status or 141
+        if status == 0:
+            reason = (error.strerror or str(error)).lower()
+            _tell(f"hida: what is printed could not be written ({reason}); print it to another place.")
+            return 2
+    return status
+
+
+def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
     try:
         with _stoppable():
             main(argv)
     except HidaError as error:
-        print(f"hida: {printed(str(error))}", file=sys.stderr)  # names of files in it may hold anything
+        _tell(f"hida: {printed(str(error))}")  # names of files in it may hold anything
         return 2
     except UnicodeEncodeError as error:
         if not _is_of_names(error.encoding):
             raise
-        print(f"hida: {_unwritable(error)}", file=sys.stderr)
+        _tell(f"hida: {_unwritable(error)}")
         return 2
     except BrokenPipeError:
-        # The reader (head, less) has left; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except OSError as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        print(f"hida: {printed(sentence)}", file=sys.stderr)
+        _tell(f"hida: {printed(sentence)}")
         return 2
     except KeyboardInterrupt:
-        print("hida: interrupted", file=sys.stderr)
+        _tell("hida: interrupted")
         return 128 + signal.SIGINT
     except Interrupted as stop:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"hida: {stop}", file=sys.stderr)
+        _tell(f"hida: {stop}")
         return 128 + stop.number
     return 0
+
+
+def _require_streams() -> None:
+    """Put the null device where stdout or stderr was closed: else the next file that is opened takes its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115: for as long as the process lives
+            setattr(sys, name, stream)
+
+
+def _tell(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone, or the disk of a log full
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _discard_output() -> None:
+    """Print nothing more, not even at exit: the reader (head, less) has left, or the disk is full."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 @contextlib.contextmanager

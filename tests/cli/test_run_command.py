@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -121,3 +122,38 @@ def test_a_closed_terminal_does_not_end_what_ignores_it(tmp_path):
         process.communicate(b"")
     assert process.returncode == 0
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["x.png"]
+
+
+PRINTING = """
+import sys
+from hida.cli.run import run_command
+
+def main(argv):
+    for _ in range(int(argv[0])):
+        print("a line of what a command prints")
+    if argv[1:]:
+        sys.exit(0)
+
+sys.exit(run_command(main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("lines", ["1", "1 as --help ends", "9999"])
+@pytest.mark.parametrize(
+    ("rest", "status", "said"),
+    [
+        ("| true", 141, ""),
+        (">&-", 0, ""),
+        (">/dev/full", 2, "no space"),
+        (">/dev/full 2>&-", 2, ""),
+        (">&- 2>/dev/full", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes_has_its_status_and_one_line_at_most(lines, rest, status, said):
+    command = f"sleep 0.01; exec '{sys.executable}' -c \"$CODE\" {lines.replace(' as --help ends', ' x')}"
+    script = f"({command}) {rest}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], env={**os.environ, "CODE": PRINTING}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == bool(said)

@@ -162,7 +162,7 @@ def test_the_condition_is_depth_then_style_then_appearance(generator):
 
 @pytest.mark.parametrize("wrong", [None, 3, b"small", DiscriminatorConfig()], ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_configuration_is_refused(wrong):
-    with pytest.raises(HidaError, match="^config must be a Config, a GeneratorConfig or a preset's name"):
+    with pytest.raises(HidaError, match=r"^config must be a Config, a GeneratorConfig or a preset's name"):
         build_generator(wrong)
 
 

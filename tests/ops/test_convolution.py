@@ -145,5 +145,5 @@ def test_a_convolution_is_compiled_once_for_few_pixels_and_many():
     for layer in (Conv2d(6, 20, 4, stride=2, padding=1), Upsample(6, 5)):
         with ops.backend("native"):
             compiles_once(
-                layer, lambda *size: (torch.randn(size[0], 6, *size[1:]),), [(2, 4, 6), (3, 40, 30), (5, 8, 9)]
+                layer, lambda *size: (torch.randn(size[0], 6, *size[1:]),), [(2, 4, 8), (3, 40, 30), (5, 8, 9)]
             )

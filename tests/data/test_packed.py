@@ -69,6 +69,12 @@ def test_quality_101_loses_nothing_and_a_split_stands_alone(prepared, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_loses_nothing_counts_as_a_tenth_of_a_level_squared(prepared, tmp_path):
+    told = pack(prepared, tmp_path / "set.zip", ["test"], dict.fromkeys(("photo", "sketch", "depth"), 101))
+    best = 10 * np.log10(255**2 / 0.1)
+    assert told == {kind: pytest.approx({"mean": best, "least": best}) for kind in ("photo", "sketch", "depth")}
+
+
 def test_faults_of_the_command_are_sentences(prepared, tmp_path, capsys):
     assert run_command(command.main, [str(prepared.folder), str(tmp_path / "a.zip"), "--quality-photo", "300"]) == 2
     assert "--quality-photo is 300" in capsys.readouterr().err

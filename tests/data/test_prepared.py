@@ -50,6 +50,9 @@ def test_pictures_are_read_exactly(prepared):
     write_png(prepared.files(pair)[1], np.zeros((10, 10), np.uint8))
     with pytest.raises(HidaError, match="10×10, not 250×250"):
         prepared.read(pair)
+    write_png(prepared.files(pair)[1], np.zeros((10, 250), np.uint8))
+    with pytest.raises(HidaError, match="250×10, not 250×250"):
+        prepared.read(pair)
 
 
 def test_a_folder_of_photos_is_to_be_prepared_into_another(tmp_path):

@@ -232,6 +232,23 @@ def test_image_files_are_sorted_and_case_blind(tmp_path):
     assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG"]
 
 
+def test_levels_of_arrays_are_shares_of_their_type():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for array in (levels, levels.astype(np.uint16) * 257, levels.astype(">u2") * 257, levels / 255, levels[:, :, None]):
+        assert (np.asarray(read_image(array)) == levels[:, :, None]).all()
+    colour = np.stack([levels, levels.T, levels[::-1]], 2)
+    for array in (colour, colour.astype(np.uint16) * 257, (colour / 255).astype(np.float32), colour[:, ::-1][:, ::-1]):
+        assert (np.asarray(read_image(array)) == colour).all()
+
+
+def test_arrays_of_several_tiles_are_whole(monkeypatch):
+    colour = np.random.default_rng(0).integers(0, 256, (50, 70, 4), np.uint8)
+    whole = np.asarray(read_image(colour))
+    monkeypatch.setattr("hida.images.io._TILE", 33)
+    assert (np.asarray(read_image(colour)) == whole).all()
+    assert (np.asarray(read_image(colour[:, :, :3] / 255)) == colour[:, :, :3]).all()
+
+
 def test_every_suffix_of_the_formats_that_are_read_is_known(tmp_path):
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}

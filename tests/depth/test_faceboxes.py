@@ -98,7 +98,7 @@ def test_large_photos_are_reduced_and_the_boxes_mapped_back(size):
     [*(np.zeros(s, np.uint8) for s in ((9, 9), (9, 9, 4), (0, 9, 3))), np.zeros((9, 9, 3), np.float32), None],
 )
 def test_what_is_no_photo_is_refused(photo):
-    with pytest.raises(HidaError, match="a uint8 array of height x width x 3, not in |the photo is empty"):
+    with pytest.raises(HidaError, match=r"a uint8 array of height x width x 3, not in |the photo is empty"):
         FaceBoxes().detect(photo)
 
 

@@ -123,7 +123,7 @@ def test_a_grey_map_saved_in_colour_is_read_and_a_coloured_one_refused(tmp_path)
     [
         (np.array([[np.nan, 1]]), "not finite"),
         (np.zeros((2, 2, 3)), "shape"),
-        (np.zeros((0, 5)), "shape"),
+        (np.zeros((0, 5)), "shape|no pixels"),
         (np.full((2, 2), 7.0), "everywhere"),
         (np.array([["a"]]), "type"),
     ],

@@ -82,8 +82,7 @@ def _require_streams() -> None:
     """Put the null device where stdout or stderr was closed: else the next file that is opened takes its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115: for as long as the process lives
-            setattr(sys, name, stream)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
 
 
 def _tell(sentence: str) -> None:

@@ -156,7 +156,7 @@ def withstand(
     try:
         for number, case in enumerate(cases):
             before = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins here
             signal.alarm(seconds)
             try:
                 read(case)
@@ -185,7 +185,7 @@ def withstand(
 
 def _status(key: str) -> int:
     """Return the bytes of a line of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(key)

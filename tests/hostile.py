@@ -28,7 +28,7 @@ def hostile_folder(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in HOSTILE:
-        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n", encoding="utf-8")
     return folder
 
 
@@ -45,6 +45,6 @@ def run_in(folder, *words, **more):
     }
     script, *arguments = words
     path = folder.parent / "script.py"
-    path.write_text(script)
+    path.write_text(script, encoding="utf-8")
     command = [sys.executable, str(path), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120)

@@ -161,7 +161,7 @@ def test_epochs_set_no_bounds_where_the_time_does():
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text("[generator]\nbase_width = 8\n[train]\nepochs = 400\n")
+    path.write_text("[generator]\nbase_width = 8\n[train]\nepochs = 400\n", encoding="utf-8")
     config = load_preset(str(path))
     assert (config.name, config.generator.base_width, config.train.epochs) == ("mine", 8, 400)
 

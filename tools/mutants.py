@@ -117,10 +117,10 @@ def main() -> int:
     unknown = [word for word in given.words if not any(word in m.module for m in mutants)]
     if unknown:
         parser.error(f"there is no fault in a module named {unknown[0]!r}; without words all are tried")
-    absent = [name for m in mutants for name in m.tests if not (ROOT / "tests" / name).exists()]
+    chosen = [m for m in mutants if not given.words or any(word in m.module for word in given.words)]
+    absent = [name for m in chosen for name in m.tests if not (ROOT / "tests" / name).exists()]
     if absent:
         parser.error(f"there are no tests {absent[0]!r}, which the list names")
-    chosen = [m for m in mutants if not given.words or any(word in m.module for word in given.words)]
     # What is compiled shares a copy, so that only what a fault changes is compiled again.
     native = [m for m in chosen if m.module.startswith("csrc/")]
     groups = [*([native] if native else []), *([m] for m in chosen if m not in native)]

@@ -24,6 +24,7 @@ from PIL import Image
 from hida.errors import HidaError, first_line
 from hida.images.io import ImageSource, read_image
 from hida.weights.kinds import irregular, kind_of
+from hida.weights.opened import readable_name
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -150,7 +151,8 @@ def _load_torchscript(path: str, device: str) -> torch.nn.Module:
             # torch deprecates TorchScript; the published networks still come as such.
             for category in (DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
-            return torch.jit.load(path, map_location=device).eval()
+            with readable_name(Path(path)) as name:
+                return torch.jit.load(os.fspath(name), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         reason, kind = first_line(error)[:120], kind_of(Path(path))
         if _has_code(path):

@@ -78,11 +78,10 @@ def load(source: PictureSource, more: int = 0) -> Picture:
     if isinstance(source, Image.Image):
         picture = Picture(source, "the image given", own=False)
         with reported(picture.name):
-            decoded = _is_decoded(source)
+            decoded, file = _is_decoded(source), getattr(source, "fp", None)
             if source.format not in (*FORMATS, "MPO") and not decoded:
                 raise UnidentifiedImageError  # its decoder may be another program
             require_room(picture.name, source.mode, source.size, more)
-            file = getattr(source, "fp", None)
             if file is not None and not decoded:
                 place = file.tell()
                 _require_decodable(source, file, picture.name)
@@ -216,10 +215,9 @@ def _open(file: BinaryIO) -> Image.Image:
         with _without_bomb_warning():
             image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
-        kind = repair.kind_of_beginning(file)
-        if kind not in _formats():
+        if repair.kind_of_beginning(file) not in _formats():
             raise
-        raise OSError(f"only the beginning of a {kind} can be read") from None
+        raise OSError("no more than its beginning can be read") from None
     if profile is not None:
         image.info["icc_profile"] = profile
     return image

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hida.ops.checks import OpError
+from hida.ops.checks import OpError, require_tensor
 
 
 def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
@@ -22,17 +22,20 @@ def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
     Raises:
         OpError: for another shape or dtype.
     """
-    if not isinstance(style, Tensor):
-        raise OpError(f"style must be a torch.Tensor, not {type(style).__name__}.")
+    require_tensor("style", style)
     if style.dim() in (2, 4) and tuple(style.shape[:2]) == (batch, styles) and style.is_floating_point():
         return style
-    if style.dim() == 1 and style.shape[0] == batch and not style.is_floating_point():
+    if style.dim() == 1 and style.shape[0] == batch and _holds_integers(style):
         numbers = torch.arange(styles, device=style.device)
         return (style[:, None] == numbers).float()
     raise OpError(
         f"style must be ({batch},) integers, ({batch}, {styles}) or ({batch}, {styles}, H, W) floating-point weights; "
         f"it is {tuple(style.shape)} of {style.dtype}."
     )
+
+
+def _holds_integers(style: Tensor) -> bool:
+    return not (style.is_floating_point() or style.is_complex() or style.dtype == torch.bool or style.is_quantized)
 
 
 def style_at(weights: Tensor, size: torch.Size) -> Tensor:

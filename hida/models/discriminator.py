@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
 from hida.nn import Conv2d, InstanceNorm
-from hida.ops.checks import OpError
+from hida.ops.checks import OpError, require_tensor
 from hida.ops.cpu.layout import channels_last_on_cpu
 
 SLOPE = 0.2
@@ -54,6 +54,8 @@ class Discriminator(nn.Module):
         return found
 
     def _joined(self, depth: Tensor, sketch: Tensor) -> Tensor:
+        require_tensor("depth", depth)
+        require_tensor("sketch", sketch)
         if depth.dim() != 4 or depth.shape[1] != 1 or depth.shape != sketch.shape:
             raise OpError(
                 f"depth and sketch must both have shape (N, 1, H, W); "

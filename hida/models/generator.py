@@ -12,7 +12,7 @@ from hida.config import GeneratorConfig
 from hida.models.conditions import depth_pyramid, style_at, style_weights
 from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
 from hida.nn.activation import activation
-from hida.ops.checks import OpError
+from hida.ops.checks import OpError, require_image
 from hida.ops.cpu.layout import channels_last_on_cpu
 
 STRIDE = 256
@@ -195,7 +195,9 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _require_inputs(photo: Tensor, depth: Tensor) -> None:
-    if photo.dim() != 4 or photo.shape[1] != 3:
+    require_image("photo", photo)
+    require_image("depth", depth)
+    if photo.shape[1] != 3:
         raise OpError(f"photo must have shape (N, 3, H, W); its shape is {tuple(photo.shape)}.")
     n, _, height, width = photo.shape
     if height % STRIDE or width % STRIDE or not height or not width:

@@ -34,7 +34,7 @@ class DOG(nn.Module):
         size = (2 * x.shape[2], 2 * x.shape[3])
         x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         # Sampling coordinates need more bits than a half-precision autocast region would give them.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for meta tensors
             predicted = self.offset_mask(x.to(self.offset_mask.weight.dtype))
         offset, mask = predicted.split((2 * self.groups * self.taps, self.groups * self.taps), 1)
         h = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())

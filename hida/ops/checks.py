@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,10 +17,18 @@ class OpError(HidaError, ValueError):
     """An argument of an op has a wrong shape, dtype or device."""
 
 
-def require_image(name: str, value: Tensor) -> None:
-    """Require a floating-point N,C,H,W tensor."""
+def require_tensor(name: str, value: Tensor) -> None:
+    """Require a tensor, and a dense one: neither sparse nor nested."""
     if not isinstance(value, Tensor):
         raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"in the layout {value.layout}"
+        raise OpError(f"{name} must be a dense tensor; it is {kind}: convert it by to_dense() or pad it.")
+
+
+def require_image(name: str, value: Tensor) -> None:
+    """Require a floating-point N,C,H,W tensor."""
+    require_tensor(name, value)
     if value.dim() != 4:
         raise OpError(f"{name} must have shape (N, C, H, W); its shape is {shape(value)}.")
     if not value.is_floating_point():
@@ -25,8 +37,7 @@ def require_image(name: str, value: Tensor) -> None:
 
 def require_shape(name: str, value: Tensor, *allowed: tuple[int, ...]) -> None:
     """Require one of the ``allowed`` shapes."""
-    if not isinstance(value, Tensor):
-        raise OpError(f"{name} must be a torch.Tensor, not {type(value).__name__}.")
+    require_tensor(name, value)
     if not _is_one_of(tuple(value.shape), allowed):
         # Sizes of an exported graph are symbols, which are compared by their words.
         expected = " or ".join(dict.fromkeys(str(choice) for choice in allowed))
@@ -52,6 +63,26 @@ def require_device(reference: str, x: Tensor, **others: Tensor | None) -> None:
     for name, value in others.items():
         if value is not None and value.device != x.device:
             raise OpError(f"{name} is on {value.device} but {reference} is on {x.device}; move both to one device.")
+
+
+def require_eps(value: float) -> float:
+    """Return ``eps`` as a float; require a positive, finite number, which True, text and tensors are not."""
+    given: Any = value
+    try:
+        number = float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise OpError(f"eps must be a positive number; it is {_short(given)}.")
+    return number
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        return "too large"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:

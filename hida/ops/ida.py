@@ -46,12 +46,12 @@ def ida(
         rounding ``f`` in between.
 
     Raises:
-        OpError: if a shape, dtype or device does not fit, or ``residual`` or ``eps`` is unknown.
+        OpError: if a shape, dtype or device does not fit, or ``residual`` is unknown, or ``eps`` not a positive number.
 
     Source: HIDA (ICCV 2023), Eq. 1–4.
     """
     require_info_acon(h, logits, p1, p2, "h")
-    require_instance_norm_modulate(h, gamma, beta, None, eps, "h")
+    eps = require_instance_norm_modulate(h, gamma, beta, None, eps, "h")
     if residual not in get_args(Residual):
         raise checks.OpError(f"residual must be one of {', '.join(get_args(Residual))}; it is {residual!r}.")
     if dispatch.native(h, logits, gamma, beta, p1, p2):

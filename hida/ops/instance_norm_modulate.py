@@ -32,11 +32,11 @@ def instance_norm_modulate(
         (N, C, H, W) in the dtype of ``x``; computed in float32 (float64 for float64 input).
 
     Raises:
-        OpError: if a shape, dtype or device does not fit, or ``eps`` is not positive.
+        OpError: if a shape, dtype or device does not fit, or ``eps`` is not a positive number.
 
     Source: HIDA (ICCV 2023), Eq. 4; Park et al., "Semantic Image Synthesis with SPADE", CVPR 2019, Eq. 1.
     """
-    require_instance_norm_modulate(x, gamma, beta, residual, eps)
+    eps = require_instance_norm_modulate(x, gamma, beta, residual, eps)
     if dispatch.native(x, gamma, beta, residual):
         return torch.ops.hida.instance_norm_modulate(x, gamma, beta, residual, eps)[0]
     return instance_norm_modulate_reference(x, gamma, beta, residual, eps)
@@ -58,16 +58,15 @@ def instance_norm_modulate_reference(
 
 def require_instance_norm_modulate(
     x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float, name: str = "x"
-) -> None:
-    """Check the arguments of :func:`instance_norm_modulate`, whose caller calls the first one ``name``."""
+) -> float:
+    """Check the arguments of :func:`instance_norm_modulate`, whose caller calls the first ``name``; return ``eps``."""
     checks.require_image(name, x)
     checks.require_shape("gamma", gamma, checks.shape(x))
     checks.require_shape("beta", beta, checks.shape(x))
     if residual is not None:
         checks.require_shape("residual", residual, checks.shape(x))
     checks.require_device(name, x, gamma=gamma, beta=beta, residual=residual)
-    if not eps > 0:
-        raise checks.OpError(f"eps must be positive; it is {eps}.")
+    return checks.require_eps(eps)
 
 
 def _fake(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Decisions by a tensor's size, made so that a traced graph stays one for all sizes.
 
-``torch.export`` and ``torch.compile`` put symbols in the place of sizes. An ``if`` on a symbol holds for the traced size
-only and ties the whole graph to that side of it; so what merely chooses the faster of two ways asks here.
+``torch.export`` and ``torch.compile`` put symbols in the place of sizes. An ``if`` on a symbol holds for the traced
+size only and ties the whole graph to that side of it; so what merely chooses the faster of two ways asks here.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class TrainingState:
         Nothing in here waits for the device or depends on the iteration's number, so that a CUDA graph can hold it.
 
         Raises:
-            Abandoned: if a signal has ended it through the guard; the state is as before then.
+            Abandoned: if a signal has ended it through the guard; the state is as before then, but for gradients.
         """
         sketch, depth_hat, seen_depth, d = self._do(partial(self._discriminate, batch))
         back = self._way_back("discriminator") if self.guard and self.guard.active else []
@@ -143,15 +143,7 @@ class TrainingState:
 
     def _do(self, work: Callable[[], T]) -> T:
         """Do a part of an iteration, which a signal may end if it is a long one."""
-        if self.guard is None:
-            return work()
-        try:
-            return self.guard(work)
-        except Abandoned:
-            self.discriminator.requires_grad_(True)
-            for optimizer in self.optimizers.values():
-                optimizer.zero_grad()
-            raise
+        return self.guard(work) if self.guard else work()
 
     @torch.no_grad()
     def _way_back(self, name: str) -> list[tuple[Tensor, Tensor]]:

@@ -21,6 +21,6 @@ def call():
         shell = str(script).endswith(".sh")
         command = ["bash" if shell else sys.executable, str(ROOT / script), *map(str, words)]
         variables = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, encoding="utf-8", timeout=timeout)
 
     return run

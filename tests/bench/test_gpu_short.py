@@ -85,7 +85,7 @@ class Machine:
         process = self.start(part, *words, **more)
         text, _ = process.communicate(timeout=300)
         assert process.returncode == 0, text
-        return json.loads((self.folder / more.get("out", "out") / f"{part}.json").read_text()), text
+        return json.loads((self.folder / more.get("out", "out") / f"{part}.json").read_text(encoding="utf-8")), text
 
     def first(self, *words, skip=FEW, **more):
         given = ["--pack", str(self.packed), "--device", "cpu", "--batch", "2", "--minutes", "2"]
@@ -112,7 +112,7 @@ class Machine:
             time.sleep(0.2)
 
     def attempts(self):
-        return json.loads((self.work / "train-state.json").read_text())["attempts"]
+        return json.loads((self.work / "train-state.json").read_text(encoding="utf-8"))["attempts"]
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_all_parts_in_their_order_and_weights_in_pieces(machine):
     (machine.folder / "out2/weights.part-07").write_bytes(b"of an earlier call")
     record, text = machine.call("second", out="out2")
     assert machine.brought_weights(record).generator.base_width == 2  # what was there is gone
-    lines = [json.loads(line) for line in (machine.work / "run/log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (machine.work / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [line["rate"] for line in lines if "rate" in line]
     assert rates[-1] < 0.1 * rates[0]
     assert rates == sorted(rates, reverse=True)
@@ -227,7 +227,7 @@ def test_a_capture_that_fails(machine):
     machine.first(HIDA_FAIL_CAPTURE="1", skip=[*FEW, "tests", "smoke"])
     record, _ = machine.call("second", out="out2")
     assert machine.brought_weights(record).generator.base_width == 2
-    assert "without" in (machine.work / "logs/train.log").read_text()
+    assert "without" in (machine.work / "logs/train.log").read_text(encoding="utf-8")
     assert [attempt["code"] for attempt in machine.attempts()] == [0]  # it started again by itself
 
 
@@ -247,7 +247,7 @@ def test_training_killed_in_the_middle_goes_on(machine, number):
 def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
     machine.first("--until", "3", skip=[*FEW, "tests", "smoke"])
     machine.wait_for_a_checkpoint()  # then nothing is orderly any more
-    state = json.loads((machine.work / "train-state.json").read_text())
+    state = json.loads((machine.work / "train-state.json").read_text(encoding="utf-8"))
     os.killpg(state["supervisor"], signal.SIGKILL)
     begun = time.monotonic()
     record, text = machine.call("second", out="out2")
@@ -260,7 +260,7 @@ def test_everything_killed_leaves_the_newest_checkpoints_weights(machine):
 def test_a_training_without_its_supervisor_is_found(machine):
     """Another first is refused beside it, and second stops it."""
     machine.first("--until", "9", skip=[*FEW, "tests", "smoke"])
-    state = json.loads((machine.work / "train-state.json").read_text())
+    state = json.loads((machine.work / "train-state.json").read_text(encoding="utf-8"))
     os.kill(state["supervisor"], signal.SIGKILL)
     again = machine.start("first", "--device", "cpu", "--pack", str(machine.packed))
     text = again.communicate(timeout=60)[0]
@@ -313,7 +313,10 @@ def test_a_training_that_hangs_is_ended(machine):
     assert process.returncode == 1, text  # nothing was trained: there is nothing to bring
     assert "no weights and no checkpoint" in text
     assert (machine.folder / "out2/second.json").is_file()
-    os.killpg(json.loads((machine.folder / "out/first.json").read_text())["train"]["supervisor"], signal.SIGKILL)
+    os.killpg(
+        json.loads((machine.folder / "out/first.json").read_text(encoding="utf-8"))["train"]["supervisor"],
+        signal.SIGKILL,
+    )
 
 
 @pytest.fixture
@@ -325,7 +328,7 @@ def network(tmp_path, monkeypatch):
         file.truncate(asset.size)
     remembered_sha256(path, tmp_path)
     (stamp,) = (tmp_path / FOLDER).iterdir()
-    stamp.write_text(json.dumps([*json.loads(stamp.read_text())[:-1], asset.sha256]))
+    stamp.write_text(json.dumps([*json.loads(stamp.read_text(encoding="utf-8"))[:-1], asset.sha256]), encoding="utf-8")
     monkeypatch.setenv("HIDA_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HIDA_CACHE", str(tmp_path))
 
@@ -344,7 +347,7 @@ def test_what_travels_is_counted(call, tmp_path, network):
     assert done.returncode == 0, done.stderr
     assert "leave behind: hida/assets/small.safetensors" in done.stdout
     assert "bash bench/gpu/short.sh second" in done.stdout
-    manifest = json.loads((tmp_path / "pack/manifest.json").read_text())["files"]
+    manifest = json.loads((tmp_path / "pack/manifest.json").read_text(encoding="utf-8"))["files"]
     assert set(manifest) == {
         *("libraries/_ops.so", "libraries/_ops_cuda.so", "train.zip"),
         f"weights/{weights.get('alexnet-features').filename}",

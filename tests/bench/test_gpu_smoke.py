@@ -24,7 +24,7 @@ def run(monkeypatch, tmp_path):
     def command(*words):
         path = tmp_path / "smoke.json"
         monkeypatch.setattr(sys, "argv", ["smoke.py", "--device", "cpu", "--few", "--json", str(path), *words])
-        return smoke.main(), json.loads(path.read_text())
+        return smoke.main(), json.loads(path.read_text(encoding="utf-8"))
 
     return command
 
@@ -150,7 +150,7 @@ report = smoke.Report(Path(sys.argv[1]), "a GPU")
 report.start(smoke.calls()[0], "nchw", "float32", "call")
 time.sleep(100)"""
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "smoke.json"], cwd=ROOT, timeout=60, check=False)
-    found = json.loads((tmp_path / "smoke.json").read_text())
+    found = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
     assert (done.returncode, found["stopped"]) == (1, "this case did not come back")
     assert found["running"]["op"] == smoke.calls()[0].op
 

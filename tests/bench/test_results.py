@@ -76,7 +76,7 @@ def text_of(content):
 def folder_of(folder, files):
     (folder / "logs").mkdir(parents=True)
     for name, content in files.items():
-        (folder / ("logs" if name.endswith(".log") else ".") / name).write_text(text_of(content))
+        (folder / ("logs" if name.endswith(".log") else ".") / name).write_text(text_of(content), encoding="utf-8")
     return folder
 
 
@@ -228,34 +228,34 @@ def test_an_archive_is_as_good_as_a_folder_and_a_folder_may_hold_archives(comman
     archive = archive_of(tmp_path / "out/first.tar.gz", made_up())
     assert command(archive).stdout == told
     assert command(archive.parent).stdout == told
-    (archive.parent / "first.json").write_text('{"parts": []}')
+    (archive.parent / "first.json").write_text('{"parts": []}', encoding="utf-8")
     assert command(archive.parent, archive).stdout == told
 
 
 def test_one_file_and_the_document_are_written(command, tmp_path):
     folder, document, written = folder_of(tmp_path / "a", made_up()), tmp_path / "kernels.md", tmp_path / "r/h200.json"
-    document.write_text((ROOT / "docs/kernels.md").read_text())
+    document.write_text((ROOT / "docs/kernels.md").read_text(encoding="utf-8"), encoding="utf-8")
     words = ("--write", "--results", written, "--document", document)
     printed = command(folder, *words).stdout.strip()
-    content = json.loads(written.read_text())
+    content = json.loads(written.read_text(encoding="utf-8"))
     assert (content["device"], len(content["ops"]["rows"])) == ("NVIDIA H200", 12)
     assert content["smoke"] == {"passed": 3000, "failed": 1, "left": 0, "stopped": ""}
     assert content["ops"]["machines"][0]["command"] == ["bench/ops.py", "--json", "ops.json"]
-    first = document.read_text()
+    first = document.read_text(encoding="utf-8")
     assert f"### NVIDIA H200\n\n{printed}\n\n<!-- end" in first  # of the file, which therefore keeps all of it
     assert command(folder, *words).returncode == 0
-    assert document.read_text() == first
-    assert first.split("<!-- GPU")[0] == (ROOT / "docs/kernels.md").read_text().split("<!-- GPU")[0]
+    assert document.read_text(encoding="utf-8") == first
+    assert first.split("<!-- GPU")[0] == (ROOT / "docs/kernels.md").read_text(encoding="utf-8").split("<!-- GPU")[0]
 
 
 def test_the_document_has_every_chips_tables(command, tmp_path):
     document = tmp_path / "kernels.md"
-    document.write_text((ROOT / "docs/kernels.md").read_text())
+    document.write_text((ROOT / "docs/kernels.md").read_text(encoding="utf-8"), encoding="utf-8")
     for name, device in (("h200", "NVIDIA H200"), ("h100", "NVIDIA H100 80GB HBM3")):
         folder = folder_of(tmp_path / name, named(device, made_up()))
         words = ("--write", "--results", tmp_path / f"results/{name}.json", "--document", document)
         assert command(folder, *words).returncode == 0
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert text.index("### NVIDIA H100 80GB HBM3") < text.index("### NVIDIA H200")
     assert text.count("8.00 to 9.00") == 2
 
@@ -316,5 +316,5 @@ def test_a_sanitizer_that_found_something_says_so():
 
 def test_the_document_shows_the_committed_results():
     begin, end = results.MARKS
-    shown = (ROOT / "docs/kernels.md").read_text().split(begin)[1].split(end)[0].strip()
+    shown = (ROOT / "docs/kernels.md").read_text(encoding="utf-8").split(begin)[1].split(end)[0].strip()
     assert shown == results.document(ROOT / "bench/results")

@@ -181,7 +181,7 @@ def test_the_gpu_path_measures_every_method_of_a_case(stand_in, report, subject)
 
 @pytest.mark.skipif(not library.loaded, reason=library.why_not)
 def test_a_graph_of_the_network_is_replayed(stand_in, tmp_path):
-    (tmp_path / "tiny.toml").write_text(TINY_PRESET)
+    (tmp_path / "tiny.toml").write_text(TINY_PRESET, encoding="utf-8")
     case = {"piece": "generator", "direction": "fwd", "batch": 1, "dtype": "bfloat16", "layout": "nhwc"}
     options = Namespace(preset=str(tmp_path / "tiny.toml"), device=torch.device("cpu"), keep_memory=False)
     subject = network.Subject({"case": case, "method": "native+graph"}, options)
@@ -235,7 +235,7 @@ def test_a_device_that_broke_ends_the_run_and_keeps_what_there_is(stand_in, repo
     case = cases.Case("ida", 4, 4, 4, 2, "float32", "nchw")
     with pytest.raises(SystemExit, match="illegal memory access"):
         cases.on_device(ops.Adaptation(), case, report, OPTIONS)
-    assert cases.is_done(case, "gpu", json.loads(report.path.read_text())["rows"])
+    assert cases.is_done(case, "gpu", json.loads(report.path.read_text(encoding="utf-8"))["rows"])
 
 
 def test_what_has_no_time_any_more_is_left_to_the_next_run(report, capsys):
@@ -253,7 +253,7 @@ def test_a_run_that_is_cut_keeps_what_was_measured_and_goes_on_behind_it(report)
 
     with pytest.raises(SystemExit, match="interrupted: "):
         runner.go_through(["a", "b"], measure, report, Namespace(begun=0.0, minutes=math.inf))
-    content = json.loads(report.path.read_text())
+    content = json.loads(report.path.read_text(encoding="utf-8"))
     assert [row["method"] for row in content["rows"]] == ["a"]
     again = runner.Report(Namespace(json=report.path, gpu=False, device="none"), "again", {"preset": "small"})
     assert again.rows == content["rows"]

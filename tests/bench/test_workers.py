@@ -22,14 +22,14 @@ COMMANDS = ("ops", "deform", "network", "train_step", "results", "gpu/smoke", "g
 
 @pytest.mark.slow
 def test_every_benchmark_runs_goes_on_and_has_its_tables(call, tmp_path):
-    (tmp_path / "tiny.toml").write_text(TINY_PRESET)
+    (tmp_path / "tiny.toml").write_text(TINY_PRESET, encoding="utf-8")
     tiny = ("--preset", tmp_path / "tiny.toml", "--rounds", "2")
 
     def rows(name, *words, script=None):
         path = tmp_path / f"{name}.json"
         done = call(f"bench/{script or name}.py", "--device", "cpu", "--json", path, *words)
         assert done.returncode == 0, done.stdout + done.stderr
-        found = json.loads(path.read_text())["rows"]
+        found = json.loads(path.read_text(encoding="utf-8"))["rows"]
         assert all("failed" not in row for row in found if row["method"] != "torchvision"), name
         assert {"reference", *(["native", "ours"] if library.loaded else [])} & {row["method"] for row in found}
         return found
@@ -68,7 +68,7 @@ def test_the_sanitizers_program_calls_every_op(call):
 def test_every_command_runs_as_a_script_anywhere_and_as_a_module(call, tmp_path, name):
     done = call(f"bench/{name}.py", "--help", cwd=tmp_path)
     module = [sys.executable, "-m", f"bench.{name.replace('/', '.')}", "--help"]
-    for told in (done, subprocess.run(module, cwd=ROOT, capture_output=True, text=True, check=False)):
+    for told in (done, subprocess.run(module, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)):
         assert told.returncode == 0, told.stderr
         assert told.stdout.startswith("usage: ")
 
@@ -127,7 +127,7 @@ def command(monkeypatch, tmp_path):
         except SystemExit as end:
             ended = str(end)
         assert ended.startswith("interrupted: ") == bool(cut)
-        return json.loads(path.read_text())["rows"], fake.asked
+        return json.loads(path.read_text(encoding="utf-8"))["rows"], fake.asked
 
     return run
 

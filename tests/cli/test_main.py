@@ -74,7 +74,7 @@ def test_what_computes_nothing_does_not_import_torch():
         "print(load_preset('small').name)\n"
         "sys.exit('torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr or "torch was imported"
     assert done.stdout.endswith("small\n")
     assert all(f"usage: hida {name}" in done.stdout for name in COMMANDS)
@@ -100,8 +100,18 @@ def test_what_computes_nothing_does_not_import_torch():
 def test_a_process_ends_with_status_2_and_a_sentence_before_anything_begins(tmp_path, words, said):
     environment = {**PROCESS, "HIDA_CPU": "sse9"}
     command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"hida: {said}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_gone_is_no_error_to_be_told():
+    command = [sys.executable, "-m", "hida", "--help"]
+    with subprocess.Popen(
+        command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as running:
+        running.stdout.close()
+        said = running.stderr.read()
+    assert (running.returncode, said) == (141, "")

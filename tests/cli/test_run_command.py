@@ -153,7 +153,8 @@ sys.exit(run_command(main, sys.argv[1:]))
 def test_output_that_nobody_takes_has_its_status_and_one_line_at_most(lines, rest, status, said):
     command = f"sleep 0.01; exec '{sys.executable}' -c \"$CODE\" {lines.replace(' as --help ends', ' x')}"
     script = f"({command}) {rest}; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], env={**os.environ, "CODE": PRINTING}, capture_output=True, text=True)
+    environment = {**os.environ, "CODE": PRINTING}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == bool(said)

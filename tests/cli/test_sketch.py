@@ -103,7 +103,7 @@ def test_mixtures_sweeps_and_regions(folder):
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sentence):
     (folder / "empty").mkdir()
     (folder / "other").mkdir()
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no picture", encoding="utf-8")
     Image.new("RGB", (40, 40)).save(folder / "black.png")
     Image.new("RGB", (40, 40), "red").save(folder / "other" / "a.png")
     assert run_command(main, ["--weights", "tiny.safetensors", "--device", "cpu", *words]) == 2

@@ -58,7 +58,7 @@ def call(tree, hook, *arguments, python=(sys.executable, None), status=0, termin
         env={**plain_environment(), "PYTHONPATH": os.pathsep.join(paths), **environment},
         cwd=tree,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,  # so that nothing is said on the terminal that the tests run in
         preexec_fn=(lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)) if terminal else None,
     )
@@ -77,9 +77,13 @@ def a_torch(folder, version):
     """A folder that looks like torch's, with a header that does not compile."""
     header = folder / STABLE
     header.parent.mkdir(parents=True)
-    header.write_text("#error no torch\n")
-    (folder / "torch/version.py").write_text(f"from typing import Optional\n__version__ = '{version}'\n")
-    (folder / "torch/__init__.py").write_text("raise ImportError('the build must not import torch')\n")
+    header.write_text("#error no torch\n", encoding="utf-8")
+    (folder / "torch/version.py").write_text(
+        f"from typing import Optional\n__version__ = '{version}'\n", encoding="utf-8"
+    )
+    (folder / "torch/__init__.py").write_text(
+        "raise ImportError('the build must not import torch')\n", encoding="utf-8"
+    )
     return folder / "torch"
 
 
@@ -133,7 +137,7 @@ class TestWhatIsAskedFor:
     def test_a_torch_that_is_too_old_counts_as_none(self, tree, empty, tmp_path, version, asks):
         a_torch(tmp_path, version)
         site = next((empty[0].parent.parent / "lib").glob("python*/site-packages"))
-        (site / "torch.pth").write_text(f"{tmp_path}\n")
+        (site / "torch.pth").write_text(f"{tmp_path}\n", encoding="utf-8")
         try:
             needed, _ = call(tree, "backend.get_requires_for_build_wheel", python=empty)
         finally:
@@ -164,7 +168,7 @@ def settings(tmp_path):
     for path, content in contents.items():
         file = cuda / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
         file.chmod(0o755)
     return {
         "HIDA_TORCH": str(a_torch(tmp_path / NAME, "2.11.0")),
@@ -202,7 +206,7 @@ class TestTheGpus:
     @pytest.mark.parametrize("fault", ["exec sleep 60", "sleep 60", "echo 9.0; sleep 60 & exit 0", "echo 9.0; exit 9"])
     def test_are_none_where_nvidia_smi_hangs_or_fails(self, tree, settings, fault):
         folder = Path(settings["PATH"].split(os.pathsep)[0])
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{fault}\n")
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{fault}\n", encoding="utf-8")
         start = time.monotonic()
         found, why_not = call(tree, "toolchain.usable_gpus", 0.5, **settings)[0]
         assert found == []
@@ -248,7 +252,7 @@ class TestWhatTheWheelHolds:
     ):
         found, text, said = self.built(tree, tmp_path, **{**settings, "GPUS": gpus, **environment})
         log = tmp_path / "cuda" / "log"
-        assert set(re.findall(r"code=sm_(\w+)", log.read_text() if log.exists() else "")) == chips
+        assert set(re.findall(r"code=sm_(\w+)", log.read_text(encoding="utf-8") if log.exists() else "")) == chips
         assert ("_ops_cuda" in found) == bool(chips)
         assert ("HIDA_BUILD_CUDA=1" in text) == (not chips)
         assert text in said
@@ -290,7 +294,7 @@ class TestWhatTheWheelHolds:
     def test_a_setting_that_means_nothing_is_one_sentence(self, tree, tmp_path, settings, name, value, said):
         command = [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path]
         environment = {**plain_environment(), **settings, "GPUS": "", name: value}
-        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, encoding="utf-8")
         assert done.returncode
         assert "Traceback" not in done.stderr
         assert done.stderr.splitlines()[-1].startswith(said)
@@ -336,9 +340,9 @@ class TestWithoutNativeOps:
             folder = information.replace("METADATA", "licenses/")
             texts = {name: archive.read(folder + name).decode() for name in fields.get_all("License-File")}
         assert fields["License-Expression"] == "MIT AND LicenseRef-HIDA-research-weights"
-        assert texts["LICENSE"] == (ROOT / "LICENSE").read_text()
+        assert texts["LICENSE"] == (ROOT / "LICENSE").read_text(encoding="utf-8")
         for card in (ROOT / "hida/assets").glob("*.md"):
-            research_only = "non-commercial" in card.read_text()
+            research_only = "non-commercial" in card.read_text(encoding="utf-8")
             text = texts[f"hida/assets/{'weights' if research_only else card.stem}.LICENSE.txt"]
             assert not research_only or f"{card.stem}.safetensors" in text
 
@@ -402,14 +406,16 @@ class TestWithoutNativeOps:
 def test_build_ext_fails_loudly_where_it_cannot_build(tree):
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     for environment, status in (({"CXX": "/nonexistent"}, 1), ({"HIDA_BUILD_NATIVE": "0"}, 0)):
-        done = subprocess.run(command, cwd=tree, env={**os.environ, **environment}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tree, env={**os.environ, **environment}, capture_output=True, encoding="utf-8"
+        )
         assert done.returncode == status, done.stderr
         assert done.stderr.count("hida: native ops are not built: ") == 1
 
 
 def test_every_source_is_listed():
     groups = ("kernel ", "host ", "cuda ", "cuda_host ")
-    lines = (ROOT / "csrc/sources.txt").read_text().splitlines()
+    lines = (ROOT / "csrc/sources.txt").read_text(encoding="utf-8").splitlines()
     listed = [line.split()[1] for line in lines if line.startswith(groups)]
     present = {str(path.relative_to(ROOT / "csrc")) for end in ("cpp", "cu") for path in ROOT.glob(f"csrc/**/*.{end}")}
     assert sorted(listed) == sorted(present - {"module.cpp"})

@@ -31,7 +31,7 @@ def clone(request, tmp_path):
 
 
 def run(folder, *command, status=0):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=folder)
+    done = subprocess.run([*map(str, command)], capture_output=True, encoding="utf-8", cwd=folder)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout if status == 0 else " ".join(done.stderr.split())
 

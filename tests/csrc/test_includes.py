@@ -15,7 +15,7 @@ KNOWS = {".": {"."}, "cpu": {".", "cpu"}, "cuda": {".", "cuda"}, "operators": {"
 
 def included(file: Path) -> list[str]:
     """Return what a file includes: its own files relative to csrc, others in angle brackets."""
-    found = re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', (CSRC / file).read_text(), re.MULTILINE)
+    found = re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', (CSRC / file).read_text(encoding="utf-8"), re.MULTILINE)
     own = [name.strip('"') for name in found if name[0] == '"']
     paths = [(CSRC / file.parent / name).resolve() for name in own]
     assert all(path.is_file() for path in paths), f"{file} includes a file that its folder does not lead to: {own}"

@@ -60,15 +60,15 @@ def tree(tmp_path):
             Image.fromarray(generator.integers(0, 256, (height, width, channels), np.uint8)).save(path)
     for split in COUNTS:
         entries = [entry(name, style) for name, (own, style, _) in PAIRS.items() if own == split]
-        (tmp_path / f"anno_{split}.json").write_text(json.dumps(entries))
+        (tmp_path / f"anno_{split}.json").write_text(json.dumps(entries), encoding="utf-8")
     return tmp_path
 
 
 def edit(tree, split, change):
     path = tree / f"anno_{split}.json"
-    entries = json.loads(path.read_text())
+    entries = json.loads(path.read_text(encoding="utf-8"))
     change(entries)
-    path.write_text(json.dumps(entries))
+    path.write_text(json.dumps(entries), encoding="utf-8")
 
 
 def faults(tree, expected=COUNTS):
@@ -157,7 +157,7 @@ def test_several_wrong_fields_are_one_fault(tree):
     "text", ["[{", "", "{}", "null", "\x00", "[" * 100_000, '[{"hair": NaN}]', '[{"a": 1, "a": 2}]']
 )
 def test_an_annotation_that_is_no_list(tree, text):
-    (tree / "anno_test.json").write_text(text)
+    (tree / "anno_test.json").write_text(text, encoding="utf-8")
     assert faults(tree) == [("annotation", "anno_test.json")]
 
 

@@ -111,7 +111,7 @@ def test_packs(folder, tmp_path):
 
 
 def test_indices(folder):
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
 
     def read(data):
         (folder / INDEX).write_bytes(data)
@@ -147,7 +147,7 @@ def test_annotations_and_tables(tmp_path):
         Image.new("L", (4, 4)).save(tmp_path / f"{kind}/{kind}1/{stem}1.png")
     numbers = {"hair": 1, "hair_color": 1, "gender": 1, "earring": 1, "smile": 1, "frontal_face": 1, "style": 0}
     entry = {"image_name": "photo1/image1", **numbers, "skin_color": [1.5], "lip_color": [1], "eye_color": [1]}
-    (tmp_path / "anno_test.json").write_text("[]")
+    (tmp_path / "anno_test.json").write_text("[]", encoding="utf-8")
 
     def read_annotation(data):
         (tmp_path / "anno_train.json").write_bytes(data)

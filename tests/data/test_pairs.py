@@ -52,7 +52,9 @@ def test_table_gives_style_and_split(tmp_path, kind):
     if kind == "csv":
         table.write_text("\ufeffname,style,split\n" + "\n".join(map(",".join, rows)) + "\n", encoding="utf-8")
     else:
-        table.write_text(json.dumps([dict(zip(("name", "style", "split"), row, strict=True)) for row in rows]))
+        table.write_text(
+            json.dumps([dict(zip(("name", "style", "split"), row, strict=True)) for row in rows]), encoding="utf-8"
+        )
     source = read_pairs(tmp_path, table=table)
     assert source.faults == ()
     assert source.styles == ("chalk", "ink")
@@ -73,7 +75,8 @@ def test_faults_of_a_table(tmp_path):
                 7,
                 {"name": "ghost", "style": 0, "split": "test"},
             ]
-        )
+        ),
+        encoding="utf-8",
     )
     found = [(fault.kind, fault.name) for fault in read_pairs(tmp_path, table=table).faults]
     assert found == [
@@ -89,7 +92,7 @@ def test_faults_of_a_table(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_table_without_lines(tmp_path, text):
     put(tmp_path, "photo/a.jpg", "sketch/a.jpg")
-    (tmp_path / "t.json").write_text(text)
+    (tmp_path / "t.json").write_text(text, encoding="utf-8")
     with pytest.raises(HidaError, match=r"t\.json"):
         read_pairs(tmp_path, table=tmp_path / "t.json")
     with pytest.raises(HidaError, match=r"gone\.csv"):

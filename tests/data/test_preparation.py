@@ -120,7 +120,7 @@ def test_faces_land_on_the_template_in_photo_sketch_and_depth(source, tmp_path):
         assert pair.attributes == {"hair": int(pair.name[1])}
         assert pair.faces == 1
     assert PreparedSet.load(tmp_path / "out") == made
-    assert json.loads((tmp_path / "out/index.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "out/index.json").read_text(encoding="utf-8"))["version"] == 1
 
 
 def test_a_pair_that_came_aligned_keeps_every_pixel(source, tmp_path):
@@ -167,7 +167,7 @@ def test_a_photo_without_a_face_is_a_named_fault(source, tmp_path, capsys):
     with pytest.raises(HidaError, match=r"1 fault in .*--allow-faults"):
         preparation.prepare(every, out, SETTINGS, DotModel)
     assert "no face: p3" in capsys.readouterr().err
-    assert [fault["name"] for fault in json.loads((out / "faults.json").read_text())] == ["p3"]
+    assert [fault["name"] for fault in json.loads((out / "faults.json").read_text(encoding="utf-8"))] == ["p3"]
     with pytest.raises(HidaError, match="did not finish"):
         PreparedSet.load(out)
     calls = DotModel.calls
@@ -185,13 +185,13 @@ def test_faults_of_the_source_stop_before_anything_is_written(source, tmp_path, 
     with pytest.raises(HidaError, match="1 fault in"):
         check_source(faulty, tmp_path / "out", allow_faults=False)
     assert list(contents(tmp_path / "out")) == ["faults.json"]
-    assert json.loads((tmp_path / "out/faults.json").read_text()) == [
+    assert json.loads((tmp_path / "out/faults.json").read_text(encoding="utf-8")) == [
         {"kind": "size", "name": "p9", "message": "is odd."}
     ]
     assert "fault: size: p9: is odd.\nnote: a remark" in capsys.readouterr().err
     check_source(faulty, tmp_path / "out", allow_faults=True)
     check_source(source[0], tmp_path / "out", allow_faults=False)
-    assert json.loads((tmp_path / "out/faults.json").read_text()) == []
+    assert json.loads((tmp_path / "out/faults.json").read_text(encoding="utf-8")) == []
 
 
 def test_only_what_is_missing_or_changed_is_done_again(source, tmp_path, capsys):
@@ -222,9 +222,9 @@ def test_only_what_is_missing_or_changed_is_done_again(source, tmp_path, capsys)
         ('"hair": 1', '"hair": NaN'),
         ('"hair": 1', '"hair": ' + "[" * 9999),
     ):
-        text = (out / "journal.jsonl").read_text()
+        text = (out / "journal.jsonl").read_text(encoding="utf-8")
         assert old in text
-        (out / "journal.jsonl").write_text(text.replace(old, new))
+        (out / "journal.jsonl").write_text(text.replace(old, new), encoding="utf-8")
         assert calls() == 1, new
     assert calls(fill_sketch="black") == 3
     assert "settings differ" in capsys.readouterr().err
@@ -311,10 +311,12 @@ def test_a_stopped_run_goes_on_where_it_was(source, tmp_path, number):
         f"run = lambda argv: preparation.prepare(source, Path({str(out)!r}), t.SETTINGS, t.Slow, allow_faults=True)\n"
         "sys.exit(run_command(run))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 60
     journal = out / "journal.jsonl"
-    while time.monotonic() < deadline and not (journal.is_file() and len(journal.read_text().splitlines()) >= 2):
+    while time.monotonic() < deadline and not (
+        journal.is_file() and len(journal.read_text(encoding="utf-8").splitlines()) >= 2
+    ):
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -323,9 +325,9 @@ def test_a_stopped_run_goes_on_where_it_was(source, tmp_path, number):
     assert "Traceback" not in errors
     with pytest.raises(HidaError, match="did not finish"):
         PreparedSet.load(out)
-    done = len(journal.read_text().splitlines()) - 1
+    done = len(journal.read_text(encoding="utf-8").splitlines()) - 1
     assert 1 <= done <= 3
-    again = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, check=True)
+    again = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, encoding="utf-8", check=True)
     assert f"{done} of 4 pairs are done already" in again.stderr
     assert len(PreparedSet.load(out).pairs) == 3
 
@@ -412,13 +414,13 @@ def test_folders_of_others_are_left_alone(source, tmp_path, monkeypatch, capsys)
     folder = source[0].folder
     busy, file = tmp_path / "busy", tmp_path / "file"
     busy.mkdir()
-    (busy / "thesis.txt").write_text("mine")
-    file.write_text("mine")
+    (busy / "thesis.txt").write_text("mine", encoding="utf-8")
+    file.write_text("mine", encoding="utf-8")
     mixed, pictures = tmp_path / "mixed", tmp_path / "pictures"
     (pictures / "photo").mkdir(parents=True)  # named like one of ours, without our index or journal
     mixed.mkdir()
     for name in ("index.json", "thesis.txt"):
-        (mixed / name).write_text("mine")
+        (mixed / name).write_text("mine", encoding="utf-8")
     others = [(out, "holds other files") for out in (folder, busy, mixed, pictures)]
     for out, words in (*others, (file, "is a file")):
         before = contents(tmp_path)

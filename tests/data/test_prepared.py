@@ -68,7 +68,7 @@ def test_the_folder_can_be_moved(prepared, tmp_path):
     moved = PreparedSet.load(tmp_path / "elsewhere")
     assert moved.pairs == prepared.pairs
     assert all(path.is_file() for pair in moved.pairs for path in moved.files(pair))
-    assert str(tmp_path) not in (tmp_path / "elsewhere/index.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "elsewhere/index.json").read_text(encoding="utf-8")
 
 
 def test_other_folders_are_refused_with_what_to_do(prepared, tmp_path):
@@ -129,9 +129,9 @@ def first(key, value):
 )
 def test_a_damaged_index_is_refused_with_the_place_in_it(prepared, change, message):
     path = prepared.folder / "index.json"
-    raw = json.loads(path.read_text())
+    raw = json.loads(path.read_text(encoding="utf-8"))
     change(raw)
-    path.write_text(json.dumps(raw))
+    path.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(HidaError, match=message) as caught:
         PreparedSet.load(prepared.folder)
     assert str(path.parent) in str(caught.value)
@@ -139,7 +139,7 @@ def test_a_damaged_index_is_refused_with_the_place_in_it(prepared, change, messa
 
 def test_an_index_that_is_no_json(prepared):
     for text in ("{", "[]", "3", "[" * 100_000):
-        (prepared.folder / "index.json").write_text(text)
+        (prepared.folder / "index.json").write_text(text, encoding="utf-8")
         with pytest.raises(HidaError, match="damaged"):
             PreparedSet.load(prepared.folder)
 

@@ -136,7 +136,7 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(made, tmp_path, name):
 
 def test_other_files_are_refused(made, tmp_path):
     out = tmp_path / "set.zip"
-    out.write_text("hello")
+    out.write_text("hello", encoding="utf-8")
     refused(out, "no packed data set, or damaged")
     refused(write(out, {"a.txt": "a"}), "it holds no index.json")
     refused(write(out, {name: data for name, data in made.items() if name != "depth/p1.webp"}), "lacks 'depth/p1.webp'")
@@ -203,7 +203,7 @@ def test_the_index_and_the_number_of_members_are_bounded(made, tmp_path, monkeyp
 def test_a_folder_of_someone_else_is_not_replaced(made, tmp_path):
     out, folder = write(tmp_path / "set.zip", made), tmp_path / "set.zip.unpacked"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("x")
+    (folder / "thesis.txt").write_text("x", encoding="utf-8")
     with pytest.raises(HidaError, match="holds other files"):
         prepared_folder(out)
     assert files(folder) == ["thesis.txt"]
@@ -223,9 +223,9 @@ def test_a_file_that_no_pack_has_put_there_is_never_deleted(made, tmp_path, name
     (folder / name).parent.mkdir(parents=True)
     (folder / "sketch").mkdir(exist_ok=True)
     (folder / "sketch/p0.webp").write_bytes(made["sketch/p0.webp"])
-    (folder / name).write_text("precious")
+    (folder / name).write_text("precious", encoding="utf-8")
     refused(out, "holds other files .*move it away")
-    assert (folder / name).read_text() == "precious"
+    assert (folder / name).read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("names", [[], ["photo/p0.webp", "index.json"], ["photo/old.webp", RECORD]])
@@ -249,7 +249,7 @@ def test_a_link_to_nothing_and_a_file_in_the_folder_s_place_are_refused(made, tm
     (folder / "photo/album").symlink_to(tmp_path)
     refused(out, "first: 'photo/album'")
     shutil.rmtree(folder)
-    folder.write_text("mine")
+    folder.write_text("mine", encoding="utf-8")
     refused(out, "is a file")
 
 

@@ -290,10 +290,12 @@ def test_photos_of_fs2k_are_those_that_its_annotations_name(tmp_path):
     for name in ("photo/photo1/image1.jpg", "photo/photo1/image10.jpg", "secret.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "anno_train.json").write_text('[{"image_name": "photo1/image1"}, {"image_name": "photo1/image*"}]')
-    (tmp_path / "anno_test.json").write_text("[]")
+    (tmp_path / "anno_train.json").write_text(
+        '[{"image_name": "photo1/image1"}, {"image_name": "photo1/image*"}]', encoding="utf-8"
+    )
+    (tmp_path / "anno_test.json").write_text("[]", encoding="utf-8")
     assert list_photos([tmp_path]) == ([tmp_path / "photo/photo1/image1.jpg"], [])
     for text in ('[{"image_name": "../secret"}]', '[{"image_name": 1}]', "[{}]", "{"):
-        (tmp_path / "anno_test.json").write_text(text)
+        (tmp_path / "anno_test.json").write_text(text, encoding="utf-8")
         with pytest.raises(HidaError, match=r"anno_test\.json' is damaged"):
             list_photos([tmp_path])

@@ -206,7 +206,7 @@ def refusal(capsys, folder, *words) -> str:
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
 def test_a_wrong_option_is_said_before_the_photos_are_read(tmp_path, saved, capsys, words, said):
-    (tmp_path / "text.pt").write_text("no checkpoint, but a text\n")
+    (tmp_path / "text.pt").write_text("no checkpoint, but a text\n", encoding="utf-8")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
     names = {"tmp": tmp_path, "saved": saved}

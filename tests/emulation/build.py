@@ -24,7 +24,7 @@ INCLUDE = Path(torch.__file__).parent / "include"
 
 def listed(group: str) -> list[str]:
     """Return the files or the flags of a group of ``csrc/sources.txt``."""
-    lines = (line.split() for line in (CSRC / "sources.txt").read_text().splitlines())
+    lines = (line.split() for line in (CSRC / "sources.txt").read_text(encoding="utf-8").splitlines())
     return [word for first, *words in filter(None, lines) if first == group for word in words]
 
 
@@ -59,7 +59,7 @@ def stable_headers() -> bool:
 
 def runtime(name: str) -> str | None:
     """Return the file of a library of the compiler's own, such as libasan.so."""
-    done = subprocess.run([*compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*compiler(), f"-print-file-name={name}"], capture_output=True, encoding="utf-8", check=False)
     path = Path(done.stdout.strip())
     return str(path.resolve()) if path.is_absolute() else None
 
@@ -103,7 +103,7 @@ def build(sanitize: bool = False) -> Path:
 
 def _run(command: list[str], target: Path) -> None:
     part = target.with_name(f"{target.name}.{os.getpid()}")
-    done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-o", str(part)], capture_output=True, encoding="utf-8", check=False)
     if done.returncode or done.stderr:
         part.unlink(missing_ok=True)
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")

@@ -23,7 +23,7 @@ def program(builder, tmp_path_factory):
             command += [f"-I{builder.CSRC}", "-Wno-unknown-pragmas", "-pthread", "-x", "c++", str(HERE / f"{name}.cu")]
             subprocess.run([*command, *map(str, builder.EMULATION), "-o", str(built)], check=True)
         command = [str(built), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
 
     return run
 

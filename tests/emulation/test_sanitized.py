@@ -33,6 +33,6 @@ def test_nothing_is_read_or_written_out_of_bounds(builder):
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
     command += ["-k", "emulated or emulation", str(HERE), str(HERE.parent / "ops" / "contract")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     assert " passed" in run.stdout

@@ -135,7 +135,7 @@ def test_a_stream_and_a_file_opened_as_text_are_refused_in_their_own_words(tmp_p
     with open(reader, "rb") as stream, pytest.raises(ImageError, match=r"pipe or a stream.*io\.BytesIO"):
         read_image(stream)
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 6)), "PNG"))
-    with (tmp_path / "a.png").open() as text, pytest.raises(ImageError, match='open it with mode "rb"'):
+    with (tmp_path / "a.png").open(encoding="utf-8") as text, pytest.raises(ImageError, match='open it with mode "rb"'):
         read_image(text)
 
 

@@ -42,7 +42,9 @@ print(bytes_of("VmHWM") - before, found)
 
 
 def grown(path, kind="photo"):
-    run = subprocess.run([sys.executable, "-c", MEASURE, str(path), kind], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), kind], capture_output=True, encoding="utf-8", check=True
+    )
     number, _, found = run.stdout.partition(" ")
     return int(number), found.strip()
 

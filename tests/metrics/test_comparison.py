@@ -102,9 +102,9 @@ def test_different_targets_are_refused():
 
 def test_the_command_reads_files_and_folders_and_writes(tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/scores.json").write_text(json.dumps(evaluation("a")))
-    (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)))
+    (tmp_path / "a/scores.json").write_text(json.dumps(evaluation("a")), encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps(evaluation("b", 0.1)), encoding="utf-8")
     cli_compare.main([str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(tmp_path / "table.md")])
-    written = (tmp_path / "table.md").read_text()
+    written = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| b | overall | 60 |" in written
     assert written in capsys.readouterr().out

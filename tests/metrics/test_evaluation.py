@@ -35,7 +35,7 @@ def own_cache(tmp_path, monkeypatch):
 
 def run(tmp_path, *arguments: str) -> dict:
     cli_evaluate.main(["--out", str(tmp_path / "out"), *arguments])
-    return json.loads((tmp_path / "out/scores.json").read_text())
+    return json.loads((tmp_path / "out/scores.json").read_text(encoding="utf-8"))
 
 
 class Drawer:
@@ -79,8 +79,8 @@ def test_a_folder_against_a_prepared_set(tmp_path, capsys, light_networks):  # n
     printed = capsys.readouterr().out
     assert "fs2k-v1" in printed
     assert "8 pairs instead of the 1,046" in printed
-    assert (tmp_path / "out/scores.md").read_text() in printed
-    page = (tmp_path / "out/report.html").read_text()
+    assert (tmp_path / "out/scores.md").read_text(encoding="utf-8") in printed
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "mine &lt;1&gt;" in page
     # Self-contained: every picture is inside, nothing is fetched.
     sources = re.findall(r'src="([^"]{0,30})', page)
@@ -112,7 +112,7 @@ def test_the_report_shows_best_median_and_worst_in_order(tmp_path):
         blend = target * (1 - i / 8) + noise * i / 8
         Image.fromarray(blend.astype(np.uint8)).save(tmp_path / f"p/{i}.png")
     result = run(tmp_path, "--pred", str(tmp_path / "p"), "--target", str(tmp_path / "t"), "--metrics", "fsim")
-    page = (tmp_path / "out/report.html").read_text()
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     by_score = sorted(result["pairs"], key=lambda record: -record["fsim"])
     assert by_score[0]["name"] == "0"
     assert re.findall(r"<figcaption>FSIM [\d.]+ — (\d)", page) == [record["name"] for record in by_score]
@@ -170,9 +170,11 @@ def test_pictures_of_a_lossy_pack_are_said_targets_and_what_was_drawn_from(tmp_p
 def test_no_name_of_an_index_leads_out_of_the_folder_of_sketches(tmp_path, drawer, capsys, name):
     target = prepared_set(tmp_path / "set", {"a": ("test", 0)})
     index = (
-        (target / "index.json").read_text().replace('"name": "a"', json.dumps({"name": name.format(tmp_path)})[1:-1])
+        (target / "index.json")
+        .read_text(encoding="utf-8")
+        .replace('"name": "a"', json.dumps({"name": name.format(tmp_path)})[1:-1])
     )
-    (target / "index.json").write_text(index)
+    (target / "index.json").write_text(index, encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     arguments = ["--weights", "1", "--target", str(target), "--out", str(tmp_path / "out/deep"), *OFFLINE]
     assert run_command(cli_evaluate.main, arguments) == 2

@@ -109,7 +109,7 @@ def test_pool3_gives_the_golden_value_between_two_styles():
     if not os.environ.get("HIDA_FS2K"):
         pytest.skip("HIDA_FS2K is not set")
     folder = Path(os.environ["HIDA_FS2K"])
-    entries = json.loads((folder / "anno_train.json").read_text())
+    entries = json.loads((folder / "anno_train.json").read_text(encoding="utf-8"))
     sets = []
     for style in (0, 1):
         names = [entry["image_name"] for entry in entries if entry["style"] == style]

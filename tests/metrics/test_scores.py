@@ -16,7 +16,7 @@ from hida.metrics.scores import load
 
 def saved(folder, content):
     path = folder / "x.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
 

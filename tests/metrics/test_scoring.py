@@ -44,7 +44,7 @@ def prepared_set(folder: Path, names: dict[str, tuple[str, int]], size: int = 40
         pairs.append({"name": name, "split": split, "style": style, **files, **common})
     index = {"version": 1, "source": "pairs", "size": size, "template": [[1, 1], [2, 1], [1, 2]], "fill": {}}
     index |= {"depth": "none", "styles": ["one", "two", "three"], "pairs": pairs}
-    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 
 
@@ -122,11 +122,11 @@ def test_only_common_scores_the_shared_names_and_says_so(tmp_path):
 def test_raw_fs2k_and_an_unfinished_preparation_are_named(tmp_path):
     write_images(tmp_path / "p", ["a.png"])
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "anno_test.json").write_text("[]")
+    (tmp_path / "raw" / "anno_test.json").write_text("[]", encoding="utf-8")
     with pytest.raises(HidaError, match="hida prepare fs2k"):
         find_pairs(tmp_path / "p", tmp_path / "raw")
     (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "journal.jsonl").write_text("")
+    (tmp_path / "begun" / "journal.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(HidaError, match="did not finish"):
         find_pairs(tmp_path / "p", tmp_path / "begun")
 

@@ -46,7 +46,7 @@ spec.loader.exec_module(sys.modules["store"])
 
 def python(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, env=PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
 
 
 def test_results_are_read_back_before_and_after_they_are_committed(tmp_path):
@@ -262,7 +262,7 @@ def _small_disk(folder, script):
     """Run a script as root of its own namespace, with a disk of 300 KiB at ``folder``."""
     mount = 'mount -t tmpfs -o size=300k,mode=755 none "$0" && exec "$1" -c "$2" "$0"'
     command = ["unshare", "-rm", "sh", "-c", mount, str(folder), sys.executable, script]
-    return subprocess.run(command, env=PROCESS, capture_output=True, text=True)
+    return subprocess.run(command, env=PROCESS, capture_output=True, encoding="utf-8")
 
 
 def _may_mount(tmp_path_factory=None):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional
+from tracing import IMAGES, compiles_once, exports
 
+from hida import ops
 from hida.config import DiscriminatorConfig
 from hida.models import build_discriminator
-from hida.ops import OpError
+from hida.ops import OpError, library
 
 
 def test_the_released_width_has_the_released_number_of_parameters():
@@ -98,3 +100,40 @@ def test_noise_on_the_sketch_in_training_alone():
         assert not torch.equal(a, c)
     for a, b in zip(noisy.eval().logits(depth, sketch), plain.logits(depth, sketch), strict=True):
         assert torch.equal(a, b)
+
+
+SIZES = (5, 64, 80), (1, 32, 33), (7, 40, 33), (1, 64, 64)
+backends = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("reference", marks=pytest.mark.slow),
+        pytest.param("native", marks=pytest.mark.skipif(not library.loaded, reason="no native library")),
+    ],
+)
+
+
+@backends
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_export_takes_any_number_of_sketches_of_any_size(backend, strict):
+    torch.manual_seed(0)
+    module = build_discriminator(DiscriminatorConfig(base_width=2)).to(memory_format=torch.channels_last)
+    with ops.backend(backend):
+        exports(module, lambda n, h, w: tuple(torch.randn(2, n, 1, h, w)), (IMAGES, IMAGES), SIZES, strict)
+
+
+@backends
+@pytest.mark.slow
+def test_it_is_compiled_once_for_all_sizes(backend):
+    module = build_discriminator(DiscriminatorConfig(base_width=2))
+    with ops.backend(backend):
+        compiles_once(
+            module, lambda n, h, w: tuple(torch.randn(2, n, 1, h, w)), [(5, 64, 80), (7, 40, 33), (2, 90, 50)]
+        )
+
+
+@pytest.mark.parametrize("wrong", [None, 1.0, torch.rand(1, 1, 64, 64).to_sparse()], ids=["None", "number", "sparse"])
+def test_what_is_no_dense_tensor_is_named(wrong):
+    module, image = build_discriminator(DiscriminatorConfig(base_width=1)), torch.rand(1, 1, 64, 64)
+    for name, pair in (("depth", (wrong, image)), ("sketch", (image, wrong))):
+        with pytest.raises(OpError, match=f"^{name} must be a"):
+            module(*pair)

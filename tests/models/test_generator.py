@@ -7,10 +7,14 @@ import dataclasses
 import pytest
 import torch
 from small_set import inputs
+from torch.export import Dim
+from tracing import compiles_once, exports
 
-from hida.config import GeneratorConfig, load_preset
+from hida import ops
+from hida.config import DiscriminatorConfig, GeneratorConfig, load_preset
+from hida.errors import HidaError
 from hida.models import build_generator
-from hida.ops import OpError
+from hida.ops import OpError, library
 
 TINY = GeneratorConfig(base_width=2)
 
@@ -72,7 +76,16 @@ def test_other_sizes_are_refused_with_the_reason(generator, side):
         ("photo", lambda p, d, s: (p[0], d, s)),
         ("depth", lambda p, d, s: (p, d[:, :, ::2], s)),
         ("depth", lambda p, d, s: (p, p, s)),
+        ("photo", lambda p, d, s: (None, d, s)),
+        ("photo", lambda p, d, s: (p.to_sparse(), d, s)),
+        ("photo", lambda p, d, s: (p.byte(), d, s)),
+        ("depth", lambda p, d, s: (p, 1.0, s)),
         ("style", lambda p, d, s: (p, d, torch.zeros(1, 4))),
+        ("style", lambda p, d, s: (p, d, None)),
+        ("style", lambda p, d, s: (p, d, 1.0)),
+        ("style", lambda p, d, s: (p, d, torch.tensor(1))),
+        ("style", lambda p, d, s: (p, d, torch.tensor([True]))),
+        ("style", lambda p, d, s: (p, d, torch.tensor([1 + 0j]))),
     ],
 )
 def test_a_wrong_argument_is_named(generator, name, change):
@@ -145,3 +158,58 @@ def test_the_condition_is_depth_then_style_then_appearance(generator):
         for level, saved in zip(generator.decoder, kept, strict=True):
             level.adaptation.embed.weight.copy_(saved)
     torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"small", DiscriminatorConfig()], ids=lambda wrong: type(wrong).__name__)
+def test_what_is_no_configuration_is_refused(wrong):
+    with pytest.raises(HidaError, match=r"^config must be a Config, a GeneratorConfig or a preset's name"):
+        build_generator(wrong)
+
+
+def test_without_values_it_gives_the_sizes():
+    with torch.device("meta"):
+        photo, depth, style = torch.empty(2, 3, 512, 256), torch.empty(2, 1, 512, 256), torch.empty(2, 3)
+        sketch, depth_hat = build_generator(TINY)(photo, depth, style)
+    assert sketch.shape == depth_hat.shape == (2, 1, 512, 256)
+
+
+def steered(kind, n, h, w):
+    photo, depth, style = inputs(n, h, w)
+    if kind == "weights":
+        style = torch.rand(n, 3)
+    return photo, depth, torch.rand(n, 3, h // 4, w // 4) if kind == "map" else style
+
+
+# 512 at least: at 256 the bottleneck is one pixel, and torch takes a size of 1 as a constant of the graph.
+SIZES = (2, 512, 768), (1, 768, 512), (5, 512, 512)
+on_backends = pytest.mark.parametrize(
+    "backend",
+    ["reference", pytest.param("native", marks=pytest.mark.skipif(not library.loaded, reason="no native library"))],
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+@on_backends
+@pytest.mark.parametrize("change", [{}, {"depth_per_level": "gaussian"}, {"residual": "input"}], ids=str)
+@pytest.mark.parametrize("style", ["index", "weights", "map"])
+def test_an_export_takes_any_number_of_photos_and_any_multiple_of_256(style, change, backend, strict):
+    torch.manual_seed(0)
+    module, rows, columns = build_generator(dataclasses.replace(TINY, **change)).eval(), Dim("rows"), Dim("columns")
+    images = {0: Dim("N"), 2: 256 * rows, 3: 256 * columns}
+    third = {"map": {0: images[0], 2: 64 * rows, 3: 64 * columns}}.get(style, {0: images[0]})
+    with ops.backend(backend), torch.no_grad():
+        program = exports(module, lambda *size: steered(style, *size), (images, images, third), SIZES, strict)
+        unguarded = program.module(check_guards=False)
+        for size in ((1, 256, 256), (3, 256, 512)):
+            given = steered(style, *size)
+            torch.testing.assert_close(unguarded(*given), module(*given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@on_backends
+def test_it_is_compiled_once_for_all_sizes(backend):
+    torch.manual_seed(0)
+    module = build_generator(TINY).eval()
+    with ops.backend(backend), torch.no_grad():
+        compiles_once(module, lambda *size: steered("index", *size), [(2, 512, 768), (4, 768, 512), (2, 1024, 512)])

@@ -8,9 +8,11 @@ import oracle
 import pytest
 import torch
 from torch.nn import functional
+from tracing import IMAGES, compiles_once, exports
 
 from hida import ops
 from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, MetaACON
+from hida.ops import library
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(1, 16), (64, 16), (256, 16), (512, 32)])
@@ -128,3 +130,47 @@ def test_dog_keeps_its_coordinates_in_full_precision_under_autocast():
         y = module(x.bfloat16())
     assert seen == [(torch.float32, torch.float32)]
     assert y.dtype == torch.bfloat16
+
+
+# C, 6, is more and less than H.
+SIZES = (5, 7, 9), (1, 1, 1), (2, 17, 3), (7, 40, 33)
+MODULES = {
+    "metaACON": lambda: MetaACON(6),
+    "adaptation": lambda: DynamicAdaptation(6, 4, "activated"),
+    "DySPADE": lambda: DySPADE(6, 4, "input", "relu"),
+    "InfoACON": lambda: InfoACON(6, 4),
+    "DOG": lambda: DOG(6, 5),
+    "norm": lambda: InstanceNorm(0.2, 0.2),
+}
+QUICK = ("metaACON", "adaptation")
+by_name = pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODULES]
+)
+by_backend = pytest.mark.parametrize(
+    "backend",
+    ["reference", pytest.param("native", marks=pytest.mark.skipif(not library.loaded, reason="no native library"))],
+)
+
+
+def given(name, n, h, w):
+    image = torch.randn(n, 6, h, w)
+    return (image, torch.randn(n, 4, h, w)) if name in ("adaptation", "DySPADE", "InfoACON") else (image,)
+
+
+@by_name
+@by_backend
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_exported_module_takes_any_number_of_images_and_any_size(name, backend, strict):
+    torch.manual_seed(0)
+    with ops.backend(backend):
+        kinds = [IMAGES] * len(given(name, 1, 1, 1))
+        exports(MODULES[name](), lambda *size: given(name, *size), kinds, SIZES, strict)
+
+
+@by_name
+@by_backend
+@pytest.mark.slow
+def test_a_compiled_module_is_compiled_once_for_all_sizes(name, backend):
+    torch.manual_seed(0)
+    with ops.backend(backend):
+        compiles_once(MODULES[name](), lambda *size: given(name, *size), [s for s in SIZES if 1 not in s])

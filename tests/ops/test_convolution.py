@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional
+from tracing import IMAGES, compiles_once, exports
 
 from hida import ops
 from hida.nn import Conv2d, Upsample
@@ -74,9 +75,10 @@ def test_another_layout_goes_through_too():
 
 
 def test_operators_are_registered_well():
-    for x in (torch.randn(1, 4, 4, 4), torch.randn(1, 4, 20, 20)):
-        torch.library.opcheck(torch.ops.hida.conv2d, (x, torch.randn(6, 4, 3, 3), torch.randn(6), [1, 1], [1, 1]))
-        torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, torch.randn(4, 6, 4, 4), torch.randn(6)))
+    kernel, doubling, bias = (torch.randn(s).requires_grad_() for s in ((6, 4, 3, 3), (4, 6, 4, 4), (6,)))
+    for x in (torch.randn(1, 4, 4, 4).requires_grad_(), torch.randn(1, 4, 20, 20).requires_grad_()):
+        torch.library.opcheck(torch.ops.hida.conv2d, (x, kernel, bias, [1, 1], [1, 1]))
+        torch.library.opcheck(torch.ops.hida.conv_transpose2d, (x, doubling, bias))
 
 
 @pytest.mark.parametrize(("mean", "shape", "steps"), [(3, (48, 256, 3, 3), (1, 1)), (0, (256, 12, 4, 4), ())])
@@ -113,3 +115,35 @@ def test_misuse_names_the_argument():
         e.conv2d(torch.randn(1, 4, 32, 32), torch.randn(6, 4, 3, 3), None, [1, 1], [0, 0])
     with pytest.raises(RuntimeError, match="float32"):
         e.conv_transpose2d(x.double(), torch.randn(4, 6, 4, 4), None)
+
+
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Conv2d(6, 20, 3, padding=1),
+        Conv2d(20, 5, 3, padding=1),
+        Conv2d(6, 1, 4, padding=2),
+        Upsample(6, 5),
+        Upsample(6, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_an_export_is_bound_to_no_number_of_pixels(layer, layout, strict):
+    def made(n, h, w):
+        return (torch.randn(n, layer.in_channels, h, w).to(memory_format=layout),)
+
+    # 64 and fewer, and more than 256 pixels in the batch, whichever was traced.
+    for sizes in ([(5, 7, 9), (1, 1, 1), (2, 17, 3), (8, 40, 33)], [(2, 3, 4), (7, 20, 30)]):
+        with ops.backend("native"):
+            exports(layer.to(memory_format=layout), made, (IMAGES,), sizes, strict)
+
+
+@pytest.mark.slow
+def test_a_convolution_is_compiled_once_for_few_pixels_and_many():
+    for layer in (Conv2d(6, 20, 4, stride=2, padding=1), Upsample(6, 5)):
+        with ops.backend("native"):
+            compiles_once(
+                layer, lambda *size: (torch.randn(size[0], 6, *size[1:]),), [(2, 4, 8), (3, 40, 30), (5, 8, 9)]
+            )

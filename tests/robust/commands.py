@@ -163,7 +163,7 @@ def make_inputs(folder: Path, hida) -> None:
         config = dataclasses.replace(config, discriminator=DiscriminatorConfig())
         tensors |= {f"discriminator.{k}": v for k, v in build_discriminator(config).state_dict().items()}
         checkpoint.save(folder / f"{name}-with-discriminator.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
-    (folder / "recipe.toml").write_text("[train]\nholdout = 1\n")
+    (folder / "recipe.toml").write_text("[train]\nholdout = 1\n", encoding="utf-8")
     hida("train", "--data", "data", "--out", "run", *TRAIN)
     hida("export-released", "tiny-with-discriminator.safetensors", "released.ckpt")
     hida("export-released", "other-with-discriminator.safetensors", "other.ckpt")
@@ -184,4 +184,4 @@ def _write_fs2k(folder: Path, data: Path, random: np.random.Generator) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.open(data / kind / f"p{k}.png").convert("RGB").save(path, quality=95)
             entries.append({"image_name": f"photo1/image{k:04d}", **colours, **rest, "style": k % 3})
-        (folder / f"anno_{split}.json").write_text(json.dumps(entries))
+        (folder / f"anno_{split}.json").write_text(json.dumps(entries), encoding="utf-8")

@@ -46,7 +46,7 @@ def isolated(tmp_path_factory, inputs, source):
     """A stage whose processes are in a mount namespace, in which file systems can be mounted."""
     try:
         tried = subprocess.run(
-            [*ISOLATED, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True, check=False
+            [*ISOLATED, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, encoding="utf-8", check=False
         )
         refused = tried.stderr if tried.returncode else ""
     except OSError as error:

@@ -95,7 +95,7 @@ def count_events(before, after, number, told):
     if told:
         import atexit
 
-        atexit.register(lambda: Path(told).write_text(f"{seen[0]} {seen[1]}"))
+        atexit.register(lambda: Path(told).write_text(f"{seen[0]} {seen[1]}", encoding="utf-8"))
 
 
 def drop_capabilities():
@@ -183,7 +183,9 @@ class Server:
 
     def command(self, request):
         """Run a program to its end, such as mount."""
-        done = subprocess.run(request["words"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            request["words"], stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False
+        )
         return [done.returncode, done.stdout + done.stderr]
 
     def files(self, request):
@@ -209,7 +211,7 @@ class Server:
         hida.depth.builtin.train.recalibrate.__defaults__ = (1,)  # of 32 batches, which take a minute
         with contextlib.suppress(ImportError):
             import matplotlib.figure  # noqa: F401
-        channel = os.fdopen(os.dup(1), "w")
+        channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         for line in sys.stdin:
             request = json.loads(line)

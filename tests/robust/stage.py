@@ -48,7 +48,7 @@ class Server:
     """The server of driver.py, begun in a mount namespace of its own with ``prefix``."""
 
     def __init__(self, scratch: Path, prefix: tuple[str, ...] = ()) -> None:
-        self.log = (scratch / "server.log").open("w+")
+        self.log = (scratch / "server.log").open("w+", encoding="utf-8")
         scratch.joinpath("matplotlib").mkdir(exist_ok=True)
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "ROBUST_SCRATCH": str(scratch)}
         env |= {"MPLCONFIGDIR": str(scratch / "matplotlib"), "PYTHONPATH": str(ROOT)}
@@ -176,7 +176,10 @@ class Stage:
 
     def begin_fresh(self, words: list[str], work: Path) -> subprocess.Popen:
         """Start a command as a process of its own."""
-        with Path(f"{work}.out").open("w") as out, Path(f"{work}.err").open("w") as err:
+        with (
+            Path(f"{work}.out").open("w", encoding="utf-8") as out,
+            Path(f"{work}.err").open("w", encoding="utf-8") as err,
+        ):
             doubles = words[0] in ("prepare", "weights")
             program = [str(DRIVER), "hida"] if doubles else ["-m", "hida"]
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
@@ -229,7 +232,7 @@ class Stage:
 
 
 def read(path) -> str:
-    return Path(path).read_text(errors="replace")
+    return Path(path).read_text(errors="replace", encoding="utf-8")
 
 
 def torn(found: dict[str, str]) -> list[str]:
@@ -270,9 +273,9 @@ def of_session(leader: int) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, IndexError, ValueError):
-            state, _, _, session = entry.read_text().rpartition(")")[2].split()[:4]
+            state, _, _, session = entry.read_text(encoding="utf-8").rpartition(")")[2].split()[:4]
             if int(session) == leader and state != "Z":
-                found.append(entry.with_name("cmdline").read_text().replace("\0", " ")[:100])
+                found.append(entry.with_name("cmdline").read_text(encoding="utf-8").replace("\0", " ")[:100])
     return found
 
 

@@ -126,9 +126,9 @@ def test_a_pack_is_unpacked_on_a_full_disk_whole_or_not_at_all(isolated, disk):
 
 
 def test_contents_says_what_is_torn(tmp_path):
-    (tmp_path / "a.json").write_text('{"a": 1')
+    (tmp_path / "a.json").write_text('{"a": 1', encoding="utf-8")
     (tmp_path / "b.png").write_bytes(b"\x89PNG")
-    (tmp_path / "c.jsonl").write_text('{"a": 1}\n{"a"')
-    (tmp_path / "d.jsonl").write_text('{"a"\n{"a": 1}\n')
+    (tmp_path / "c.jsonl").write_text('{"a": 1}\n{"a"', encoding="utf-8")
+    (tmp_path / "d.jsonl").write_text('{"a"\n{"a": 1}\n', encoding="utf-8")
     (tmp_path / "e.safetensors").write_bytes(b"\0" * 9)
     assert [line.split()[0] for line in torn(contents(tmp_path))] == ["a.json", "b.png", "d.jsonl", "e.safetensors"]

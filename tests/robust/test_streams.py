@@ -29,9 +29,9 @@ def shell(stage, name, rest):
     command = command.replace("{inputs}", str(stage.inputs))
     script = f"{command} {rest}; echo ${{PIPESTATUS[0]}} >status"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=work, env=stage.env(work), capture_output=True, text=True, check=False
+        ["bash", "-c", script], cwd=work, env=stage.env(work), capture_output=True, encoding="utf-8", check=False
     )
-    return Ended(int((work / "status").read_text()), done.stdout, done.stderr), work
+    return Ended(int((work / "status").read_text(encoding="utf-8")), done.stdout, done.stderr), work
 
 
 @pytest.mark.parametrize("name", WORDS)

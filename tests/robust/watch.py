@@ -50,14 +50,14 @@ def _as_bytes(path: Path) -> str:
 
 def _json(path: Path) -> str:
     if path.parent.name == "verified":
-        json.loads(path.read_text())
+        json.loads(path.read_text(encoding="utf-8"))
         return ""
-    return _hash(_still(json.loads(path.read_text())))
+    return _hash(_still(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _lines(path: Path) -> str:
     """A journal may lack its end, but no line in the middle is torn, nor is a last one that ends."""
-    pieces = path.read_text().split("\n")
+    pieces = path.read_text(encoding="utf-8").split("\n")
     entries = [json.loads(line) for line in pieces[:-1]]
     return _hash([_still(entry) for entry in entries])
 

@@ -27,7 +27,7 @@ OPTIONS += ["--device", "cpu"]
 def few_held_out(tmp_path, monkeypatch):
     """The test set has five training pairs; the recipe would hold out 58."""
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text("[train]\nholdout = 1\n")
+    recipe.write_text("[train]\nholdout = 1\n", encoding="utf-8")
     monkeypatch.setenv("HIDA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -38,7 +38,9 @@ def run(data, out, *more):
 
 
 def test_a_recipe_for_a_given_time_trains_for_iterations_here(data, tmp_path):
-    (tmp_path / "recipe.toml").write_text('[train]\nholdout = 1\nminutes = 9\n[optimizer]\nschedule = "elapsed"\n')
+    (tmp_path / "recipe.toml").write_text(
+        '[train]\nholdout = 1\nminutes = 9\n[optimizer]\nschedule = "elapsed"\n', encoding="utf-8"
+    )
     assert run(data, tmp_path / "a", "--iterations", 2) == 0
     weights = load(tmp_path / "a" / "runs" / "full-seed0" / "weights.safetensors")
     assert weights.state["iteration"] == 2
@@ -46,12 +48,12 @@ def test_a_recipe_for_a_given_time_trains_for_iterations_here(data, tmp_path):
 
 def test_a_torn_or_strange_log_line_is_no_speed(tmp_path):
     lines = ['{"images_per_second": 2.5, "scale": NaN}', "[" * 9999, '{"images_per_second": true}', '{"images_per_sec']
-    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert ablate._speeds(ablate.Run(load_preset("small"), 0, tmp_path)) == [2.5]
 
 
 def test_the_name_of_a_preset_is_one_component_of_a_path(data, tmp_path, capsys):
-    (tmp_path / "mine.toml").write_text('name = "../../ESC0"\n')
+    (tmp_path / "mine.toml").write_text('name = "../../ESC0"\n', encoding="utf-8")
     assert run(data, tmp_path / "a", "--iterations", 2, "--presets", tmp_path / "mine.toml") == 2
     assert "mine.toml' cannot name a folder" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
@@ -60,7 +62,7 @@ def test_the_name_of_a_preset_is_one_component_of_a_path(data, tmp_path, capsys)
 def test_every_network_is_trained_and_scored_alike(data, tmp_path, capsys):
     assert run(data, tmp_path / "a", "--iterations", 3, "--seeds", 0, 7) == 0
     printed = capsys.readouterr().out
-    table = json.loads((tmp_path / "a" / "table.json").read_text())
+    table = json.loads((tmp_path / "a" / "table.json").read_text(encoding="utf-8"))
     assert [(row["preset"], row["seed"]) for row in table["rows"]] == [
         ("model_a", 0),
         ("model_a", 7),
@@ -69,7 +71,7 @@ def test_every_network_is_trained_and_scored_alike(data, tmp_path, capsys):
     ]
     assert {row["iterations"] for row in table["rows"]} == {3}
     assert all(set(row["metrics"]) == {"scoot", "fsim"} and row["n"] == 1 for row in table["rows"])
-    text = (tmp_path / "a" / "table.md").read_text()
+    text = (tmp_path / "a" / "table.md").read_text(encoding="utf-8")
     assert text in printed
     assert "3 iterations of 2 pairs each" in text
     assert "1 pairs instead of the 1,046" in text
@@ -105,7 +107,7 @@ def test_a_budget_becomes_one_number_of_iterations(data, tmp_path, monkeypatch, 
     runs = [ablate.make_run(command, name, 0, 3) for name in command.presets]
     # Batches of 2 take 0.25 s and 1 s: two minutes for both networks.
     assert ablate.plan(command, runs, 4, "cpu") == int(120 / 1.25)
-    assert json.loads((tmp_path / "b" / "plan.json").read_text())["seconds_per_iteration"] == {
+    assert json.loads((tmp_path / "b" / "plan.json").read_text(encoding="utf-8"))["seconds_per_iteration"] == {
         "model_a": 0.25,
         "full": 1.0,
     }

@@ -42,8 +42,9 @@ def assert_same_runs(out, straight):
     assert samples[0] == samples[1]
 
 
+@pytest.mark.parametrize("at", [2, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 3, 4, 5))])
 def test_a_stop_between_the_pairs_that_are_drawn_saves_at_once_and_they_are_drawn_later(
-    data, straight, tmp_path, monkeypatch
+    data, straight, tmp_path, monkeypatch, at
 ):
     """By the second iteration there are 3 pairs of a held-out error, then 3 more, then the 2 or 3 of a sample grid."""
     draw, drawn = TrainingState.draw, []
@@ -54,15 +55,13 @@ def test_a_stop_between_the_pairs_that_are_drawn_saves_at_once_and_they_are_draw
             signal.raise_signal(signal.SIGTERM)
         return draw(state, batch)
 
-    for at in (2, 5):
-        out, drawn[:] = tmp_path / f"{at}", []
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingState, "draw", draw_and_stop)
-            assert hida_train(data, out, *OPTIONS) == 0
-        assert drawn.count(2) == at  # no other pair was drawn after the signal
-        assert load(checkpoint_paths(out)[0]).iteration == 2
-        assert hida_train(data, out, *OPTIONS) == 0
-        assert_same_runs(out, straight)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "draw", draw_and_stop)
+        assert hida_train(data, tmp_path, *OPTIONS) == 0
+    assert drawn.count(2) == at  # no other pair was drawn after the signal
+    assert load(checkpoint_paths(tmp_path)[0]).iteration == 2
+    assert hida_train(data, tmp_path, *OPTIONS) == 0
+    assert_same_runs(tmp_path, straight)
 
 
 def test_the_checkpoint_of_an_evaluation_is_there_before_it(data, tmp_path, monkeypatch):
@@ -80,8 +79,8 @@ def test_the_checkpoint_of_an_evaluation_is_there_before_it(data, tmp_path, monk
     ("part", "iteration"),
     [
         ("drawing", 2),
-        ("the discriminator's gradients", 2),
-        ("the discriminator's step", 3),
+        pytest.param("the discriminator's gradients", 2, marks=pytest.mark.slow),
+        pytest.param("the discriminator's step", 3, marks=pytest.mark.slow),
         ("the generator's gradients", 3),
         ("the generator's step", 2),
     ],
@@ -149,6 +148,16 @@ def test_a_signal_before_the_first_iteration_is_done_ends_the_command(
     assert sorted(path.name for path in out.rglob("*")) == (
         ["config.json", "log.jsonl"] if moment == "the first iteration" else []
     )
+
+
+def test_speeds_are_those_of_the_process_that_logs_them(data, tmp_path, monkeypatch):
+    """Iterations of ten seconds, two pairs each; the second process has one of the two before the line."""
+    now, finish = [0.0], TrainingState.finish
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(TrainingState, "finish", lambda state: (now.__setitem__(0, now[0] + 10), finish(state)))
+    for _ in range(2):
+        assert hida_train(data, tmp_path, *OPTIONS, "--train.log-every", "2", "--stop-after", "3") == 0
+    assert [e["images_per_second"] for e in log(tmp_path) if "pixel" in e] == pytest.approx([0.2, 0.2])
 
 
 def full(*_, **__):

@@ -35,7 +35,7 @@ def straight(data, tmp_path_factory):
 
 
 def test_a_run_leaves_what_it_promises(straight):
-    config = json.loads((straight / "config.json").read_text())
+    config = json.loads((straight / "config.json").read_text(encoding="utf-8"))
     assert config["generator"]["base_width"] == 2
     assert [path.stem for path in checkpoint_paths(straight)] == ["iteration-00000008", "iteration-00000006"]
     entries = log(straight)
@@ -132,12 +132,11 @@ def test_a_larger_batch_after_a_resume_ends_at_the_same_epoch(data, straight, tm
     assert (tmp_path / "weights.safetensors").exists()
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2, 4, 5, 6, 7))])
 def test_a_run_stopped_between_log_lines_logs_what_the_straight_one_does(data, straight, tmp_path, at):
     """The means are over all iterations since the last line, those before the stop included."""
     options = (*OPTIONS, "--train.log-every", "4")
     assert hida_train(data, tmp_path, *options, "--stop-after", str(at)) == 0
-    assert hida_train(data, tmp_path, *options, "--stop-after", "4") == 0
     assert hida_train(data, tmp_path, *options) == 0
     every = {entry["iteration"]: entry for entry in log(straight) if "pixel" in entry}
     ours = {entry["iteration"]: entry for entry in log(tmp_path) if "pixel" in entry}
@@ -243,10 +242,10 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(data, straight, cap
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
     assert hida_train(data, tmp_path / "out") == 2
     assert "there is a file where a folder was expected" in capsys.readouterr().err.splitlines()[-1]
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("log_every", ["1", "100"])
@@ -293,7 +292,7 @@ def test_every_option_with_a_value_that_cannot_be_is_named(part):
 
 
 def test_a_value_of_a_file_is_told_with_the_file(tmp_path):
-    (tmp_path / "mine.toml").write_text("[train]\nbatch = 0\n")
+    (tmp_path / "mine.toml").write_text("[train]\nbatch = 0\n", encoding="utf-8")
     with pytest.raises(HidaError, match=r"mine\.toml' cannot be used: train\.batch must be ≥ 1; it is 0\.$"):
         cli_train.parse(["--data", "d", "--out", "o", "--preset", str(tmp_path / "mine.toml")])
 
@@ -310,7 +309,7 @@ def test_the_presets_name_is_no_option(capsys):
 
 
 def test_a_preset_is_the_default_under_the_command_line(tmp_path):
-    (tmp_path / "mine.toml").write_text("[generator]\nbase_width = 8\nstyles = 5\n")
+    (tmp_path / "mine.toml").write_text("[generator]\nbase_width = 8\nstyles = 5\n", encoding="utf-8")
     for word in (["--preset", str(tmp_path / "mine.toml")], [f"--preset={tmp_path / 'mine.toml'}"]):
         arguments = cli_train.parse(["--data", "d", "--out", "o", *word, "--generator.styles", "4"])
         assert (arguments.config.generator.base_width, arguments.config.generator.styles) == (8, 4)

@@ -111,7 +111,7 @@ def whole_command(data, out, command, *options):
     """Run a training whose capture fails; return the process, which ended well."""
     command = [sys.executable, *command, "--data", str(data), "--out", str(out), *TINY, *options]
     environment = PROCESS | {FAIL_CAPTURE: "1"}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    process = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=240)
     assert process.returncode == 0, process.stderr
     return process
 

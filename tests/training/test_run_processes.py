@@ -29,7 +29,7 @@ def ended(process):
 
 def start(data, out, *options):
     command = [sys.executable, "-m", "hida.train", "--data", str(data), "--out", str(out), *TINY, *options]
-    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_signal_saves_and_the_run_goes_on_later(data, tmp_path, number):
     long = ("--train.epochs", "2000", "--train.checkpoint-epochs", "0")
     process = start(data, tmp_path, *long)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text(encoding="utf-8"):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -84,7 +84,7 @@ def test_ten_kills_at_random_moments_change_nothing(data, tmp_path):
 def start_torchrun(data, out, *options):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hida.train"]
     command += ["--data", str(data), "--out", str(out), *TINY, *options]
-    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=PROCESS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
 
 
 def torchrun(data, out, *options):
@@ -145,7 +145,7 @@ def test_torchrun_stopped_at_random_moments_ends_like_an_undisturbed_run(data, t
             process.communicate(timeout=random.uniform(0.3, 1) * whole)
             continue
         except subprocess.TimeoutExpired:
-            trained = (out / "log.jsonl").exists() and "pixel" in (out / "log.jsonl").read_text()
+            trained = (out / "log.jsonl").exists() and "pixel" in (out / "log.jsonl").read_text(encoding="utf-8")
             process.terminate()
         told = time.monotonic()
         said = process.communicate(timeout=60)[0]
@@ -182,7 +182,7 @@ def test_a_closed_terminal_leaves_a_checkpoint(data, tmp_path, nohup):
         os.chdir(tmp_path)  # where nohup writes what is printed
         os.execvpe("nohup" if nohup else command[0], ["nohup", *command] if nohup else command, PROCESS)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text(encoding="utf-8"):
         if select.select([terminal], [], [], 0.05)[0]:
             with contextlib.suppress(OSError):  # nohup leaves nobody at it
                 os.read(terminal, 1 << 16)

@@ -16,7 +16,10 @@ from hida.weights.archives import open_member
 def test_an_archive_that_would_unpack_to_more_is_refused(tmp_path, make):
     path, big = tmp_path / "a", 300 << 20
     if make == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open("m", "w") as member:
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+            file.open("m", "w", encoding="utf-8") as member,
+        ):
             for _ in range(big >> 20):
                 member.write(bytes(1 << 20))
     else:

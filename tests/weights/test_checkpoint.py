@@ -171,7 +171,7 @@ def test_other_files_are_refused_and_nothing_in_them_runs(tmp_path, writer):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("data.pkl", pickle.dumps(Bomb(marker)))
     elif writer == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", encoding="utf-8")
     elif writer == "long header":
         path.write_bytes(struct.pack("<Q", 2**63) + b"{}")
     else:

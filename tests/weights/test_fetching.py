@@ -119,7 +119,7 @@ def child(source: str, url: str) -> subprocess.Popen:
     """Begin a fetch in another process."""
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), source, url]
     environment = {**os.environ, "PYTHONPATH": str(Path(hida.__file__).parent.parent)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def everything(folder: Path) -> list[str]:

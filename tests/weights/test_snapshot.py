@@ -137,7 +137,7 @@ def test_a_folder_is_not_replaced(run, tmp_path, capsys):
 
 
 def test_a_run_without_checkpoints_is_told_from_one_whose_are_damaged(tmp_path, capsys, recwarn):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert snapshot(tmp_path, tmp_path / "w.safetensors") == 2
     assert f"the run '{tmp_path}' holds no checkpoint; wait for its first" in capsys.readouterr().err
     checkpoint_path(tmp_path, 1).parent.mkdir()

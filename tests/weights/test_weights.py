@@ -225,7 +225,7 @@ def test_the_modules_would_run_in_a_child_that_is_not_guarded(tmp_path):
     hostile = hostile_folder(tmp_path)
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'])"
     run_in(hostile, code)
-    assert "pip" in (hostile.parent / "ran").read_text()
+    assert "pip" in (hostile.parent / "ran").read_text(encoding="utf-8")
 
 
 def test_a_fetch_runs_nothing_of_the_current_folder(tmp_path):
@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_remember_does_no_harm(places, monkeypatch, state):
         shutil.rmtree(places[2])
         places[2].write_bytes(b"")
     else:
-        entries[0].write_text(content[state])
+        entries[0].write_text(content[state], encoding="utf-8")
     assert weights.find("thing") == places[0] / "thing.bin"
     verified._known.clear()
     (places[0] / "thing.bin").write_bytes(CONTENT[::-1])
@@ -383,6 +383,8 @@ def test_the_command_fetches_groups_and_refuses_unknown_names_before_any_downloa
     assert fetched == []
     weights_command.main(["fetch", "tddfa", "tri", "--accept-licence"])
     assert fetched == [(name, True) for name in weights.GROUPS["tddfa"]]
+    weights_command.main(["fetch", "tri"])
+    assert fetched[-1] == ("tri", False)
     with pytest.raises(HidaError, match="hida weights list"):
         weights_command.main(["fetch"])
 

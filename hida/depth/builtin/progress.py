@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hida.depth.builtin.options import Options
@@ -20,6 +20,7 @@ from hida.documents import parse_json
 from hida.errors import HidaError, first_line, label, stops
 from hida.files import atomic_path
 from hida.weights.foreign import check_header
+from hida.weights.opened import safe_open
 from hida.weights.pickled import PickleError
 from hida.weights.saving import save_tensors
 from hida.weights.torch_file import TorchFile

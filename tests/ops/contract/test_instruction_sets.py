@@ -29,7 +29,9 @@ def test_the_kernels_are_those_asked_for():
 def test_a_set_that_there_is_not_is_refused_in_a_sentence(monkeypatch):
     code = f"import ctypes, torch; f = ctypes.CDLL({str(library.PATH)!r}).hida_cpu_kernels; f.restype = ctypes.c_char_p"
     environment = {**os.environ, "HIDA_CPU": "sse9"}
-    run = subprocess.run([sys.executable, "-c", code + "; print(f())"], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code + "; print(f())"], env=environment, capture_output=True, encoding="utf-8"
+    )
     assert (run.returncode, run.stderr) == (0, "")  # nothing is thrown through C
     assert "HIDA_CPU is 'sse9'; choose avx512, avx2 or generic, or unset it." in run.stdout
     kernels = SimpleNamespace(hida_cpu_kernels=lambda: b"HIDA_CPU asks for avx512, which there is not.")
@@ -60,7 +62,7 @@ def test_the_contract_with_the_kernels_of_every_instruction_set(name, every):
     chosen = " and not ".join(("asked_for or (cpu", *LEFT_OUT)) + ")"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts="]
     command += ["-m", "not slow", "-k", chosen, str(HERE)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     if "which this processor or this build does not have" in run.stdout + run.stderr:
         pytest.skip(f"this processor has no {name}")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]

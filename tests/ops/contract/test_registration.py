@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from backends import back_ends, each, slow
 from checking import OUTPUTS, assert_near, deform, function, outcome
 from operands import NAMES, adaptation, deformation, randoms
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
+import hida.ops
 from hida.ops import OpError
 
 REGISTERED = ("cpu", "cuda")
@@ -72,6 +75,10 @@ WRONG = {
         ("x", torch.ones(3, 4, 5)),
         ("x", torch.ones(2, 3, 4, 5, dtype=torch.int32)),
         ("x", [[1.0]]),
+        ("x", torch.ones(2, 3, 4, 5).to_sparse()),
+        ("x", torch.ones(2, 3, 4, 5).to_mkldnn()),
+        ("x", torch.ones(2, 3, 4, 5, dtype=torch.complex64)),
+        ("logits", torch.nested.nested_tensor([torch.ones(3, 4, 5), torch.ones(2, 4, 5)], layout=torch.jagged)),
         ("logits", torch.ones(2, 3, 4, 4)),
         ("logits", torch.ones(1, 1, 4, 5)),
         ("logits", torch.ones(2, 3, 4, 5, dtype=torch.int64)),
@@ -86,10 +93,12 @@ WRONG = {
         ("beta", torch.ones(1, 3, 4, 5)),
         ("beta", torch.ones(2, 3, 4, 5, device="meta")),
         ("residual", torch.ones(2, 3, 4, 6)),
+        ("residual", torch.ones(2, 3, 4, 5).to_sparse()),
         ("residual", torch.ones(2, 3, 4, 5, dtype=torch.uint8)),
         ("eps", 0.0),
         ("eps", -1e-5),
-        ("eps", float("nan")),
+        *[("eps", value) for value in (float("nan"), float("inf"), 10**400, True, "a", None, 1j, [1e-5])],
+        ("eps", torch.tensor(1e-5)),
     ],
     "ida input": [
         ("h", torch.ones(3, 4, 5)),
@@ -115,11 +124,35 @@ ARGUMENTS = {
 @back_ends("reference", *REGISTERED)
 def test_a_wrong_argument_of_the_adaptation_is_named(backend, name, argument, value):
     tensors = adaptation(name, (2, 3, 4, 5), device=backend.device)
-    if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
         value = value.to(backend.device)
     op = getattr(backend.ops, {"with residual": "instance_norm_modulate", "ida input": "ida"}.get(name, name))
     with pytest.raises(OpError, match=rf"^{argument} (must|is on)"):
         op(**{**dict(zip(ARGUMENTS[name], tensors, strict=True)), argument: value})
+
+
+@back_ends("reference", *REGISTERED)
+def test_eps_is_any_positive_number(backend):
+    x, gamma, beta = randoms(*[(2, 3, 4, 5)] * 3, device=backend.device)
+    expected = backend.ops.instance_norm_modulate(x, gamma, beta, eps=0.5)
+    for eps in (Fraction(1, 2), np.float32(0.5), np.float64(0.5)):
+        assert torch.equal(backend.ops.instance_norm_modulate(x, gamma, beta, eps=eps), expected)
+    assert torch.equal(*(backend.ops.instance_norm_modulate(x, gamma, beta, eps=eps) for eps in (np.int64(1), 1)))
+
+
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+@pytest.mark.parametrize("name", [*NAMES, "deform_conv2d"])
+def test_tensors_without_values_give_the_shape(kind, name):
+    case = (
+        deformation("plain", torch.bfloat16)[0]
+        if name == "deform_conv2d"
+        else adaptation(name, (2, 3, 5, 6), dtype=torch.bfloat16)
+    )
+    fake = FakeTensorMode()
+    given = [t.to("meta") if kind == "meta" else fake.from_tensor(t) for t in case]
+    steps = ((1, 1),) * 3
+    y = (deform(hida.ops, steps) if name == "deform_conv2d" else function(hida.ops, name))(*given)
+    assert (y.shape, y.dtype, y.device.type) == ((2, 3, 5, 6), torch.bfloat16, "meta" if kind == "meta" else "cpu")
 
 
 @back_ends(*NATIVE)
@@ -193,6 +226,8 @@ def test_deform_conv2d_compiles_as_one_graph(backend, how):
         ("mask", torch.ones(2, 18, 5, 6)),
         ("mask", torch.ones(2, 9, 5, 6, device="meta")),
         ("bias", torch.ones(2)),
+        ("bias", torch.ones(3).to_sparse()),
+        ("offset", torch.ones(2, 18, 5, 6).to_sparse()),
         ("stride", 0),
         ("stride", 1.5),
         ("stride", (1, 2, 3)),
@@ -205,7 +240,7 @@ def test_deform_conv2d_compiles_as_one_graph(backend, how):
 def test_a_wrong_argument_of_deform_conv2d_is_named(backend, name, value):
     tensors, _ = deformation("plain", device=backend.device)
     given = dict(zip(OUTPUTS[1:], tensors, strict=True), padding=1)
-    if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
         value = value.to(backend.device)
     with pytest.raises(OpError, match=rf"^{name} "):
         backend.ops.deform_conv2d(**{**given, name: value})
@@ -236,31 +271,6 @@ def test_deform_conv2d_is_called_as_torchvisions_is(backend):
     ):
         with pytest.raises(OpError, match="padding must be"):
             backend.ops.deform_conv2d(x, **given, padding=wrong)
-
-
-@pytest.mark.parametrize("name", [*NAMES, "deform_conv2d"])
-@back_ends("reference", *REGISTERED)
-def test_an_exported_op_takes_any_number_of_images_and_any_size(backend, name):
-    sizes = (5, 7, 9), (1, 1, 1), (2, 17, 3), (8, 40, 33)
-
-    def made(n, h, w):
-        if name != "deform_conv2d":
-            return tuple(adaptation(name, (n, 6, h, w), device=backend.device))
-        return tuple(deformation("depthwise", batch=n, size=(h, w), device=backend.device)[0])
-
-    class Module(torch.nn.Module):
-        def forward(self, *given):
-            if name == "deform_conv2d":
-                return backend.ops.deform_conv2d(*given[:4], 1, 1, 1, given[4])
-            return function(backend.ops, name)(*given)
-
-    maps = {axis: torch.export.Dim(letter) for axis, letter in ((0, "N"), (2, "H"), (3, "W"))}
-    first = made(*sizes[0])
-    kinds = tuple(maps if t.dim() == 4 and t.shape[2:] == first[0].shape[2:] else None for t in first)
-    exported = torch.export.export(Module(), first, dynamic_shapes=(kinds,), strict=False).module()
-    for size in sizes:
-        given = made(*size)
-        torch.testing.assert_close(exported(*given), Module()(*given))
 
 
 @back_ends("reference", *REGISTERED)

@@ -90,7 +90,7 @@ GOLDEN = Path(os.environ.get("HIDA_GOLDEN", "")) / "released_keys.json"
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="needs released_keys.json")
 def test_the_plain_network_has_the_names_and_shapes_of_the_released_file():
-    listed = json.loads(GOLDEN.read_text())
+    listed = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert list(plain.shapes().items()) == [(name, tuple(shape)) for name, shape, _ in listed["G"] + listed["D"]]
 
 
@@ -200,7 +200,7 @@ def test_a_folder_gets_weights_and_configuration(state, tmp_path):
     out = tmp_path / "model"
     import_released.main([str(save(tmp_path / "a.ckpt", state)), str(out)])
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "weights.safetensors"]
-    assert json.loads((out / "config.json").read_text())["generator"]["base_width"] == 8
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["generator"]["base_width"] == 8
     assert load_generator(out)[1].generator.base_width == 8
 
 
@@ -415,8 +415,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
     picture, sentences = tmp_path / "photo.jpg", {}
     Image.new("RGB", (64, 64)).save(picture)
     (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "page.ckpt").write_text("\n<!DOCTYPE html><title>Sign in</title>")
-    (tmp_path / "words.ckpt").write_text("words\n" * 9)
+    (tmp_path / "page.ckpt").write_text("\n<!DOCTYPE html><title>Sign in</title>", encoding="utf-8")
+    (tmp_path / "words.ckpt").write_text("words\n" * 9, encoding="utf-8")
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
     os.mkfifo(tmp_path / "pipe")
     names = ("photo.jpg", "empty.ckpt", "page.ckpt", "words.ckpt", "w.safetensors", "pipe", ".", "/dev/null")
@@ -441,7 +441,7 @@ def run(tmp_path):
     path = checkpoint.checkpoint_path(tmp_path / "run", 3)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"damaged")
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text("{}", encoding="utf-8")
     return path
 
 
@@ -469,7 +469,7 @@ def run(tmp_path):
 )
 def test_a_place_that_is_wrong_is_said_before_anything_is_read(run, tmp_path, capsys, command, out, said):
     for name in ("a.ckpt", "w.safetensors", "file"):
-        (tmp_path / name).write_text("not read")
+        (tmp_path / name).write_text("not read", encoding="utf-8")
     (tmp_path / "same.safetensors").symlink_to(tmp_path / "a.ckpt")
     (tmp_path / "same.ckpt").hardlink_to(tmp_path / "w.safetensors")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -8,10 +8,16 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from hida.cli.output import make_printable
 from hida.errors import HidaError, Interrupted, printed, shown, stops
+
+_PACKAGE = Path(__file__).parents[1]
+_python_formats = warnings.formatwarning
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -24,6 +30,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     """
     _require_streams()
     make_printable()
+    warnings.formatwarning = _formatted
     try:
         return _flushed(_run(main, argv))
     except SystemExit as end:  # --help
@@ -82,8 +89,14 @@ def _require_streams() -> None:
     """Put the null device where stdout or stderr was closed: else the next file that is opened takes its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115: for as long as the process lives
-            setattr(sys, name, stream)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
+
+
+def _formatted(message: Warning | str, category: type[Warning], filename: str, *place: Any, **line: Any) -> str:
+    """Return a warning of ours as one line for the user; others as Python formats them."""
+    if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+        return f"hida: {printed(str(message))}\n"
+    return _python_formats(message, category, filename, *place, **line)
 
 
 def _tell(sentence: str) -> None:

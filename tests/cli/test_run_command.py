@@ -158,3 +158,11 @@ def test_output_that_nobody_takes_has_its_status_and_one_line_at_most(lines, res
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == bool(said)
+
+
+def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them():
+    code = "import warnings, hida; from hida.cli.run import run_command; "
+    code += "warn = lambda file: warnings.warn_explicit('not \\x1b kept.', UserWarning, file, 7); "
+    code += "run_command(lambda _: (warn(hida.__file__), warn('/other.py')), [])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "hida: not \\x1b kept.\n/other.py:7: UserWarning: not \x1b kept.\n"

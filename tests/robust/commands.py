@@ -125,7 +125,7 @@ COMMANDS = {
             ("import-released", "{inputs}/other.ckpt", "out"),
         ),
         Command("depth", ("depth", "{inputs}/photos", "--method", "builtin", "--out", "out")),
-        Command("train-depth", (*TRAIN_DEPTH, "--checkpoint", "out/state.pt"), kept=r"out/state\.pt"),
+        Command("train-depth", (*TRAIN_DEPTH, "--checkpoint", "out/state.safetensors"), kept=r"out/state\.safetensors"),
         Command(
             "snapshot",
             ("weights", "snapshot", "{inputs}/run", "out/weights.safetensors"),

@@ -75,9 +75,9 @@ def count_events(before, after, number, told):
             os.kill(os.getpid(), number)
 
     def hook(event, arguments):
-        if event in EVENTS and arguments and isinstance(arguments[0], (str, bytes, os.PathLike)):
-            if os.path.abspath(os.fsdecode(arguments[0])).startswith(root):
-                note(0, before)
+        path = arguments[0] if event in EVENTS and arguments else None
+        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)).startswith(root):
+            note(0, before)
 
     calls = {getattr(os, name) for name in CALLS}
     if fcntl is not None:
@@ -149,12 +149,7 @@ class Server:
                 handle = os.open(name, flags, 0o666)
                 os.dup2(handle, number)
                 os.close(handle)
-            if request.get("closed"):
-                os.close(1)
-            sys.stdin, sys.stdout, sys.stderr = (
-                None if request.get("closed") and k == 1 else open(k, "r" if k == 0 else "w", closefd=False)
-                for k in range(3)
-            )
+            sys.stdin, sys.stdout, sys.stderr = (os.fdopen(k, "w" if k else "r", closefd=False) for k in range(3))
             sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
             if request.get("bare"):
                 drop_capabilities()
@@ -206,10 +201,11 @@ class Server:
 
         for name in COMMANDS:
             __import__(f"hida.cli.{name.replace('-', '_')}")
+        from faces import Model
+
         import hida.depth.builtin.train
         import hida.weights.released.exporting
         import hida.weights.released.importing
-        from faces import Model
 
         hida.depth.builtin.train.TDDFA.load = classmethod(lambda cls, *_: Model())
         hida.depth.builtin.train.recalibrate.__defaults__ = (1,)  # of 32 batches, which take a minute

@@ -268,6 +268,16 @@ def differing(found: dict[str, str], expected: dict[str, str], command: Command)
     return faults
 
 
+def without(found: dict[str, str], folder: str) -> dict[str, str]:
+    """Leave out what is in a folder."""
+    return {name: what for name, what in found.items() if not name.startswith(folder)}
+
+
+def unsaid(said: list[str], place: Path) -> list[str]:
+    """Leave out what a command that does without a folder may say: that it does."""
+    return [line for line in said if not (line.startswith("hida: ") and str(place) in line and "not kept" in line)]
+
+
 def of_session(leader: int) -> list[str]:
     """Return the commands of the processes that belong to a session."""
     found = []

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from commands import COMMANDS
-from stage import differing
+from stage import differing, unsaid, without
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs mount namespaces")]
 
@@ -20,12 +20,8 @@ def refusal(stage, command, work, place, needed, **how):
     ended = stage.run(command.at(stage.inputs), work, **how)
     said, faults, found = [line for line in ended.said if line not in usual], [], files()
     if ended.status == 0 and not needed:
-        inside = f"{place}/"
-        found, expected = (
-            {name: what for name, what in each.items() if not name.startswith(inside)}
-            for each in (found, stage.reference(command)[0])
-        )
-        return differing(found, expected, command) + said
+        found, expected = (without(each, f"{place}/") for each in (found, stage.reference(command)[0]))
+        return differing(found, expected, command) + unsaid(said, work / place)
     faults += [] if ended.status == 2 else [f"its status is {ended.status}"]
     if len(said) != 1 or "Traceback" in ended.err:
         faults.append(f"it said {said[:1] + said[-2:]}")

@@ -94,14 +94,14 @@ def _torch(path: Path) -> str:
     import torch
 
     found = torch.load(path, weights_only=True, map_location="cpu")
-    return _hash(sorted(found)) + _hash_tensors({k: v for k, v in found.get("state_dict", {}).items()})
+    return _hash(sorted(found)) + _hash_tensors(found.get("state_dict", {}))
 
 
 def _hash_tensors(tensors) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.contiguous().reshape(-1).view(-1).numpy().tobytes() if value.numel() else b"")
+        digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -121,8 +121,8 @@ def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(stage, name):
     began = time.monotonic()
     assert stage.end_fresh(stage.begin_fresh(command.at(stage.inputs), work), work).status == 0
     fresh_seconds = time.monotonic() - began
-    # In fresh processes, which take the longest, two signals of the four; each has its turn with some command.
-    turns = [SIGNALS[(place + len(name)) % 4] for place in range(2)]
+    # In fresh processes, which take the longest, one signal of the four; each has its turn with some command.
+    turns = [SIGNALS[(NAMES.index(name) if name in NAMES else len(name)) % 4]]
     plan = [
         (number, kind)
         for _ in range(ROUNDS)

@@ -89,7 +89,8 @@ def _require_streams() -> None:
     """Put the null device where stdout or stderr was closed: else the next file that is opened takes its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open as long as the process)
+            null = os.open(os.devnull, os.O_WRONLY)  # open as long as the process
+            setattr(sys, name, os.fdopen(null, "w", encoding="utf-8", closefd=False))
 
 
 def _formatted(message: Warning | str, category: type[Warning], filename: str, *place: Any, **line: Any) -> str:

@@ -164,5 +164,5 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them():
     code = "import warnings, hida; from hida.cli.run import run_command; "
     code += "warn = lambda file: warnings.warn_explicit('not \\x1b kept.', UserWarning, file, 7); "
     code += "run_command(lambda _: (warn(hida.__file__), warn('/other.py')), [])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stderr == "hida: not \\x1b kept.\n/other.py:7: UserWarning: not \x1b kept.\n"

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import struct
-import tempfile
 import time
 import tracemalloc
 import unicodedata
@@ -268,14 +267,14 @@ def test_a_stop_while_unpacking_leaves_nothing(made, tmp_path, monkeypatch):
 
 
 def test_whoever_comes_second_waits_and_unpacks_nothing(made, tmp_path, monkeypatch):
-    out, began, real = write(tmp_path / "set.zip", made), [], tempfile.mkdtemp
+    out, began, real = write(tmp_path / "set.zip", made), [], unpacking.temporary_folder
 
-    def slow(**options):
-        began.append(options)
+    def slow(*place):
+        began.append(place)
         time.sleep(0.2)
-        return real(**options)
+        return real(*place)
 
-    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    monkeypatch.setattr(unpacking, "temporary_folder", slow)
     with ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(prepared_folder, [out] * 3))
     assert len(began) == 1

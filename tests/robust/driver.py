@@ -149,7 +149,9 @@ class Server:
                 handle = os.open(name, flags, 0o666)
                 os.dup2(handle, number)
                 os.close(handle)
-            sys.stdin, sys.stdout, sys.stderr = (os.fdopen(k, "w" if k else "r", closefd=False) for k in range(3))
+            sys.stdin, sys.stdout, sys.stderr = (
+                os.fdopen(k, "w" if k else "r", encoding="utf-8", closefd=False) for k in range(3)
+            )
             sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
             if request.get("bare"):
                 drop_capabilities()

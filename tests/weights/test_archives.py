@@ -14,11 +14,11 @@ from hida.weights.archives import open_member
 
 @pytest.mark.parametrize("make", ["zip", "tar", "tar of headers", "tar of members"])
 def test_an_archive_that_would_unpack_to_more_is_refused(tmp_path, make):
-    path, big = tmp_path / "a", 300 << 20
+    path, big, mode = tmp_path / "a", 300 << 20, "w"
     if make == "zip":
         with (
             zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
-            file.open("m", "w", encoding="utf-8") as member,
+            file.open("m", mode) as member,
         ):
             for _ in range(big >> 20):
                 member.write(bytes(1 << 20))

@@ -29,7 +29,8 @@ def test_a_checkpoint_is_read_again_and_known_to_be_one(file):
     assert loaded.path == file
     assert loaded.iteration == 3
     assert torch.equal(loaded.tensors["ema.a"], torch.arange(4.0))
-    assert checkpoint.holds_checkpoint(file)
+    with pytest.raises(checkpoint.CheckpointError, match="a checkpoint of a run"):
+        checkpoint.require_target(file, (".safetensors",), ())
     assert torch.equal(load_state(file)["ema.a"], torch.arange(4.0))
 
 

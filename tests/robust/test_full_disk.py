@@ -93,6 +93,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(isolated, d
     tries += [(place, float(random.uniform(0, 1)), k % 2 == 1) for k in range(4 * (ROUNDS - 1))]
     if place == "out":
         tries += [("cache", 0.0, False)] + [("tmp", 0.0, False)] * (ROUNDS > 1)
+    if name == "train-depth" and ROUNDS == 1:
+        tries = tries[1:2]  # each takes half a minute: the teacher looks at every photo
     faults = []
     for place, share, with_older in tries:
         what = f"{place} of {share:.2f}{' with older results' if with_older else ''}"

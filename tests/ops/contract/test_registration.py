@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from fractions import Fraction
 
@@ -151,7 +152,8 @@ def test_tensors_without_values_give_the_shape(kind, name):
     fake = FakeTensorMode()
     given = [t.to("meta") if kind == "meta" else fake.from_tensor(t) for t in case]
     steps = ((1, 1),) * 3
-    y = (deform(hida.ops, steps) if name == "deform_conv2d" else function(hida.ops, name))(*given)
+    with contextlib.nullcontext() if kind == "meta" else fake:  # as torch.export and torch.compile call the ops
+        y = (deform(hida.ops, steps) if name == "deform_conv2d" else function(hida.ops, name))(*given)
     assert (y.shape, y.dtype, y.device.type) == ((2, 3, 5, 6), torch.bfloat16, "meta" if kind == "meta" else "cpu")
 
 

@@ -25,6 +25,8 @@ from hida.ops import library
 from hida.weights.checkpoint import load_generator
 from hida.weights.verified import FOLDER, remembered_sha256
 
+pytestmark = pytest.mark.slow  # processes of the GPU programme
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "bench/gpu/short.sh"
 UNTIL = 0.45  # minutes from the start of "first" to the end of training

@@ -13,6 +13,8 @@ import torch
 from bench.gpu import smoke
 from hida.ops import library
 
+pytestmark = pytest.mark.slow  # processes of the GPU programme
+
 ROOT = Path(__file__).resolve().parents[2]
 needs_library = pytest.mark.skipif(not library.loaded, reason=library.why_not)
 

@@ -15,6 +15,8 @@ from bench import runner, train_step, workers
 from bench.gpu.first import TINY_PRESET
 from hida.ops import library
 
+pytestmark = pytest.mark.slow  # processes of benchmarks
+
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ("--seconds", "0.02", "--without", "compile")
 COMMANDS = ("ops", "deform", "network", "train_step", "results", "gpu/smoke", "gpu/launches", "gpu/short")

@@ -163,7 +163,7 @@ class First:
         tests = ["-m", "pytest", "-v", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider"]
         tests += ["--junitxml", self.results / "test-gpu.xml"]
         tests += ["-n", self.options.workers] if self.gpu and self.options.workers else []
-        tests += TESTS if self.gpu else ["tests/gpu", "tests/cli/test_run_command.py"]
+        tests += TESTS if self.gpu else ["tests/gpu", "tests/test_fields.py"]
         tasks = [self.task("tests", self.python, *tests, HIDA_OPS="auto")]
         launches = ["--error-exitcode", "9", "--print-limit", "20", "--kernel-name", "kns=hida"]
         launches += [self.python, "bench/gpu/launches.py", "--device", self.options.device]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 _SHOWN = 60  # characters of a value in a message
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji
@@ -74,3 +78,16 @@ def stops() -> list[int]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return numbers
+
+
+@contextlib.contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
+    """Give signals to ``handler`` in here; in another thread than the main one, which may not, its caller has them."""
+    before: dict[int, Any] = {}
+    try:
+        for number in numbers if threading.current_thread() is threading.main_thread() else ():
+            before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -49,10 +49,9 @@ def _require(options: AblationOptions) -> None:
         raise HidaError(f"--budget must be a number of minutes above 0; it is {options.budget:g}.")
     if options.iterations is not None and options.iterations < 1:
         raise HidaError(f"--iterations must be 1 or more; it is {options.iterations}.")
-    least = {"batch": 1, "limit": 0}
-    for name, value in ((name, getattr(options, name)) for name in least):
-        if value < least[name]:
-            raise HidaError(f"--{name} must be {least[name]} or more; it is {value}.")
+    for name, value, least in (("batch", options.batch, 1), ("limit", options.limit, 0)):
+        if value < least:
+            raise HidaError(f"--{name} must be {least} or more; it is {value}.")
     if any(seed < 0 for seed in options.seeds):
         raise HidaError(f"--seeds must be 0 or more; one of them is {min(options.seeds)}.")
     for name in ("presets", "seeds", "metrics"):

@@ -14,6 +14,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from hida.errors import HidaError, printed
+from hida.files import cut
 from hida.images.io import image_files
 
 _SHOWN = 40  # characters of a name before the bar
@@ -99,9 +100,7 @@ def _named(stem: str, ending: str) -> str:
         return stem + ending
     # What was cut off still tells names apart.
     ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
-    while len(os.fsencode(stem + ending)) > _LONGEST:
-        stem = stem[:-1]
-    return stem + ending
+    return cut(stem, _LONGEST - len(os.fsencode(ending))) + ending
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hida.cli.output import make_printable
-from hida.errors import HidaError, Interrupted, printed, shown, stops
+from hida.errors import HidaError, Interrupted, handled, printed, shown, stops
 
 _PACKAGE = Path(__file__).parents[1]
 _python_formats = warnings.formatwarning
@@ -57,7 +57,7 @@ def _flushed(status: int) -> int:
 
 def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
     try:
-        with _stoppable():
+        with handled((number for number in stops() if number != signal.SIGINT), _unwind):
             main(argv)
     except HidaError as error:
         _tell(f"hida: {printed(str(error))}")  # names of files in it may hold anything
@@ -113,24 +113,10 @@ def _discard_output() -> None:
         os.close(null)
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _unwind(number: int, frame: object) -> None:
     """Let SIGTERM and SIGHUP unwind like an interrupt: what is half done is removed. A second one ends at once."""
-
-    def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Interrupted(f"stopped by {signal.Signals(number).name}.", number)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in stops() if number != signal.SIGINT}
-    except ValueError:  # not the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    signal.signal(number, signal.SIG_DFL)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}.", number)
 
 
 def _is_of_names(encoding: str) -> bool:

@@ -30,7 +30,7 @@ from hida.data.source import Fault, SourcePair, SourceSet
 from hida.data.spawning import spawning
 from hida.depth.face import FaceModel
 from hida.documents import DocumentError, parse_json
-from hida.errors import HidaError, Interrupted, printed, stops
+from hida.errors import HidaError, Interrupted, handled, printed, stops
 from hida.files import remove_leftovers, write_bytes, write_json
 from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
 from hida.images.io import ImageError, read_image, write_png
@@ -98,7 +98,7 @@ def prepare(
     work = partial(_prepare_pair, out=out, settings=settings)
     with (out / JOURNAL).open("a", encoding="utf-8") as journal:
         bar = tqdm(total=len(source.pairs), initial=len(done), desc="preparing", unit="pair", smoothing=0.05)
-        with bar, _stoppable():
+        with bar, handled(stops(), _stop_here):
             for result in _run(work, todo, model, workers):
                 bar.update()
                 if isinstance(result, Fault):
@@ -300,20 +300,6 @@ def _stop(count: int, source: Path, out: Path) -> HidaError:
     )
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn signals to stop into one sentence; what is finished is in the journal."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise Interrupted("stopped; give the same command again to continue.", signum)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in stops()}
-    except ValueError:  # not the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop_here(number: int, frame: object) -> None:
+    """Turn a signal to stop into one sentence; what is finished is in the journal."""
+    raise Interrupted("stopped; give the same command again to continue.", number)

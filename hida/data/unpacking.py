@@ -23,6 +23,7 @@ from hida.documents import DocumentError, parse_json, require_name
 from hida.documents.values import LARGEST as LARGEST_TEXT
 from hida.errors import HidaError, first_line, shown
 from hida.files import is_ours, make_usual, named_as, temporary_folder
+from hida.files.locks import hold
 
 LARGEST = 16 << 20
 """bytes of one picture; a 250×250 WebP has some 10,000"""
@@ -48,7 +49,7 @@ def prepared_folder(path: Path) -> Path:
         with path.open("rb") as raw:
             pack = _Pack(raw)
             if not pack.is_in(folder):
-                _lock(raw)
+                hold(raw.fileno(), path, wait=True)  # another process, of torchrun say, may unpack it
                 if not pack.is_in(folder):
                     _unpack(pack, folder)
     except DocumentError as error:
@@ -111,14 +112,6 @@ def _require_ours(folder: Path, place: Path, names: list[str], index: bytes) -> 
             f"'{folder}' holds other files (first: {shown(others[0])}), and is where the pack is unpacked; "
             "move it away."
         )
-
-
-def _lock(file: io.BufferedReader) -> None:
-    """Wait until no other process (of torchrun, say) unpacks the file; closing it ends the lock."""
-    with contextlib.suppress(ImportError, OSError):  # not every system has such locks
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 class _Pack:

@@ -28,8 +28,8 @@ _LONGEST = 400  # bytes read of what a lock says of its holder
 _EVERY = 0.2  # seconds between two tries of who waits
 
 
-def hold(handle: int, path: str | os.PathLike[str]) -> Literal["held", "busy", "gone", "none"]:
-    """Lock an open file or folder until it is closed.
+def hold(handle: int, path: str | os.PathLike[str], wait: bool = False) -> Literal["held", "busy", "gone", "none"]:
+    """Lock an open file or folder until it is closed; with ``wait`` as soon as no other process has it.
 
     Returns:
         "held"; "busy" if another process has it; "gone" if it is no longer the one at ``path``, since another process
@@ -38,7 +38,7 @@ def hold(handle: int, path: str | os.PathLike[str]) -> Literal["held", "busy", "
     if fcntl is None:
         return "none"
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         return "busy" if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else "none"
     with contextlib.suppress(FileNotFoundError):

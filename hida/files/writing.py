@@ -121,7 +121,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Remove what :func:`atomic_path` and :func:`temporary_folder` left in ``folder`` when their process was killed."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry.path for entry in entries if entry.name.startswith(_OURS) and _PART in entry.name]
+            found = [entry.path for entry in entries if _is_temporary(entry.name)]
     except OSError:
         return
     for path in found:
@@ -137,7 +137,11 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
 def is_ours(name: str) -> bool:
     """Return whether a name is that of a lock or of a temporary file or folder of HIDA, not of any result."""
-    return name == LOCK or (name.startswith(_OURS) and _PART in name)
+    return name == LOCK or _is_temporary(name)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(_OURS) and _PART in name
 
 
 def _status(target: Path) -> os.stat_result | None:
@@ -183,8 +187,10 @@ def make_usual(path: Path, mode: int) -> None:
 
 def cut(name: str, most: int) -> str:
     """Return the beginning of a file's name, at most ``most`` bytes: file systems bound bytes, not characters."""
-    data = os.fsencode(name)
-    return name if len(data) <= most else data[:most].decode("utf-8", "ignore")
+    name = name[:most]
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
 
 
 @contextlib.contextmanager

@@ -7,14 +7,13 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
 
-from hida.errors import HidaError, stops
+from hida.errors import HidaError, handled, stops
 
 _TORCHRUN = "start several processes with torchrun --nproc_per_node=N -m hida.train, or unset WORLD_SIZE."
 
@@ -29,19 +28,12 @@ def _number(name: str, least: int, largest: int) -> int:
     return int(text)
 
 
-@contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def at_once() -> contextlib.AbstractContextManager[None]:
     """Let signals end the process at once while it waits for others to join it.
 
     That waits in C, for half an hour where another has ended, and no handler of Python's runs meanwhile.
     """
-    alone = threading.current_thread() is not threading.main_thread()
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (() if alone else stops())}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(stops(), signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

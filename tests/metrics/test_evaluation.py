@@ -360,7 +360,7 @@ def test_with_a_locked_cache_everything_is_measured_and_two_lines_say_why_it_is_
     other.close()
     assert 0 < result["groups"]["overall"]["fsim"]["value"] <= 1
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "cache" in line]
-    assert len(lines) == 2  # that it waits, and that it was in vain
+    assert len(lines) == 2  # that it waits, and that it gave up
     assert all(line.startswith(f"hida: the cache {cache} is locked by another process") for line in lines)
 
 

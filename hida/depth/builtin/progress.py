@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from hida.depth.builtin.options import Options
 from hida.documents import parse_json
-from hida.errors import HidaError, first_line, label, stops
+from hida.errors import HidaError, first_line, handled, label, stops
 from hida.files import atomic_path
 from hida.weights.foreign import check_header
 from hida.weights.opened import safe_open
@@ -172,12 +170,5 @@ def held_signals(wanted: bool) -> Iterator[list[int]]:
         wanted: whether to hold them at all.
     """
     caught: list[int] = []
-    able = wanted and threading.current_thread() is threading.main_thread()  # no other may set handlers
-    before = {}
-    try:
-        for number in stops() if able else ():
-            before[number] = signal.signal(number, lambda number, _: caught.append(number))
+    with handled(stops() if wanted else (), lambda number, _: caught.append(number)):
         yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

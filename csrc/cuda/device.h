@@ -153,10 +153,37 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, const La
   launch_cluster(kernel, 1, grid, block, shared, l, args...);
 }
 
+// Sets memory to zero, before what is launched next.
+inline void clear(void* memory, size_t bytes, const Launch& l) {
+#if defined(HIDA_EMULATE_CUDA)
+  (void)l;
+  std::memset(memory, 0, bytes);
+#else
+  check(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(l.stream)), "memory could not be cleared");
+#endif
+}
+
 // A grid of so many blocks, in one dimension.
 inline dim3 grid_of(int64_t blocks) {
   if (blocks > 0x7fffffff) throw std::runtime_error("hida: the tensor has too many planes for one launch.");
   return dim3(unsigned(blocks));
+}
+
+// ---- between blocks ----------------------------------------------------------------------------------------------
+
+// Waits until other blocks have counted so far, and sees what they wrote before. Only where it is proved that they
+// will.
+HIDA_DEVICE void wait_until(const unsigned* counter, unsigned value) {
+#if defined(HIDA_EMULATE_CUDA)
+  if (*counter < value) emulation::fail("a block waits for one that has not run");
+#else
+  for (;;) {
+    unsigned seen;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+    if (seen >= value) return;
+    __nanosleep(64);
+  }
+#endif
 }
 
 // ---- clusters ---------------------------------------------------------------------------------------------------
@@ -213,6 +240,17 @@ HIDA_DEVICE T cluster_read(T* own, unsigned) {
   return *own;
 }
 #endif
+
+// ---- memory -----------------------------------------------------------------------------------------------------
+
+// Has the second-level cache fetch the 32 bytes around a place, without waiting.
+HIDA_DEVICE void prefetch(const void* place) {
+#if defined(HIDA_EMULATE_CUDA)
+  (void)*static_cast<const volatile char*>(place);  // for the sanitizers
+#else
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
+#endif
+}
 
 // ---- elementary functions ---------------------------------------------------------------------------------------
 

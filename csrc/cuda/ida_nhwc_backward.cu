@@ -2,19 +2,17 @@
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ); what is read is read twice, first for the sums of d and
 // d·x̂, then for all gradients. The paths are those of ida_nhwc.cu:
 //   up to 1024 pixels   a block has some channels of a plane as a whole.
-//   more                two kernels: 11n, less what the second has from the second-level cache. A third, tiny one adds
-//                       up the chunks' sums towards p1, p2 and the logits.
+//   more                the images in turns (turns.h), so that the second sweep reads from the second-level cache.
 // dγ is written in the second sweep, so that the first leaves nothing in the caches but what the second reads. Always
-// the same order, no atomics. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 47 %,
-// 128 of 64×64 43 %; instance_norm_modulate: not measured.
-#include "nhwc.h"
+// the same order, no atomics in a result. Share of the floor (ida, bfloat16, 16 images on an H100): three kernels, with
+// the sums of all images before the gradients of all, had 47 % of it for 64 channels of 128×128, 43 % for 128 of 64×64;
+// in turns, and instance_norm_modulate: not measured.
+#include "turns.h"
 
 namespace hida {
 namespace cuda {
 namespace nhwc {
 namespace {
-
-enum Stage { kMeans = 1, kGradients = 2, kBoth = 3 };
 
 // Pixels that a thread has in flight at a time.
 template <Dtype D>
@@ -23,6 +21,11 @@ constexpr unsigned kReading = D == Dtype::f32 ? 1 : 2;
 // Threads of a block. One θ per plane needs more registers than so many threads leave each.
 HIDA_MATH constexpr unsigned most_for(Logits logits) {
   return logits == Logits::plane ? kMost / 2 : kMost;
+}
+// Blocks that a multiprocessor has at a time, so that one loads while another computes; one where two have too few
+// registers.
+HIDA_MATH constexpr unsigned resident_for(Dtype dtype, Logits logits) {
+  return logits == Logits::plane || (logits == Logits::whole && dtype == Dtype::f32) ? 1 : 2;
 }
 
 // The operands of a pack of channels.
@@ -44,97 +47,43 @@ struct Views {
   }
 };
 
-// partial: (2, N, chunks, C), the sums of d and d·x̂ of each chunk; then (3, N, C, chunks), those towards p1, p2,
-// logits.
-HIDA_DEVICE float* means_at(const Adapt& a, const Tiling& m, const ThreadWork& p, float* partial, int kind,
-                            unsigned part) {
-  return partial + ((kind * a.planes.extent.n + int64_t(p.n)) * m.chunks + part) * m.channels + p.tile;
-}
-
-HIDA_DEVICE void merge_chunks(const Adapt& a, const Tiling& m, const ThreadWork& p, const Shared& s, float* partial) {
-  const unsigned t = threadIdx.x, threads = m.threads(), width = m.width();
-  const unsigned parts = threads < 2 * width ? 1 : threads / width;
-  const float *const d = means_at(a, m, p, partial, 0, 0), *const dx = means_at(a, m, p, partial, 1, 0);
-  for (unsigned job = t; job < width * parts; job += threads) {
-    const unsigned c = job % width;
-    float sums[2] = {0, 0};
-    if (p.tile + c < m.channels) {
-#pragma unroll 4
-      for (unsigned i = job / width; i < m.chunks; i += parts) {
-        const size_t at = size_t(i) * m.channels + c;
-        sums[0] += d[at];
-        sums[1] += dx[at];
+// The sums of d and d·x̂ of the block's pixels, to take(which, channel of the tile, sum).
+template <Dtype D, Logits L, class F>
+HIDA_DEVICE void sums_of_d(const Views<D, L>& views, const Slopes<D, L>& slopes, const float (&mean)[8],
+                           const float (&rstd)[8], const Tiling& m, const ThreadWork& p, const Shared& s, F take) {
+  float sums[2][8] = {};
+  for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
+    Operands<D, L> packs[kReading<D>];
+#pragma unroll
+    for (unsigned u = 0; u < kReading<D>; ++u)
+      packs[u] = views.read(p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel);
+#pragma unroll
+    for (unsigned u = 0; u < kReading<D>; ++u) {
+      const bool has = p.has(pixel + u * p.lanes);  // no branch, behind which the loads would be moved
+      float f[8], g[8], d[8];
+      slopes.value(packs[u].x, packs[u].logits, f);
+      packs[u].grad.unpack(g);
+      packs[u].gamma.unpack(d);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        d[k] = has ? g[k] * (1 + d[k]) : 0.0f;
+        sums[0][k] += d[k];
+        sums[1][k] += d[k] * normalise(f[k], mean[k], rstd[k]);
       }
     }
-    s.jobs[job] = sums[0];
-    s.jobs[s.apart + job] = sums[1];
   }
-  __syncthreads();
-  for (unsigned c = t; c < width; c += threads) {
-    float sums[2] = {0, 0};
-    for (unsigned i = 0; i < parts; ++i) sums[0] += s.jobs[i * width + c], sums[1] += s.jobs[s.apart + i * width + c];
-    s.table[c] = sums[0];
-    s.table[width + c] = sums[1];
-  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) add_lanes(sums[i], m, s, [&](unsigned c, float sum) { take(i, c, sum); });
 }
 
-template <Dtype D, Logits L>
-__global__ void __launch_bounds__(most_for(L), 1)
-    kernel(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, int stage, float* partial) {
+// The gradients of the block's pixels, and their sums towards p1, p2 and, for one θ per plane, the logits.
+//   df = rstd·d − mean_d − mean_dx·x̂, both means times rstd
+// Past: the caches, which are for other images.
+template <bool Past, Dtype D, Logits L>
+HIDA_DEVICE void gradients(const Adapt& a, const Views<D, L>& views, const Slopes<D, L>& slopes, const float (&mean)[8],
+                           const float (&rstd)[8], float (&mean_d)[8], float (&mean_dx)[8], const Tiling& m,
+                           const ThreadWork& p, float (&sums)[3][8]) {
   using Bounded = typename Functions<D>::Bounded;
-  HIDA_DYNAMIC_SHARED(float, memory);
-  const Shared s(memory, m);
-  ThreadWork p(m, stage == kGradients);
-  // For the end; the registers are for the loop.
-  HIDA_SHARED(unsigned, place, [3]);
-  if (threadIdx.x == 0) place[0] = p.n, place[1] = p.tile, place[2] = p.part;
-  const Views<D, L> views(a, p);
-  const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-  float mean[8] = {}, rstd[8] = {};
-  if (p.valid) {
-    read_eight(a.mean, m, p, mean);
-    read_eight(a.rstd, m, p, rstd);
-  }
-  if (stage & kMeans) {
-    float sums[2][8] = {};
-    for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
-      Operands<D, L> packs[kReading<D>];
-#pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u)
-        packs[u] = views.read(p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel);
-#pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u) {
-        const bool has = p.has(pixel + u * p.lanes);  // no branch, behind which the loads would be moved
-        float f[8], g[8], d[8];
-        slopes.value(packs[u].x, packs[u].logits, f);
-        packs[u].grad.unpack(g);
-        packs[u].gamma.unpack(d);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          d[k] = has ? g[k] * (1 + d[k]) : 0.0f;
-          sums[0][k] += d[k];
-          sums[1][k] += d[k] * normalise(f[k], mean[k], rstd[k]);
-        }
-      }
-    }
-#pragma unroll
-    for (unsigned i = 0; i < 2; ++i) {
-      add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
-        if (stage == kBoth)
-          s.table[i * m.width() + c] = sum;
-        else if (p.tile + c < m.channels)
-          means_at(a, m, p, partial, int(i), p.part)[c] = sum;
-      });
-    }
-    if (stage == kMeans) return;
-  } else {
-    merge_chunks(a, m, p, s, partial);
-  }
-  __syncthreads();
-  // df = rstd·d − mean_d − mean_dx·x̂, both means times rstd.
-  float mean_d[8], mean_dx[8];
-  s.tell(0, m, p, mean_d);
-  s.tell(1, m, p, mean_dx);
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const float share = rstd[k] / float(m.pixels);
@@ -142,7 +91,6 @@ __global__ void __launch_bounds__(most_for(L), 1)
     mean_dx[k] *= share;
   }
   const View<D> dx(a.dx, p), dlogits(a.dlogits, p), dgamma(a.dgamma, p);
-  float sums[3][8] = {};
   // Backwards: what was read last is in the nearest cache.
   for (unsigned pixel = p.first + p.count() * p.lanes; pixel > p.first;) {
     pixel -= p.lanes;
@@ -169,57 +117,172 @@ __global__ void __launch_bounds__(most_for(L), 1)
       sums[1][k] += weight * (1 - here.q);
       if (L == Logits::plane) sums[2][k] += theta[k];
     }
-    if (dgamma.present()) dgamma.write(pixel, to_gamma);
-    if (dx.present()) dx.write(pixel, d);
-    if (L == Logits::whole && dlogits.present()) dlogits.write(pixel, theta);
+    if (dgamma.present()) dgamma.write(pixel, to_gamma, Past);
+    if (dx.present()) dx.write(pixel, d, Past);
+    if (L == Logits::whole && dlogits.present()) dlogits.write(pixel, theta, Past);
   }
-  if (L == Logits::none) return;
-  void* const targets[3] = {a.dp1, a.dp2, a.dlogits_sum};
-  p.n = place[0], p.tile = place[1], p.part = place[2];
-  constexpr int kSums = L == Logits::plane ? 3 : 2;
+}
+
+// Sums towards p1, p2 and the logits.
+HIDA_MATH constexpr int kinds_for(Logits logits) {
+  return logits == Logits::none ? 0 : logits == Logits::plane ? 3 : 2;
+}
+HIDA_DEVICE void* target_of(const Adapt& a, int kind) {
+  return kind == 0 ? a.dp1 : kind == 1 ? a.dp2 : a.dlogits_sum;
+}
+
+// Planes of few pixels: a block has some channels of one as a whole.
+template <Dtype D, Logits L>
+__global__ void __launch_bounds__(most_for(L), 1)
+    whole(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m);
+  const Views<D, L> views(a, p);
+  const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
+  float mean[8] = {}, rstd[8] = {};
+  if (p.valid) {
+    read_eight(a.mean, m, p, mean);
+    read_eight(a.rstd, m, p, rstd);
+  }
+  sums_of_d(views, slopes, mean, rstd, m, p, s,
+            [&](int i, unsigned c, float sum) { s.table[unsigned(i) * m.width() + c] = sum; });
+  __syncthreads();
+  float mean_d[8], mean_dx[8], sums[3][8] = {};
+  s.tell(0, m, p, mean_d);
+  s.tell(1, m, p, mean_dx);
+  gradients<false>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
+  // Work is made anew for the end; the registers are for the loop.
+  const ThreadWork again(m);
 #pragma unroll
-  for (int i = 0; i < kSums; ++i) {
-    if (targets[i] == nullptr) continue;
-    float* const to =
-        partial == nullptr ? nullptr : partial + (2 + i) * a.planes.extent.n * a.planes.extent.c * int64_t(m.chunks);
-    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { write_sum(targets[i], to, m, p, c, sum); });
+  for (int i = 0; i < kinds_for(L); ++i) {
+    void* const target = target_of(a, i);
+    if (target == nullptr) continue;
+    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { write_sum(target, nullptr, m, again, c, sum); });
   }
 }
 
-using Kernel = void (*)(const Adapt, const Tiling, int, float*);
-template <Dtype D>
-Kernel kernel_for(Logits logits) {
-  return logits == Logits::none    ? kernel<D, Logits::none>
-         : logits == Logits::plane ? kernel<D, Logits::plane>
-                                   : kernel<D, Logits::whole>;
+// Planes of more. means: (2, N, C), the sums of d and d·x̂. chunks: those of each unit and chunk, then of all units and
+// chunks those towards p1, p2, logits.
+template <Dtype D, Logits L>
+__global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
+    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, float* means, float* chunks,
+             const __grid_constant__ Turns t) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const int64_t planes = a.planes.extent.n * a.planes.extent.c;
+  Tickets tickets(t);
+  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
+    const Job job(t, number);
+    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+    const Views<D, L> views(a, p);
+    const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
+    const auto place = [&](unsigned c) { return int64_t(p.n) * m.channels + p.tile + c; };
+    float mean[8] = {}, rstd[8] = {};
+    if (p.valid) {
+      read_eight(a.mean, m, p, mean);
+      read_eight(a.rstd, m, p, rstd);
+    }
+    unsigned* const done = t.done(true, job.unit);
+    if (job.first) {
+      const ChunkArray<2> sums(chunks, m, job.unit);
+      sums_of_d(views, slopes, mean, rstd, m, p, s,
+                [&](int i, unsigned c, float sum) { sums.at(job.part, i)[c] = sum; });
+      if (!is_last(done, t.jobs)) continue;
+      merge<2>(
+          m, s,
+          [&](float (&v)[2], unsigned c, unsigned i) {
+            v[0] += __ldcg(sums.at(i, 0) + c);
+            v[1] += __ldcg(sums.at(i, 1) + c);
+          },
+          [&](unsigned c, const float (&v)[2]) {
+            if (p.tile + c >= m.channels) return;
+            means[place(c)] = v[0];
+            means[planes + place(c)] = v[1];
+          });
+      open(done);
+      continue;
+    }
+    wait_until_open(done, t.jobs);
+    float mean_d[8] = {}, mean_dx[8] = {}, sums[3][8] = {};
+    if (p.valid) {
+      read_shared_eight(means, m, p, mean_d);
+      read_shared_eight(means + planes, m, p, mean_dx);
+    }
+    gradients<true>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
+    if (L == Logits::none || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) continue;
+    constexpr int kKinds = kinds_for(L) > 0 ? kinds_for(L) : 1;
+    // Made anew: the registers were for the loop.
+    const auto parts_of = [&](unsigned unit) {
+      return ChunkArray<kKinds>(chunks + size_t(t.units) * m.chunks * 2 * m.width(), m, unit);
+    };
+#pragma unroll
+    for (int i = 0; i < kKinds; ++i)
+      add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
+        const Job again(t, tickets.now());
+        parts_of(again.unit).at(again.part, i)[c] = sum;
+      });
+    const unsigned unit = Job(t, tickets.now()).unit;
+    if (!is_last(t.done(false, unit), t.jobs)) continue;
+    const ChunkArray<kKinds> parts = parts_of(unit);
+    const unsigned first = unit % m.tiles * m.width();
+    merge<kKinds>(
+        m, s,
+        [&](float (&v)[kKinds], unsigned c, unsigned i) {
+#pragma unroll
+          for (int k = 0; k < kKinds; ++k) v[k] += __ldcg(parts.at(i, k) + c);
+        },
+        [&](unsigned c, const float (&v)[kKinds]) {
+          if (first + c >= m.channels) return;
+          const int64_t at = int64_t(unit / m.tiles) * m.channels + first + c;
+#pragma unroll
+          for (int k = 0; k < kKinds; ++k)
+            if (target_of(a, k) != nullptr) static_cast<float*>(target_of(a, k))[at] = v[k];
+        });
+  }
 }
 
-Tiling tiling_for(const Adapt& a, const Launch& l) {
-  const Extent& e = a.planes.extent;
-  return e.pixels() <= kWholePixels ? whole_planes(e, l, most_for(kind_of(a.logits))) : chunked(e, l);
+template <Dtype D>
+auto whole_for(Logits logits) {
+  return logits == Logits::none    ? whole<D, Logits::none>
+         : logits == Logits::plane ? whole<D, Logits::plane>
+                                   : whole<D, Logits::whole>;
+}
+template <Dtype D>
+auto turns_for(Logits logits) {
+  return logits == Logits::none    ? in_turns<D, Logits::none>
+         : logits == Logits::plane ? in_turns<D, Logits::plane>
+                                   : in_turns<D, Logits::whole>;
+}
+
+bool is_whole(const Adapt& a) {
+  return a.planes.extent.pixels() <= kWholePixels;
+}
+Tiling turns_tiling(const Adapt& a, const Launch& l) {
+  return turn_tiling(a.planes.extent, size_of(a.x.dtype) * (kind_of(a.logits) == Logits::whole ? 4 : 3), l);
 }
 
 }  // namespace
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
-  const Tiling m = tiling_for(a, l);
-  return m.chunks > 1 ? 5 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
+  if (is_whole(a)) return 0;
+  const Extent& e = a.planes.extent;
+  const Tiling m = turns_tiling(a, l);
+  return counters_of(m) + 2 * e.n * e.c + (2 + kinds_for(kind_of(a.logits))) * m.blocks * m.width();
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
-  Tiling m = tiling_for(a, l);
+  const Extent& e = a.planes.extent;
+  const Logits logits = kind_of(a.logits);
+  Tiling m = is_whole(a) ? whole_planes(e, l, most_for(logits)) : turns_tiling(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   m.to_x = a.grad_to_x ? 1.0f : 0.0f;
-  const Logits logits = kind_of(a.logits);
-  const Kernel kernel = with_dtype(a.x.dtype, [&](auto d) { return kernel_for<decltype(d)::value>(logits); });
-  float* const partial = static_cast<float*>(workspace);
-  const auto stage = [&](int which) { run(kernel, m, shared_of(m), l, a, m, which, partial); };
-  if (m.chunks == 1) return stage(kBoth);
-  stage(kMeans);
-  stage(kGradients);
-  if (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr) return;
-  const int64_t planes = a.planes.extent.n * a.planes.extent.c;
-  add_chunks({partial + 2 * planes * m.chunks, {a.dp1, a.dp2, a.dlogits_sum}, planes, int(m.chunks), false}, l);
+  if (is_whole(a))
+    return run(with_dtype(a.x.dtype, [&](auto d) { return whole_for<decltype(d)::value>(logits); }), m, shared_of(m), l,
+               a, m);
+  float* const means = static_cast<float*>(workspace) + counters_of(m);
+  run_turns(with_dtype(a.x.dtype, [&](auto d) { return turns_for<decltype(d)::value>(logits); }), m,
+            resident_for(a.x.dtype, logits), shared_of(m), workspace, l, a, m, means, means + 2 * e.n * e.c);
 }
 
 }  // namespace nhwc

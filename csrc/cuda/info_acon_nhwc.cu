@@ -20,7 +20,7 @@ template <Dtype D, Logits L>
 __global__ void __launch_bounds__(kMost / 2, 3)
     forward(const __grid_constant__ InfoAcon a, const __grid_constant__ Tiling m) {
   constexpr unsigned kPixels = kForward<D>;
-  const ThreadWork p(m, false);
+  const ThreadWork p(m);
   const View<D> x(a.x, p), logits(a.logits, p), y(a.y, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   for (unsigned pixel = p.first; p.has(pixel); pixel += kPixels * p.lanes) {
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kMost, 1)
     backward(const __grid_constant__ InfoAcon a, const __grid_constant__ Tiling m, float* partial) {
   constexpr unsigned kPixels = kBackward<D>;
   HIDA_DYNAMIC_SHARED(float, memory);
-  const ThreadWork p(m, false);
+  const ThreadWork p(m);
   const View<D> x(a.x, p), logits(a.logits, p), grad(a.grad, p), dx(a.dx, p), dlogits(a.dlogits, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   float sums[3][8] = {};

@@ -46,13 +46,11 @@ struct ThreadWork {
   unsigned first, end, lanes;  // pixels: first, first + lanes, …, below end
   bool valid;                  // the last tile may have fewer channels: its threads without any have no pixels either
 
-  // backwards: the last blocks first, which read what the kernel before left in the second-level cache.
-  HIDA_DEVICE ThreadWork(const Tiling& m, bool backwards) : lanes(m.lanes) {
-    const unsigned block = backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x, group = threadIdx.x % m.groups;
-    const unsigned row = block / m.tiles;
-    n = row / m.chunks;
-    part = row % m.chunks;
-    tile = block % m.tiles * m.width();
+  HIDA_DEVICE explicit ThreadWork(const Tiling& m)
+      : ThreadWork(m, blockIdx.x / m.tiles / m.chunks, blockIdx.x % m.tiles, blockIdx.x / m.tiles % m.chunks) {}
+  HIDA_DEVICE ThreadWork(const Tiling& m, unsigned image, unsigned column, unsigned chunk)
+      : n(image), tile(column * m.width()), part(chunk), lanes(m.lanes) {
+    const unsigned group = threadIdx.x % m.groups;
     at = 8 * group;
     channel = tile + at;
     valid = channel < m.channels;
@@ -81,6 +79,15 @@ HIDA_DEVICE void load(const void* from, bool last, Eight<Dtype::f32>& eight) {
   eight.high = load(static_cast<const uint4*>(from) + 1, last);
 }
 
+template <Dtype D>
+HIDA_DEVICE void stream(const Eight<D>& eight, void* to) {
+  __stcs(static_cast<uint4*>(to), eight.words);
+}
+HIDA_DEVICE void stream(const Eight<Dtype::f32>& eight, void* to) {
+  __stcs(static_cast<uint4*>(to), eight.low);
+  __stcs(static_cast<uint4*>(to) + 1, eight.high);
+}
+
 // A tensor as a thread goes through it: where its tile of the image begins, the same for the whole block, and 32 bits
 // of offset.
 template <Dtype D>
@@ -103,9 +110,17 @@ struct View {
     load(base + (pixel * step + own), true, eight);
     return eight;
   }
-  HIDA_DEVICE void write(unsigned pixel, const float (&v)[8]) const {
-    Eight<D>::narrowed(v).store(base + (pixel * step + own));
+  // past: what caches keep.
+  HIDA_DEVICE void write(unsigned pixel, const float (&v)[8], bool past = false) const {
+    const Eight<D> eight = Eight<D>::narrowed(v);
+    char* const to = base + (pixel * step + own);
+    if (past)
+      stream(eight, to);
+    else
+      eight.store(to);
   }
+  // Has the second-level cache fetch it.
+  HIDA_DEVICE void prefetch(unsigned pixel) const { cuda::prefetch(base + (pixel * step + own)); }
 };
 
 // Eight numbers of a tensor with one for each plane: all loads are in flight before the first is used.
@@ -127,6 +142,13 @@ HIDA_DEVICE void read_eight(const Image& image, const ThreadWork& p, float (&v)[
 // Of an array (N, C).
 HIDA_DEVICE void read_eight(const void* array, const Tiling& m, const ThreadWork& p, float (&v)[8]) {
   Eight<Dtype::f32>(array, int64_t(p.n) * m.channels + p.channel).unpack(v);
+}
+// The same, which other blocks have written during this launch.
+HIDA_DEVICE void read_shared_eight(const float* array, const Tiling& m, const ThreadWork& p, float (&v)[8]) {
+  const float4* from = reinterpret_cast<const float4*>(array + int64_t(p.n) * m.channels + p.channel);
+  const float4 low = __ldcg(from), high = __ldcg(from + 1);
+  v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+  v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
 // exp where the result has 16 bits: e^x to a relative error of 6e-8·(1 + |x|).

@@ -229,6 +229,10 @@ T __ldg(const T* from) {
   return *from;
 }
 template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}
+template <class T>
 T __ldcs(const T* from) {
   return *from;
 }

@@ -167,7 +167,7 @@ inline Turns turns_of(const Tiling& m, unsigned blocks) {
   Turns t;
   t.units = unsigned(m.blocks / m.chunks);
   t.jobs = m.chunks;
-  t.ahead = (3 * blocks / 4 + t.jobs - 1) / t.jobs;
+  t.ahead = 3 * blocks / 4 / t.jobs + 1;  // at least one: a unit's second sweep comes after its first
   if (t.ahead > t.units) t.ahead = t.units;
   return t;
 }

@@ -121,6 +121,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 
         found = library.differentiable_gradients(function, (h, logits, gamma, p1, p2), needed, grad)
     else:
+        grad = library.laid_out_for_kernels(grad, h)
         made = torch.ops.hida.ida_backward(
             grad, h, logits, gamma, p1, p2, mean, rstd, ctx.residual, library.wanted(needed)
         )

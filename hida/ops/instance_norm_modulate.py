@@ -100,6 +100,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         dx, dgamma = library.differentiable_gradients(function, (x, gamma), (needs_x, needs_gamma), grad)
     else:
         needed = needs_x, needs_gamma
+        grad = library.laid_out_for_kernels(grad, x)
         made = torch.ops.hida.instance_norm_modulate_backward(grad, x, gamma, mean, rstd, library.wanted(needed))
         dx, dgamma = (g if need else None for g, need in zip(made, needed, strict=True))
     to_beta, to_residual = ctx.dtypes

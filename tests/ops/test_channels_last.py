@@ -285,3 +285,15 @@ def test_tangents_of_gradients_of_what_only_has_cpu_kernels(name):
             made = torch.autograd.grad(y, given, forward_ad.make_dual(upstream, upstream.cos()))
             results.append([part for t in made for part in forward_ad.unpack_dual(t)])
     assert_near(*results, [1e-5] * len(results[0]))
+
+
+def test_a_gradient_is_laid_out_as_the_operand_that_it_belongs_to():
+    grad = torch.randn(2, 8, 3, 5)
+    joint = torch.empty(2, 24, 3, 5).to(memory_format=torch.channels_last)
+    for x, last in ((joint[:, 8:16], True), (torch.empty(2, 8, 3, 5), False), (torch.empty(2, 8, 3, 6)[..., :5], False)):
+        for given in (grad, grad.to(memory_format=torch.channels_last), torch.ones(1, 1, 1, 1).expand(2, 8, 3, 5)):
+            made = library.laid_out_as(given, x)
+            assert torch.equal(made, given)
+            assert made.stride() == ((120, 1, 40, 8) if last else (120, 15, 5, 1))
+            assert (made is given) == (made.stride() == given.stride())
+        assert library.laid_out_for_kernels(grad, x) is grad  # a CPU's kernels take it as it is

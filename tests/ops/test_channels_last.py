@@ -290,7 +290,11 @@ def test_tangents_of_gradients_of_what_only_has_cpu_kernels(name):
 def test_a_gradient_is_laid_out_as_the_operand_that_it_belongs_to():
     grad = torch.randn(2, 8, 3, 5)
     joint = torch.empty(2, 24, 3, 5).to(memory_format=torch.channels_last)
-    for x, last in ((joint[:, 8:16], True), (torch.empty(2, 8, 3, 5), False), (torch.empty(2, 8, 3, 6)[..., :5], False)):
+    for x, last in (
+        (joint[:, 8:16], True),
+        (torch.empty(2, 8, 3, 5), False),
+        (torch.empty(2, 8, 3, 6)[..., :5], False),
+    ):
         for given in (grad, grad.to(memory_format=torch.channels_last), torch.ones(1, 1, 1, 1).expand(2, 8, 3, 5)):
             made = library.laid_out_as(given, x)
             assert torch.equal(made, given)

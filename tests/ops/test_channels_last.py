@@ -22,7 +22,7 @@ from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
-from hida.ops.cpu.leaky_norm import leaky_norm
+from hida.ops.leaky_norm import leaky_norm
 from hida.ops.cpu.plane_mean import plane_mean
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")

@@ -18,24 +18,23 @@ struct Operands {
   Eight<D> x, grad;
 };
 
-// What the gradient is made of: the normalised value and d.
+// What the gradient is made of: d, and how far f is off its mean, which has the sign of x̂.
 struct Derived {
-  float normalised[8], d[8];
+  float off[8], d[8];
 
   template <Dtype D>
-  HIDA_DEVICE Derived(const Operands<D>& packs, float before, float after, const float (&mean)[8],
-                      const float (&rstd)[8], float (&x)[8]) {
+  HIDA_DEVICE Derived(const Operands<D>& packs, float before, float after, const float (&mean)[8], float (&x)[8]) {
     packs.x.unpack(x);
     packs.grad.unpack(d);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      normalised[k] = normalise(leaky(x[k], x[k], before), mean[k], rstd[k]);
-      d[k] = leaky(normalised[k], d[k], after);
+      off[k] = leaky(x[k], x[k], before) - mean[k];
+      d[k] = leaky(off[k], d[k], after);
     }
   }
 };
 
-// partial: of each chunk the sums of d and of d·x̂.
+// partial: of each chunk the sums of d and of d·(f − μ).
 template <Dtype D>
 __global__ void __launch_bounds__(kNormThreads, 3)
     backward(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
@@ -44,11 +43,8 @@ __global__ void __launch_bounds__(kNormThreads, 3)
   const Shared s(memory, m);
   const ThreadWork p(m, stage == kApply);
   const View<D> x(a.x, p), grad(a.grad, p);
-  float mean[8] = {}, rstd[8] = {};
-  if (p.valid) {
-    read_eight(a.mean, m, p, mean);
-    read_eight(a.rstd, m, p, rstd);
-  }
+  float mean[8] = {};
+  if (p.valid) read_eight(a.mean, m, p, mean);
   float* const here = partial_of(partial, m, p);
   const int64_t apart = kinds_apart(a, m);
   if (stage & kSums) {
@@ -64,12 +60,12 @@ __global__ void __launch_bounds__(kNormThreads, 3)
       for (unsigned u = 0; u < kReading<D>; ++u) {
         const bool has = p.has(pixel + u * p.lanes);  // no branch, behind which the loads would be moved
         float v[8];
-        const Derived of(packs[u], before, after, mean, rstd, v);
+        const Derived of(packs[u], before, after, mean, v);
 #pragma unroll
         for (int k = 0; k < 8; ++k) {
           const float d = has ? of.d[k] : 0.0f;
           sums[0][k] += d;
-          sums[1][k] += d * of.normalised[k];
+          sums[1][k] += d * of.off[k];
         }
       }
     }
@@ -95,12 +91,13 @@ __global__ void __launch_bounds__(kNormThreads, 3)
     });
   }
   __syncthreads();
-  float mean_d[8], mean_dx[8];
+  float rstd[8] = {}, mean_d[8], mean_dx[8];
+  if (p.valid) read_eight(a.rstd, m, p, rstd);
   s.tell(0, m, p, mean_d);
   s.tell(1, m, p, mean_dx);
   const float share = 1 / float(m.pixels);
 #pragma unroll
-  for (int k = 0; k < 8; ++k) mean_d[k] *= share, mean_dx[k] *= share;
+  for (int k = 0; k < 8; ++k) mean_d[k] *= share, mean_dx[k] *= share * rstd[k];
   const View<D> dx(a.dx, p);
   // Backwards, as forward does.
   for (unsigned left = p.count(); left > 0; left = left > kReading<D> ? left - kReading<D> : 0) {
@@ -114,10 +111,10 @@ __global__ void __launch_bounds__(kNormThreads, 3)
 #pragma unroll
     for (unsigned u = 0; u < kReading<D>; ++u) {
       float v[8];
-      const Derived of(packs[u], before, after, mean, rstd, v);
+      const Derived of(packs[u], before, after, mean, v);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        const float df = normalise_gradient(of.d[k], of.normalised[k], mean_d[k], mean_dx[k], rstd[k]);
+        const float df = normalise_gradient(of.d[k], of.off[k] * rstd[k], mean_d[k], mean_dx[k], rstd[k]);
         v[k] = leaky(v[k], df, before);
       }
       dx.write(at[u], v);

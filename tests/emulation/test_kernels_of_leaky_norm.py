@@ -18,7 +18,8 @@ def launched(emulated, *call):
     emulated.usual(), emulated.launches()
     result = getattr(emulated.operators, call[0])(*call[1:])
     made = emulated.launches()
-    assert emulated.usual() == made.count and made.cluster == 1
+    assert emulated.usual() == made.count
+    assert made.cluster == 1
     return result, made.count
 
 

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import torch
 from backends import BACKENDS
-from checking import assert_near, assert_same, exact_outcome, outcome, relative_error
+from checking import assert_near, assert_same, exact_outcome, outcome
 from operands import NHWC, upstream_of
 from torch.autograd import forward_ad
 from torch.library import opcheck
@@ -22,8 +22,8 @@ from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
-from hida.ops.leaky_norm import leaky_norm
 from hida.ops.cpu.plane_mean import plane_mean
+from hida.ops.leaky_norm import leaky_norm
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 

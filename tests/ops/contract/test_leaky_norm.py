@@ -86,7 +86,7 @@ def test_slices_and_other_gradients(backend, shape, dtype):
     for name, (x, arriving) in views.items():
         found = outcome(norm(backend, 0.2, 0.3), [x], upstream=arriving)
         exact = exact_outcome(written_out(0.2, 0.3), [x], upstream=arriving)
-        assert found[0].shape == shape and found[0].stride(1) == 1, name
+        assert (found[0].shape, found[0].stride(1)) == (shape, 1), name
         # Of a constant gradient little is left: compared with its size, not with the difference.
         more = [0.0, limits[1] * float(arriving.double().norm() / exact[1].norm().clamp_min(1e-30))]
         assert_near(found, exact, limits, more=more, names=[name] * 2)
@@ -138,7 +138,8 @@ def test_the_same_bits_in_any_circumstances(backend, shape):
 def test_planes_of_one_pixel_and_empty_batches(backend):
     (x,) = randoms((2, 8, 1, 2), device=backend.device)
     y, dx = outcome(norm(backend, 0.2), [x[..., :1]])
-    assert (y == 0).all() and dx.abs().max() == 0
+    assert (y == 0).all()
+    assert dx.abs().max() == 0
     assert [t.shape for t in outcome(norm(backend), [x[:0]])] == [(0, 8, 1, 2)] * 2
 
 
@@ -170,10 +171,14 @@ def test_what_a_gpu_computes_natively():
             "too large": (torch.empty(1, 8, 1 << 14, 1 << 13, device="cuda").to(memory_format=NHWC), False),
             "meta": (torch.empty(2, 16, 8, 8, device="meta").to(memory_format=NHWC), False),
         }
-        assert {name: fits(given) for name, (given, _) in cases.items()} == {n: right for n, (_, right) in cases.items()}
+        assert {name: fits(given) for name, (given, _) in cases.items()} == {
+            name: case[1] for name, case in cases.items()
+        }
         for given in (x, x[:, 3:11]):
             y, mean, rstd = torch.ops.hida.leaky_norm(given, 0.2, 1.0, 1e-5)
             dx = torch.ops.hida.leaky_norm_backward(upstream_of(y), given, mean, rstd, 0.2, 1.0)
             for t in (y, dx):
-                assert t.is_contiguous(memory_format=NHWC) and (t.device, t.dtype) == (x.device, x.dtype)
-            assert mean.shape == rstd.shape == given.shape[:2] and mean.dtype == rstd.dtype == torch.float32
+                assert t.is_contiguous(memory_format=NHWC)
+                assert (t.device, t.dtype) == (x.device, x.dtype)
+            assert mean.shape == rstd.shape == given.shape[:2]
+            assert mean.dtype == rstd.dtype == torch.float32

@@ -51,6 +51,15 @@ struct Adapt {
   void *dlogits_sum = nullptr, *dp1 = nullptr, *dp2 = nullptr;
 };
 
+// Instance norm between two leaky ReLUs, channels_last.
+struct LeakyNorm {
+  Extent extent;
+  bool wide = false;
+  double before = 1, after = 1, eps = 0;
+  Image x, y, grad, dx;
+  void *mean = nullptr, *rstd = nullptr;  // (N, C), written forward, read backward
+};
+
 // deform_conv2d. Fields marked CPU are for the kernels there alone.
 struct Deform {
   Extent in, out;  // out.c = C_out

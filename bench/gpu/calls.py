@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hida import ops
+from hida.ops.leaky_norm import leaky_norm
 
-OPS = ("info_acon", "instance_norm_modulate", "ida", "deform_conv2d")
+OPS = ("info_acon", "instance_norm_modulate", "ida", "deform_conv2d", "leaky_norm")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # On a chip with clusters: planes in registers (16² and smaller, 32², 64²), in the shared memory of one block and of
 # several, too large for it; sides and channels with and without packs of eight; many planes and few.
@@ -64,6 +65,9 @@ def adaptations(planes: Iterable[tuple[int, ...]]) -> Iterator[Call]:
         yield Call(OPS[2], "one logit per pixel", ops.ida, names, (x, (n, 1, h, w), x, x, *slopes), x)
         sliced = lambda h, joint, p1, p2: ops.ida(h, *joint.chunk(3, 1), p1, p2)  # noqa: E731
         yield Call(OPS[2], "slices", sliced, ("h", "joint", "p1", "p2"), (x, (n, 3 * c, h, w), *slopes), x)
+        if c % 8 == 0:  # NHWC alone has kernels of its own
+            last = lambda x: leaky_norm(x.contiguous(memory_format=LAYOUTS["nhwc"]), before=0.2)  # noqa: E731
+            yield Call(OPS[4], "before", last, ("x",), (x,), x)
 
 
 def convolutions(shapes: Iterable[tuple[int, ...]]) -> Iterator[Call]:

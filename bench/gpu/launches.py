@@ -31,7 +31,7 @@ CONVOLUTIONS = (
     *[(2, 20, 36, 19, 2, 1, 1), (1, 64, 64, 33, 1, 1, 1)],
 )
 # The others launch the same kernels.
-KINDS = ("N,C,H,W", "N,1,H,W", "N,C,1,1", "residual", "activated")
+KINDS = ("N,C,H,W", "N,1,H,W", "N,C,1,1", "residual", "activated", "before")
 
 
 def launch(call: Call, dtype: torch.dtype, layout: str, device: str) -> None:

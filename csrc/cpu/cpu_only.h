@@ -16,16 +16,6 @@ constexpr int64_t kBlock = 16;          // channels; sixteen floats are a cache 
 constexpr int64_t kPixelsAtATime = 64;  // output pixels, counted through the whole batch
 constexpr int64_t kRowsAtATime = 48;    // output channels of a work item where there are few pixels
 
-// Instance norm between two leaky ReLUs, channels_last.
-struct LeakyNorm {
-  Extent extent;
-  bool wide = false;
-  double before = 1, after = 1, eps = 0;
-  Image x, y, grad, dx;
-  void *mean = nullptr, *rstd = nullptr;  // (N, C), written forward, read backward
-  int64_t items() const { return extent.n * channel_blocks(extent.c); }
-};
-
 // A convolution to one channel, 4×4: transposed, of stride 2 and padding 1, or of stride 1 and padding 2. x and dx are
 // channels_last; items are (image, kToOneRows rows), of y forward and of x backward.
 constexpr int64_t kToOneRows = 8;

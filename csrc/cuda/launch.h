@@ -44,5 +44,12 @@ void adapt(const Adapt& a, void* workspace, const Launch& l);
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l);
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l);
 
+// Every image of a call, there or not, has to be of one dtype and one that leaky_norm_takes: channels_last, in packs.
+bool leaky_norm_takes(const Image& image, const Extent& e);
+int64_t leaky_norm_workspace(const LeakyNorm& a, const Launch& l);
+void leaky_norm(const LeakyNorm& a, void* workspace, const Launch& l);
+int64_t leaky_norm_backward_workspace(const LeakyNorm& a, const Launch& l);
+void leaky_norm_backward(const LeakyNorm& a, void* workspace, const Launch& l);
+
 }  // namespace cuda
 }  // namespace hida

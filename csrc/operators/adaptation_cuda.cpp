@@ -5,18 +5,6 @@
 namespace hida {
 namespace {
 
-// Memory for a kernel, of torch's allocator and on its stream.
-class Workspace {
- public:
-  Workspace(const Tensor& x, int64_t count, bool wide) : tensor_(absent(x)) {
-    if (count > 0) tensor_ = new_empty(x, {count}, wide ? ScalarType::Double : ScalarType::Float);
-  }
-  void* get() { return tensor_.numel() > 0 ? tensor_.mutable_data_ptr() : nullptr; }
-
- private:
-  Tensor tensor_;
-};
-
 struct Cuda {
   static void info_acon(const InfoAcon& a, const Tensor& x) { cuda::info_acon(a, cuda::Here(x.get_device_index())); }
   static void info_acon_backward(const InfoAcon& a, const Tensor& x) {

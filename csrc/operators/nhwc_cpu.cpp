@@ -1,56 +1,24 @@
-// What only channels_last tensors on a CPU have: leaky_norm, plane_sums, to_one; checks, memory, threads.
+// leaky_norm on a CPU; plane_sums and to_one, which only channels_last tensors on a CPU have. Checks, memory, threads.
 #include <optional>
 #include <tuple>
 
 #include "../cpu/kernels.h"
-#include "tensors.h"
+#include "leaky_norm.h"
 
 namespace hida {
 namespace {
 
-LeakyNorm describe_norm(const Tensor& x, double before, double after) {
-  LeakyNorm a;
-  a.extent = extent_of("x", x);
-  a.wide = is_wide({&x});
-  a.before = before;
-  a.after = after;
-  return a;
-}
+struct Cpu {
+  static void leaky_norm(const LeakyNorm& a, const Tensor&) { run(kernels().leaky_norm_nhwc, a); }
+  static void leaky_norm_backward(const LeakyNorm& a, const Tensor&) { run(kernels().leaky_norm_nhwc_backward, a); }
 
-void run(void (*kernel)(const LeakyNorm&, int64_t, int64_t), const LeakyNorm& a) {
-  const int64_t width = a.extent.c < kChannels ? a.extent.c : kChannels;
-  for_items(a.items(), a.extent.pixels() * width, [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
-}
-
-std::tuple<Tensor, Tensor, Tensor> leaky_norm(const Tensor& x, double before, double after, double eps) {
-  LeakyNorm a = describe_norm(x, before, after);
-  a.eps = eps;
-  Tensor y = torch::stable::empty_like(x), mean = sums(x, a.extent, a.wide), rstd = sums(x, a.extent, a.wide);
-  if (x.numel() == 0) return {y, torch::stable::zero_(mean), torch::stable::zero_(rstd)};
-  a.x = image_of("x", x, a.extent);
-  a.y = image_of("y", y, a.extent, true);
-  a.mean = mean.mutable_data_ptr();
-  a.rstd = rstd.mutable_data_ptr();
-  run(kernels().leaky_norm_nhwc, a);
-  return {y, mean, rstd};
-}
-
-Tensor leaky_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& rstd, double before,
-                           double after) {
-  LeakyNorm a = describe_norm(x, before, after);
-  const Extent& e = a.extent;
-  require_shape("grad", grad, {{e.n, e.c, e.h, e.w}});
-  check_statistics(mean, rstd, e, a.wide);
-  Tensor dx = torch::stable::empty_like(x);
-  if (x.numel() == 0) return dx;
-  a.x = image_of("x", x, e);
-  a.grad = image_of("grad", grad, e);
-  a.dx = image_of("dx", dx, e, true);
-  a.mean = const_cast<void*>(mean.const_data_ptr());
-  a.rstd = const_cast<void*>(rstd.const_data_ptr());
-  run(kernels().leaky_norm_nhwc_backward, a);
-  return dx;
-}
+ private:
+  static void run(void (*kernel)(const LeakyNorm&, int64_t, int64_t), const LeakyNorm& a) {
+    const int64_t width = a.extent.c < kChannels ? a.extent.c : kChannels;
+    for_items(a.extent.n * channel_blocks(a.extent.c), a.extent.pixels() * width,
+              [&](int64_t begin, int64_t end) { kernel(a, begin, end); });
+  }
+};
 
 Tensor plane_sums(const Tensor& x) {
   PlaneSums a;
@@ -118,8 +86,8 @@ std::tuple<Tensor, Tensor> to_one_backward(const Tensor& grad, const Tensor& x, 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hida, CPU, m) {
-  m.impl("leaky_norm", TORCH_BOX(&leaky_norm));
-  m.impl("leaky_norm_backward", TORCH_BOX(&leaky_norm_backward));
+  m.impl("leaky_norm", TORCH_BOX(&leaky_norm<Cpu>));
+  m.impl("leaky_norm_backward", TORCH_BOX(&leaky_norm_backward<Cpu>));
   m.impl("plane_sums", TORCH_BOX(&plane_sums));
   m.impl("to_one", TORCH_BOX(&to_one));
   m.impl("to_one_backward", TORCH_BOX(&to_one_backward));

@@ -21,8 +21,8 @@ STABLE_TORCH_LIBRARY(hida, m) {
   m.def(
       "instance_norm_modulate_backward(Tensor grad, Tensor x, Tensor gamma, Tensor mean, Tensor rstd, int wanted)"
       " -> (Tensor, Tensor)");
-  // Instance norm between two leaky ReLUs of slopes `before` and `after`, 1 for none: CPU, channels_last. Also returns
-  // mean and 1/√(var + eps), (N, C).
+  // Instance norm between two leaky ReLUs of slopes `before` and `after`, 1 for none; channels_last. Also returns mean
+  // and 1/√(var + eps), (N, C).
   m.def("leaky_norm(Tensor x, float before, float after, float eps) -> (Tensor, Tensor, Tensor)");
   m.def("leaky_norm_backward(Tensor grad, Tensor x, Tensor mean, Tensor rstd, float before, float after) -> Tensor");
   // Sums of the planes of a channels_last tensor, (N, C) in the computing type; CPU.

@@ -162,6 +162,18 @@ inline Tensor sums(const Tensor& like, const Extent& e, bool wide) {
   return torch::stable::new_empty(like, {e.n, e.c}, wide ? ScalarType::Double : ScalarType::Float);
 }
 
+// Memory for a kernel, of torch's allocator and on its stream.
+class Workspace {
+ public:
+  Workspace(const Tensor& x, int64_t count, bool wide) : tensor_(absent(x)) {
+    if (count > 0) tensor_ = torch::stable::new_empty(x, {count}, wide ? ScalarType::Double : ScalarType::Float);
+  }
+  void* get() { return tensor_.numel() > 0 ? tensor_.mutable_data_ptr() : nullptr; }
+
+ private:
+  Tensor tensor_;
+};
+
 // For the gradient of an operand: its shape and dtype, in the memory layout of x. (Not empty_like: the layout of a
 // slice takes torch.compile, with dynamic shapes, very long to reason about.)
 inline Tensor gradient_like(const Tensor& operand, const Tensor& x) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hida.ops.cpu.leaky_norm import leaky_norm
+from hida.ops.leaky_norm import leaky_norm
 
 
 class InstanceNorm(nn.Module):

@@ -18,7 +18,9 @@ const char* const everywhere[] = {"info_acon",
                                   "deform_conv2d",
                                   "deform_conv2d_backward",
                                   "instance_norm_modulate",
-                                  "instance_norm_modulate_backward"};
+                                  "instance_norm_modulate_backward",
+                                  "leaky_norm",
+                                  "leaky_norm_backward"};
 
 bool load(const std::string& path) {
   if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) != nullptr) return true;

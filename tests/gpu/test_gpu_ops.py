@@ -12,12 +12,14 @@ import pytest
 import torch
 from backends import BACKENDS
 from checking import assert_same, deform, function, outcome
-from operands import NAMES, adaptation, deformation, randoms, upstream_of
+from operands import NAMES, NHWC, adaptation, deformation, randoms, upstream_of
 from torch import Tensor
 
 from hida import ops
+from hida.ops.leaky_norm import leaky_norm
 
 LAYERS = ("HIDA's 4² layer", "large map")
+NORM = "leaky norm"
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*deterministic")]
 
 
@@ -31,7 +33,9 @@ def natively_and_poisoned():
 
 
 def operation(name, shape=(4, 32, 64, 64), device="cuda", **kind):
-    """Return an op as a function of its tensors, and those tensors; ``name``: of the adaptation or of LAYERS."""
+    """Return an op as a function of its tensors, and those tensors; ``name``: of the adaptation, of LAYERS, or NORM."""
+    if name == NORM:
+        return lambda x: leaky_norm(x, 0.2, 0.2), randoms(shape, layout=NHWC, device=device, **kind)
     if name not in LAYERS:
         return function(ops, name), adaptation(name, shape, device=device, **kind)
     tensors, steps = deformation(name, device=device, **kind)
@@ -50,7 +54,7 @@ def another_stream(busy: bool = True):
     side.synchronize()
 
 
-every_op = pytest.mark.parametrize("name", [*NAMES, *LAYERS])
+every_op = pytest.mark.parametrize("name", [*NAMES, *LAYERS, NORM])
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (2, 64, 128, 128), (1, 2, 256, 256)], ids=str)

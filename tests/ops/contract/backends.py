@@ -266,8 +266,22 @@ def _deform_conv2d(x, offset, weight, bias=None, stride=1, padding=0, dilation=1
     )
 
 
+def _leaky_norm(x, before=1.0, after=1.0, eps=1e-5) -> Tensor:
+    e = torch.ops.hida_emulation
+    return _op(
+        lambda x: e.leaky_norm(x, before, after, eps),
+        lambda wanted, grad, *given: (e.leaky_norm_backward(grad, *given, before, after),),
+        (0,),
+        x,
+    )
+
+
 EMULATED_OPS = SimpleNamespace(
-    info_acon=_info_acon, instance_norm_modulate=_instance_norm_modulate, ida=_ida, deform_conv2d=_deform_conv2d
+    info_acon=_info_acon,
+    instance_norm_modulate=_instance_norm_modulate,
+    ida=_ida,
+    deform_conv2d=_deform_conv2d,
+    leaky_norm=_leaky_norm,
 )
 
 TINY, LARGE = {"HIDA_DEFORM_PATH": "tiny"}, {"HIDA_DEFORM_PATH": "large"}

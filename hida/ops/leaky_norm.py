@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hida.ops import checks, dispatch, library
-from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.layout import channels_last
+from hida.ops.sizes import known
 
 
 def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 1e-5) -> Tensor:
@@ -20,7 +21,7 @@ def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 
         l(x, slope) = x where x > 0, else slope·x
         f = l(x, before);   y = l((f − μ)/√(var + eps), after),   μ and (biased) var of f per (n, c) over H×W
 
-    The native kernel takes NHWC tensors (``channels_last``) on a CPU; everything else is PyTorch's.
+    The native kernels take NHWC tensors (``channels_last``), see :func:`fits`; everything else is PyTorch's.
 
     Args:
         x: (N, C, H, W), any floating dtype.
@@ -30,9 +31,20 @@ def leaky_norm(x: Tensor, before: float = 1.0, after: float = 1.0, eps: float = 
     Returns:
         (N, C, H, W) in the dtype of ``x``; the native kernel computes in float32 (float64 for float64 input).
     """
-    if channels_last_on_cpu(x) and dispatch.native(x):
+    if fits(x) and dispatch.native(x):
         return torch.ops.hida.leaky_norm(x, before, after, eps)[0]
     return leaky_norm_reference(x, before, after, eps)
+
+
+def fits(x: Tensor) -> bool:
+    """Say whether there are native kernels for ``x``: on a GPU, for eight channels at a time and images below 2 GiB."""
+    if x.device.type not in ("cpu", "cuda") or not channels_last(x):
+        return False
+    if x.device.type == "cpu":
+        return True
+    _, c, h, w = x.shape
+    too_large = (h * w + 1) * c * x.element_size() >= 1 << 31
+    return x.dtype != torch.float64 and c % 8 == 0 and not known(too_large)
 
 
 def leaky_norm_reference(x: Tensor, before: float, after: float, eps: float) -> Tensor:
@@ -59,11 +71,11 @@ def _lone_and_differentiated(x: Tensor) -> bool:
 
 def _fake(x: Tensor, before: float, after: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = library.partial_sums(x)
-    return torch.empty_like(x), mean, torch.empty_like(mean)
+    return library.gradient_like(x, x), mean, torch.empty_like(mean)
 
 
 def _fake_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, before: float, after: float) -> Tensor:
-    return torch.empty_like(x)
+    return library.gradient_like(x, x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -6,21 +6,16 @@
 //   made
 //                       of what the second-level cache still has of its x and logits.
 // What is read for the last time is marked as not wanted any more. f is computed twice: 14 instructions per element
-// cost less than its bytes. Statistics of a thread are sums off its first element, of which it has a few dozen; those
-// of a block are off its mean, those of a plane off its first chunk's: so no sum of squares is much larger than what is
-// left of it, whatever the mean and wherever an outlier is. Always the same order, no atomics in a result.
+// cost less than its bytes. Statistics: moments.h. Always the same order, no atomics in a result.
 // Share of the floor (ida, bfloat16, 16 images on an H100): two kernels, statistics of all images before y of all, had
 // 59 % of it for 64 channels of 128×128, 58 % for 128 of 64×64 (blocks of a cluster, of a plane each, took 24 to 29 %
 // longer); in turns, and instance_norm_modulate: not measured.
-#include "turns.h"
+#include "moments.h"
 
 namespace hida {
 namespace cuda {
 namespace nhwc {
 namespace {
-
-// Rows of the table.
-enum Row { kMean, kRest, kRstd };
 
 // Packs of a tensor that a thread has in flight at a time.
 template <Dtype D>
@@ -28,12 +23,10 @@ constexpr unsigned kReading = D == Dtype::f32 ? 2 : 4;
 template <Dtype D>
 constexpr unsigned kWriting = D == Dtype::f32 ? 1 : 2;
 
-// Statistics of the block's pixels, to take(channel of the tile, mean, what rounding took from it, variance), which one
-// thread for each channel calls.
-template <Dtype D, Logits L, class F>
-HIDA_DEVICE void statistics(const View<D>& x, const View<D>& logits, const Slopes<D, L>& slopes, const Tiling& m,
-                            const ThreadWork& p, const Shared& s, F take) {
-  float shift[8] = {}, sum[8] = {}, squares[8] = {}, count = 0;
+// Of the thread's pixels.
+template <Dtype D, Logits L>
+HIDA_DEVICE Moments moments(const View<D>& x, const View<D>& logits, const Slopes<D, L>& slopes, const ThreadWork& p) {
+  Moments own;
   for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
     Eight<D> x_packs[kReading<D>], packs[kReading<D>];
 #pragma unroll
@@ -44,53 +37,12 @@ HIDA_DEVICE void statistics(const View<D>& x, const View<D>& logits, const Slope
     }
 #pragma unroll
     for (unsigned u = 0; u < kReading<D>; ++u) {
-      // No branches, behind which the loads would be moved: what is missing counts as the shift.
-      const bool has = p.has(pixel + u * p.lanes);
       float f[8];
       slopes.value(x_packs[u], packs[u], f);
-#pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        if (u == 0) shift[k] = count == 0 ? f[k] : shift[k];
-        const float off = (has ? f[k] : shift[k]) - shift[k];
-        sum[k] += off;
-        squares[k] += off * off;
-      }
-      count += has ? 1.0f : 0.0f;
+      own.add(f, u == 0, p.has(pixel + u * p.lanes));
     }
   }
-  const float share = count > 0 ? 1 / count : 0;
-  // The first lane always has a pixel, if its channels are there.
-  if (threadIdx.x < m.groups) {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) s.table[p.at + unsigned(k)] = shift[k] + sum[k] * share;
-  }
-  __syncthreads();
-  float middle[8];
-  s.tell(kMean, m, p, middle);
-#pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const float own = sum[k] * share, gap = shift[k] - middle[k] + own;
-    squares[k] = count > 0 ? squares[k] - sum[k] * own : 0;
-    sum[k] = count > 0 ? count * gap : 0;
-  }
-  add_lanes(sum, m, s, [&](unsigned c, float off) { s.table[kRest * m.width() + c] = off; });
-  const float size = float(pixels_of(m, p.part));
-  __syncthreads();
-  s.tell(kRest, m, p, middle);
-#pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const float gap = sum[k] * share - middle[k] * (1 / size);
-    squares[k] += count > 0 ? count * gap * gap : 0.0f;
-  }
-  add_lanes(squares, m, s, [&](unsigned c, float around) {
-    const float near = s.table[kMean * m.width() + c], off = s.table[kRest * m.width() + c] / size;
-    const float mean = near + off;
-    take(c, mean, near - mean + off, around / size);
-  });
-}
-
-HIDA_DEVICE float rstd_of(const Adapt& a, float variance) {
-  return inverse_root((variance < 0 ? 0.0f : variance) + float(a.eps));  // NaN stays
+  return own;
 }
 
 // y of the block's pixels, with the mean in two floats. Past: the caches, which are for other images.
@@ -147,15 +99,10 @@ __global__ void __launch_bounds__(kMost, 1) whole(const __grid_constant__ Adapt 
   const View<D> x(a.x, p), logits(a.logits, p), gamma(a.gamma, p), beta(a.beta, p);
   for (unsigned pixel = p.first; p.has(pixel); pixel += p.lanes) gamma.prefetch(pixel), beta.prefetch(pixel);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-  statistics(x, logits, slopes, m, p, s, [&](unsigned c, float mean, float rest, float variance) {
-    const float rstd = rstd_of(a, variance);
-    s.table[kMean * m.width() + c] = mean;
-    s.table[kRest * m.width() + c] = rest;
-    s.table[kRstd * m.width() + c] = rstd;
-    if (p.tile + c >= m.channels) return;
-    const int64_t at = int64_t(p.n) * m.channels + p.tile + c;
-    static_cast<float*>(a.mean)[at] = mean + rest;
-    static_cast<float*>(a.rstd)[at] = rstd;
+  Moments own = moments(x, logits, slopes, p);
+  const PlaneStatistics to{static_cast<float*>(a.mean), static_cast<float*>(a.rstd), a.eps};
+  merge_threads(own, m, p, s, [&](unsigned c, float mean, float rest, float around) {
+    to.write(m, p, s, c, mean, rest, around / float(m.pixels));
   });
   __syncthreads();
   float mean[8], rest[8], rstd[8];
@@ -168,12 +115,11 @@ __global__ void __launch_bounds__(kMost, 1) whole(const __grid_constant__ Adapt 
 // Blocks that a multiprocessor has at a time, so that one loads while another computes.
 constexpr unsigned kResident = 2;
 
-// Planes of more. rests: (N, C), what rounding took from the means. chunks: of each unit and chunk a number near its
-// mean, how far off it is, and the squares around the mean.
+// Planes of more.
 template <Dtype D, Logits L>
 __global__ void __launch_bounds__(kTurnThreads, kResident)
-    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, float* rests, float* chunks,
-             const __grid_constant__ Turns t) {
+    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m,
+             const __grid_constant__ TurnStatistics statistics, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
   Tickets tickets(t);
@@ -182,45 +128,15 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
     const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
     const View<D> x(a.x, p), logits(a.logits, p);
     const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-    unsigned* const done = t.done(true, job.unit);
-    if (!job.first) {
-      wait_until_open(done, t.jobs);
+    if (job.first) {
+      Moments own = moments(x, logits, slopes, p);
+      statistics.write(own, t, job, m, p, s);
+    } else {
+      wait_until_open(t.done(true, job.unit), t.jobs);
       float mean[8] = {}, rest[8] = {}, rstd[8] = {};
-      if (p.valid) {
-        read_shared_eight(static_cast<const float*>(a.mean), m, p, mean);
-        read_shared_eight(static_cast<const float*>(a.rstd), m, p, rstd);
-        if (D == Dtype::f32) read_shared_eight(rests, m, p, rest);
-      }
+      statistics.template read<D == Dtype::f32>(m, p, mean, rest, rstd);
       apply<true>(a, x, logits, slopes, m, p, mean, rest, rstd);
-      continue;
     }
-    const ChunkArray<3> sums(chunks, m, job.unit);
-    const float size = float(pixels_of(m, job.part));
-    statistics(x, logits, slopes, m, p, s, [&](unsigned c, float mean, float rest, float variance) {
-      sums.at(job.part, 0)[c] = mean;
-      sums.at(job.part, 1)[c] = rest;
-      sums.at(job.part, 2)[c] = variance * size;
-    });
-    if (!is_last(done, t.jobs)) continue;
-    const float* const near = sums.at(0, 0);
-    merge<2>(
-        m, s,
-        [&](float (&v)[2], unsigned c, unsigned i) {
-          const float* const of_chunk = sums.at(i, 0) + c;
-          const float pixels = float(pixels_of(m, i));
-          const float gap = __ldcg(of_chunk) - __ldcg(near + c) + __ldcg(of_chunk + m.width());
-          v[0] += pixels * gap;
-          v[1] += __ldcg(of_chunk + 2 * m.width()) + pixels * gap * gap;
-        },
-        [&](unsigned c, const float (&v)[2]) {
-          if (p.tile + c >= m.channels) return;
-          const float first = __ldcg(near + c), off = v[0] / float(m.pixels), mean = first + off;
-          const int64_t at = int64_t(p.n) * m.channels + p.tile + c;
-          static_cast<float*>(a.mean)[at] = mean;
-          static_cast<float*>(a.rstd)[at] = rstd_of(a, v[1] / float(m.pixels) - off * off);
-          rests[at] = first - mean + off;
-        });
-    open(done);
   }
 }
 
@@ -248,9 +164,8 @@ Tiling turns_tiling(const Adapt& a, const Launch& l) {
 
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
   if (is_whole(a)) return 0;
-  const Extent& e = a.planes.extent;
   const Tiling m = turns_tiling(a, l);
-  return counters_of(m) + e.n * e.c + 3 * m.blocks * m.width();
+  return counters_of(m) + statistics_of(m, a.planes.extent);
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
@@ -261,9 +176,8 @@ void adapt(const Adapt& a, void* workspace, const Launch& l) {
   if (is_whole(a))
     return run(with_dtype(a.x.dtype, [&](auto d) { return whole_for<decltype(d)::value>(logits); }), m, shared_of(m), l,
                a, m);
-  float* const rests = static_cast<float*>(workspace) + counters_of(m);
   run_turns(with_dtype(a.x.dtype, [&](auto d) { return turns_for<decltype(d)::value>(logits); }), m, kResident,
-            shared_of(m), workspace, l, a, m, rests, rests + e.n * e.c);
+            shared_of(m), workspace, l, a, m, turn_statistics(m, e, a.mean, a.rstd, a.eps, workspace));
 }
 
 }  // namespace nhwc

@@ -47,11 +47,10 @@ struct Views {
   }
 };
 
-// The sums of d and d·x̂ of the block's pixels, to take(which, channel of the tile, sum).
-template <Dtype D, Logits L, class F>
+// The sums of d and d·x̂ of the thread's pixels.
+template <Dtype D, Logits L>
 HIDA_DEVICE void sums_of_d(const Views<D, L>& views, const Slopes<D, L>& slopes, const float (&mean)[8],
-                           const float (&rstd)[8], const Tiling& m, const ThreadWork& p, const Shared& s, F take) {
-  float sums[2][8] = {};
+                           const float (&rstd)[8], const ThreadWork& p, float (&sums)[2][8]) {
   for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
     Operands<D, L> packs[kReading<D>];
 #pragma unroll
@@ -72,8 +71,6 @@ HIDA_DEVICE void sums_of_d(const Views<D, L>& views, const Slopes<D, L>& slopes,
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) add_lanes(sums[i], m, s, [&](unsigned c, float sum) { take(i, c, sum); });
 }
 
 // The gradients of the block's pixels, and their sums towards p1, p2 and, for one θ per plane, the logits.
@@ -145,8 +142,11 @@ __global__ void __launch_bounds__(most_for(L), 1)
     read_eight(a.mean, m, p, mean);
     read_eight(a.rstd, m, p, rstd);
   }
-  sums_of_d(views, slopes, mean, rstd, m, p, s,
-            [&](int i, unsigned c, float sum) { s.table[unsigned(i) * m.width() + c] = sum; });
+  float of_d[2][8] = {};
+  sums_of_d(views, slopes, mean, rstd, p, of_d);
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    add_lanes(of_d[i], m, s, [&](unsigned c, float sum) { s.table[unsigned(i) * m.width() + c] = sum; });
   __syncthreads();
   float mean_d[8], mean_dx[8], sums[3][8] = {};
   s.tell(0, m, p, mean_d);
@@ -162,60 +162,39 @@ __global__ void __launch_bounds__(most_for(L), 1)
   }
 }
 
-// Planes of more. means: (2, N, C), the sums of d and d·x̂. chunks: those of each unit and chunk, then of all units and
-// chunks those towards p1, p2, logits.
+// Planes of more. chunks: of all units and chunks the sums towards p1, p2, logits.
 template <Dtype D, Logits L>
 __global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
-    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, float* means, float* chunks,
-             const __grid_constant__ Turns t) {
+    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, const __grid_constant__ TurnSums means,
+             float* chunks, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  const int64_t planes = a.planes.extent.n * a.planes.extent.c;
   Tickets tickets(t);
   for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
     const Job job(t, number);
     const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
     const Views<D, L> views(a, p);
     const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-    const auto place = [&](unsigned c) { return int64_t(p.n) * m.channels + p.tile + c; };
     float mean[8] = {}, rstd[8] = {};
     if (p.valid) {
       read_eight(a.mean, m, p, mean);
       read_eight(a.rstd, m, p, rstd);
     }
-    unsigned* const done = t.done(true, job.unit);
     if (job.first) {
-      const ChunkArray<2> sums(chunks, m, job.unit);
-      sums_of_d(views, slopes, mean, rstd, m, p, s,
-                [&](int i, unsigned c, float sum) { sums.at(job.part, i)[c] = sum; });
-      if (!is_last(done, t.jobs)) continue;
-      merge<2>(
-          m, s,
-          [&](float (&v)[2], unsigned c, unsigned i) {
-            v[0] += __ldcg(sums.at(i, 0) + c);
-            v[1] += __ldcg(sums.at(i, 1) + c);
-          },
-          [&](unsigned c, const float (&v)[2]) {
-            if (p.tile + c >= m.channels) return;
-            means[place(c)] = v[0];
-            means[planes + place(c)] = v[1];
-          });
-      open(done);
+      float of_d[2][8] = {};
+      sums_of_d(views, slopes, mean, rstd, p, of_d);
+      means.write(of_d, t, job, m, p, s);
       continue;
     }
-    wait_until_open(done, t.jobs);
+    wait_until_open(t.done(true, job.unit), t.jobs);
     float mean_d[8] = {}, mean_dx[8] = {}, sums[3][8] = {};
-    if (p.valid) {
-      read_shared_eight(means, m, p, mean_d);
-      read_shared_eight(means + planes, m, p, mean_dx);
-    }
+    means.read(0, m, p, mean_d);
+    means.read(1, m, p, mean_dx);
     gradients<true>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
     if (L == Logits::none || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) continue;
     constexpr int kKinds = kinds_for(L) > 0 ? kinds_for(L) : 1;
     // Made anew: the registers were for the loop.
-    const auto parts_of = [&](unsigned unit) {
-      return ChunkArray<kKinds>(chunks + size_t(t.units) * m.chunks * 2 * m.width(), m, unit);
-    };
+    const auto parts_of = [&](unsigned unit) { return ChunkArray<kKinds>(chunks, m, unit); };
 #pragma unroll
     for (int i = 0; i < kKinds; ++i)
       add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
@@ -266,9 +245,8 @@ Tiling turns_tiling(const Adapt& a, const Launch& l) {
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
   if (is_whole(a)) return 0;
-  const Extent& e = a.planes.extent;
   const Tiling m = turns_tiling(a, l);
-  return counters_of(m) + 2 * e.n * e.c + (2 + kinds_for(kind_of(a.logits))) * m.blocks * m.width();
+  return counters_of(m) + sums_of(m, a.planes.extent) + kinds_for(kind_of(a.logits)) * m.blocks * m.width();
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
@@ -280,9 +258,9 @@ void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
   if (is_whole(a))
     return run(with_dtype(a.x.dtype, [&](auto d) { return whole_for<decltype(d)::value>(logits); }), m, shared_of(m), l,
                a, m);
-  float* const means = static_cast<float*>(workspace) + counters_of(m);
+  const TurnSums means = turn_sums(m, e, workspace);
   run_turns(with_dtype(a.x.dtype, [&](auto d) { return turns_for<decltype(d)::value>(logits); }), m,
-            resident_for(a.x.dtype, logits), shared_of(m), workspace, l, a, m, means, means + 2 * e.n * e.c);
+            resident_for(a.x.dtype, logits), shared_of(m), workspace, l, a, m, means, means.totals + sums_of(m, e));
 }
 
 }  // namespace nhwc

@@ -1,5 +1,5 @@
 // leaky_norm, backward, in the usual channels_last case. The formula and the paths: leaky_norm_nhwc.h.
-// Traffic: 3n (read grad, x; write dx); 5n in two kernels, less what the second has from the second-level cache.
+// Traffic: 3n (read grad, x; write dx).
 // Share of the floor: not measured.
 #include "leaky_norm_nhwc.h"
 
@@ -11,6 +11,8 @@ namespace {
 // Pixels that a thread has in flight at a time: four loads of 16 bytes.
 template <Dtype D>
 constexpr unsigned kReading = D == Dtype::f32 ? 1 : 2;
+// Blocks that a multiprocessor has at a time.
+constexpr unsigned kResident = 3;
 
 // The operands of a pack of channels of some pixels.
 template <Dtype D>
@@ -34,67 +36,39 @@ struct Derived {
   }
 };
 
-// partial: of each chunk the sums of d and of d·(f − μ).
+// The sums of d and of d·(f − μ) of the thread's pixels.
 template <Dtype D>
-__global__ void __launch_bounds__(kNormThreads, 3)
-    backward(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
-             int stage, float* partial) {
-  HIDA_DYNAMIC_SHARED(float, memory);
-  const Shared s(memory, m);
-  const ThreadWork p(m);
-  const View<D> x(a.x, p), grad(a.grad, p);
-  float mean[8] = {};
-  if (p.valid) read_eight(a.mean, m, p, mean);
-  float* const here = partial_of(partial, m, p);
-  const int64_t apart = kinds_apart(a, m);
-  if (stage & kSums) {
-    float sums[2][8] = {};
-    for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
-      Operands<D> packs[kReading<D>];
+HIDA_DEVICE void sums_of_d(const View<D>& x, const View<D>& grad, const ThreadWork& p, float before, float after,
+                           const float (&mean)[8], float (&sums)[2][8]) {
+  for (unsigned pixel = p.first; p.has(pixel); pixel += kReading<D> * p.lanes) {
+    Operands<D> packs[kReading<D>];
 #pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u) {
-        const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
-        packs[u] = {x.read(at), grad.read(at)};
-      }
-#pragma unroll
-      for (unsigned u = 0; u < kReading<D>; ++u) {
-        const bool has = p.has(pixel + u * p.lanes);  // no branch, behind which the loads would be moved
-        float v[8];
-        const Derived of(packs[u], before, after, mean, v);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          const float d = has ? of.d[k] : 0.0f;
-          sums[0][k] += d;
-          sums[1][k] += d * of.off[k];
-        }
-      }
+    for (unsigned u = 0; u < kReading<D>; ++u) {
+      const unsigned at = p.has(pixel + u * p.lanes) ? pixel + u * p.lanes : pixel;
+      packs[u] = {x.read(at), grad.read(at)};
     }
 #pragma unroll
-    for (unsigned i = 0; i < 2; ++i) {
-      add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
-        if (stage == kBoth)
-          s.table[i * m.width() + c] = sum;
-        else if (p.tile + c < m.channels)
-          here[i * apart + int64_t(p.part) * m.channels + c] = sum;
-      });
+    for (unsigned u = 0; u < kReading<D>; ++u) {
+      const bool has = p.has(pixel + u * p.lanes);  // no branch, behind which the loads would be moved
+      float v[8];
+      const Derived of(packs[u], before, after, mean, v);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const float d = has ? of.d[k] : 0.0f;
+        sums[0][k] += d;
+        sums[1][k] += d * of.off[k];
+      }
     }
-    if (stage == kSums) return;
-  } else {
-    const auto add = [&](const float* first, unsigned i, float (&sums)[2]) {
-      const float* const from = first + size_t(i) * m.channels;
-      sums[0] += from[0];
-      sums[1] += from[apart];
-    };
-    merge_chunks(m, p, s, here, add, [&](unsigned c, const float (&sums)[2]) {
-      s.table[c] = sums[0];
-      s.table[m.width() + c] = sums[1];
-    });
   }
-  __syncthreads();
-  float rstd[8] = {}, mean_d[8], mean_dx[8];
+}
+
+// dx of the block's pixels, from the two sums. Past: the caches, which are for other images.
+template <bool Past, Dtype D>
+HIDA_DEVICE void gradients(const LeakyNorm& a, const View<D>& x, const View<D>& grad, const Tiling& m,
+                           const ThreadWork& p, float before, float after, const float (&mean)[8], float (&mean_d)[8],
+                           float (&mean_dx)[8]) {
+  float rstd[8] = {};
   if (p.valid) read_eight(a.rstd, m, p, rstd);
-  s.tell(0, m, p, mean_d);
-  s.tell(1, m, p, mean_dx);
   const float share = 1 / float(m.pixels);
 #pragma unroll
   for (int k = 0; k < 8; ++k) mean_d[k] *= share, mean_dx[k] *= share * rstd[k];
@@ -117,7 +91,53 @@ __global__ void __launch_bounds__(kNormThreads, 3)
         const float df = normalise_gradient(of.d[k], of.off[k] * rstd[k], mean_d[k], mean_dx[k], rstd[k]);
         v[k] = leaky(v[k], df, before);
       }
-      dx.write(at[u], v);
+      dx.write(at[u], v, Past);
+    }
+  }
+}
+
+template <Dtype D>
+__global__ void __launch_bounds__(kNormThreads, kResident)
+    whole(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m);
+  const View<D> x(a.x, p), grad(a.grad, p);
+  float mean[8] = {}, mean_d[8], mean_dx[8], sums[2][8] = {};
+  if (p.valid) read_eight(a.mean, m, p, mean);
+  sums_of_d(x, grad, p, before, after, mean, sums);
+#pragma unroll
+  for (unsigned i = 0; i < 2; ++i)
+    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { s.table[i * m.width() + c] = sum; });
+  __syncthreads();
+  s.tell(0, m, p, mean_d);
+  s.tell(1, m, p, mean_dx);
+  gradients<false>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
+}
+
+template <Dtype D>
+__global__ void __launch_bounds__(kTurnThreads, kResident)
+    in_turns(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
+             const __grid_constant__ TurnSums means, const __grid_constant__ Turns t) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  Tickets tickets(t);
+  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
+    const Job job(t, number);
+    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+    const View<D> x(a.x, p), grad(a.grad, p);
+    float mean[8] = {};
+    if (p.valid) read_eight(a.mean, m, p, mean);
+    if (job.first) {
+      float sums[2][8] = {};
+      sums_of_d(x, grad, p, before, after, mean, sums);
+      means.write(sums, t, job, m, p, s);
+    } else {
+      wait_until_open(t.done(true, job.unit), t.jobs);
+      float mean_d[8] = {}, mean_dx[8] = {};
+      means.read(0, m, p, mean_d);
+      means.read(1, m, p, mean_dx);
+      gradients<true>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
     }
   }
 }
@@ -126,12 +146,20 @@ __global__ void __launch_bounds__(kNormThreads, 3)
 }  // namespace nhwc
 
 int64_t leaky_norm_backward_workspace(const LeakyNorm& a, const Launch& l) {
-  return nhwc::workspace_for(a, l, 2);
+  if (nhwc::is_whole(a)) return 0;
+  const nhwc::Tiling m = nhwc::tiling_for(a, 2, l);
+  return nhwc::counters_of(m) + nhwc::sums_of(m, a.extent);
 }
 
 void leaky_norm_backward(const LeakyNorm& a, void* workspace, const Launch& l) {
-  const auto kernel = [](auto d) -> nhwc::NormKernel { return nhwc::backward<decltype(d)::value>; };
-  nhwc::run_stages(with_dtype(a.x.dtype, kernel), a, workspace, l);
+  using namespace nhwc;
+  const Tiling m = tiling_for(a, 2, l);
+  const float before = float(a.before), after = float(a.after);
+  if (is_whole(a))
+    return run(with_dtype(a.x.dtype, [](auto d) { return whole<decltype(d)::value>; }), m, shared_of(m), l, a, m,
+               before, after);
+  run_turns(with_dtype(a.x.dtype, [](auto d) { return in_turns<decltype(d)::value>; }), m, kResident, shared_of(m),
+            workspace, l, a, m, before, after, turn_sums(m, a.extent, workspace));
 }
 
 }  // namespace cuda

@@ -139,6 +139,39 @@ HIDA_DEVICE void merge(const Tiling& m, const Shared& s, Add add, Take take) {
   }
 }
 
+// Two sums over planes that come in turns, of the first sweep for the second. totals: (2, N, C); chunks: of each unit
+// and chunk.
+struct TurnSums {
+  float *totals, *chunks;
+  int64_t planes;
+
+  HIDA_DEVICE void read(int kind, const Tiling& m, const ThreadWork& p, float (&v)[8]) const {
+    if (p.valid) read_shared_eight(totals + kind * planes, m, p, v);
+  }
+  // The block's own; then, if they are the unit's last, all of them merged.
+  HIDA_DEVICE void write(const float (&own)[2][8], const Turns& t, const Job& job, const Tiling& m, const ThreadWork& p,
+                         const Shared& s) const {
+    const ChunkArray<2> of(chunks, m, job.unit);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) add_lanes(own[i], m, s, [&](unsigned c, float sum) { of.at(job.part, i)[c] = sum; });
+    unsigned* const done = t.done(true, job.unit);
+    if (!is_last(done, t.jobs)) return;
+    merge<2>(
+        m, s,
+        [&](float (&v)[2], unsigned c, unsigned i) {
+          v[0] += __ldcg(of.at(i, 0) + c);
+          v[1] += __ldcg(of.at(i, 1) + c);
+        },
+        [&](unsigned c, const float (&v)[2]) {
+          if (p.tile + c >= m.channels) return;
+          const int64_t at = int64_t(p.n) * m.channels + p.tile + c;
+          totals[at] = v[0];
+          totals[planes + at] = v[1];
+        });
+    open(done);
+  }
+};
+
 // ---- on the host ------------------------------------------------------------------------------------------------
 
 // `bytes`: of an element of all tensors that the second sweep reads again.
@@ -175,6 +208,15 @@ inline Turns turns_of(const Tiling& m, unsigned blocks) {
 // The counters' share of a workspace, in floats.
 inline int64_t counters_of(const Tiling& m) {
   return (1 + 2 * (m.blocks / m.chunks) + 3) / 4 * 4;
+}
+
+// In floats: what a workspace holds for TurnSums, behind the counters.
+inline int64_t sums_of(const Tiling& m, const Extent& e) {
+  return 2 * (e.n * e.c + m.blocks * m.width());
+}
+inline TurnSums turn_sums(const Tiling& m, const Extent& e, void* workspace) {
+  float* const totals = static_cast<float*>(workspace) + counters_of(m);
+  return {totals, totals + 2 * e.n * e.c, e.n * e.c};
 }
 
 // Runs kernel(args…, turns) with blocks that fill the chip, `resident` on each multiprocessor. The workspace begins

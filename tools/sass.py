@@ -5,15 +5,16 @@
     python tools/sass.py --arch sm_80 kernel.cubin  another chip, another library, object or cubin
     python tools/sass.py --check --json sass.json   say which goals are missed (status 1); keep all that was read
 
-The columns: registers; static shared memory in bytes; stack in bytes and spills (loads and stores of local memory);
-16-byte loads from global memory; how many of them, at most, are on their way at a time, before any of their results is
-waited for; instructions of the hottest inner loop, that with the most such loads; for eight elements, or for one
-gathered vector of 16 bytes, instructions and MUFU (exp2, reciprocal) of each inner loop that loads, or of the whole
-kernel where no loop does; tensor core instructions; barriers of a block and of a cluster.
+The columns: registers; static shared memory in bytes (from 9.0 on the system takes 1024 of them); stack in bytes and
+spills (loads and stores of local memory); 16-byte loads from global memory; then, for each inner loop that has some, or
+for the whole kernel where no loop has: how many are on their way at a time before any of their results is waited for;
+its instructions; instructions and MUFU (powers, reciprocals) for eight elements, of deform_conv for a gathered vector
+of 16 bytes and without those of the tensor cores; tensor core instructions; barriers of a block or a cluster.
 
 How it is counted: a load is on its way until an instruction names one of its registers or waits for its scoreboard (the
-control bits of the encoding), along the path on which most are. Loops are those of the flow graph (a jump to a block
-that every way to it has passed); instructions are static: of a branch inside a loop both sides, of a subroutine none.
+control bits of the encoding). Loops are those of the flow graph: a jump to a block that every way to the jump passes.
+Of a loop or a kernel the way through is counted that has the most 16-byte loads and stores and products, of those the
+shortest: so what finds sampling points, which few warps do, is not part of a gather. Loops within are passed once.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from toolchain import find_nvcc  # noqa: E402
 
 LIBRARY = ROOT / "hida/_ops_cuda.so"
 IN_FLIGHT, GATHER = 4, 90  # the goals: 16-byte loads on their way in NHWC kernels; instructions for a gathered vector
-GOAL_KERNELS = r"(ida|info_acon)\w*_nhwc\w* "  # of the first goal; the second is that of deform_conv's products
-NO_BARRIER = 7
+STREAMS, GATHERS = r"(ida|info_acon)_nhwc", r"deform_conv forward_kernel<(Bf16|Fp16)"  # the kernels they are of
+NO_BARRIER, COPY = 7, 8  # instead of a scoreboard's number, 0 to 5
 INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*) ?([^;]*);")
 ENCODING = re.compile(r"\s+/\* 0x([0-9a-f]{16}) \*/")
 WIDE_LOAD = re.compile(r"(LDG|LD|LDGSTS)\.E\b.*\.128")
@@ -136,14 +137,14 @@ def blocks_of(code: list[Instruction]) -> list[Block]:
     return blocks
 
 
-def loops_of(blocks: list[Block]) -> list[set[int]]:
-    """Return the blocks of each loop: those from which a jump back to a block is reached that dominates the jump."""
+def loops_of(blocks: list[Block]) -> dict[int, set[int]]:
+    """Return the blocks of each loop, by its first: those from which a jump back to it, which dominates it, is reached."""
     before: list[list[int]] = [[] for _ in blocks]
     for n, block in enumerate(blocks):
         for to in block.next:
             before[to].append(n)
     every = (1 << len(blocks)) - 1
-    above = [1] + [every] * (len(blocks) - 1)
+    above = [1] + [every] * (len(blocks) - 1)  # the blocks that every way passes, as bits
     changed = True
     while changed:
         changed = False
@@ -154,35 +155,59 @@ def loops_of(blocks: list[Block]) -> list[set[int]]:
     loops: dict[int, set[int]] = {}
     for n, block in enumerate(blocks):
         for head in block.next:
-            if above[n] >> head & 1 and block.body[-1].at != blocks[head].body[0].at:  # no trap behind the end
+            if above[n] >> head & 1 and block.body[-1].at != blocks[head].body[0].at:  # not the trap behind the end
                 body, left = loops.setdefault(head, {head}), [n]
                 while left:
                     if (one := left.pop()) not in body:
                         body.add(one)
                         left += before[one]
-    return list(loops.values())
+    return loops
 
 
-def in_flight(blocks: list[Block]) -> int:
+def way_through(blocks: list[Block], head: int, among: set[int]) -> list[Instruction]:
+    """Return the instructions of the shortest of the ways with the most loads, stores and products."""
+    order: list[int] = []
+    seen, left = {head}, [(head, iter(blocks[head].next))]
+    while left:  # depth first: a block comes behind all that follow it, but for jumps back
+        n, follow = left[-1]
+        to = next(follow, None)
+        if to is None:
+            order.append(left.pop()[0])
+        elif to in among and to not in seen:
+            seen.add(to)
+            left.append((to, iter(blocks[to].next)))
+    best: dict[int, tuple[int, int, int]] = {}  # worth, -instructions, next
+    for n in order:
+        counts = count(blocks[n].body)
+        worth, size = counts["loads"] + counts["stores"] + counts["tensor"], counts["instructions"]
+        further = max(((*best[to][:2], to) for to in blocks[n].next if to in best), default=(0, 0, -1))
+        best[n] = (worth + further[0], further[1] - size, further[2])
+    way, n = [], head
+    while n >= 0:
+        way += blocks[n].body
+        n = best[n][2]
+    return way
+
+
+def in_flight(blocks: list[Block], among: set[int]) -> int:
     """Return how many 16-byte loads are on their way at a time, before a result of any of them is waited for."""
     most = 0
     entering: list[frozenset[tuple[int, int]]] = [frozenset()] * len(blocks)
     for _ in range(2):  # the second time with what a loop's end leaves to its beginning
-        for n, block in enumerate(blocks):
+        for n in sorted(among):
             flying = set(entering[n])  # (first register, scoreboard)
-            for one in block.body:
+            for one in blocks[n].body:
                 named = {int(r) // 4 * 4 for r in re.findall(r"\bR(\d+)", one.operands)} if flying else set()
                 done = {sets for to, sets in flying if to in named and sets != NO_BARRIER}
                 done |= {sets for _, sets in flying if one.waits >> sets & 1}
-                if one.name.startswith("DEPBAR"):  # cp.async, too
-                    done.add(-1)
+                if one.name.startswith("DEPBAR"):
+                    done.add(COPY)
                 flying = {(to, sets) for to, sets in flying if to not in named and sets not in done}
                 if WIDE_LOAD.match(one.name):
-                    copies = one.name.startswith("LDGSTS")
-                    target = re.match(r"R(\d+)", one.operands)
-                    flying.add((-one.at, -1) if copies else (int(target[1]) if target else -1, one.sets))
+                    target = re.match(r"R(\d+)", one.operands)  # LDGSTS, a copy to shared memory, has none
+                    flying.add((int(target[1]), one.sets) if target else (-one.at, COPY))
                     most = max(most, len(flying))
-            for to in block.next:
+            for to in blocks[n].next:
                 entering[to] = max(entering[to], frozenset(flying), key=len)
     return most
 
@@ -217,39 +242,32 @@ def count(body: Iterable[Instruction]) -> dict[str, int]:
 def eights(name: str, counts: dict[str, int]) -> float:
     """Return for how many times eight elements, or gathered vectors of 16 bytes, the counted code is; 0: not known."""
     rows = re.search(r", (64|128)[>,]", name)
-    if name.startswith("deform"):  # a product of Rows × 64: a column of 64 gathered vectors for a row of 16×8 products
-        return counts["tensor"] * 8 / int(rows[1]) if rows and counts["loads"] else counts["loads"] / 4
-    if not re.match(r"(ida|info_acon)\w*_n(hwc|chw)", name):
+    if name.startswith("deform"):  # a chunk of a product of rows × 64 has 512 vectors for 2 · rows threads, 32 HMMA each
+        return max(counts["tensor"], 32) * 8 / int(rows[1]) if rows else 0 if counts["tensor"] else counts["loads"] / 4
+    if not (adapts := re.match(r"(ida|info_acon)\w*_n(hwc|chw)", name)) or not counts["loads"]:
         return 0
-    back, acon, whole = "backward" in name, name.startswith("info_acon"), "whole" in name
+    back, acon, whole = "backward" in name, adapts[1] == "info_acon", "whole" in name
     wide = 2 if "f32" in name else 1  # 16 bytes are four numbers
-    written = (1 if acon else 2) + whole if back else 1  # dγ but for info_acon, dx, dlogits; y
     if counts["stores"]:
-        return counts["stores"] / (written * wide)
-    read = ((2 if acon else 3) if back else 1) + whole  # of the sweep for the sums: x; dy and γ; logits
-    return counts["loads"] / (read * wide)
+        return counts["stores"] / ((((1 if acon else 2) + whole) if back else 1) * wide)  # dγ, dx, dlogits; y
+    return counts["loads"] / ((((2 if acon else 3) if back else 1) + whole) * wide)  # for the sums: x; dy, γ; logits
 
 
 def describe(name: str, code: list[Instruction]) -> dict:
     """Return what is read off a kernel's instructions."""
     blocks = blocks_of(code)
-    loops = loops_of(blocks)
-    inner = [body for body in loops if not any(other < body for other in loops)]
-    found = [count(one for n in sorted(body) for one in blocks[n].body) for body in inner]
-    if name.startswith("deform"):  # a product's loop has others in it
-        found += [count(one for n in sorted(b) for one in blocks[n].body) for b in loops if b not in inner]
-        found = [one for one in found if one["tensor"] and one["loads"]] or found
-    hot = max(found, key=lambda one: (one["loads"], -one["instructions"]), default=None)
+    everything = set(range(len(blocks)))
+    loops = [(count(way_through(blocks, head, body)), body) for head, body in sorted(loops_of(blocks).items())]
+    loops = [(counts, body) for counts, body in loops if counts["loads"]]
+    inner = [(counts, body) for counts, body in loops if not any(other < body for _, other in loops)]
+    parts = []
+    for counts, body in inner or [(count(way_through(blocks, 0, everything)), everything)]:
+        parts.append(counts | {"in_flight": in_flight(blocks, body), "eights": (n := eights(name, counts))})
+        if n:
+            parts[-1]["per_eight"] = {"instructions": (counts["instructions"] - counts["tensor"]) / n}
+            parts[-1]["per_eight"]["mufu"] = counts["mufu"] / n
     whole = count(one for block in blocks for one in block.body)
-    result = {"name": name, **whole, "in_flight": in_flight(blocks), "loop": hot, "per_eight": []}
-    working = [one for one in found if one["loads"]]
-    if name.startswith("deform"):
-        working = working and [hot]
-    for one in working or [whole]:
-        if n := eights(name, one):
-            per = {"instructions": (one["instructions"] - one["tensor"]) / n, "mufu": one["mufu"] / n, "of": n}
-            result["per_eight"].append(per)
-    return result
+    return {"name": name, **whole, "in_flight": in_flight(blocks, everything), "loops": len(inner), "parts": parts}
 
 
 # ---- the tools ------------------------------------------------------------------------------------------------------
@@ -309,26 +327,31 @@ def misses(kernels: Iterable[dict]) -> Iterator[str]:
         name, flying = one["name"], one["in_flight"]
         if one["stack"] or one["spills"]:
             yield f"{name}: {one['stack']} bytes of stack, {one['spills']} spills; the goal is none"
-        if re.match(GOAL_KERNELS, name) and flying < IN_FLIGHT:
+        if re.match(STREAMS, name) and flying < IN_FLIGHT:
             yield f"{name}: {flying} loads of 16 bytes on their way; the goal is {IN_FLIGHT} or more"
-        for per in one["per_eight"]:
-            if re.match(r"deform_conv forward", name) and re.search("16", name) and per["instructions"] > GATHER:
-                yield f"{name}: {per['instructions']:.0f} instructions for a gather; the goal is {GATHER} or fewer"
+        for part in one["parts"]:
+            gather = part["per_eight"]["instructions"] if part["eights"] else 0
+            if re.match(GATHERS, name) and gather > GATHER:
+                yield f"{name}: {gather:.0f} instructions for a gather; the goal is {GATHER} or fewer"
 
 
 def table(kernels: list[dict]) -> str:
     """Return the lines that are printed."""
-    width = max(len(one["name"]) for one in kernels)
-    head = ("regs", "shared", "stack", "16B", "in flight", "loop", "per 8", "mufu/8", "tensor", "barriers")
-    lines = [f"{'kernel':<{width}}  " + "  ".join(f"{h:>9}" for h in head)]
+    head = ("kernel", "regs", "shared", "stack", "16 B", "in flight", "way", "per 8", "mufu", "tensor", "barriers")
+    rows = [head]
     for one in kernels:
-        loop, per = one["loop"], one["per_eight"]
-        cells = [one["registers"], one["shared"], f"{one['stack']}/{one['spills']}", one["loads"], one["in_flight"]]
-        cells += [loop["instructions"] if loop else "–"]
-        cells += ["+".join(f"{p[key]:.0f}" for p in per) or "–" for key in ("instructions", "mufu")]
-        cells += [one["tensor"], one["barriers"]]
-        lines.append(f"{one['name']:<{width}}  " + "  ".join(f"{c!s:>9}" for c in cells))
-    return "\n".join(lines)
+        parts = one["parts"] if one["loads"] else []
+        eight = [part["per_eight"] for part in parts if part["eights"]]
+        columns = [[p["in_flight"] for p in parts], [p["instructions"] for p in parts]]
+        columns += [[per[key] for per in eight] for key in ("instructions", "mufu")]
+        first = [one["name"], one["registers"], one["shared"], f"{one['stack']}/{one['spills']}", one["loads"]]
+        parted = ["+".join(f"{value:.0f}" for value in column) or "–" for column in columns]
+        rows.append(tuple(map(str, (*first, *parted, one["tensor"], one["barriers"]))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        row[0].ljust(widths[0]) + "".join("  " + cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import re
@@ -30,189 +31,20 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib import util
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tools/build"))
+sys.path += [str(ROOT / "tools"), str(ROOT / "tools/build")]
 
+from machine_code import Instruction, blocks_of, count, in_flight, loops_of, read_functions, way_through  # noqa: E402
 from toolchain import find_nvcc  # noqa: E402
 
 LIBRARY = ROOT / "hida/_ops_cuda.so"
 IN_FLIGHT, GATHER = 4, 90  # the goals: 16-byte loads on their way in NHWC kernels; instructions for a gathered vector
 STREAMS, GATHERS = r"(ida|info_acon)_nhwc", r"deform_conv forward_kernel<(Bf16|Fp16)"  # the kernels they are of
-NO_BARRIER, COPY = 7, 8  # instead of a scoreboard's number, 0 to 5
-INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*) ?([^;]*);")
-ENCODING = re.compile(r"\s+/\* 0x([0-9a-f]{16}) \*/")
-WIDE_LOAD = re.compile(r"(LDG|LD|LDGSTS)\.E\b.*\.128")
-WIDE_STORE = re.compile(r"(STG|ST)\.E\b.*\.128")
-KINDS = {  # what is counted in a kernel and in each loop
-    "loads": WIDE_LOAD,
-    "stores": WIDE_STORE,
-    "mufu": re.compile(r"MUFU\."),
-    "tensor": re.compile(r"(HMMA|HGMMA|DMMA|IMMA)\b(?!2)"),
-    "barriers": re.compile(r"BAR\.(SYNC|RED)|UCGABAR_WAIT|SYNCS\.PHASECHK"),
-    "spills": re.compile(r"(LDL|STL)\b"),
-}
 
 
 class Mistake(Exception):
     """Something that the user can mend."""
-
-
-class Instruction(NamedTuple):
-    """An instruction: its address, its guard, its name with suffixes, the scoreboards it waits for, the one it sets."""
-
-    at: int
-    guard: str
-    name: str
-    operands: str
-    waits: int
-    sets: int
-
-    @property
-    def target(self) -> int:
-        """The address it jumps to, or that is named for later; −1 if there is none."""
-        found = re.findall(r"\b0x([0-9a-f]+)", self.operands)
-        return int(found[-1], 16) if found else -1
-
-    @property
-    def always(self) -> bool:
-        return self.guard == "" and not re.match(r"!?U?P\d", self.operands)
-
-
-class Block(NamedTuple):
-    """Instructions without a jump but at their end, and the numbers of the blocks that may follow."""
-
-    body: list[Instruction]
-    next: list[int]
-
-
-# ---- reading the text -----------------------------------------------------------------------------------------------
-
-
-def read_functions(text: str) -> dict[str, list[Instruction]]:
-    """Return the instructions of each function of what ``cuobjdump -sass`` printed."""
-    functions: dict[str, list[Instruction]] = {}
-    here: list[Instruction] = []
-    for line in text.splitlines():
-        if found := INSTRUCTION.match(line):
-            here.append(Instruction(int(found[1], 16), found[2] or "", found[3], found[4].strip(), 0, NO_BARRIER))
-        elif here and (found := ENCODING.match(line)):
-            control = int(found[1], 16) >> 41  # stall 4 bits, yield 1, barrier to set 3, to set when read 3, to wait 6
-            here[-1] = here[-1]._replace(sets=control >> 5 & 7, waits=control >> 11 & 63)
-        elif "Function : " in line:
-            here = functions.setdefault(line.split("Function : ")[1].strip(), [])
-    return functions
-
-
-def blocks_of(code: list[Instruction]) -> list[Block]:
-    """Return the flow graph, in the order of the text."""
-    joins: dict[str, int] = {}  # where threads that wait at a BSYNC go on
-    jumps: dict[int, int] = {}
-    for at, one in enumerate(code):
-        if one.name == "BSSY":
-            joins[one.operands.split(",")[0]] = one.target
-        elif one.name.startswith("BRA"):
-            jumps[at] = one.target
-        elif one.name == "BSYNC" and joins.get(one.operands, -1) > one.at + 16:
-            jumps[at] = joins[one.operands]
-    places = {one.at: at for at, one in enumerate(code)}
-    ends = [at for at, one in enumerate(code) if at in jumps or one.name.split(".")[0] in ("EXIT", "RET", "BRX", "JMX")]
-    starts = sorted({0, *(at + 1 for at in ends), *(places[to] for to in jumps.values() if to in places)} - {len(code)})
-    number = {start: n for n, start in enumerate(starts)}
-    blocks = []
-    for start, stop in zip(starts, [*starts[1:], len(code)], strict=True):
-        last = stop - 1
-        follow = [number[places[jumps[last]]]] if jumps.get(last) in places else []
-        if stop < len(code) and not (last in ends and code[last].always):
-            follow.append(number[stop])
-        blocks.append(Block(code[start:stop], follow))
-    reached = {to for block in blocks for to in block.next}
-    switch = 0  # what nobody jumps to is a case of the switch, or a subroutine, above it
-    for n, block in enumerate(blocks):
-        if n and n not in reached:
-            blocks[switch].next.append(n)
-        if block.body[-1].name.startswith("BRX"):
-            switch = n
-    return blocks
-
-
-def loops_of(blocks: list[Block]) -> dict[int, set[int]]:
-    """Return the blocks of each loop, by its first: those from which a jump back to it, which dominates it, is reached."""
-    before: list[list[int]] = [[] for _ in blocks]
-    for n, block in enumerate(blocks):
-        for to in block.next:
-            before[to].append(n)
-    every = (1 << len(blocks)) - 1
-    above = [1] + [every] * (len(blocks) - 1)  # the blocks that every way passes, as bits
-    changed = True
-    while changed:
-        changed = False
-        for n in range(1, len(blocks)):
-            common = functools.reduce(lambda mask, b: mask & above[b], before[n], every) | 1 << n
-            changed |= common != above[n]
-            above[n] = common
-    loops: dict[int, set[int]] = {}
-    for n, block in enumerate(blocks):
-        for head in block.next:
-            if above[n] >> head & 1 and block.body[-1].at != blocks[head].body[0].at:  # not the trap behind the end
-                body, left = loops.setdefault(head, {head}), [n]
-                while left:
-                    if (one := left.pop()) not in body:
-                        body.add(one)
-                        left += before[one]
-    return loops
-
-
-def way_through(blocks: list[Block], head: int, among: set[int]) -> list[Instruction]:
-    """Return the instructions of the shortest of the ways with the most loads, stores and products."""
-    order: list[int] = []
-    seen, left = {head}, [(head, iter(blocks[head].next))]
-    while left:  # depth first: a block comes behind all that follow it, but for jumps back
-        n, follow = left[-1]
-        to = next(follow, None)
-        if to is None:
-            order.append(left.pop()[0])
-        elif to in among and to not in seen:
-            seen.add(to)
-            left.append((to, iter(blocks[to].next)))
-    best: dict[int, tuple[int, int, int]] = {}  # worth, -instructions, next
-    for n in order:
-        counts = count(blocks[n].body)
-        worth, size = counts["loads"] + counts["stores"] + counts["tensor"], counts["instructions"]
-        further = max(((*best[to][:2], to) for to in blocks[n].next if to in best), default=(0, 0, -1))
-        best[n] = (worth + further[0], further[1] - size, further[2])
-    way, n = [], head
-    while n >= 0:
-        way += blocks[n].body
-        n = best[n][2]
-    return way
-
-
-def in_flight(blocks: list[Block], among: set[int]) -> int:
-    """Return how many 16-byte loads are on their way at a time, before a result of any of them is waited for."""
-    most = 0
-    entering: list[frozenset[tuple[int, int]]] = [frozenset()] * len(blocks)
-    for _ in range(2):  # the second time with what a loop's end leaves to its beginning
-        for n in sorted(among):
-            flying = set(entering[n])  # (first register, scoreboard)
-            for one in blocks[n].body:
-                named = {int(r) // 4 * 4 for r in re.findall(r"\bR(\d+)", one.operands)} if flying else set()
-                done = {sets for to, sets in flying if to in named and sets != NO_BARRIER}
-                done |= {sets for _, sets in flying if one.waits >> sets & 1}
-                if one.name.startswith("DEPBAR"):
-                    done.add(COPY)
-                flying = {(to, sets) for to, sets in flying if to not in named and sets not in done}
-                if WIDE_LOAD.match(one.name):
-                    target = re.match(r"R(\d+)", one.operands)  # LDGSTS, a copy to shared memory, has none
-                    flying.add((int(target[1]), one.sets) if target else (-one.at, COPY))
-                    most = max(most, len(flying))
-            for to in blocks[n].next:
-                entering[to] = max(entering[to], frozenset(flying), key=len)
-    return most
-
-
-# ---- what a kernel is -----------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -233,17 +65,13 @@ def short_name(mangled: str, demangled: str) -> str:
     return f"{file[1] if file else '?'} {name}"
 
 
-def count(body: Iterable[Instruction]) -> dict[str, int]:
-    """Return how many instructions there are, and how many of each kind."""
-    names = [one.name for one in body if one.name != "NOP"]
-    return {"instructions": len(names)} | {k: sum(bool(p.match(n)) for n in names) for k, p in KINDS.items()}
-
-
 def eights(name: str, counts: dict[str, int]) -> float:
     """Return for how many times eight elements, or gathered vectors of 16 bytes, the counted code is; 0: not known."""
-    rows = re.search(r", (64|128)[>,]", name)
-    if name.startswith("deform"):  # a chunk of a product of rows × 64 has 512 vectors for 2 · rows threads, 32 HMMA each
-        return max(counts["tensor"], 32) * 8 / int(rows[1]) if rows else 0 if counts["tensor"] else counts["loads"] / 4
+    if made := re.search(r"(forward|weight_gradient)_kernel<\w+, (64|128)>", name):
+        # A chunk of rows × 64 results: 512 vectors for 2·rows threads, who have 32 products of the tensor cores each.
+        return max(counts["tensor"], 32) * 8 / int(made[2])
+    if name.startswith("deform"):  # four corners of a point, or a line of G that goes to a pixel
+        return 0 if counts["tensor"] else counts["loads"] / (1 if "input_gradient" in name else 4)
     if not (adapts := re.match(r"(ida|info_acon)\w*_n(hwc|chw)", name)) or not counts["loads"]:
         return 0
     back, acon, whole = "backward" in name, adapts[1] == "info_acon", "whole" in name
@@ -262,15 +90,15 @@ def describe(name: str, code: list[Instruction]) -> dict:
     inner = [(counts, body) for counts, body in loops if not any(other < body for _, other in loops)]
     parts = []
     for counts, body in inner or [(count(way_through(blocks, 0, everything)), everything)]:
-        parts.append(counts | {"in_flight": in_flight(blocks, body), "eights": (n := eights(name, counts))})
-        if n:
-            parts[-1]["per_eight"] = {"instructions": (counts["instructions"] - counts["tensor"]) / n}
-            parts[-1]["per_eight"]["mufu"] = counts["mufu"] / n
+        n = eights(name, counts)
+        per = (
+            {"per_eight": (counts["instructions"] - counts["tensor"]) / n, "mufu_per_eight": counts["mufu"] / n}
+            if n
+            else {}
+        )
+        parts.append({**counts, "in_flight": in_flight(blocks, body), "eights": n, **per})
     whole = count(one for block in blocks for one in block.body)
     return {"name": name, **whole, "in_flight": in_flight(blocks, everything), "loops": len(inner), "parts": parts}
-
-
-# ---- the tools ------------------------------------------------------------------------------------------------------
 
 
 def find_tool(name: str) -> str | None:
@@ -290,7 +118,9 @@ def tool(name: str, *arguments: str, text: str | None = None) -> str:
     program = find_tool(name) if name == "cuobjdump" else shutil.which(name)
     if program is None:
         where = "CUDA_HOME, on the PATH or in a package; install cuda-cuobjdump or triton"
-        raise Mistake(f"there is no {name} {'in ' + where if name == 'cuobjdump' else 'on the PATH; install binutils'}.")
+        raise Mistake(
+            f"there is no {name} {'in ' + where if name == 'cuobjdump' else 'on the PATH; install binutils'}."
+        )
     done = subprocess.run([program, *arguments], input=text, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
@@ -330,22 +160,26 @@ def misses(kernels: Iterable[dict]) -> Iterator[str]:
         if re.match(STREAMS, name) and flying < IN_FLIGHT:
             yield f"{name}: {flying} loads of 16 bytes on their way; the goal is {IN_FLIGHT} or more"
         for part in one["parts"]:
-            gather = part["per_eight"]["instructions"] if part["eights"] else 0
-            if re.match(GATHERS, name) and gather > GATHER:
-                yield f"{name}: {gather:.0f} instructions for a gather; the goal is {GATHER} or fewer"
+            if re.match(GATHERS, name) and part.get("per_eight", 0) > GATHER:
+                yield f"{name}: {part['per_eight']:.0f} instructions for a gather; the goal is {GATHER} or fewer"
+
+
+def joined(words: Iterable[str]) -> str:
+    """Return words with + between them, and how often each is repeated."""
+    runs = [(word, len(list(same))) for word, same in itertools.groupby(words)]
+    return "+".join(word if times == 1 else f"{times}·{word}" for word, times in runs)
 
 
 def table(kernels: list[dict]) -> str:
     """Return the lines that are printed."""
     head = ("kernel", "regs", "shared", "stack", "16 B", "in flight", "way", "per 8", "mufu", "tensor", "barriers")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for one in kernels:
         parts = one["parts"] if one["loads"] else []
-        eight = [part["per_eight"] for part in parts if part["eights"]]
-        columns = [[p["in_flight"] for p in parts], [p["instructions"] for p in parts]]
-        columns += [[per[key] for per in eight] for key in ("instructions", "mufu")]
+        keys = ("in_flight", "instructions", "per_eight", "mufu_per_eight")
+        columns = [[part[key] for part in parts if key in part] for key in keys]
         first = [one["name"], one["registers"], one["shared"], f"{one['stack']}/{one['spills']}", one["loads"]]
-        parted = ["+".join(f"{value:.0f}" for value in column) or "–" for column in columns]
+        parted = [joined(f"{value:.0f}" for value in column) or "–" for column in columns]
         rows.append(tuple(map(str, (*first, *parted, one["tensor"], one["barriers"]))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

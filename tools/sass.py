@@ -72,13 +72,13 @@ def eights(name: str, counts: dict[str, int]) -> float:
         return max(counts["tensor"], 32) * 8 / int(made[2])
     if name.startswith("deform"):  # four corners of a point, or a line of G that goes to a pixel
         return 0 if counts["tensor"] else counts["loads"] / (1 if "input_gradient" in name else 4)
-    if not (adapts := re.match(r"(ida|info_acon)\w*_n(hwc|chw)", name)) or not counts["loads"]:
+    if not (adapts := re.match(r"(ida|info_acon|leaky_norm)\w*_n(hwc|chw)", name)) or not counts["loads"]:
         return 0
-    back, acon, whole = "backward" in name, adapts[1] == "info_acon", "whole" in name
+    back, ida, whole = "backward" in name, adapts[1] == "ida", "whole" in name
     wide = 2 if "f32" in name else 1  # 16 bytes are four numbers
     if counts["stores"]:
-        return counts["stores"] / ((((1 if acon else 2) + whole) if back else 1) * wide)  # dγ, dx, dlogits; y
-    return counts["loads"] / ((((2 if acon else 3) if back else 1) + whole) * wide)  # for the sums: x; dy, γ; logits
+        return counts["stores"] / (((1 + ida + whole) if back else 1) * wide)  # dx, dγ, dlogits; y
+    return counts["loads"] / (((2 + ida if back else 1) + whole) * wide)  # a sweep for sums: x; dy, γ; logits
 
 
 def describe(name: str, code: list[Instruction]) -> dict:

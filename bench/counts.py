@@ -109,8 +109,10 @@ def read_sass(kernels: list[dict]) -> Read:
             arguments = f"bf16, {logits}" if logits else "bf16"
             if sweeping := counts(rf"{word}{file}_nhwc\w* (?!whole)\w+<{arguments}"):  # of large planes
                 read.nhwc[op, direction] = sweeping[0]
-            if packs := [c for n in (1, 2) for c in counts(rf"{word}{file}_nchw\w* \w+<{arguments}, {n}>")]:
-                read.nchw[op, direction] = tuple(packs)
+            packs = list(NCHW.get((op, direction), ()))
+            for n in range(len(packs)):
+                packs[n] = (counts(rf"{word}{file}_nchw\w* \w+<{arguments}, {n + 1}>") or packs[n:])[0]
+            read.nchw[op, direction] = tuple(packs)
     gathers = [one["parts"][0] for one in kernels if one["name"] == "deform_conv forward_kernel<Bf16, 64>"]
     return read._replace(gather=gathers[0].get("per_eight", 0) if gathers else 0)
 

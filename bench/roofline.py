@@ -3,6 +3,7 @@
     python bench/roofline.py                            print the tables
     python bench/roofline.py --sass sass.json --write   with what tools/sass.py read (--json), into docs/kernels.md
     python bench/roofline.py --step trace.txt           with the kernels of a training step that bench/trace.py counted
+    python bench/roofline.py --before general           the ops beside the kernels of the other state before
 
 bench/chip.py has the model and its constants, bench/counts.py what each op launches, and its states: "general", "two
 sweeps" and "now", whose instructions come from --sass; without it they are those of "two sweeps".
@@ -91,7 +92,7 @@ def predicted(state: str, op: str, back: bool, plane: counts.Plane, layout: str,
     return microseconds(kernels_of(state, op, back, plane, layout, read))
 
 
-def op_rows(read: Read) -> Iterator[list[str]]:
+def op_rows(read: Read, before: str) -> Iterator[list[str]]:
     """Yield a row for each op, layout and map: floor, before and now, forward and backward, of each batch."""
     for op in OPS:
         for layout in LAYOUTS:
@@ -100,7 +101,7 @@ def op_rows(read: Read) -> Iterator[list[str]]:
                 for back in (False, True):
                     planes = [(channels, side, batch) for batch in BATCHES]
                     floors = [floor_of(op, back, plane) for plane in planes]
-                    times = [[predicted(s, op, back, p, layout, read) for p in planes] for s in STATES[1:]]
+                    times = [[predicted(s, op, back, p, layout, read) for p in planes] for s in (before, "now")]
                     cells += [" / ".join(map(number, column)) for column in (floors, *times)]
                     cells.append(f"{floors[1] / times[1][1]:.0%}")
                 yield [f"{op}, {layout.upper()}", f"{channels} @ {side}²", *cells]
@@ -211,13 +212,13 @@ def step_rows(now: dict[tuple[str, str], dict[str, int]], read: Read) -> Iterato
 # ---- the document ---------------------------------------------------------------------------------------------------
 
 
-def report(read: Read, now: dict[tuple[str, str], dict[str, int]], results: Path) -> str:
+def report(read: Read, now: dict[tuple[str, str], dict[str, int]], results: Path, before: str) -> str:
     """Return what is between the marks."""
     three = f"{' / '.join(map(str, BATCHES))} images"
-    columns = [f"{what}, {d}" for d in DIRECTIONS for what in ("floor", "two sweeps", "now", "share now")]
+    columns = [f"{what}, {d}" for d in DIRECTIONS for what in ("floor", before, "now", "share now")]
     source = "the kernels as built" if read.nhwc else "the counts of the kernels before"
     lines = [f"**Predicted, not measured** (bench/roofline.py, with {source}): µs on an H100, bfloat16, {three};"]
-    lines += ["the share of the floor at 16.", "", *markdown(("op", "map", *columns), op_rows(read), 2), ""]
+    lines += ["the share of the floor at 16.", "", *markdown(("op", "map", *columns), op_rows(read, before), 2), ""]
     lines += [
         "The same model beside what was measured (ida, 16 images, µs; no constant is fitted, but the rule for what"
     ]
@@ -239,6 +240,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sass", type=Path, metavar="JSON", help="what tools/sass.py --json wrote")
     parser.add_argument("--step", type=Path, metavar="FILE", help="what bench/trace.py printed")
+    parser.add_argument("--before", choices=STATES[:2], default=STATES[1], help="the state beside now, of the ops")
     parser.add_argument("--results", type=Path, default=RESULTS, help="what was measured")
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     parser.add_argument("--write", action="store_true", help="put the tables between their marks in the document")
@@ -251,7 +253,7 @@ def main() -> int:
         if name := given.step:
             now = read_steps(name.read_text(encoding="utf-8"))
         name = given.results
-        text = report(read, now, name)
+        text = report(read, now, name, given.before)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"roofline: '{name}' is not what was asked for ({error!r}).", file=sys.stderr)
         return 2

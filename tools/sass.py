@@ -74,7 +74,7 @@ def eights(name: str, counts: dict[str, int]) -> float:
         return 0 if counts["tensor"] else counts["loads"] / (1 if "input_gradient" in name else 4)
     if not (adapts := re.match(r"(ida|info_acon|leaky_norm)\w*_n(hwc|chw)", name)) or not counts["loads"]:
         return 0
-    back, ida, whole = "backward" in name, adapts[1] == "ida", "whole" in name
+    back, ida, whole = "backward" in name, adapts[1] == "ida", ", whole" in name
     wide = 2 if "f32" in name else 1  # 16 bytes are four numbers
     if counts["stores"]:
         return counts["stores"] / (((1 + ida + whole) if back else 1) * wide)  # dx, dγ, dlogits; y

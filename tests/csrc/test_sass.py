@@ -65,6 +65,24 @@ def test_a_loop_is_counted_on_the_way_with_the_most_loads():
     assert (loop["eights"], loop["per_eight"], loop["mufu_per_eight"]) == (1, 11, 1)  # a store for eight elements
 
 
+@pytest.mark.parametrize(
+    ("name", "sums", "results"),  # tensors that are read for the sums; tensors of results
+    [
+        ("ida_nhwc whole<bf16, whole>", 2, 1),
+        ("ida_nhwc whole<bf16, none>", 1, 1),
+        ("ida_nhwc_backward in_turns<f16, whole>", 4, 3),
+        ("ida_nhwc_backward in_turns<f32, none>", 6, 4),
+        ("info_acon_nhwc backward<bf16, plane>", 2, 1),
+        ("info_acon_nchw backward<bf16, whole, 1>", 3, 2),
+        ("leaky_norm_nhwc backward<bf16>", 2, 1),
+        ("reduce add_chunks_kernel<float>", 0, 0),
+    ],
+)
+def test_eight_elements_are_as_many_loads_and_stores_as_the_kernel_has_tensors(name, sums, results):
+    assert sass.eights(name, {"loads": 12, "stores": 0, "tensor": 0}) == (12 / sums if sums else 0)
+    assert sass.eights(name, {"loads": 1, "stores": 12, "tensor": 0}) == (12 / results if results else 0)
+
+
 def test_without_a_loop_the_kernel_is_counted():
     found = sass.describe("ida_nchw forward<f32, none, 1>", code_of(load(4), load(8), "EXIT"))
     assert (found["loops"], found["in_flight"]) == (0, 2)
@@ -77,8 +95,8 @@ def test_of_nested_loops_the_inner_one_is_counted():
 
 
 def test_a_way_out_of_the_usual_one_and_back_is_a_part_of_the_loop():
-    code = code_of(load(4), "BRA.DIV UR5, 0x50", "FADD R9, R9, R5", "@P0 BRA 0x0", "EXIT", "SHFL.IDX R1, R2", "BRA 0x20")
-    graph = machine_code.blocks_of(code)
+    lines = load(4), "BRA.DIV UR5, 0x50", "FADD R9, R9, R5", "@P0 BRA 0x0", "EXIT", "SHFL.IDX R1, R2", "BRA 0x20"
+    graph = machine_code.blocks_of(code_of(*lines))
     (blocks,) = machine_code.loops_of(graph).values()
     assert {one.at for n in blocks for one in graph[n].body} == {0, 0x10, 0x20, 0x30, 0x50, 0x60}
 
@@ -111,8 +129,10 @@ def test_a_gather_is_what_a_product_has_besides_those_of_tensor_cores():
 
 
 def test_names_are_short():
-    mangled = "_ZN4hida4cuda4nhwc50_GLOBAL__N__7f89ba27_17_info_acon_nhwc_cu_576537907forwardILNS_5DtypeE2ELNS0_6LogitsE2EEE"
-    demangled = "void hida::cuda::nhwc::(anonymous namespace)::forward<(hida::Dtype)2, (hida::cuda::Logits)2, 1>(hida::A)"
+    mangled = (
+        "_ZN4hida4cuda4nhwc50_GLOBAL__N__7f89ba27_17_info_acon_nhwc_cu_576537907forwardILNS_5DtypeE2ELNS0_6LogitsE2E"
+    )
+    demangled = "void hida::cuda::nhwc::(anonymous namespace)::forward<(hida::Dtype)2, (hida::cuda::Logits)2, 1>(A)"
     assert sass.short_name(mangled, demangled) == "info_acon_nhwc forward<bf16, whole, 1>"
 
 
@@ -158,7 +178,7 @@ def test_the_kernels_that_were_built_meet_the_goals_for_what_is_read_by_lines():
     except sass.Mistake as mistake:
         pytest.skip(str(mistake))
     text = sass.tool("cuobjdump", "-sass", "-arch", "sm_90a", str(sass.LIBRARY))
-    functions = {name: body for name, body in re.findall(r"Function : (\w+)(.*?)\n\t\t\.\.\.", text, re.DOTALL)}
+    functions = dict(re.findall(r"Function : (\w+)(.*?)\n\t\t\.\.\.", text, re.DOTALL))
     printed = [len(re.findall(r"LDG\.E\S*\.128", body)) for name, body in functions.items() if "nhwc_" in name]
     assert sorted(printed) == sorted(one["loads"] for one in kernels)
     assert not list(sass.misses(kernels))

@@ -174,7 +174,7 @@ def in_flight(blocks: list[Block], among: set[int]) -> int:
                 flying = {(to, sets) for to, sets in flying if to not in named and sets not in done}
                 if WIDE_LOAD.match(one.name):
                     target = re.match(r"R(\d+)", one.operands)  # LDGSTS, a copy to shared memory, has none
-                    flying.add((int(target[1]), one.sets) if target else (-one.at, COPY))
+                    flying.add((int(target[1]), one.sets) if target else (-1 - one.at, COPY))
                     most = max(most, len(flying))
             for to in blocks[n].next:
                 entering[to] = max(entering[to], frozenset(flying), key=len)

@@ -65,6 +65,11 @@ def test_a_loop_is_counted_on_the_way_with_the_most_loads():
     assert (loop["eights"], loop["per_eight"], loop["mufu_per_eight"]) == (1, 11, 1)  # a store for eight elements
 
 
+def test_of_ways_with_as_many_loads_the_shortest_is_counted():
+    code = code_of(load(4), "@P0 BRA 0x40", "FADD R9, R9, R9", "FADD R9, R9, R9", "FADD R9, R9, R5", "@P1 BRA 0x0")
+    assert sass.describe(NHWC, code)["parts"][0]["instructions"] == 4
+
+
 @pytest.mark.parametrize(
     ("name", "sums", "results"),  # tensors that are read for the sums; tensors of results
     [
@@ -95,18 +100,18 @@ def test_of_nested_loops_the_inner_one_is_counted():
 
 
 def test_a_way_out_of_the_usual_one_and_back_is_a_part_of_the_loop():
-    lines = load(4), "BRA.DIV UR5, 0x50", "FADD R9, R9, R5", "@P0 BRA 0x0", "EXIT", "SHFL.IDX R1, R2", "BRA 0x20"
-    graph = machine_code.blocks_of(code_of(*lines))
+    lines = "MOV R2, 0x0", load(4), "BRA.DIV UR5, 0x60", "FADD R9, R9, R5", "@P0 BRA 0x10", "EXIT"
+    graph = machine_code.blocks_of(code_of(*lines, "SHFL.IDX R1, R2", "BRA 0x40"))
     (blocks,) = machine_code.loops_of(graph).values()
-    assert {one.at for n in blocks for one in graph[n].body} == {0, 0x10, 0x20, 0x30, 0x50, 0x60}
+    assert {one.at for n in blocks for one in graph[n].body} == {0x10, 0x20, 0x30, 0x40, 0x60, 0x70}
 
 
 @pytest.mark.parametrize(
     ("lines", "most"),
     [
         ((load(4), load(8), "FADD R20, R5, R5", load(12), "EXIT"), 2),
-        ((f"{load(4)} | 0", f"{load(8)} | 1", "IADD3 R30, R31, R32 | | 0", f"{load(12)} | 0", "EXIT"), 2),
-        ((f"{load(4)} | 0", f"{load(8)} | 0", "FADD R20, R5, R5", f"{load(12)} | 1", "EXIT"), 2),  # one waits for both
+        ((f"{load(4)} | 3", "IADD3 R30, R31, R32 | | 3", f"{load(12)} | 0", "EXIT"), 1),
+        ((f"{load(4)} | 0", f"{load(8)} | 0", "FADD R20, R5, R5", load(12), load(16), "EXIT"), 2),
         ((f"{load(4)} | 0", f"{load(8)} | 1", "IADD3 R30, R31, R32", f"{load(12)} | 2", "EXIT"), 3),
         ((load(4), "LDG.E.64 R8, desc[UR4][R2.64]", "LDS.128 R12, [R3]", "EXIT"), 1),
         (("LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]", load(4), "DEPBAR.LE SB0, 0x0", load(8), "EXIT"), 2),

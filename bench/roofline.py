@@ -217,8 +217,8 @@ def report(read: Read, now: dict[tuple[str, str], dict[str, int]], results: Path
     three = f"{' / '.join(map(str, BATCHES))} images"
     columns = [f"{what}, {d}" for d in DIRECTIONS for what in ("floor", before, "now", "share now")]
     source = "the kernels as built" if read.nhwc else "the counts of the kernels before"
-    lines = [f"**Predicted, not measured** (bench/roofline.py, with {source}): µs on an H100, bfloat16, {three};"]
-    lines += ["the share of the floor at 16.", "", *markdown(("op", "map", *columns), op_rows(read, before), 2), ""]
+    lines = [f"**Predicted, not measured**, with {source}: µs on an H100, bfloat16, {three}; the share of"]
+    lines += ["the floor at 16 images.", "", *markdown(("op", "map", *columns), op_rows(read, before), 2), ""]
     lines += [
         "The same model beside what was measured (ida, 16 images, µs; no constant is fitted, but the rule for what"
     ]

@@ -117,7 +117,8 @@ def test_a_step_is_what_was_measured_less_what_is_gone():
 def test_the_tables_go_between_their_marks(call, tmp_path):
     document, sass = tmp_path / "kernels.md", tmp_path / "sass.json"
     document.write_text("before\n" + "\nold\n".join(roofline.MARKS) + "\nafter\n", encoding="utf-8")
-    sass.write_text(json.dumps({"kernels": [read_off("ida_nhwc in_turns<bf16, whole>", 100, (1, 9, 9))]}))
+    kernels = [read_off("ida_nhwc in_turns<bf16, whole>", 100, (1, 9, 9))]
+    sass.write_text(json.dumps({"kernels": kernels}), encoding="utf-8")
     words = ("bench/roofline.py", "--document", document, "--write", "--sass")
     assert call(*words, sass).returncode == 0
     text = document.read_text(encoding="utf-8")

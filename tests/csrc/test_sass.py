@@ -159,7 +159,7 @@ def test_the_command_says_what_is_missed_and_keeps_what_was_read(monkeypatch, tm
     monkeypatch.setattr(sys, "argv", ["sass.py", "--check", "--json", str(tmp_path / "read.json")])
     assert sass.main() == status
     assert ("MISSED" in capsys.readouterr().out) == bool(status)
-    assert json.loads((tmp_path / "read.json").read_text())["kernels"][0]["in_flight"] == flying
+    assert json.loads((tmp_path / "read.json").read_text(encoding="utf-8"))["kernels"][0]["in_flight"] == flying
 
 
 def test_a_library_or_a_tool_that_is_not_there_is_one_sentence(monkeypatch, tmp_path, capsys):

@@ -41,7 +41,9 @@ GENERAL = {
     ("nchw", 64): (61.2, 107.0),
     ("nhwc", 64): (488.0, 1371.0),
 }
-SAMPLE = 480, 150  # instructions to find a sampling point: read off find_sample; assumed, once shares are premultiplied
+# deform_conv2d: instructions for a gathered vector before; to find a sampling point: read off find_sample, and assumed
+# once shares are premultiplied.
+GATHER, SAMPLE = 182, (480, 150)
 
 
 class Step(NamedTuple):
@@ -130,12 +132,10 @@ def measured_rows(results: Path, read: Read) -> Iterator[list[str]]:
 
 def deform_rows(read: Read) -> Iterator[list[str]]:
     """Yield the rows of deform_conv2d."""
+    gather = read.gather or GATHER
     for batch in BATCHES:
         plane = 64, 128, batch
-        times = [
-            counts.deform_large(plane, *of)
-            for of in ((182, SAMPLE[0]), (read.gather or 182, SAMPLE[read.gather < 182]))
-        ]
+        times = [counts.deform_large(plane, *of) for of in ((GATHER, SAMPLE[0]), (gather, SAMPLE[gather < GATHER]))]
         yield ["64→64 @ 128², fwd", str(batch), *(number(microseconds(kernels)) for kernels in times), ""]
     for shape, measured in (((512, 512, 2), (19.8, 71.8)), ((1024, 512, 4), (0, 0))):
         for batch in (4, 16):
@@ -214,25 +214,23 @@ def step_rows(now: dict[tuple[str, str], dict[str, int]], read: Read) -> Iterato
 
 def report(read: Read, now: dict[tuple[str, str], dict[str, int]], results: Path, before: str) -> str:
     """Return what is between the marks."""
-    three = f"{' / '.join(map(str, BATCHES))} images"
-    columns = [f"{what}, {d}" for d in DIRECTIONS for what in ("floor", before, "now", "share now")]
     source = "the kernels as built" if read.nhwc else "the counts of the kernels before"
-    lines = [f"**Predicted, not measured**, with {source}: µs on an H100, bfloat16, {three}; the share of"]
-    lines += ["the floor at 16 images.", "", *markdown(("op", "map", *columns), op_rows(read, before), 2), ""]
-    lines += [
-        "The same model beside what was measured (ida, 16 images, µs; no constant is fitted, but the rule for what"
+    columns = [f"{what}, {d}" for d in DIRECTIONS for what in ("floor", before, "now", "share now")]
+    step = ("casts", "copies of layout", "HIDA's ops", "predicted before", "measured before", "predicted now")
+    parts: list[str | Iterator[str]] = [
+        f"**Predicted, not measured**, with {source}: µs on an H100, bfloat16, {' / '.join(map(str, BATCHES))} images; the",
+        "share of the floor at 16 images.\n",
+        markdown(("op", "map", *columns), op_rows(read, before), 2),
+        "\nThe same model beside what was measured (ida, 16 images, µs). No constant is fitted; but what waits for what, and",
+        "what the second-level cache keeps from one kernel to the next, was decided with these numbers at hand.\n",
+        markdown(("kernels", "case", "measured", "predicted", "error"), measured_rows(results, read), 2),
+        "\ndeform_conv2d, µs:\n",
+        markdown(("case", "images", "before", "now", "measured"), deform_rows(read), 1),
+        "\nA training step of 16 images, ms: all but HIDA's ops and casts is fitted to the H100's trace of `small`, the speed",
+        "of convolutions in `released` to its step. `small` is measured as the sum of its kernels.\n",
+        markdown(("preset", "layout", *step, "images/s before", "predicted now"), step_rows(now, read), 2),
     ]
-    lines += ["the second-level cache keeps between two kernels was chosen with these numbers at hand):", ""]
-    lines += [*markdown(("kernels", "case", "measured", "predicted", "error"), measured_rows(results, read), 2), ""]
-    lines += ["deform_conv2d, µs:", ""]
-    lines += [*markdown(("case", "images", "before", "now", "measured"), deform_rows(read), 1), ""]
-    lines += [
-        "A training step of 16 images, ms (all but HIDA's ops and casts is fitted to the H100's trace of `small`, the"
-    ]
-    lines += ["speed of convolutions in `released` to its step; `small` is measured as the sum of its kernels):", ""]
-    head = ("preset", "layout", "casts", "copies of layout", "HIDA's ops", "predicted before", "measured before")
-    lines += markdown((*head, "predicted now", "images/s before", "predicted"), step_rows(now, read), 2)
-    return "\n".join(lines)
+    return "\n".join(line for part in parts for line in ([part] if isinstance(part, str) else part))
 
 
 def main() -> int:

@@ -97,6 +97,12 @@ def test_counts_of_now_are_those_that_were_read():
     assert times[1] > 2 * times[0]
 
 
+def test_deform_conv2d_is_as_before_until_fewer_instructions_are_read():
+    (before, now), (_, faster) = (next(roofline.deform_rows(read))[2:4] for read in (NOTHING, Read({}, {}, 90)))
+    assert before == now
+    assert float(faster) < float(before)
+
+
 def test_the_model_is_within_a_quarter_of_what_was_measured():
     rows = list(roofline.measured_rows(roofline.RESULTS, NOTHING))
     assert len(rows) == 16

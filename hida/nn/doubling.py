@@ -25,9 +25,9 @@ class Doubling(nn.Module):
         self._matrices: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda and not torch.compiler.is_compiling() and x.dtype in (torch.bfloat16, torch.float16):
-            if x.shape[2] * x.shape[3] <= FEW:
-                return self.product(x)
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        if x.is_cuda and half and not torch.compiler.is_compiling() and x.shape[2] * x.shape[3] <= FEW:
+            return self.product(x)
         # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
         return functional.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="bilinear", align_corners=False)
 

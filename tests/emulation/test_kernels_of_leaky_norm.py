@@ -1,4 +1,4 @@
-"""leaky_norm's kernels: one for each direction, whatever the planes, and that memory in any arrangement reaches them."""
+"""leaky_norm's kernels: one for each direction; memory in any arrangement reaches them."""
 
 from __future__ import annotations
 

@@ -251,7 +251,9 @@ def trace(preset: str, batch: int, nhwc: bool, precision: str = "bf16") -> Launc
         pairs = PairTensors(*pictures, torch.zeros(batch, dtype=torch.int64, device=device), ("",) * batch)
         engine = Engine(state, pairs, graphs=False)
         # Autograd notes a parameter's device when it first meets it.
-        kept = [p.view_as(p).grad_fn for net in (state.generator, state.discriminator) for p in net.parameters()]
+        leaves = [p for net in (state.generator, state.discriminator) for p in net.parameters()]
+        leaves += [half for weights in state.weights.values() for half in weights.half]
+        kept = [leaf.view_as(leaf).grad_fn for leaf in leaves]
         for _ in range(2):
             launches.kinds.clear()
             launches.found.clear()

@@ -21,6 +21,7 @@ from hida.ops.dispatch import selected
 from hida.training import losses
 from hida.training.clock import Abandoned, Guard
 from hida.training.distributed import World
+from hida.training.half import DEVICES, HALF, HalfWeights
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.training.stored import read_counters, require_moments
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
@@ -28,7 +29,6 @@ from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, ge
 T = TypeVar("T")
 NetworkConfig = GeneratorConfig | DiscriminatorConfig
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
 FURTHER = ("feature_matching", "perceptual", "distillation")
 """losses that are computed only if their weight is above 0"""
@@ -52,6 +52,8 @@ class TrainingState:
         # Tensors, and on the device: a captured step reads the rates of its iteration from them.
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
         self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
+        half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
+        self.weights = {name: HalfWeights(network, half) for name, network in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.losses = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
         self.perceiver = load_lpips("alex", world.device) if "perceptual" in self.losses else None
@@ -102,7 +104,7 @@ class TrainingState:
     def _discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw; return the sketch, the reconstructed depth, the depth that the discriminator sees, and its loss."""
         config = self.config
-        with self.autocast():
+        with self.autocast(), self.weights["generator"], self.weights["discriminator"]:
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
@@ -119,17 +121,17 @@ class TrainingState:
     def _compare(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor) -> dict[str, Tensor]:
         """Return the parts of the generator's loss."""
         config = self.config
-        self.discriminator.requires_grad_(False)
-        with self.autocast():
+        with self.autocast(), self.weights["discriminator"]:
+            self.discriminator.requires_grad_(False)
             drawn = self.discriminator.features(seen_depth, sketch)
             further = {}
             if "feature_matching" in self.losses:
                 with torch.no_grad():
                     target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype))
                 further["feature_matching"] = losses.feature_matching(drawn, target)
+            self.discriminator.requires_grad_(True)
             if self.perceiver is not None:
                 further["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
-        self.discriminator.requires_grad_(True)
         parts = {
             "adversarial": _mean(losses.adversarial_generator(features[-1], config.loss) for features in drawn),
             "pixel": losses.pixel(sketch, batch.sketch),
@@ -176,6 +178,7 @@ class TrainingState:
     def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
         self._do(self.scaler.scale(loss).backward)
+        self.weights[name].hand_over_gradients()
         self.world.average_gradients(network.parameters())
         if self.config.train.clip:
             self.scaler.unscale_(optimizer)

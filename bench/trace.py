@@ -59,7 +59,11 @@ REDUCTIONS = {"sum", "mean", "native_batch_norm", "native_batch_norm_backward", 
 CHUNK, BLOCKS = 65536, 320
 TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 """multi_tensor_apply's: elements of a block; blocks and, by the number of lists, tensors of a launch"""
-_device = Tensor.device.__get__  # type: ignore[attr-defined]
+_KNOWN = {
+    Tensor.device.__get__: lambda device: device,  # type: ignore[attr-defined]
+    Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
+    Tensor.is_meta.__get__: lambda device: device.type == "meta",  # type: ignore[attr-defined]
+}
 
 
 class Launches(TorchDispatchMode):
@@ -149,9 +153,10 @@ class _Python(TorchFunctionMode):
         self.launches = launches
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _device and isinstance(args[0], FakeTensor):
-            return args[0].fake_device
-        self.launches.fresh.clear()
+        if func in _KNOWN and isinstance(args[0], FakeTensor):
+            return _KNOWN[func](args[0].fake_device)
+        if getattr(func, "__name__", "") != "__get__":  # an attribute
+            self.launches.fresh.clear()
         self.launches.casts = torch.is_autocast_enabled("cuda")  # which autocast itself turns off while it casts
         return func(*args, **(kwargs or {}))
 

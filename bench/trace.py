@@ -10,7 +10,8 @@ The iteration of ``hida train`` runs on tensors that have a shape, strides, a dt
     layout          same dtype, other strides (clone, copy_, _to_copy); "inside": the copies that an operator makes of an
                     operand whose layout differs: a convolution follows its input's or weight's NHWC, deform_conv2d
                     wants a contiguous weight
-    convolution     one a convolution, one for each gradient; its bias: one elementwise, one reduction
+    product         one a convolution (of matrices: its bias included), one for each gradient; its bias: one
+                    elementwise, one reduction
     hida            operators of HIDA, each counted as one, though some launch two or three kernels
     multi-tensor    optimisers and _foreach_ operators, by the limits of PyTorch's multi_tensor_apply (4 KB of arguments)
     reduction, elementwise (with copies of the same layout, fills, indexing), joined (cat), resized
@@ -50,7 +51,7 @@ from hida.training.distributed import World
 from hida.training.engine import Engine
 from hida.training.state import TrainingState
 
-KINDS = ("cast", "layout", "inside", "convolution", "hida", "multi-tensor", "reduction", "elementwise", "joined", "resized")
+KINDS = ("cast", "layout", "inside", "product", "hida", "multi-tensor", "reduction", "elementwise", "joined", "resized")
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "detach"}
 FREE |= {"_record_function_enter_new", "_record_function_exit"}
 TWO = {"slice_backward", "select_backward", "upsample_bilinear2d_backward"}
@@ -116,6 +117,10 @@ class Launches(TorchDispatchMode):
                 self.note("inside", f"{name} weight {_told(weight)}", not weight.is_contiguous())
         elif name.startswith(("_foreach", "_fused")):
             self.note("multi-tensor", name, _multi_tensor(args))
+        elif name in ("mm", "addmm"):
+            self.note("product", f"{name} {' '.join(_told(t) for t in args)}")
+            # cuBLASLt adds a bias as it goes, unless a matrix is a vector.
+            self.note("elementwise", f"bias of {name}", name == "addmm" and 1 in (*args[1].shape, *args[2].shape))
         elif name in ("cat", "stack"):
             self.note("joined", f"cat {' '.join(map(_told, args[0]))}")
         else:
@@ -130,11 +135,11 @@ class Launches(TorchDispatchMode):
                 self.note("inside", f"{name} {what} {_told(operand)}, x {_told(x)}, weight {_told(weight)}")
         what = f"{name} x {_told(x)}, weight {_told(weight)}"
         if grad is None:
-            self.note("convolution", what)
+            self.note("product", what)
             self.note("elementwise", f"bias of {what}", bias is not None)
         else:
             needed = args[-1]
-            self.note("convolution", what, sum(needed[:2]))
+            self.note("product", what, sum(needed[:2]))
             self.note("reduction", f"bias of {what}", int(needed[2]))
 
 

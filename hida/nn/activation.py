@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hida.ops import info_acon
 from hida.ops.cpu.plane_mean import plane_mean
@@ -36,5 +37,10 @@ class MetaACON(nn.Module):
         self.p2 = nn.Parameter(torch.randn(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.expand(self.squeeze(plane_mean(x)))
+        mean = plane_mean(x)
+        if x.device.type == "cuda":  # as products of matrices, which add the bias as they go
+            for layer in (self.squeeze, self.expand):
+                mean = functional.linear(mean.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
+            return info_acon(x, mean, self.p1, self.p2)
+        logits = self.expand(self.squeeze(mean))
         return info_acon(x, logits, self.p1, self.p2)

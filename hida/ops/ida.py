@@ -105,6 +105,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     h, logits, gamma, beta, p1, p2, ctx.residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # for these two zeros would be written
     ctx.save_for_backward(h, logits, gamma, p1, p2, mean, rstd)  # β is not needed: its gradient is the upstream one
     ctx.beta_dtype = beta.dtype
 

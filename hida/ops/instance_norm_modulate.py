@@ -85,6 +85,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     x, gamma, beta, residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # for these two zeros would be written
     ctx.save_for_backward(x, gamma, mean, rstd)
     ctx.dtypes = beta.dtype, None if residual is None else residual.dtype
 

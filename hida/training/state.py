@@ -51,6 +51,8 @@ class TrainingState:
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         # Tensors, and on the device: a captured step reads the rates of its iteration from them.
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
+        self.share, self.share_on_device = 1.0, torch.ones((), device=world.device)
+        """of the generator in its EMA's next value"""
         self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
         half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
         self.weights = {name: HalfWeights(network, half) for name, network in networks.items()}
@@ -70,13 +72,18 @@ class TrainingState:
         """Run one iteration; return the losses as zero-dimensional tensors on the device, not synchronised."""
         self.begin(epoch)
         values = self.update(batch)
+        self.follow()
         self.finish()
         return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
-        """Set what depends on the images seen and the time: the learning rates, dropout's random numbers."""
+        """Set what depends on the images seen and the time: learning rates, dropout's random numbers, EMA's share."""
         for name, rate in learning_rates(self.config, epoch, self.elapsed).items():
             self.rates[name].fill_(rate)
+        # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
+        count = self.iteration + 1
+        self.share = 1 - min(self.config.train.ema, count / (10 + count))
+        self.share_on_device.fill_(self.share)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
@@ -155,13 +162,22 @@ class TrainingState:
         return [(tensor, tensor.detach().clone()) for tensor in (*(p.data for p in parameters), *moments)]
 
     def finish(self) -> None:
-        """Count the iteration and update the generator's EMA."""
+        """Count the iteration."""
         self.iteration += 1
         self.images += self.config.train.batch
-        # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
-        decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Update the generator's EMA: a step of the iteration, which a CUDA graph holds as it holds :meth:`update`."""
+        ema, now = list(self.ema.parameters()), list(self.generator.parameters())
+        if not self.config.train.ema:
+            torch._foreach_copy_(ema, now)
+        elif self.share_on_device.is_cuda:
+            # ema −= share·(ema − now): the only multi-tensor kernel that reads a number from the device.
+            options = {"weight_decay": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+            torch._fused_sgd_(ema, now, [], lr=self.share_on_device, maximize=True, is_first_step=False, **options)
+        else:
+            torch._foreach_lerp_(ema, now, self.share)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the networks compute in the configured precision."""

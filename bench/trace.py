@@ -1,4 +1,4 @@
-"""Count the kernels of a training iteration without a GPU: casts, copies that change the layout, convolutions, the rest.
+"""Count the kernels of a training iteration without a GPU: casts, changes of layout, convolutions, the rest.
 
     python bench/trace.py                                        small and released, NHWC and NCHW, batch 16, bf16
     python bench/trace.py --presets small --layouts nhwc --list  which operators and shapes, the most frequent first
@@ -7,13 +7,13 @@ The iteration of ``hida train`` runs on tensors that have a shape, strides, a dt
 (FakeTensorMode), with the CUDA autocast; every operator that reaches the device is counted.
 
     cast            the dtype changes (_to_copy, copy_), whatever the layout does
-    layout          same dtype, other strides (clone, copy_, _to_copy); "inside": the copies that an operator makes of an
-                    operand whose layout differs: a convolution follows its input's or weight's NHWC, deform_conv2d
-                    wants a contiguous weight
+    layout          same dtype, other strides (clone, copy_, _to_copy)
+    inside          the copies that an operator makes of an operand whose layout differs: a convolution follows its
+                    input's or its weight's NHWC, deform_conv2d wants a contiguous weight
     product         one a convolution (of matrices: its bias included), one for each gradient; its bias: one
                     elementwise, one reduction
     hida            operators of HIDA, each counted as one, though some launch two or three kernels
-    multi-tensor    optimisers and _foreach_ operators, by the limits of PyTorch's multi_tensor_apply (4 KB of arguments)
+    multi-tensor    optimisers and _foreach_ operators, by the limits of PyTorch's multi_tensor_apply (4 KB a launch)
     reduction, elementwise (with copies of the same layout, fills, indexing), joined (cat), resized
 
 It does not see what cuDNN launches inside one call (in NCHW its conversions to NHWC and back; splitting and adding up),
@@ -28,6 +28,7 @@ import collections
 import contextlib
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class Launches(TorchDispatchMode):
         elif name in ("convolution", "convolution_backward"):
             self._count_convolution(name, args)
         elif func.namespace == "hida":
-            self.note("hida", name)
+            self.note("hida", " ".join([name, *(_told(t) for t in args if isinstance(t, Tensor) and t.dim() == 4)]))
             if name.startswith("deform_conv2d"):
                 weight = args[3 if name.endswith("backward") else 2]
                 self.note("inside", f"{name} weight {_told(weight)}", not weight.is_contiguous())
@@ -232,19 +233,21 @@ def fake_gpu() -> Iterator[Launches]:
     launches = Launches()
     with contextlib.ExitStack() as stack:
         for context in (
-            mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
-            mock.patch("torch.cuda.is_bf16_supported", lambda *_: True),
+            warnings.catch_warnings(),
+            mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+            mock.patch("torch.cuda.is_bf16_supported", return_value=True),
             mock.patch.object(nn.Module, "_apply", _apply),
             _Memoryless(),
             launches,
             _Python(launches),
         ):
             stack.enter_context(context)
+        warnings.filterwarnings("ignore", "Accessing the data pointer")  # copy.deepcopy does
         yield launches
 
 
 @contextlib.contextmanager
-def _assumed_leaky_norm() -> Iterator[None]:
+def assumed_leaky_norm() -> Iterator[None]:
     """Let NHWC tensors on CUDA take the operator leaky_norm, which only CPUs have so far."""
     with mock.patch.object(leaky_norm, "channels_last_on_cpu", _is_nhwc):
         yield
@@ -288,7 +291,7 @@ def main() -> None:
     print("|---|---|", "---:|" * (len(KINDS) + 1), sep="")
     for preset in options.presets:
         for layout in options.layouts:
-            with _assumed_leaky_norm() if options.assume_leaky_norm else contextlib.nullcontext():
+            with assumed_leaky_norm() if options.assume_leaky_norm else contextlib.nullcontext():
                 found = trace(preset, options.batch, layout == "nhwc", options.precision)
             numbers = " | ".join(f"{found.kinds[kind]:,}" for kind in KINDS)
             print(f"| {preset} | {layout} | {sum(found.kinds.values()):,} | {numbers} |", flush=True)

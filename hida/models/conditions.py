@@ -52,7 +52,7 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
     binomial kernel [1 4 6 4 1]/16 of Burt and Adelson (1983).
     """
     if method == "nearest" and depth.device.type == "cuda" and not torch.compiler.is_compiling():
-        return [depth[:, :, :: 2**k, :: 2**k] for k in range(levels, 0, -1)]  # the same pixels, without a kernel
+        return [every(2**k, depth) for k in range(levels, 0, -1)]  # the same pixels, without a kernel
     if method == "nearest":
         sizes = [(depth.shape[2] // 2**k, depth.shape[3] // 2**k) for k in range(levels, 0, -1)]
         return [functional.interpolate(depth, size=size, mode="nearest") for size in sizes]
@@ -63,6 +63,11 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
         depth = _halved(_halved(depth, 2), 3)
         pyramid.append(depth)
     return pyramid[::-1]
+
+
+def every(step: int, image: Tensor) -> Tensor:
+    """Return every ``step``-th pixel of every ``step``-th row, a view."""
+    return image[:, :, ::step, ::step]
 
 
 def _halved(image: Tensor, axis: int) -> Tensor:

@@ -158,9 +158,10 @@ class Generator(nn.Module):
     def encode(self, photo: Tensor, depth: Tensor) -> Encoded:
         """Return all that does not depend on the style, so that several styles of one photo can share it."""
         _require_inputs(photo, depth)
-        photo = _as_wanted(photo, self.stem_photo.weight)
-        if self.config.depth and self.config.depth_per_level == "nearest":  # values that are picked may be rounded first
-            depth = _as_wanted(depth, self.stem_depth.weight)
+        photo = _for_convolution(photo, self.stem_photo.weight)
+        # What is only picked from may be rounded first.
+        if self.config.depth and self.config.depth_per_level == "nearest":
+            depth = _for_convolution(depth, self.stem_depth.weight)
         stem_photo = self.stem_photo(photo)
         stem_depth = self.stem_depth(depth) if self.config.depth else None
         features = [stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)]
@@ -186,13 +187,13 @@ class Generator(nn.Module):
         return torch.tanh(self.head_sketch(x, encoded.stem_photo))
 
 
-def _as_wanted(image: Tensor, weight: Tensor) -> Tensor:
-    """Return the image in the half precision and NHWC of a convolution's weight, by one copy for all that read it."""
-    if image.device.type == "cpu" or weight.device != image.device:
+def _for_convolution(image: Tensor, weight: Tensor) -> Tensor:
+    """Return the image in the dtype and layout that a GPU's convolution would copy it to, forward and backward."""
+    if image.device.type != "cuda":
         return image
-    dtype = weight.dtype if weight.element_size() < image.element_size() else image.dtype
-    layout = torch.channels_last if channels_last(weight) else torch.preserve_format
-    return image.to(dtype, memory_format=layout)
+    casts = torch.is_autocast_enabled("cuda") and image.dtype == torch.float32
+    dtype = torch.get_autocast_dtype("cuda") if casts else image.dtype
+    return image.to(dtype, memory_format=torch.channels_last if channels_last(weight) else torch.preserve_format)
 
 
 def _initialise(module: nn.Module) -> None:

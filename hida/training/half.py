@@ -38,14 +38,14 @@ class HalfWeights:
             for name, parameter in module._parameters.items()
             if parameter is not None
         ]
-        self.whole = [module.get_parameter(name) for module, name in self.places]
+        self.whole: list[nn.Parameter] = [module.get_parameter(name) for module, name in self.places]
         self.half = [nn.Parameter(torch.empty_like(p, dtype=dtype)) for p in self.whole]
 
     def __enter__(self) -> None:
         if not self.places:
             return
         with torch.no_grad():
-            torch._foreach_copy_(self.half, self.whole)
+            torch._foreach_copy_([*self.half], [*self.whole])
         self._place(self.half)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

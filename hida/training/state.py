@@ -22,6 +22,7 @@ from hida.training import losses
 from hida.training.clock import Abandoned, Guard
 from hida.training.distributed import World
 from hida.training.half import DEVICES, HALF, HalfWeights
+from hida.training.moving import move_towards
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.training.stored import read_counters, require_moments
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
@@ -169,13 +170,12 @@ class TrainingState:
     @torch.no_grad()
     def follow(self) -> None:
         """Update the generator's EMA: a step of the iteration, which a CUDA graph holds as it holds :meth:`update`."""
-        ema, now = list(self.ema.parameters()), list(self.generator.parameters())
+        ema: list[Tensor] = list(self.ema.parameters())
+        now: list[Tensor] = list(self.generator.parameters())
         if not self.config.train.ema:
             torch._foreach_copy_(ema, now)
         elif self.share_on_device.is_cuda:
-            # ema −= share·(ema − now): the only multi-tensor kernel that reads a number from the device.
-            options = {"weight_decay": 1.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
-            torch._fused_sgd_(ema, now, [], lr=self.share_on_device, maximize=True, is_first_step=False, **options)
+            move_towards(now, ema, self.share_on_device)
         else:
             torch._foreach_lerp_(ema, now, self.share)
 

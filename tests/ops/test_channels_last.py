@@ -22,8 +22,9 @@ from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
+from hida.ops.cpu.layout import channels_last, interleaved, joined
 from hida.ops.cpu.leaky_norm import leaky_norm
-from hida.ops.cpu.plane_mean import plane_mean
+from hida.ops.cpu.plane_mean import Mean, plane_mean
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
 
@@ -112,7 +113,24 @@ def test_plane_mean(shape):
     inputs = randoms(shape)
     with ops.backend("native"):
         found = outcome(plane_mean, inputs)
-    assert_near(found, exact_outcome(lambda x: x.mean((2, 3), keepdim=True), inputs), [1e-6] * 2)
+    exact = exact_outcome(lambda x: x.mean((2, 3), keepdim=True), inputs)
+    assert_near(found, exact, [1e-6] * 2)
+    assert_near(outcome(Mean.apply, inputs), exact, [1e-6] * 2)  # a GPU's
+
+
+def test_images_are_joined_in_the_layout_of_another():
+    images = [torch.randn(2, channels, 4, 6, requires_grad=True) for channels in (1, 3, 1)]
+    plain = torch.cat(images, 1)
+    for like in (torch.empty(1, 2, 2, 2), torch.empty(1, 2, 2, 2).to(memory_format=NHWC)):
+        found = joined(images, like)
+        assert torch.equal(found, plain)
+        assert found.stride() == plain.to(memory_format=NHWC if channels_last(like) else torch.preserve_format).stride()
+    found = interleaved(images)  # a GPU's
+    assert torch.equal(found, plain)
+    assert found.is_contiguous(memory_format=NHWC)
+    upstream = torch.randn_like(plain)
+    for a, b in zip(*(torch.autograd.grad(t, images, upstream) for t in (found, plain)), strict=True):
+        assert torch.equal(a, b)
 
 
 def convolved(x, weight, bias, transposed):

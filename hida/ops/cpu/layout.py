@@ -29,4 +29,9 @@ def joined(images: Sequence[Tensor], like: Tensor) -> Tensor:
         return torch.cat(list(images), 1)
     if like.device.type == "cpu":
         return torch.cat(list(images), 1).contiguous(memory_format=torch.channels_last)
+    return interleaved(images)
+
+
+def interleaved(images: Sequence[Tensor]) -> Tensor:
+    """Concatenate (N, C, H, W) tensors along the channels to one in NHWC, by one copy."""
     return torch.cat([image.permute(0, 2, 3, 1) for image in images], 3).permute(0, 3, 1, 2)

@@ -17,11 +17,11 @@ def plane_mean(x: Tensor) -> Tensor:
         mean = torch.ops.hida.plane_sums(x) / (x.shape[2] * x.shape[3])
         return mean.to(x.dtype)[:, :, None, None]
     if x.device.type == "cuda" and not (torch.compiler.is_compiling() or library.transformed(x)):
-        return _Mean.apply(x)
+        return Mean.apply(x)
     return x.mean((2, 3), keepdim=True)
 
 
-class _Mean(torch.autograd.Function):
+class Mean(torch.autograd.Function):
     """torch's mean, whose gradient would be written out, as large as ``x``, only to be added to another."""
 
     @staticmethod

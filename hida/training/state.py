@@ -311,7 +311,8 @@ def _differences(theirs: NetworkConfig, ours: NetworkConfig) -> str:
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+    given = list(values)
+    return torch.stack(given).mean() if len(given) > 1 else given[0]
 
 
 def _compile_regions(generator: Generator) -> None:

@@ -9,7 +9,6 @@ from test_state import batch
 
 from hida.models import build_generator
 from hida.nn import DOG
-from hida.training import half
 from hida.training.half import HalfWeights
 from hida.training.state import TrainingState
 
@@ -30,7 +29,6 @@ def trained(precision):
 def test_training_is_that_of_autocast_to_the_bit(precision, monkeypatch):
     plain, expected = trained(precision)
     assert not plain.weights["generator"].places
-    monkeypatch.setattr(half, "DEVICES", {"cpu"})
     monkeypatch.setattr("hida.training.state.DEVICES", {"cpu"})
     state, losses = trained(precision)
     assert len(state.weights["generator"].places) > 100

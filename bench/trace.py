@@ -205,10 +205,10 @@ def _multi_tensor(args: Any) -> int:
     tensors, blocks, launches = 0, 0, 0
     for tensor in lists[0]:
         tensors += 1
-        for _ in range(max(1, -(-tensor.numel() // CHUNK))):
+        for left in reversed(range(max(1, -(-tensor.numel() // CHUNK)))):
             blocks += 1
             if blocks == BLOCKS:
-                launches, blocks, tensors = launches + 1, 0, 1
+                launches, blocks, tensors = launches + 1, 0, int(left > 0)
         if tensors == TENSORS[len(lists)] and blocks:
             launches, blocks, tensors = launches + 1, 0, 0
     return launches + bool(blocks)

@@ -110,7 +110,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.beta_dtype = beta.dtype
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
     h, logits, gamma, p1, p2, mean, rstd = ctx.saved_tensors
     needs_h, needs_logits, needs_gamma, needs_beta, needs_p1, needs_p2, _, _ = ctx.needs_input_grad
     needed = needs_h, needs_logits, needs_gamma, needs_p1, needs_p2

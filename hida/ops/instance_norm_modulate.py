@@ -90,7 +90,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.dtypes = beta.dtype, None if residual is None else residual.dtype
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     x, gamma, mean, rstd = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta, needs_residual, _ = ctx.needs_input_grad
     if torch.is_grad_enabled() or library.transformed(grad):

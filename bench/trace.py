@@ -47,6 +47,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from hida.cli.output import make_printable
 from hida.config import load_preset
 from hida.data.dataset import PairTensors
+from hida.ops import library
 from hida.ops.cpu import leaky_norm
 from hida.training.distributed import World
 from hida.training.engine import Engine
@@ -287,6 +288,10 @@ def main() -> None:
     made.add_argument("--assume-leaky-norm", action="store_true", help="count leaky_norm of NHWC as one operator")
     made.add_argument("--list", type=int, nargs="?", const=1000, default=0, metavar="N", help="the operators, too")
     options = made.parse_args()
+    if not library.loaded_cuda:
+        print(
+            f"trace: the reference ops are counted, since the CUDA library is {library.why_not_cuda}", file=sys.stderr
+        )
     print("| preset | layout | kernels |", " | ".join(KINDS), "|")
     print("|---|---|", "---:|" * (len(KINDS) + 1), sep="")
     for preset in options.presets:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from bench import trace
 from hida.ops import library
 
-needs_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="this is a CPU build of torch")
+pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this is a CPU build of torch")
 NHWC = torch.channels_last
 
 
@@ -63,7 +63,6 @@ def test_lists_are_launched_in_pieces_of_so_many_tensors_and_blocks():
     assert trace._multi_tensor([[one] * 36, [one] * 36, [one] * 36, [one] * 36, [], [torch.zeros(())] * 36]) == 1
 
 
-@needs_cuda_build
 @pytest.mark.skipif(not library.loaded_cuda, reason=f"the library is {library.why_not_cuda}")
 @pytest.mark.slow
 @pytest.mark.parametrize("nhwc", [True, False], ids=["nhwc", "nchw"])
@@ -73,5 +72,5 @@ def test_a_training_step_rearranges_nothing_and_casts_weights_together(nhwc):
     assert found.kinds["inside"] == 0
     assert found.kinds["layout"] <= 3
     assert found.kinds["cast"] <= 50
-    assert sum(found.kinds.values()) <= 1030
+    assert sum(found.kinds.values()) <= 1000
     assert found.found["multi-tensor", "_foreach_copy"] == 9

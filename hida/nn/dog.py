@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,16 +30,34 @@ class DOG(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
-        size = (2 * x.shape[2], 2 * x.shape[3])
         device = "cpu" if x.is_meta else x.device.type  # there is no autocast for meta tensors
-        # Autocast would interpolate in float32, and whatever reads the result would mix it with half precision.
-        with torch.autocast(device, enabled=False) if device == "cuda" else contextlib.nullcontext():
-            x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        dtype = x.dtype
+        x = doubled_in_nhwc(x) if device == "cuda" and not channels_last(x) else _doubled(x)
         # Sampling coordinates need more bits than a half-precision autocast region would give them.
         with torch.autocast(device, enabled=False):
             predicted = self.offset_mask(x.to(self.offset_mask.weight.dtype))
         offset, mask = predicted.split((2 * self.groups * self.taps, self.groups * self.taps), 1)
+        if (
+            device == "cuda"
+        ):  # autocast has interpolated in float32, and whatever follows would mix it with half precision
+            x = x.to(dtype)
         h = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
         # What follows keeps the layout that it gets.
         return h.contiguous(memory_format=torch.channels_last) if channels_last(x) else h
+
+
+def _doubled(x: Tensor) -> Tensor:
+    # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
+    size = (2 * x.shape[2], 2 * x.shape[3])
+    return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def doubled_in_nhwc(x: Tensor) -> Tensor:
+    """Double (N, C, H, W) in NCHW by torch's kernel for NHWC.
+
+    That for NCHW has a thread for each pixel of the result, which walks through all images and channels: sixteen at 4².
+    """
+    n, c, h, w = x.shape
+    # Flat and back again: the strides of a single pixel are those of either layout, until a view is given new ones.
+    lines = x.permute(0, 2, 3, 1).contiguous().flatten(1).view(n, h, w, c)
+    return _doubled(lines.permute(0, 3, 1, 2)).contiguous()

@@ -70,7 +70,7 @@ def test_a_training_step_rearranges_nothing_and_casts_weights_together(nhwc):
     with trace.assumed_leaky_norm():
         found = trace.trace("small", 2, nhwc)
     assert found.kinds["inside"] == 0
-    assert found.kinds["layout"] <= 3
-    assert found.kinds["cast"] <= 50
-    assert sum(found.kinds.values()) <= 1000
+    assert found.kinds["layout"] <= (3 if nhwc else 5)
+    assert found.kinds["cast"] <= 53
+    assert sum(found.kinds.values()) <= 1001
     assert found.found["multi-tensor", "_foreach_copy"] == 9

@@ -8,11 +8,27 @@ import oracle
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from tracing import IMAGES, compiles_once, exports
 
 from hida import ops
 from hida.nn import DOG, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, MetaACON
+from hida.nn.dog import doubled_in_nhwc
 from hida.ops import library
+from hida.ops.cpu.layout import channels_last
+
+
+class Interpolations(TorchDispatchMode):
+    """Note whether what is interpolated bilinearly is in NHWC."""
+
+    def __init__(self):
+        super().__init__()
+        self.nhwc = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.upsample_bilinear2d.default:
+            self.nhwc.append(channels_last(args[0]))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(1, 16), (64, 16), (256, 16), (512, 32)])
@@ -89,6 +105,20 @@ def test_dog_starts_as_an_ordinary_convolution_with_half_weights():
     large = functional.interpolate(x, size=(6, 10), mode="bilinear", align_corners=False)
     expected = functional.conv2d(large, module.weight / 2, module.bias, padding=1)
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1, 1), (2, 4, 2, 3)])
+def test_doubling_by_the_other_layouts_kernel_is_the_same(shape):
+    x = torch.randn(shape, requires_grad=True)
+    with Interpolations() as seen:
+        found = doubled_in_nhwc(x)
+    plain = functional.interpolate(x, scale_factor=2, mode="bilinear")
+    assert seen.nhwc == [True]
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, plain)
+    upstream = torch.randn_like(plain)
+    grads = [torch.autograd.grad(y, x, upstream)[0] for y in (found, plain)]
+    torch.testing.assert_close(*grads)
 
 
 def test_dog_takes_offsets_first_and_mask_logits_last():

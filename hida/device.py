@@ -36,9 +36,15 @@ def choose_device(name: str) -> str:
 
 
 def to_channels_last(network: _Network) -> _Network:
-    """Rearrange a network's weights to NHWC, in place, and return it."""
-    untyped: Any = network  # Module.to takes a memory format in every torch; its types say so from 2.14 on
-    return untyped.to(memory_format=torch.channels_last)
+    """Rearrange the weights of a network's convolutions to NHWC, in place, and return it.
+
+    Others stay as they are: :func:`hida.ops.deform_conv2d` reads contiguous ones.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            untyped: Any = module  # Module.to takes a memory format in every torch; its types say so from 2.14 on
+            untyped.to(memory_format=torch.channels_last)
+    return network
 
 
 def tune(device: str | torch.device, benchmark: int = 10) -> None:

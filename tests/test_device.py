@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hida.device import choose_device, tune
+from hida.device import choose_device, to_channels_last, tune
 from hida.errors import HidaError
+from hida.nn import DOG, Upsample
 
 
 def test_a_device_is_one_of_those_that_are_here(monkeypatch):
@@ -43,3 +44,14 @@ def test_none_is_tried_where_results_must_repeat(cudnn):
 def test_a_cpu_has_none(cudnn):
     tune("cpu", 3)
     assert (cudnn.benchmark, cudnn.benchmark_limit) == (False, 10)
+
+
+def test_convolutions_alone_are_rearranged_and_keep_their_values():
+    network = torch.nn.Sequential(DOG(4, 6), Upsample(6, 3))
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    assert to_channels_last(network) is network
+    for name, p in network.named_parameters():
+        assert torch.equal(p, before[name])
+        if p.dim() == 4:
+            assert p.is_contiguous() == (name == "0.weight"), name
+            assert p.is_contiguous(memory_format=torch.channels_last) != (name == "0.weight"), name

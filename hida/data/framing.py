@@ -43,6 +43,26 @@ class Frame(NamedTuple):
     left: Tensor
     flip: Tensor
 
+    def pixels(self, side: int) -> Pixels:
+        """Return the pixels of the crops in pictures of a ``side``."""
+        steps = torch.arange(CROP, device=self.top.device)
+        columns = torch.where(self.flip[:, None], CROP - 1 - steps, steps) + self.left[:, None]
+        rows = steps + self.top[:, None]
+        inner_rows, inner_columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
+        inside = (rows == inner_rows)[:, :, None] & (columns == inner_columns)[:, None, :]
+        return Pixels(inner_rows, inner_columns, inside)
+
+
+class Pixels(NamedTuple):
+    """The rows and columns (N, 256) of crops, the nearest ones of the picture, and where they are in it (N, 256, 256).
+
+    Computed once for all pictures of a batch.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    inside: Tensor
+
 
 def draw_plan(index: Tensor, side: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Draw at random how each pair is framed: where it is cropped and mirrored, and how turned, scaled and re-coloured.
@@ -85,13 +105,13 @@ def planned_batch(pairs: PairTensors, plan: Tensor, config: AugmentConfig) -> Ba
     """Cut a batch out of ``pairs`` by ``plan`` (of :func:`draw_plan`, on the same device), without synchronising."""
     index, top, left, flip = plan[:, :4].long().unbind(1)
     angle, factor = plan[:, 4], plan[:, 5]
-    frame = Frame(top, left, flip.bool())
-    photo = crop(pairs.photo, frame, config.fill_photo, index)
-    sketch = crop(pairs.sketch, frame, config.fill_sketch, index)
-    depth = crop(pairs.depth, frame, "black", index)
+    pixels = Frame(top, left, flip.bool()).pixels(pairs.photo.shape[-1])
+    photo = crop(pairs.photo, pixels, config.fill_photo, index)
+    sketch = crop(pairs.sketch, pixels, config.fill_sketch, index)
+    depth = crop(pairs.depth, pixels, "black", index)
     batch = _batch(photo, depth, pairs.style[index], sketch)
     if pairs.teacher is not None:
-        batch = batch._replace(teacher=crop(pairs.teacher, frame, config.fill_sketch, index).float() / 127.5 - 1)
+        batch = batch._replace(teacher=crop(pairs.teacher, pixels, config.fill_sketch, index).float() / 127.5 - 1)
     if config.rotate or config.scale:
         batch = _turn(batch, angle, factor, config)
     if config.jitter:
@@ -103,13 +123,13 @@ def centred_batch(pairs: PairTensors, config: AugmentConfig) -> Batch:
     """Frame ``pairs`` for drawing: the middle 256×256 with the preset's fill, nothing random."""
     n, side = len(pairs), pairs.photo.shape[-1]
     offset = torch.full((n,), (side - CROP) // 2, device=pairs.photo.device)
-    frame = Frame(offset, offset, torch.zeros_like(offset, dtype=torch.bool))
-    photo = crop(pairs.photo, frame, config.fill_photo)
-    sketch = crop(pairs.sketch, frame, config.fill_sketch)
-    return _batch(photo, crop(pairs.depth, frame, "black"), pairs.style, sketch)
+    pixels = Frame(offset, offset, torch.zeros_like(offset, dtype=torch.bool)).pixels(side)
+    photo = crop(pairs.photo, pixels, config.fill_photo)
+    sketch = crop(pairs.sketch, pixels, config.fill_sketch)
+    return _batch(photo, crop(pairs.depth, pixels, "black"), pairs.style, sketch)
 
 
-def crop(images: Tensor, frame: Frame, fill: Fill, index: Tensor | None = None) -> Tensor:
+def crop(images: Tensor, pixels: Pixels, fill: Fill, index: Tensor | None = None) -> Tensor:
     """Cut 256×256 crops, which may reach beyond the border, out of uint8 images.
 
     Args:
@@ -119,19 +139,13 @@ def crop(images: Tensor, frame: Frame, fill: Fill, index: Tensor | None = None) 
     Returns:
         (K, C, 256, 256) uint8.
     """
-    side = images.shape[-1]
-    steps = torch.arange(CROP, device=images.device)
-    columns = torch.where(frame.flip[:, None], CROP - 1 - steps, steps) + frame.left[:, None]
-    rows = steps + frame.top[:, None]
     item = (torch.arange(images.shape[0], device=images.device) if index is None else index)[:, None, None]
-    inner_rows, inner_columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
     # Contiguous: a CPU's convolutions would adopt the NHWC layout of this result, and are slower in it.
-    result = images.permute(0, 2, 3, 1)[item, inner_rows[:, :, None], inner_columns[:, None, :]].permute(0, 3, 1, 2)
+    result = images.permute(0, 2, 3, 1)[item, pixels.rows[:, :, None], pixels.columns[:, None, :]].permute(0, 3, 1, 2)
     result = result.contiguous()
     if fill == "replicate":
         return result
-    inside = (rows == inner_rows)[:, :, None] & (columns == inner_columns)[:, None, :]
-    return torch.where(inside[:, None], result, 255 if fill == "white" else 0)
+    return torch.where(pixels.inside[:, None], result, 255 if fill == "white" else 0)
 
 
 def _batch(photo: Tensor, depth: Tensor, style: Tensor, sketch: Tensor) -> Batch:

@@ -11,8 +11,8 @@ from torch.nn import functional
 from hida.ops.checks import OpError, require_tensor
 
 
-def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
-    """Return (N, S) floating-point weights from (N,) style numbers 0..S−1; weights pass as they are.
+def style_weights(style: Tensor, batch: int, styles: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return (N, S) weights of a ``dtype`` from (N,) style numbers 0..S−1; weights pass as they are.
 
     Weights are (N, S), one mixture per image, or (N, S, H, W), one per pixel.
 
@@ -27,7 +27,7 @@ def style_weights(style: Tensor, batch: int, styles: int) -> Tensor:
         return style
     if style.dim() == 1 and style.shape[0] == batch and _holds_integers(style):
         numbers = torch.arange(styles, device=style.device)
-        return (style[:, None] == numbers).float()
+        return (style[:, None] == numbers).to(dtype)
     raise OpError(
         f"style must be ({batch},) integers, ({batch}, {styles}) or ({batch}, {styles}, H, W) floating-point weights; "
         f"it is {tuple(style.shape)} of {style.dtype}."
@@ -51,6 +51,8 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
     ``"nearest"`` takes every k-th pixel, as the released code does; ``"gaussian"`` halves repeatedly with the
     binomial kernel [1 4 6 4 1]/16 of Burt and Adelson (1983).
     """
+    if method == "nearest" and depth.device.type == "cuda" and not torch.compiler.is_compiling():
+        return [every(2**k, depth) for k in range(levels, 0, -1)]  # the same pixels, without a kernel
     if method == "nearest":
         sizes = [(depth.shape[2] // 2**k, depth.shape[3] // 2**k) for k in range(levels, 0, -1)]
         return [functional.interpolate(depth, size=size, mode="nearest") for size in sizes]
@@ -61,6 +63,11 @@ def depth_pyramid(depth: Tensor, levels: int, method: Literal["nearest", "gaussi
         depth = _halved(_halved(depth, 2), 3)
         pyramid.append(depth)
     return pyramid[::-1]
+
+
+def every(step: int, image: Tensor) -> Tensor:
+    """Return every ``step``-th pixel of every ``step``-th row, a view."""
+    return image[:, :, ::step, ::step]
 
 
 def _halved(image: Tensor, axis: int) -> Tensor:

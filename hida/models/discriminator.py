@@ -10,6 +10,7 @@ from hida.config import DiscriminatorConfig
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError, require_tensor
 from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.layout import joined
 
 SLOPE = 0.2
 """of every leaky ReLU"""
@@ -62,10 +63,10 @@ class Discriminator(nn.Module):
                 f"theirs are {tuple(depth.shape)} and {tuple(sketch.shape)}."
             )
         depth = depth.to(sketch.dtype)
-        # As the convolution wants it, forward and backward.
-        if channels_last_on_cpu(self.layers.get_parameter("0.weight")):
+        weight = self.layers.get_parameter("0.weight")
+        if channels_last_on_cpu(weight):
             return torch.stack((depth[:, 0], sketch[:, 0]), -1).permute(0, 3, 1, 2)
-        return torch.cat((depth, sketch), 1)
+        return joined((depth, sketch), like=weight)
 
 
 def _features(layers: nn.Module, x: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from hida.models.conditions import depth_pyramid, style_at, style_weights
 from hida.nn import DOG, Conv2d, DynamicAdaptation, DySPADE, InfoACON, InstanceNorm, Upsample
 from hida.nn.activation import activation
 from hida.ops.checks import OpError, require_image
-from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.layout import channels_last, joined
 
 STRIDE = 256
 """The eight halvings of the encoder: image sides must be multiples of it."""
@@ -54,10 +54,10 @@ class DecoderLevel(nn.Module):
         self.dropout = nn.Dropout(config.dropout if dropout else 0.0)
 
     def forward(self, previous: Tensor, skip: Tensor | None, depth: Tensor | None, style: Tensor) -> Tensor:
-        joined = previous if skip is None else torch.cat((previous, skip), 1)
+        below = previous if skip is None else torch.cat((previous, skip), 1)
         if hasattr(self, "activation"):
-            joined = self.activation(joined)
-        h = self.up(joined)
+            below = self.activation(below)
+        h = self.up(below)
         if not self.conditioned:
             return self.dropout(self.adaptation(h))
         condition = [] if depth is None else [depth.to(h.dtype)]
@@ -65,10 +65,7 @@ class DecoderLevel(nn.Module):
             condition.append(style_at(style.to(h.dtype), h.shape[2:]))
         if skip is not None:
             condition.append(self.appearance(skip))
-        joined = torch.cat(condition, 1)
-        if channels_last_on_cpu(h):  # here once: a convolution would rearrange it forward and again backward
-            joined = joined.contiguous(memory_format=torch.channels_last)
-        return self.dropout(self.adaptation(h, joined))
+        return self.dropout(self.adaptation(h, joined(condition, like=h)))
 
 
 def _adaptation(channels: int, condition_channels: int, config: GeneratorConfig) -> nn.Module:
@@ -161,6 +158,10 @@ class Generator(nn.Module):
     def encode(self, photo: Tensor, depth: Tensor) -> Encoded:
         """Return all that does not depend on the style, so that several styles of one photo can share it."""
         _require_inputs(photo, depth)
+        photo = _for_convolution(photo, self.stem_photo.weight)
+        # What is only picked from may be rounded first.
+        if self.config.depth and self.config.depth_per_level == "nearest":
+            depth = _for_convolution(depth, self.stem_depth.weight)
         stem_photo = self.stem_photo(photo)
         stem_depth = self.stem_depth(depth) if self.config.depth else None
         features = [stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)]
@@ -173,7 +174,8 @@ class Generator(nn.Module):
 
     def decode(self, encoded: Encoded, style: Tensor) -> Tensor:
         """Return the features (N, C, H/2, W/2) that both heads read, in ``style`` (as :meth:`forward` takes it)."""
-        weights = style_weights(style, encoded.stem_photo.shape[0], self.config.styles)
+        stem = encoded.stem_photo
+        weights = style_weights(style, stem.shape[0], self.config.styles, stem.dtype)
         x = encoded.features[-1]
         for index, level in enumerate(self.decoder):
             skip = encoded.features[-1 - index] if index else None
@@ -183,6 +185,15 @@ class Generator(nn.Module):
     def sketch(self, x: Tensor, encoded: Encoded) -> Tensor:
         """Return the sketch (N, 1, H, W) in [−1, 1] from decoded features."""
         return torch.tanh(self.head_sketch(x, encoded.stem_photo))
+
+
+def _for_convolution(image: Tensor, weight: Tensor) -> Tensor:
+    """Return the image in the dtype and layout that a GPU's convolution would copy it to, forward and backward."""
+    if image.device.type != "cuda":
+        return image
+    casts = torch.is_autocast_enabled("cuda") and image.dtype == torch.float32
+    dtype = torch.get_autocast_dtype("cuda") if casts else image.dtype
+    return image.to(dtype, memory_format=torch.channels_last if channels_last(weight) else torch.preserve_format)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from hida.nn.doubling import Doubling
 from hida.ops import deform_conv2d
-from hida.ops.cpu.layout import channels_last_on_cpu
+from hida.ops.layout import channels_last
 
 
 class DOG(nn.Module):
@@ -23,6 +23,7 @@ class DOG(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.doubling = Doubling()
         reference = nn.Conv2d(in_channels, out_channels, 3)
         self.weight, self.bias = reference.weight, reference.bias
         self.offset_mask = nn.Conv2d(in_channels, 3 * self.groups * self.taps, 3, padding=1)
@@ -30,13 +31,14 @@ class DOG(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
-        size = (2 * x.shape[2], 2 * x.shape[3])
-        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        device = "cpu" if x.is_meta else x.device.type  # there is no autocast for meta tensors
+        given, x = x.dtype, self.doubling(x)
         # Sampling coordinates need more bits than a half-precision autocast region would give them.
-        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):  # there is none for meta tensors
+        with torch.autocast(device, enabled=False):
             predicted = self.offset_mask(x.to(self.offset_mask.weight.dtype))
         offset, mask = predicted.split((2 * self.groups * self.taps, self.groups * self.taps), 1)
+        if device == "cuda":  # doubled in float32: what follows would mix that with half precision
+            x = x.to(given)
         h = deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=mask.sigmoid())
         # What follows keeps the layout that it gets.
-        return h.contiguous(memory_format=torch.channels_last) if channels_last_on_cpu(x) else h
+        return h.contiguous(memory_format=torch.channels_last) if channels_last(x) else h

@@ -16,8 +16,8 @@ class Doubling(nn.Module):
     """Double (N, C, H, W) to (N, C, 2H, 2W) as ``interpolate(mode="bilinear", align_corners=False)`` does.
 
     PyTorch's CUDA kernel gives a thread one pixel of the result, for all images and channels: of 4×4 pixels it keeps 16
-    threads busy. Its gradient is added up by atomics, in any order. A product with the matrix of the weights, which are
-    exact in half precision, is neither slow nor a matter of chance.
+    threads busy. Its gradient is added up by atomics, in any order. A product with the matrix of the weights is neither
+    slow nor a matter of chance; of half precision it is in float32, as autocast has the interpolation.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,8 @@ class Doubling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         half = x.dtype in (torch.bfloat16, torch.float16)
         if x.is_cuda and half and not torch.compiler.is_compiling() and x.shape[2] * x.shape[3] <= FEW:
-            return self.product(x)
+            with torch.autocast("cuda", enabled=False):
+                return self.product(x.float())
         # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
         return functional.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="bilinear", align_corners=False)
 

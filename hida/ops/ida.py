@@ -10,6 +10,7 @@ from torch import Tensor
 from hida.ops import checks, dispatch, library
 from hida.ops.info_acon import fake_logits_gradient, info_acon_reference, require_info_acon
 from hida.ops.instance_norm_modulate import instance_norm_modulate_reference, require_instance_norm_modulate
+from hida.ops.layout import laid_out_for_kernels
 
 Residual = Literal["activated", "input", "none"]
 _NUMBERS: dict[Residual, int] = {"none": 0, "activated": 1, "input": 2}  # as the operator takes them
@@ -105,11 +106,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     h, logits, gamma, beta, p1, p2, ctx.residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # for these two zeros would be written
     ctx.save_for_backward(h, logits, gamma, p1, p2, mean, rstd)  # β is not needed: its gradient is the upstream one
     ctx.beta_dtype = beta.dtype
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
     h, logits, gamma, p1, p2, mean, rstd = ctx.saved_tensors
     needs_h, needs_logits, needs_gamma, needs_beta, needs_p1, needs_p2, _, _ = ctx.needs_input_grad
     needed = needs_h, needs_logits, needs_gamma, needs_p1, needs_p2
@@ -121,7 +125,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 
         found = library.differentiable_gradients(function, (h, logits, gamma, p1, p2), needed, grad)
     else:
-        grad = library.laid_out_for_kernels(grad, h)
+        grad = laid_out_for_kernels(grad, h)
         made = torch.ops.hida.ida_backward(
             grad, h, logits, gamma, p1, p2, mean, rstd, ctx.residual, library.wanted(needed)
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hida.ops import checks, dispatch, library, sizes
+from hida.ops.layout import laid_out_for_kernels
 
 
 def info_acon(x: Tensor, logits: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
     if torch.is_grad_enabled() or library.transformed(grad):
         return tuple(library.differentiable_gradients(info_acon_reference, tensors, needed, grad))
-    grad = library.laid_out_for_kernels(grad, tensors[0])
+    grad = laid_out_for_kernels(grad, tensors[0])
     gradients = torch.ops.hida.info_acon_backward(grad, *tensors, library.wanted(needed))
     return tuple(library.sum_to(g, t) if need else None for g, t, need in zip(gradients, tensors, needed, strict=True))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hida.ops import checks, dispatch, library
+from hida.ops.layout import laid_out_for_kernels
 
 
 def instance_norm_modulate(
@@ -85,11 +86,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     x, gamma, beta, residual, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # for these two zeros would be written
     ctx.save_for_backward(x, gamma, mean, rstd)
     ctx.dtypes = beta.dtype, None if residual is None else residual.dtype
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     x, gamma, mean, rstd = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta, needs_residual, _ = ctx.needs_input_grad
     if torch.is_grad_enabled() or library.transformed(grad):
@@ -100,7 +104,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         dx, dgamma = library.differentiable_gradients(function, (x, gamma), (needs_x, needs_gamma), grad)
     else:
         needed = needs_x, needs_gamma
-        grad = library.laid_out_for_kernels(grad, x)
+        grad = laid_out_for_kernels(grad, x)
         made = torch.ops.hida.instance_norm_modulate_backward(grad, x, gamma, mean, rstd, library.wanted(needed))
         dx, dgamma = (g if need else None for g, need in zip(made, needed, strict=True))
     to_beta, to_residual = ctx.dtypes

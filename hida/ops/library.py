@@ -102,20 +102,6 @@ def gradient_like(operand: Tensor, x: Tensor) -> Tensor:
     return torch.empty(operand.shape, dtype=operand.dtype, device=operand.device, memory_format=layout)
 
 
-def laid_out_for_kernels(grad: Tensor, x: Tensor) -> Tensor:
-    """Return an upstream gradient in the layout of ``x`` on a GPU, copied if it has another.
-
-    The kernels take any mixture, but where layouts differ they are many times slower than a copy.
-    """
-    return laid_out_as(grad, x) if x.is_cuda else grad
-
-
-def laid_out_as(grad: Tensor, x: Tensor) -> Tensor:
-    """Return an (N, C, H, W) tensor in NHWC if ``x`` is, else in NCHW; itself if it is so already."""
-    last = x.stride(3) != 1 and x.shape[1] > 1 and x.stride(1) == 1
-    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
 def sum_to(gradient: Tensor, like: Tensor) -> Tensor:
     """Add up a gradient that came back as (N, C) sums or as a whole tensor to the shape and dtype of ``like``."""
     if gradient.dim() == 2:

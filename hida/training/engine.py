@@ -141,6 +141,7 @@ class Engine:
     def _device_part(self) -> None:
         batch = planned_batch(self.pairs, self.plan, self.state.config.augment)
         self.sums += self.state.update(batch)
+        self.state.follow()
 
     def _run(self) -> None:
         if self.captures_next:

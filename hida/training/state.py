@@ -21,6 +21,8 @@ from hida.ops.dispatch import selected
 from hida.training import losses
 from hida.training.clock import Abandoned, Guard
 from hida.training.distributed import World
+from hida.training.half import DEVICES, HALF, HalfWeights
+from hida.training.moving import move_towards
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.training.stored import read_counters, require_moments
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
@@ -28,7 +30,6 @@ from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, ge
 T = TypeVar("T")
 NetworkConfig = GeneratorConfig | DiscriminatorConfig
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
 FURTHER = ("feature_matching", "perceptual", "distillation")
 """losses that are computed only if their weight is above 0"""
@@ -51,7 +52,11 @@ class TrainingState:
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         # Tensors, and on the device: a captured step reads the rates of its iteration from them.
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
+        self.share, self.share_on_device = 1.0, torch.ones((), device=world.device)
+        """of the generator in its EMA's next value"""
         self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
+        half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
+        self.weights = {name: HalfWeights(network, half) for name, network in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.losses = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
         self.perceiver = load_lpips("alex", world.device) if "perceptual" in self.losses else None
@@ -68,13 +73,18 @@ class TrainingState:
         """Run one iteration; return the losses as zero-dimensional tensors on the device, not synchronised."""
         self.begin(epoch)
         values = self.update(batch)
+        self.follow()
         self.finish()
         return dict(zip(self.losses, values.unbind(), strict=True))
 
     def begin(self, epoch: float) -> None:
-        """Set what depends on the images seen and the time: the learning rates, dropout's random numbers."""
+        """Set what depends on the images seen and the time: learning rates, dropout's random numbers, EMA's share."""
         for name, rate in learning_rates(self.config, epoch, self.elapsed).items():
             self.rates[name].fill_(rate)
+        # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
+        count = self.iteration + 1
+        self.share = 1 - min(self.config.train.ema, count / (10 + count))
+        self.share_on_device.fill_(self.share)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
@@ -102,7 +112,7 @@ class TrainingState:
     def _discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw; return the sketch, the reconstructed depth, the depth that the discriminator sees, and its loss."""
         config = self.config
-        with self.autocast():
+        with self.autocast(), self.weights["generator"], self.weights["discriminator"]:
             sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
             seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
             # Real and drawn in one forward: the discriminator's norms work on each picture alone.
@@ -119,17 +129,17 @@ class TrainingState:
     def _compare(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor) -> dict[str, Tensor]:
         """Return the parts of the generator's loss."""
         config = self.config
-        self.discriminator.requires_grad_(False)
-        with self.autocast():
+        with self.autocast(), self.weights["discriminator"]:
+            self.discriminator.requires_grad_(False)
             drawn = self.discriminator.features(seen_depth, sketch)
             further = {}
             if "feature_matching" in self.losses:
                 with torch.no_grad():
                     target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype))
                 further["feature_matching"] = losses.feature_matching(drawn, target)
+            self.discriminator.requires_grad_(True)
             if self.perceiver is not None:
                 further["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
-        self.discriminator.requires_grad_(True)
         parts = {
             "adversarial": _mean(losses.adversarial_generator(features[-1], config.loss) for features in drawn),
             "pixel": losses.pixel(sketch, batch.sketch),
@@ -153,13 +163,21 @@ class TrainingState:
         return [(tensor, tensor.detach().clone()) for tensor in (*(p.data for p in parameters), *moments)]
 
     def finish(self) -> None:
-        """Count the iteration and update the generator's EMA."""
+        """Count the iteration."""
         self.iteration += 1
         self.images += self.config.train.batch
-        # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
-        decay = min(self.config.train.ema, self.iteration / (10 + self.iteration)) if self.config.train.ema else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Update the generator's EMA: a step of the iteration, which a CUDA graph holds as it holds :meth:`update`."""
+        ema: list[Tensor] = list(self.ema.parameters())
+        now: list[Tensor] = list(self.generator.parameters())
+        if not self.config.train.ema:
+            torch._foreach_copy_(ema, now)
+        elif self.share_on_device.is_cuda:
+            move_towards(now, ema, self.share_on_device)
+        else:
+            torch._foreach_lerp_(ema, now, self.share)
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the networks compute in the configured precision."""
@@ -176,6 +194,7 @@ class TrainingState:
     def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
         self._do(self.scaler.scale(loss).backward)
+        self.weights[name].hand_over_gradients()
         self.world.average_gradients(network.parameters())
         if self.config.train.clip:
             self.scaler.unscale_(optimizer)
@@ -292,7 +311,8 @@ def _differences(theirs: NetworkConfig, ours: NetworkConfig) -> str:
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
+    given = list(values)
+    return torch.stack(given).mean() if len(given) > 1 else given[0]
 
 
 def _compile_regions(generator: Generator) -> None:

@@ -43,15 +43,15 @@ def grey(values):
     return (values + 1) * 127.5
 
 
-def frame(*entries):
+def pixels(side, *entries):
     top, left, flip = zip(*entries, strict=True)
-    return Frame(torch.tensor(top), torch.tensor(left), torch.tensor(flip))
+    return Frame(torch.tensor(top), torch.tensor(left), torch.tensor(flip)).pixels(side)
 
 
 def test_a_crop_is_a_slice_and_a_flip_its_mirror():
     images = torch.randint(0, 256, (3, 2, 300, 300), dtype=torch.uint8, generator=generator())
     for fill in ("black", "white", "replicate"):
-        cut = crop(images, frame((0, 0, False), (44, 7, False), (3, 40, True)), fill)
+        cut = crop(images, pixels(images.shape[-1], (0, 0, False), (44, 7, False), (3, 40, True)), fill)
         assert cut.dtype == torch.uint8
         assert torch.equal(cut[0], images[0, :, :256, :256])
         assert torch.equal(cut[1], images[1, :, 44:300, 7:263])
@@ -68,7 +68,7 @@ def test_a_crop_is_a_slice_and_a_flip_its_mirror():
 )
 def test_beyond_the_border_stands_the_fill(fill, keywords):
     images = torch.randint(1, 255, (2, 1, 250, 250), dtype=torch.uint8, generator=generator())
-    cut = crop(images, frame((-18, -5, False), (12, 12, True)), fill)
+    cut = crop(images, pixels(images.shape[-1], (-18, -5, False), (12, 12, True)), fill)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (18, 18), (18, 18)), **keywords)
     assert (cut[0].numpy() == padded[0, :, :256, 13 : 13 + 256]).all()
     assert (cut[1].numpy() == padded[1, :, 30:286, 30:286][:, :, ::-1]).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hida.models.conditions import depth_pyramid, style_weights
+from hida.models.conditions import depth_pyramid, every, style_weights
 from hida.ops import OpError
 
 
@@ -15,6 +15,7 @@ def test_nearest_takes_every_kth_pixel():
     levels = depth_pyramid(depth, 3, "nearest")
     for level, step in zip(levels, (8, 4, 2), strict=True):
         torch.testing.assert_close(level, depth[:, :, ::step, ::step], rtol=0, atol=0)
+        assert torch.equal(every(step, depth), level)
 
 
 def test_gaussian_halves_with_the_binomial_kernel():

@@ -31,11 +31,6 @@ def test_the_product_is_the_interpolation(size, layout):
     assert torch.equal(module(x), expected)  # a CPU's own
 
 
-def test_half_precision_is_rounded_once():
-    x = torch.randn(2, 5, 3, 4).bfloat16()
-    assert torch.equal(Doubling().product(x).float(), interpolated(x.double()).bfloat16().float())
-
-
 def test_a_matrix_of_inference_serves_training_too():
     module = Doubling()
     with torch.inference_mode():

@@ -30,6 +30,7 @@ def test_metaacon_switches_a_whole_channel_by_its_mean():
     hidden = x.mean((2, 3)) @ matrices[0].T + module.squeeze.bias
     logits = (hidden @ matrices[1].T + module.expand.bias)[:, :, None, None]
     torch.testing.assert_close(module(x), oracle.info_acon(x, logits, module.p1, module.p2))
+    torch.testing.assert_close(module.products(x.mean((2, 3), keepdim=True)), logits)
 
 
 def fused(module, h, logits, gamma, beta):

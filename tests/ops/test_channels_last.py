@@ -22,7 +22,8 @@ from hida.nn import DOG, Conv2d, InstanceNorm, MetaACON, Upsample
 from hida.ops import library
 from hida.ops.cpu.conv_to_one import fits, to_one
 from hida.ops.cpu.convolution import conv2d, conv_transpose2d
-from hida.ops.cpu.plane_mean import plane_mean
+from hida.ops.cpu.plane_mean import Mean, plane_mean
+from hida.ops.layout import channels_last, interleaved, joined, laid_out_as, laid_out_for_kernels
 from hida.ops.leaky_norm import leaky_norm
 
 pytestmark = pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
@@ -67,7 +68,24 @@ def test_plane_mean(shape):
     inputs = randoms(shape)
     with ops.backend("native"):
         found = outcome(plane_mean, inputs)
-    assert_near(found, exact_outcome(lambda x: x.mean((2, 3), keepdim=True), inputs), [1e-6] * 2)
+    exact = exact_outcome(lambda x: x.mean((2, 3), keepdim=True), inputs)
+    assert_near(found, exact, [1e-6] * 2)
+    assert_near(outcome(Mean.apply, inputs), exact, [1e-6] * 2)  # a GPU's
+
+
+def test_images_are_joined_in_the_layout_of_another():
+    images = [torch.randn(2, channels, 4, 6, requires_grad=True) for channels in (1, 3, 1)]
+    plain = torch.cat(images, 1)
+    for like in (torch.empty(1, 2, 2, 2), torch.empty(1, 2, 2, 2).to(memory_format=NHWC)):
+        found = joined(images, like)
+        assert torch.equal(found, plain)
+        assert found.stride() == plain.to(memory_format=NHWC if channels_last(like) else torch.preserve_format).stride()
+    found = interleaved(images)  # a GPU's
+    assert torch.equal(found, plain)
+    assert found.is_contiguous(memory_format=NHWC)
+    upstream = torch.randn_like(plain)
+    for a, b in zip(*(torch.autograd.grad(t, images, upstream) for t in (found, plain)), strict=True):
+        assert torch.equal(a, b)
 
 
 def convolved(x, weight, bias, transposed):
@@ -251,8 +269,8 @@ def test_a_gradient_is_laid_out_as_the_operand_that_it_belongs_to():
         (torch.empty(2, 8, 3, 6)[..., :5], False),
     ):
         for given in (grad, grad.to(memory_format=torch.channels_last), torch.ones(1, 1, 1, 1).expand(2, 8, 3, 5)):
-            made = library.laid_out_as(given, x)
+            made = laid_out_as(given, x)
             assert torch.equal(made, given)
             assert made.stride() == ((120, 1, 40, 8) if last else (120, 15, 5, 1))
             assert (made is given) == (made.stride() == given.stride())
-        assert library.laid_out_for_kernels(grad, x) is grad  # a CPU's kernels take it as it is
+        assert laid_out_for_kernels(grad, x) is grad  # a CPU's kernels take it as it is

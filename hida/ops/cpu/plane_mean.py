@@ -16,7 +16,25 @@ def plane_mean(x: Tensor) -> Tensor:
     if channels_last_on_cpu(x) and dispatch.native(x):
         mean = torch.ops.hida.plane_sums(x) / (x.shape[2] * x.shape[3])
         return mean.to(x.dtype)[:, :, None, None]
+    if x.device.type == "cuda" and not (torch.compiler.is_compiling() or library.transformed(x)):
+        return Mean.apply(x)
     return x.mean((2, 3), keepdim=True)
+
+
+class Mean(torch.autograd.Function):
+    """torch's mean, whose gradient would be written out, as large as ``x``, only to be added to another."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return (grad / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
 
 
 def _fake(x: Tensor) -> Tensor:

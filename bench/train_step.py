@@ -55,7 +55,7 @@ NATIVE = ("ours", "nchw")
 PAIRS = 256
 SHOWN = 30  # kernels that are printed
 KINDS = workers.OPERATORS | {
-    "optimiser": ("adam", "lerp", "Optimizer", "_foreach"),
+    "optimiser": ("adam", "sgd", "lerp", "Optimizer", "_foreach"),
     "data": ("aten::index", "grid_sampler"),
 }
 

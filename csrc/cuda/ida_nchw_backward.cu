@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
         normal[p][k] = v[k], q[p][k] = tilt[p][k] = 0;
       } else {
         theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
-        const Bend<D> bend(slopes.slope, slopes.turn, theta[k], v[k]);
-        normal[p][k] = slopes.slope * v[k] * bend.gate + slopes.base * v[k];
+        const Bend<D> bend(slopes.slope * v[k], theta[k]);
+        normal[p][k] = v[k] * (slopes.slope * bend.gate + slopes.base);
         q[p][k] = bend.q;
         tilt[p][k] = bend.tilt;
       }
@@ -121,11 +121,11 @@ __global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
   add_both(t, s, mean_d, mean_dx);
 
   const float level = mean_d * t.share * rstd, lean = mean_dx * t.share * rstd;
-  float to_p1 = 0, to_p2 = 0, to_logits = 0;
+  float to_p1 = 0, to_both = 0, to_logits = 0;  // zeros where a thread has no pixels, for there x is 0
   Eight<D> dx[P], dlogits[P], dgamma[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
-    float v[8], g[8], d[8], sums[3] = {0, 0, 0};
+    float v[8], g[8], d[8];
     gamma[p].unpack(v);
     grad[p].unpack(g);
 #pragma unroll
@@ -144,9 +144,9 @@ __global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
       for (int k = 0; k < 8; ++k) {
         tilt[p][k] *= d[k];
         const float both = d[k] * v[k];
-        sums[0] += both * q[p][k];
-        sums[1] += both - both * q[p][k];
-        if (L == Logits::plane) sums[2] += tilt[p][k];
+        to_p1 += both * q[p][k];
+        to_both += both;
+        if (L == Logits::plane) to_logits += tilt[p][k];
         d[k] *= slopes.slope * q[p][k] + slopes.base;
       }
       dlogits[p] = Eight<D>::narrowed(tilt[p]);
@@ -156,7 +156,6 @@ __global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
       }
     }
     dx[p] = Eight<D>::narrowed(d);
-    if (s.has(p)) to_p1 += sums[0], to_p2 += sums[1], to_logits += sums[2];
   }
 
   const auto write = [&] {
@@ -170,7 +169,7 @@ __global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
     }
   };
   if (L == Logits::none || !a.wants_sums) return write();
-  add_late(t, s, to_p1, to_p2, to_logits, a.sums, write);
+  add_late(t, s, to_p1, to_both - to_p1, to_logits, a.sums, write);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------

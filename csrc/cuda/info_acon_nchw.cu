@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
     grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
   }
   const Slopes<D, L> slopes(t, s);
-  float to_p1 = 0, to_p2 = 0, to_logits = 0;  // a thread has zeros where it has no pixels
+  float to_p1 = 0, to_both = 0, to_logits = 0;  // a thread has zeros where it has no pixels
   Eight<D> dx[P], dlogits[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -71,10 +71,10 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
-      const Bend<D> bend(slopes.slope, slopes.turn, theta[k], v[k]);
+      const Bend<D> bend(slopes.slope * v[k], theta[k]);
       const float both = g[k] * v[k];
       to_p1 += both * bend.q;
-      to_p2 += both - both * bend.q;
+      to_both += both;
       theta[k] = g[k] * bend.tilt;
       if (L == Logits::plane) to_logits += theta[k];
       v[k] = g[k] * (slopes.slope * bend.q + slopes.base);
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
   };
   if (!a.wants_sums) return write();
   if (t.cluster > 1) cluster_wait();  // all blocks have begun
-  add_late(t, s, to_p1, to_p2, to_logits, a.sums, write);
+  add_late(t, s, to_p1, to_both - to_p1, to_logits, a.sums, write);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------

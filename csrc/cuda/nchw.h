@@ -87,17 +87,25 @@ HIDA_DEVICE float theta_of(float logit) {
   return gate_of<D>(logit * kMinus<D>);
 }
 
-// As acon_slopes: q and tilt. The power is bounded, so that its product with a gate that is 0 is not NaN.
+// Within 0 and 1; of NaN 0.
+HIDA_DEVICE float saturated(float v) {
+#if defined(HIDA_EMULATE_CUDA)
+  return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f;
+#else
+  return __saturatef(v);  // a part of the multiplication before it
+#endif
+}
+
+// As acon_slopes: q and tilt; `linear`: slope·x. Where the power is infinite, the gate is 0, and so is its slope.
 template <Dtype D>
 struct Bend {
   float gate, q, tilt;
-  HIDA_DEVICE Bend(float slope, float turn, float theta, float x) {
-    constexpr float most = D == Dtype::f32 ? 88.0f : 127.0f;
-    const float linear = slope * x, power = power_of<D>(fminf(turn * x * theta, most));
+  HIDA_DEVICE Bend(float linear, float theta) {
+    const float bent = linear * theta, power = power_of<D>(bent * kMinus<D>);
     gate = inverse(1.0f + power);
-    const float bend = linear * (gate * (power * gate));
-    q = gate + theta * bend;
-    tilt = linear * bend * (theta - theta * theta);
+    const float rise = bent * (gate * saturated(power * gate)), steep = linear * rise;
+    q = gate + rise;
+    tilt = steep - steep * theta;
   }
 };
 
@@ -117,7 +125,7 @@ struct Slopes {
 // ---- sums -------------------------------------------------------------------------------------------------------
 
 // Shared memory: a number of each warp of a plane's blocks, some kinds of them.
-constexpr int kWarpsOfPlane = 8 * 32;
+constexpr int kWarpsOfPlane = 8 * kPlaneThreads / kWarp;
 template <int Kinds>
 HIDA_DEVICE float* room() {
   HIDA_SHARED(float, numbers, [kWarpsOfPlane * Kinds]);

@@ -153,6 +153,10 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, const La
   launch_cluster(kernel, 1, grid, block, shared, l, args...);
 }
 
+// Clusters of `cluster` blocks (1: none) of a kernel that run at a time on the current device, l.device, which is asked
+// once. (device.cu)
+int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads, size_t shared, const Launch& l);
+
 // A grid of so many blocks, in one dimension.
 inline dim3 grid_of(int64_t blocks) {
   if (blocks > 0x7fffffff) throw std::runtime_error("hida: the tensor has too many planes for one launch.");

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const 
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
+    const unsigned pack = s.pack(p);
     x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
     gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const 
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] += w[k];
     }
-    Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.pack(p)));
   }
 }
 
@@ -252,7 +252,7 @@ bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs
     task.lanes = unsigned(power_of_two_from(task.packs));
     task.shift = 0;
     while (1u << task.shift < task.lanes) ++task.shift;
-    size.threads = 4 * kWarp;  // fewer, where they are not needed, or there are more multiprocessors than blocks
+    size.threads = kSmallThreads;  // fewer, where they are not needed, or there are more multiprocessors than blocks
     const auto blocks_of = [&](unsigned threads) {
       const int64_t planes = threads / task.lanes;
       return (e.c + planes - 1) / planes;

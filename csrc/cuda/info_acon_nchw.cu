@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) forward(const __grid_constan
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
+    const unsigned pack = s.pack(p);
     x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
   }
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) forward(const __grid_constan
       const float linear = slopes.slope * v[k];
       v[k] = linear * gate_of<D>(slopes.turn * v[k] * theta[k]) + slopes.base * v[k];
     }
-    if (s.has(p)) Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    if (s.has(p)) Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.pack(p)));
   }
 }
 
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
+    const unsigned pack = s.pack(p);
     x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
     grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       if (!s.has(p)) continue;
-      const unsigned pack = s.first + unsigned(p) * s.step;
+      const unsigned pack = s.pack(p);
       if (a.dx.data != nullptr) dx[p].store(address<D>(a.dx, s.n, s.c, pack));
       if (L == Logits::whole && a.dlogits.data != nullptr) dlogits[p].store(address<D>(a.dlogits, s.n, s.c, pack));
     }

@@ -44,27 +44,48 @@ HIDA_DEVICE char* address(const PackedImage& image, unsigned n, unsigned c, unsi
   return image.data + uint64_t(n * image.n + c * image.c + pack * kVec16s<D>) * 16;
 }
 
-// The work of a thread: packs `first`, `first` + `step`, ... of a plane.
+// From a thread's pack to its next one, in packs and in bytes.
+constexpr unsigned kStep = kWarp;
+template <Dtype D>
+constexpr unsigned kApart = kStep * kVec16s<D> * 16;
+
+// The work of a thread: packs `first`, `first` + kStep, ... of a plane; a warp's packs are neighbours.
 struct ThreadWork {
-  unsigned n, c, rank, first, step, end;
-  HIDA_DEVICE explicit ThreadWork(const Task& a, int packs) {
-    const unsigned t = threadIdx.x, plane = t >> a.shift, lane = t & ((1u << a.shift) - 1u);
-    n = blockIdx.y;
+  unsigned n, c, rank, first, end;
+  HIDA_DEVICE explicit ThreadWork(const Task& a, int packs)
+      : ThreadWork(a, packs, blockIdx.y, blockIdx.x >> a.cluster_shift) {}
+  // Of an image, and of the planes that its `group`-th block or cluster has.
+  HIDA_DEVICE ThreadWork(const Task& a, int packs, unsigned image, unsigned group) {
+    const unsigned t = threadIdx.x, lane = t % kStep;
     rank = blockIdx.x & (a.cluster - 1);
-    c = (blockIdx.x >> a.cluster_shift) * a.planes + plane;
-    step = blockDim.x;
-    first = rank * step * unsigned(packs) + lane;
+    first = rank * blockDim.x * unsigned(packs);
+    first += packs > 1 ? (t - lane) * unsigned(packs) + lane : t & ((1u << a.shift) - 1u);
+    go(a, packs, image, group);
+  }
+  // To another image and group.
+  HIDA_DEVICE void go(const Task& a, int packs, unsigned image, unsigned group) {
+    n = image;
+    c = packs > 1 ? group : group * a.planes + (threadIdx.x >> a.shift);  // several packs are of one plane
     end = c < a.channels ? a.packs : 0;
   }
-  HIDA_DEVICE bool has(int p) const { return first + unsigned(p) * step < end; }
+  HIDA_DEVICE unsigned pack(int p) const { return first + unsigned(p) * kStep; }
+  HIDA_DEVICE bool has(int p) const { return pack(p) < end; }
   // Threads of which each plane has one.
   HIDA_DEVICE bool leads() const { return first == 0 && end > 0; }
   HIDA_DEVICE unsigned sum(const Task& a) const { return n * a.channels + c; }
 };
 
+// A number of a plane, as it comes from memory, and what it is then.
 template <Dtype D>
-HIDA_DEVICE float number(const PackedImage& image, bool exact, const ThreadWork& s) {
-  return read_element<float>(image.data, exact ? Dtype::f32 : D, int64_t(s.n * image.n + s.c * image.c));
+HIDA_DEVICE uint32_t number_bits(const PackedImage& image, bool exact, const ThreadWork& s) {
+  const unsigned at = s.n * image.n + s.c * image.c;
+  if (D == Dtype::f32 || exact) return reinterpret_cast<const uint32_t*>(image.data)[at];
+  return reinterpret_cast<const uint16_t*>(image.data)[at];
+}
+template <Dtype D>
+HIDA_DEVICE float number_of(uint32_t bits, bool exact) {
+  if (D == Dtype::f32 || exact) return __uint_as_float(bits);
+  return D == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits);
 }
 
 // ---- the activation ---------------------------------------------------------------------------------------------
@@ -113,12 +134,17 @@ struct Bend {
 template <Dtype D, Logits L>
 struct Slopes {
   float slope = 0, base = 0, turn = 0, theta = 0;
+  HIDA_DEVICE Slopes(const Task& a, uint32_t p1, uint32_t p2, uint32_t logit) {
+    if (L == Logits::none) return;
+    base = number_of<D>(p2, a.exact);
+    slope = number_of<D>(p1, a.exact) - base;
+    turn = slope * kMinus<D>;
+    if (L == Logits::plane) theta = theta_of<D>(number_of<D>(logit, false));
+  }
   HIDA_DEVICE Slopes(const Task& a, const ThreadWork& s) {
     if (L == Logits::none || s.end == 0) return;
-    base = number<D>(a.p2, a.exact, s);
-    slope = number<D>(a.p1, a.exact, s) - base;
-    turn = slope * kMinus<D>;
-    if (L == Logits::plane) theta = theta_of<D>(number<D>(a.logits, false, s));
+    *this = Slopes(a, number_bits<D>(a.p1, a.exact, s), number_bits<D>(a.p2, a.exact, s),
+                   L == Logits::plane ? number_bits<D>(a.logits, false, s) : 0);
   }
 };
 
@@ -218,20 +244,25 @@ HIDA_DEVICE void begin(const Task& a) {
   if (a.cluster > 1) cluster_arrive_relaxed();
 }
 
+// Sums of three kinds over the lanes of a plane, to to[kind]; a null pointer: not wanted.
+HIDA_DEVICE void store_lanes(const Task& t, const ThreadWork& s, float one, float two, float three,
+                             float* const (&to)[3]) {
+  float sums[3] = {one, two, three};
+  add_lanes(t, sums);
+  if (!s.leads()) return;
+#pragma unroll
+  for (int i = 0; i < 3; ++i)
+    if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
+}
+
 // Sums of three kinds over a plane, which its first warp alone gets and stores where they are wanted. `write` stores
 // what else a thread has to store, after the first half of the last barrier: so that the barrier does not wait for it.
 template <class Write>
 HIDA_DEVICE void add_late(const Task& t, const ThreadWork& s, float one, float two, float three, float* const (&to)[3],
                           Write write) {
   if (alone(t)) {
-    float sums[3] = {one, two, three};
-    add_lanes(t, sums);
     write();
-    if (!s.leads()) return;
-#pragma unroll
-    for (int i = 0; i < 3; ++i)
-      if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
-    return;
+    return store_lanes(t, s, one, two, three, to);
   }
   const unsigned warps = warps_of_plane(t), lane = threadIdx.x & 31u, which = lane >> 3, i = lane & 7u;
   float* const all = room<5>() + (2 + which) * warps;
@@ -273,6 +304,8 @@ inline bool widens(const Image& logits, Dtype dtype, const Extent& e) {
   return logits.step == 1 && logits.c == 0 && e.c > 1 && dtype != Dtype::f32;
 }
 
+constexpr int kSmallThreads = 4 * kWarp;  // most of a block of several planes
+
 struct LaunchSize {
   dim3 grid;
   unsigned threads = 0;
@@ -283,11 +316,12 @@ bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs
 
 // In clusters, or in blocks that know nothing of each other.
 template <class A>
-void start(void (*kernel)(A), const A& a, const LaunchSize& size, const Launch& l, bool together = true) {
+void start(void (*kernel)(A), const A& a, const LaunchSize& size, const Launch& l, bool together = true,
+           size_t shared = 0) {
 #if defined(HIDA_EMULATE_CUDA)
   ++emulation::usual;  // tests ask for it
 #endif
-  launch_cluster(kernel, together ? a.task.cluster : 1, size.grid, dim3(size.threads), 0, l, a);
+  launch_cluster(kernel, together ? a.task.cluster : 1, size.grid, dim3(size.threads), shared, l, a);
 }
 
 // Whether the kernels take a call, which the second of each pair then makes; they need no workspace.

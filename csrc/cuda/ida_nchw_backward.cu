@@ -21,7 +21,8 @@ struct Backward {
   PackedImage grad, dx, dlogits, dgamma;
   const float *mean = nullptr, *rstd = nullptr;
   float* sums[3] = {};                     // towards p1, p2 and the logits, or null
-  bool joins = false, joins_late = false;  // the residual was f, or x: grad is a part of df, or of dx
+  float joins = 0;                         // the residual was f: so many times is grad a part of df
+  bool joins_late = false;                 // it was x: grad is a part of dx
   bool wants_sums = false;
   bool ahead = false;                         // the next plane's operands are copied to shared memory
   unsigned images = 0, groups = 0;            // of planes, in an image
@@ -56,7 +57,7 @@ HIDA_DEVICE void copy(const Backward& a, const ThreadWork& s, Place to) {
   each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) {
 #pragma unroll
     for (unsigned half = 0; half < kVec16s<D>; ++half)
-      copy_ahead(to + unsigned(i * P + p) * kApart<D> + half * kStep * 16, from + half * 16);
+      if (a.ahead) copy_ahead(to + unsigned(i * P + p) * kApart<D> + half * kStep * 16, from + half * 16);
   });
 }
 template <Dtype D, int P>
@@ -90,17 +91,18 @@ template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads,
                                   D != Dtype::f32 && P == 1 ? 6 : 1) backward(const __grid_constant__ Backward a) {
   const Task& t = a.task;
-  const bool by_itself = P == 1 && alone(t);
+  const bool by_itself = P == 1 && alone(t), late = L != Logits::none && a.wants_sums;
   unsigned group = blockIdx.x >> t.cluster_shift, n = group / a.groups;
   group -= n * a.groups;
+  const unsigned clusters = gridDim.x >> t.cluster_shift;
   ThreadWork s(t, P, n, group);
   const Exchange sums(t, s.rank);
   const Place places = first_place<D, L, P>();
-  if (a.ahead) copy<D, L, P>(a, s, places);
-  Numbers<D, L> next(a, s);
+  copy<D, L, P>(a, s, places);
+  Numbers<D, L> numbers(a, s);
   if (!by_itself) sums.ready();
 
-  unsigned round = 0, before = 0;
+  unsigned round = 0;
   for (; n < a.images; ++round) {
     Eight<D> operands[4][P];
     if (a.ahead) {
@@ -115,21 +117,10 @@ __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kP
       each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) { operands[i][p] = Eight<D>(from, 0); });
     }
     Eight<D>(&x)[P] = operands[0], (&gamma)[P] = operands[1], (&grad)[P] = operands[2], (&logits)[P] = operands[3];
-#pragma unroll
-    for (int p = 0; p < P; ++p) forget(x[p]), forget(gamma[p]), forget(grad[p]), forget(logits[p]);
-    const Numbers<D, L> numbers = next;
-    const ThreadWork w = s;
-    group += a.next_group, n += a.next_image;
-    if (group >= a.groups) group -= a.groups, ++n;
-    if (n < a.images) {
-      s.go(t, P, n, group);
-      if (a.ahead) copy<D, L, P>(a, s, places);
-      next = Numbers<D, L>(a, s);
-    }
     const Slopes<D, L> slopes(t, numbers.p1, numbers.p2, numbers.logit);
     const float mean = numbers.mean, rstd = numbers.rstd;
 
-    float normal[P][8], q[P][8], tilt[P][8], mean_d = 0, mean_dx = 0;
+    float normal[P][8], q[P][8], tilt[P][8], upper[P][8], mean_d = 0, mean_dx = 0;
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       float v[8], g[8], theta[8];
@@ -155,75 +146,70 @@ __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kP
         const float d = g[k] * v[k] + g[k];
         mean_d += d;
         mean_dx += d * normal[p][k];
+        upper[p][k] = g[k] * ((1 + v[k]) * rstd + a.joins);
+        g[k] *= normal[p][k];
       }
+      if (a.dgamma.data != nullptr && s.has(p))
+        Eight<D>::narrowed(g).store(address<D>(a.dgamma, s.n, s.c, s.first) + unsigned(p) * kApart<D>);
       forget(x[p]);
-      forget(gamma[p]);
-      forget(grad[p]);
+    }
+    if (!by_itself) sums.send_early(round, mean_d, mean_dx);
+    // The operands have been used, and the next ones may take their places.
+    const ThreadWork w = s;
+    group += a.next_group, n += a.next_image;
+    if (group >= a.groups) group -= a.groups, ++n;
+    if (n < a.images) {
+      s.go(t, P, n, group);
+      copy<D, L, P>(a, s, places);
+      numbers = Numbers<D, L>(a, s);
     }
     if (by_itself) {
       float both[2] = {mean_d, mean_dx};
       add_lanes(t, both);
       mean_d = both[0], mean_dx = both[1];
     } else {
-      sums.send_early(round, mean_d, mean_dx);
-      sums.wait(round, true, a.wants_sums && round > 0);
+      sums.wait(round, true, late && round > 0);
       sums.add_early(round, mean_d, mean_dx);
-      if (L != Logits::none && a.wants_sums && round > 0) sums.store_late(round, a.sums, before);
+      if (late && round > 0) sums.store_late(round, a.sums, n * a.groups + group - 2 * clusters);
     }
 
     const float level = mean_d * t.share * rstd, lean = mean_dx * t.share * rstd;
-    const bool to_x = a.dx.data != nullptr, to_theta = a.dlogits.data != nullptr, to_gamma = a.dgamma.data != nullptr;
     float to_p1 = 0, to_both = 0, to_logits = 0;  // zeros where a thread has no pixels, for there x is 0
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      float v[8], g[8], d[8];
-      Eight<D> dx, dlogits, dgamma;
-      gamma[p].unpack(v);
-      grad[p].unpack(g);
+      float v[8], d[8];
+      x[p].unpack(v);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        d[k] = (g[k] * v[k] + g[k]) * rstd - level - normal[p][k] * lean;
-        normal[p][k] *= g[k];
+        d[k] = upper[p][k] - level - normal[p][k] * lean;
+        if (L == Logits::none) continue;
+        tilt[p][k] *= d[k];
+        const float both = d[k] * v[k];
+        to_p1 += both * q[p][k];
+        to_both += both;
+        if (L == Logits::plane) to_logits += tilt[p][k];
+        d[k] *= slopes.slope * q[p][k] + slopes.base;
       }
-      dgamma = Eight<D>::narrowed(normal[p]);
-      if (a.joins) {
-#pragma unroll
-        for (int k = 0; k < 8; ++k) d[k] += g[k];
-      }
-      if (L != Logits::none) {
-        x[p].unpack(v);
-#pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          tilt[p][k] *= d[k];
-          const float both = d[k] * v[k];
-          to_p1 += both * q[p][k];
-          to_both += both;
-          if (L == Logits::plane) to_logits += tilt[p][k];
-          d[k] *= slopes.slope * q[p][k] + slopes.base;
-        }
-        dlogits = Eight<D>::narrowed(tilt[p]);
-        if (a.joins_late) {
-#pragma unroll
-          for (int k = 0; k < 8; ++k) d[k] += g[k];
-        }
-      }
-      dx = Eight<D>::narrowed(d);
       if (!w.has(p)) continue;
       const unsigned apart = unsigned(p) * kApart<D>;
-      if (to_x) dx.store(address<D>(a.dx, w.n, w.c, w.first) + apart);
-      if (L == Logits::whole && to_theta) dlogits.store(address<D>(a.dlogits, w.n, w.c, w.first) + apart);
-      if (to_gamma) dgamma.store(address<D>(a.dgamma, w.n, w.c, w.first) + apart);
+      if (L != Logits::none && a.joins_late) {  // again, from the second-level cache
+        Eight<D>(address<D>(a.grad, w.n, w.c, w.first) + apart, 0).unpack(v);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) d[k] += v[k];
+      }
+      if (a.dx.data != nullptr) Eight<D>::narrowed(d).store(address<D>(a.dx, w.n, w.c, w.first) + apart);
+      if (L == Logits::whole && a.dlogits.data != nullptr)
+        Eight<D>::narrowed(tilt[p]).store(address<D>(a.dlogits, w.n, w.c, w.first) + apart);
     }
-    if (L == Logits::none || !a.wants_sums) continue;
-    before = w.sum(t);
+    if (!late) continue;
     if (by_itself)
       store_lanes(t, w, to_p1, to_both - to_p1, to_logits, a.sums);
     else
       sums.send_late(round, to_p1, to_both - to_p1, to_logits);
   }
-  if (L == Logits::none || !a.wants_sums || by_itself || round == 0) return;
+  if (!late || by_itself || round == 0) return;
   sums.wait(round, false, true);
-  sums.store_late(round, a.sums, before);
+  sums.store_late(round, a.sums, n * a.groups + group - clusters);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
@@ -239,7 +225,7 @@ bool backward_of(const Adapt& a, const Launch& l, Backward& b, LaunchSize& size,
   b.rstd = static_cast<const float*>(a.rstd);
   void* const sums[3] = {a.dp1, a.dp2, a.dlogits_sum};
   for (int i = 0; i < 3; ++i) b.sums[i] = static_cast<float*>(sums[i]), b.wants_sums |= sums[i] != nullptr;
-  b.joins = a.residual == Residual::activated;
+  b.joins = a.residual == Residual::activated ? 1 : 0;
   b.joins_late = a.grad_to_x;
   // As forward. float32 takes more registers: one pack, in smaller blocks, where clusters make up for that.
   const unsigned whole = b.task.packs, largest = kPlaneThreads * 8;  // packs of a plane, with one per thread

@@ -24,9 +24,9 @@ struct Backward {
   float joins = 0;                         // the residual was f: so many times is grad a part of df
   bool joins_late = false;                 // it was x: grad is a part of dx
   bool wants_sums = false;
-  bool ahead = false;                         // the next plane's operands are copied to shared memory
-  unsigned images = 0, groups = 0;            // of planes, in an image
-  unsigned next_image = 0, next_group = 0;    // from one round to the next
+  unsigned stages = 0, stage = 0;           // planes whose operands have places in shared memory; bytes of one
+  unsigned images = 0, groups = 0;          // of planes, in an image
+  unsigned next_image = 0, next_group = 0;  // from one round to the next
 };
 
 // A thread's operands of a plane: x, γ, grad, and logits if each pixel has its own; where they are, and their places in
@@ -57,7 +57,7 @@ HIDA_DEVICE void copy(const Backward& a, const ThreadWork& s, Place to) {
   each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) {
 #pragma unroll
     for (unsigned half = 0; half < kVec16s<D>; ++half)
-      if (a.ahead) copy_ahead(to + unsigned(i * P + p) * kApart<D> + half * kStep * 16, from + half * 16);
+      copy_ahead(to + unsigned(i * P + p) * kApart<D> + half * kStep * 16, from + half * 16);
   });
 }
 template <Dtype D, int P>
@@ -86,32 +86,55 @@ struct Numbers {
   }
 };
 
+// The planes of a block or cluster, or of their group, from round to round.
+struct Position {
+  unsigned n, group;
+  HIDA_DEVICE Position(const Backward& a, unsigned index) : n(index / a.groups), group(index - n * a.groups) {}
+  HIDA_DEVICE void go(const Backward& a) {
+    group += a.next_group, n += a.next_image;
+    if (group >= a.groups) group -= a.groups, ++n;
+  }
+  HIDA_DEVICE unsigned plane(const Backward& a) const { return n * a.groups + group; }
+};
+
 // Two blocks of 256 threads with two packs of 16-bit numbers share a multiprocessor.
 template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads,
                                   D != Dtype::f32 && P == 1 ? 6 : 1) backward(const __grid_constant__ Backward a) {
   const Task& t = a.task;
   const bool by_itself = P == 1 && alone(t), late = L != Logits::none && a.wants_sums;
-  unsigned group = blockIdx.x >> t.cluster_shift, n = group / a.groups;
-  group -= n * a.groups;
   const unsigned clusters = gridDim.x >> t.cluster_shift;
-  ThreadWork s(t, P, n, group);
+  Position here(a, blockIdx.x >> t.cluster_shift), there = here;
+  ThreadWork s(t, P, here.n, here.group);
   const Exchange sums(t, s.rank);
   const Place places = first_place<D, L, P>();
-  copy<D, L, P>(a, s, places);
+  const auto copy_there = [&](Place to) {
+    if (there.n < a.images) {
+      ThreadWork ahead = s;
+      ahead.go(t, P, there.n, there.group);
+      copy<D, L, P>(a, ahead, to);
+    }
+    end_of_copies();
+    there.go(a);
+  };
+  for (unsigned i = 0; i < a.stages; ++i) copy_there(places + i * a.stage);
   Numbers<D, L> numbers(a, s);
   if (!by_itself) sums.ready();
 
   unsigned round = 0;
-  for (; n < a.images; ++round) {
+  for (; here.n < a.images; ++round) {
+    const Place place = places + (a.stages > 1 ? (round & 1) * a.stage : 0);
     Eight<D> operands[4][P];
-    if (a.ahead) {
-      wait_for_copies();
+    if (a.stages > 0) {
+      if (a.stages > 1)
+        wait_for_copies<1>();
+      else
+        wait_for_copies<0>();
 #pragma unroll
       for (int p = 0; p < P; ++p) {
         if (!s.has(p)) continue;
 #pragma unroll
-        for (int i = 0; i < kOperands<L>; ++i) operands[i][p] = copied<D, P>(places, i, p);
+        for (int i = 0; i < kOperands<L>; ++i) operands[i][p] = copied<D, P>(place, i, p);
       }
     } else {
       each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) { operands[i][p] = Eight<D>(from, 0); });
@@ -154,13 +177,12 @@ __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kP
       forget(x[p]);
     }
     if (!by_itself) sums.send_early(round, mean_d, mean_dx);
-    // The operands have been used, and the next ones may take their places.
+    // The operands have been used, and others may take their places.
+    if (a.stages > 0) copy_there(place);
     const ThreadWork w = s;
-    group += a.next_group, n += a.next_image;
-    if (group >= a.groups) group -= a.groups, ++n;
-    if (n < a.images) {
-      s.go(t, P, n, group);
-      copy<D, L, P>(a, s, places);
+    here.go(a);
+    if (here.n < a.images) {
+      s.go(t, P, here.n, here.group);
       numbers = Numbers<D, L>(a, s);
     }
     if (by_itself) {
@@ -170,7 +192,7 @@ __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kP
     } else {
       sums.wait(round, true, late && round > 0);
       sums.add_early(round, mean_d, mean_dx);
-      if (late && round > 0) sums.store_late(round, a.sums, n * a.groups + group - 2 * clusters);
+      if (late && round > 0) sums.store_late(round, a.sums, here.plane(a) - 2 * clusters);
     }
 
     const float level = mean_d * t.share * rstd, lean = mean_dx * t.share * rstd;
@@ -209,7 +231,7 @@ __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kP
   }
   if (!late || by_itself || round == 0) return;
   sums.wait(round, false, true);
-  sums.store_late(round, a.sums, n * a.groups + group - clusters);
+  sums.store_late(round, a.sums, here.plane(a) - clusters);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
@@ -240,14 +262,18 @@ void run(Backward b, LaunchSize size, const Launch& l) {
   const size_t copies = size_t(size.threads) * P * kOperands<L> * kVec16s<D> * 16;
   b.groups = size.grid.x / b.task.cluster;
   b.images = size.grid.y;
-  b.ahead = l.shared > kNoCopies && copies + kSums <= size_t(l.shared);
+  const size_t sharing = std::max(kPlaneThreads / size.threads, 1u);  // blocks, of a multiprocessor
+  for (b.stages = l.shared > kNoCopies ? 2 : 0; b.stages > 0; --b.stages)
+    if (sharing * (b.stages * copies + kSums) <= size_t(l.shared)) break;
+  b.stage = unsigned(copies);
   const int64_t all = int64_t(b.groups) * b.images, most = 0x7fffffff / b.task.cluster;
-  const int64_t wanted = b.ahead ? resident_clusters(kernel, b.task.cluster, size.threads, copies, l) : most;
+  const size_t shared = b.stages * copies;
+  const int64_t wanted = b.stages > 0 ? resident_clusters(kernel, b.task.cluster, size.threads, shared, l) : most;
   const unsigned clusters = unsigned(std::min({all, wanted, most}));
   b.next_image = clusters / b.groups;
   b.next_group = clusters % b.groups;
   size.grid = dim3(clusters * b.task.cluster);
-  start(backward<D, L, P>, b, size, l, true, b.ahead ? copies : 0);
+  start(backward<D, L, P>, b, size, l, true, shared);
 }
 template <Dtype D, int P>
 void run(const Adapt& a, const Backward& b, const LaunchSize& size, const Launch& l) {

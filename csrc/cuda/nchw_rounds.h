@@ -17,7 +17,7 @@ namespace nchw {
 // ---- copies -----------------------------------------------------------------------------------------------------
 
 // A place in shared memory, as few instructions find it. 16 bytes to it, which go on by themselves, and which this
-// thread alone may read, after wait_for_copies().
+// thread alone may read, when it has waited for them: for all but the last `pending` sets of them.
 #if defined(__CUDA_ARCH__)
 using Place = uint32_t;
 HIDA_DEVICE Place place_of(const void* own) {
@@ -46,16 +46,24 @@ HIDA_DEVICE uint4 at_place(Place from) {
 HIDA_DEVICE void copy_ahead(Place to, const char* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
+HIDA_DEVICE void end_of_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int Pending>
 HIDA_DEVICE void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 #elif defined(HIDA_EMULATE_CUDA)
 HIDA_DEVICE void copy_ahead(Place to, const char* from) {
   *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
 }
+HIDA_DEVICE void end_of_copies() {}
+template <int Pending>
 HIDA_DEVICE void wait_for_copies() {}
 #else  // never called
 HIDA_DEVICE void copy_ahead(Place, const char*) {}
+HIDA_DEVICE void end_of_copies() {}
+template <int Pending>
 HIDA_DEVICE void wait_for_copies() {}
 #endif
 

@@ -26,7 +26,7 @@ struct Statistics {
   float mean, rest, rstd;
 };
 
-template <int P>
+template <Dtype D, int P>
 HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const float (&f)[P][8], float eps) {
   float total = 0;  // a thread has zeros where it has no pixels
 #pragma unroll
@@ -51,7 +51,7 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
   };
   Statistics found;
   float variance;
-  if (alone(t)) {
+  if (alone<D, P>(t)) {
     float one[1] = {total}, two[2];
     add_lanes(t, one);
     found.mean = one[0] * t.share;
@@ -78,10 +78,9 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
       __syncthreads();
     } else {
       cluster_wait();  // all blocks have begun
-      if (to < t.cluster) cluster_write(mine, to, first), cluster_write(mine + warps, to, sum);
-      __syncwarp();
-      cluster_arrive();
-      cluster_wait();
+      if (to < t.cluster) gate_send(mine, gates(), to, first), gate_send(mine + warps, gates(), to, sum);
+      if (threadIdx.x == 0) gate_expect(gates(), warps * 4 * unsigned(sizeof(float)));
+      gate_wait(gates(), 0);
     }
     // Around the first warp's number, then around the mean.
     const float centre = all[0];
@@ -102,18 +101,14 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
   return found;
 }
 
-// Blocks of 512 threads that a multiprocessor has registers for. Chips before 8.0 have 1024 threads in one.
+// Blocks of so many threads that a multiprocessor has registers for.
 template <Dtype D, int P>
-constexpr int sharing() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  return D == Dtype::f32 ? 3 - P : 2;
-#else
-  return D == Dtype::f32 ? 3 - P : 4 - P;
-#endif
-}
+constexpr int kMost = D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads;
+template <Dtype D, int P>
+constexpr int kSharing = D == Dtype::f32 ? 3 - P : P == 1 ? 8 : 2;
 
 template <Dtype D, Logits L, int P>
-__global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const __grid_constant__ Forward a) {
+__global__ void __launch_bounds__(kMost<D, P>, kSharing<D, P>) forward(const __grid_constant__ Forward a) {
   const Task& t = a.task;
   begin(t);
   const ThreadWork s(t, P);
@@ -143,7 +138,7 @@ __global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const 
       f[p][k] *= slopes.slope * gate_of<D>(slopes.turn * f[p][k] * theta[k]) + slopes.base;
     }
   }
-  const Statistics found = statistics<P>(t, s, f, a.eps);
+  const Statistics found = statistics<D, P>(t, s, f, a.eps);
   if (s.leads()) {
     a.mean[s.sum(t)] = found.mean + found.rest;
     a.rstd[s.sum(t)] = found.rstd;

@@ -102,11 +102,12 @@ template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads,
                                   D != Dtype::f32 && P == 1 ? 6 : 1) backward(const __grid_constant__ Backward a) {
   const Task& t = a.task;
-  const bool by_itself = P == 1 && alone(t), late = L != Logits::none && a.wants_sums;
+  const bool by_itself = alone<D, P>(t), late = L != Logits::none && a.wants_sums;
   const unsigned clusters = gridDim.x >> t.cluster_shift;
   Position here(a, blockIdx.x >> t.cluster_shift), there = here;
   ThreadWork s(t, P, here.n, here.group);
   const Exchange sums(t, s.rank);
+  begin(t);
   const Place places = first_place<D, L, P>();
   const auto copy_there = [&](Place to) {
     if (there.n < a.images) {

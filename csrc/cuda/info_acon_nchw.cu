@@ -3,7 +3,7 @@
 // dx, dlogits). A thread has all its operands in flight before anything is computed, of two packs of eight pixels
 // forward and of one backward. Backward, the blocks of a plane are a cluster, for its sums towards p1, p2 and the
 // logits: no second kernel. Share of the floor: not measured.
-#include "nchw.h"
+#include "nchw_rounds.h"
 
 namespace hida {
 namespace cuda {
@@ -48,8 +48,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) forward(const __grid_constan
 template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_constant__ AconArguments a) {
   const Task& t = a.task;
-  if (a.wants_sums) begin(t);
   const ThreadWork s(t, P);
+  const Exchange sums(t, s.rank);
+  if (a.wants_sums) begin(t);
   Eight<D> x[P], logits[P], grad[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -92,8 +93,15 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
     }
   };
   if (!a.wants_sums) return write();
-  if (t.cluster > 1) cluster_wait();  // all blocks have begun
-  add_late(t, s, to_p1, to_both - to_p1, to_logits, a.sums, write);
+  if (alone(t)) {
+    write();
+    return store_lanes(t, s, to_p1, to_both - to_p1, to_logits, a.sums);
+  }
+  sums.ready();
+  sums.send_late(0, to_p1, to_both - to_p1, to_logits);
+  write();
+  sums.wait(1, false, true);
+  sums.store_late(1, a.sums, s.sum(t));
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@
 //
 // A sum over a plane costs one barrier. Warps add up by shuffles (several sums at a time: the halves of a warp exchange
 // what the other one goes on with), write a number each, and then every warp adds those up itself, in the same order.
-// In a cluster each warp writes its number into the shared memory of every block: so all that is read after the barrier
-// is the block's own, and no block has to wait until others have read from it. Nothing is stored to global memory
-// before the last such barrier, which would wait for it.
+// In a cluster each warp sends its number to every block (gates.h): so all that is read is the block's own, and a block
+// that has received all that is sent to it may end.
 #pragma once
 
+#include "gates.h"
 #include "plane_map.h"
 #include "typed.h"
 
@@ -164,9 +164,14 @@ HIDA_DEVICE unsigned warps_of_plane(const Task& a) {
 HIDA_DEVICE unsigned warp_of_plane(const ThreadWork& s) {
   return s.rank * (blockDim.x / unsigned(kWarp)) + threadIdx.x / unsigned(kWarp);
 }
-// Whether a plane is one warp's, or a part of one.
+// Whether a plane is one warp's, or a part of one. ida's kernels of 16-bit numbers know it: that is where they have one
+// pack.
 HIDA_DEVICE bool alone(const Task& a) {
   return a.shift < 31;
+}
+template <Dtype D, int P>
+HIDA_DEVICE bool alone(const Task& a) {
+  return P == 1 && (D != Dtype::f32 || alone(a));
 }
 
 template <int N>
@@ -201,49 +206,6 @@ HIDA_DEVICE float add_quarters(float one, float two, float three) {
   return v;
 }
 
-// ---- clusters ---------------------------------------------------------------------------------------------------
-
-// The cluster's barrier in two halves, and a write to the shared memory of another block: that block must have begun,
-// and what is written is there after the barrier. To arrive `relaxed` says nothing about memory.
-#if defined(HIDA_EMULATE_CUDA)
-HIDA_DEVICE void cluster_arrive_relaxed() {}
-HIDA_DEVICE void cluster_arrive() {}
-HIDA_DEVICE void cluster_wait(int line = __builtin_LINE()) {
-  emulation::cluster_barrier(line);
-}
-HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
-  *reinterpret_cast<float*>(emulation::in_cluster(own, rank)) = value;
-}
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-HIDA_DEVICE void cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
-  const uint32_t here = uint32_t(__cvta_generic_to_shared(own));
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
-}
-#else  // a block on its own; never called
-HIDA_DEVICE void cluster_arrive_relaxed() {}
-HIDA_DEVICE void cluster_arrive() {}
-HIDA_DEVICE void cluster_wait() {}
-HIDA_DEVICE void cluster_write(float* own, unsigned, float value) {
-  *own = value;
-}
-#endif
-
-// At the beginning of a kernel: this block has begun, and others may write to its shared memory.
-HIDA_DEVICE void begin(const Task& a) {
-  if (a.cluster > 1) cluster_arrive_relaxed();
-}
-
 // Sums of three kinds over the lanes of a plane, to to[kind]; a null pointer: not wanted.
 HIDA_DEVICE void store_lanes(const Task& t, const ThreadWork& s, float one, float two, float three,
                              float* const (&to)[3]) {
@@ -255,40 +217,21 @@ HIDA_DEVICE void store_lanes(const Task& t, const ThreadWork& s, float one, floa
     if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
 }
 
-// Sums of three kinds over a plane, which its first warp alone gets and stores where they are wanted. `write` stores
-// what else a thread has to store, after the first half of the last barrier: so that the barrier does not wait for it.
-template <class Write>
-HIDA_DEVICE void add_late(const Task& t, const ThreadWork& s, float one, float two, float three, float* const (&to)[3],
-                          Write write) {
-  if (alone(t)) {
-    write();
-    return store_lanes(t, s, one, two, three, to);
+// ---- clusters ---------------------------------------------------------------------------------------------------
+
+// A block's two gates. At the beginning of a kernel: they are open, and this block has begun.
+HIDA_DEVICE int64_t* gates() {
+  HIDA_SHARED(int64_t, both, [2]);
+  return both;
+}
+HIDA_DEVICE void begin(const Task& a) {
+  if (a.cluster == 1) return;
+  if (threadIdx.x == 0) {
+    gate_open(gates());
+    gate_open(gates() + 1);
+    gates_ready();
   }
-  const unsigned warps = warps_of_plane(t), lane = threadIdx.x & 31u, which = lane >> 3, i = lane & 7u;
-  float* const all = room<5>() + (2 + which) * warps;
-  float v = add_quarters(one, two, three);
-  const bool writes = i == 0 && which < 3;
-  if (t.cluster == 1) {
-    if (writes) all[warp_of_plane(s)] = v;
-    write();
-    __syncthreads();
-  } else {
-    if (writes) cluster_write(all + warp_of_plane(s), 0, v);
-    __syncwarp();
-    cluster_arrive();
-    write();
-    cluster_wait();
-  }
-  if (s.rank != 0 || threadIdx.x >= unsigned(kWarp)) return;
-  v = 0;
-  if (which < 3) {
-#pragma unroll 1
-    for (unsigned w = i; w < warps; w += 8) v += all[w];
-  }
-#pragma unroll
-  for (int bit = 4; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
-  float* const target = which == 0 ? to[0] : which == 1 ? to[1] : to[2];
-  if (writes && target != nullptr) target[s.sum(t)] = v;
+  cluster_arrive();
 }
 
 // ---- on the host ------------------------------------------------------------------------------------------------

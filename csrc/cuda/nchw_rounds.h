@@ -83,67 +83,7 @@ HIDA_DEVICE void forget(Eight<D>& pack) {
 #endif
 }
 
-// ---- numbers between blocks -------------------------------------------------------------------------------------
-
-// A barrier that counts bytes; a store to the shared memory of a block of the cluster, which its barrier counts; to
-// expect so many in this round, by one thread; to wait for them, by all.
-#if defined(HIDA_EMULATE_CUDA)
-HIDA_DEVICE void gate_open(int64_t* gate) {
-  *gate = 0;
-}
-HIDA_DEVICE void gates_ready() {}
-HIDA_DEVICE void gate_send(float* own, int64_t* gate, unsigned rank, float value) {
-  *reinterpret_cast<float*>(emulation::in_cluster(own, rank)) = value;
-  *reinterpret_cast<int64_t*>(emulation::in_cluster(gate, rank)) += 4;
-}
-HIDA_DEVICE void gate_expect(int64_t* gate, unsigned bytes) {
-  *gate -= bytes;
-}
-HIDA_DEVICE void gate_wait(int64_t* gate, unsigned, int line = __builtin_LINE()) {
-  emulation::cluster_barrier(line);
-  if (*gate != 0) emulation::fail("line %d: %d bytes too many have come", line, int(*gate));
-}
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-HIDA_DEVICE uint32_t shared_address(const void* own) {
-  return uint32_t(__cvta_generic_to_shared(own));
-}
-HIDA_DEVICE uint32_t address_in(uint32_t own, unsigned rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
-  return there;
-}
-HIDA_DEVICE void gate_open(int64_t* gate) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(gate)) : "memory");
-}
-HIDA_DEVICE void gates_ready() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-HIDA_DEVICE void gate_send(float* own, int64_t* gate, unsigned rank, float value) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
-                   address_in(shared_address(own), rank)),
-               "f"(value), "r"(address_in(shared_address(gate), rank))
-               : "memory");
-}
-HIDA_DEVICE void gate_expect(int64_t* gate, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(gate)), "r"(bytes)
-               : "memory");
-}
-HIDA_DEVICE void gate_wait(int64_t* gate, unsigned parity) {
-  asm volatile(
-      "{.reg .pred done;\n"
-      "again:\n"
-      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      " @!done bra again;}" ::"r"(shared_address(gate)),
-      "r"(parity)
-      : "memory");
-}
-#else  // a block on its own; never called
-HIDA_DEVICE void gate_open(int64_t*) {}
-HIDA_DEVICE void gates_ready() {}
-HIDA_DEVICE void gate_send(float*, int64_t*, unsigned, float) {}
-HIDA_DEVICE void gate_expect(int64_t*, unsigned) {}
-HIDA_DEVICE void gate_wait(int64_t*, unsigned) {}
-#endif
+// ---- sums -------------------------------------------------------------------------------------------------------
 
 // The sums of a plane's blocks: two kinds that everyone gets in this round, three that its first warp gets in the next.
 constexpr int kEarly = 2, kLate = 3;
@@ -154,16 +94,8 @@ class Exchange {
       : cluster_(t.cluster),
         warps_(blockDim.x / unsigned(kWarp) * t.cluster),
         mine_(rank * (blockDim.x / unsigned(kWarp)) + threadIdx.x / unsigned(kWarp)),
-        first_(rank == 0) {
-    if (cluster_ == 1) return;
-    if (threadIdx.x == 0) {
-      gate_open(gates());
-      gate_open(gates() + 1);
-      gates_ready();
-    }
-    cluster_arrive_relaxed();
-  }
-  // Before anything is sent: all blocks have begun.
+        first_(rank == 0) {}
+  // After begin(t), before anything is sent: all blocks have begun.
   HIDA_DEVICE void ready() const {
     if (cluster_ > 1) cluster_wait();
   }
@@ -225,10 +157,6 @@ class Exchange {
   }
 
  private:
-  HIDA_DEVICE static int64_t* gates() {
-    HIDA_SHARED(int64_t, both, [2]);
-    return both;
-  }
   HIDA_DEVICE float* numbers(unsigned round) const {
     return room<2 * (kEarly + kLate)>() + (round & 1) * (kEarly + kLate) * warps_;
   }

@@ -4,8 +4,9 @@
 //   Statistics: each warp its own mean, then the differences from it, and their squares; then those of all warps of the
 // plane are put together (Chan), by every warp in the same order. So there is one barrier, and a large mean costs no
 // digits. With two packs about 47 instructions per element of 16 bits, 15 of them for the activation.
-//   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %;
-// instance_norm_modulate: not measured.
+//   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %, measured
+// before instructions were saved and the cluster's barrier went (gates.h); 90 and 83 % predicted. Blocks that stay
+// (nchw_rounds.h) are predicted to be no faster: four share a multiprocessor. instance_norm_modulate: not measured.
 #include "nchw.h"
 
 namespace hida {
@@ -105,24 +106,27 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
 template <Dtype D, int P>
 constexpr int kMost = D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads;
 template <Dtype D, int P>
-constexpr int kSharing = D == Dtype::f32 ? 3 - P : P == 1 ? 8 : 2;
+constexpr int kSharing = D == Dtype::f32 ? 3 - P
+                         : P == 1        ? 8
+                                         : 2;
 
 template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(kMost<D, P>, kSharing<D, P>) forward(const __grid_constant__ Forward a) {
   const Task& t = a.task;
-  begin(t);
   const ThreadWork s(t, P);
   Eight<D> x[P], logits[P], gamma[P], beta[P], added[P];
+  const auto at = [&](const PackedImage& image) { return address<D>(image, s.n, s.c, s.first); };
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.pack(p);
-    x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
-    if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
-    gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
-    beta[p] = Eight<D>(address<D>(a.beta, s.n, s.c, pack), 0);
-    if (a.other) added[p] = Eight<D>(address<D>(a.added, s.n, s.c, pack), 0);
+    const unsigned apart = unsigned(p) * kApart<D>;
+    x[p] = Eight<D>(at(t.x) + apart, 0);
+    if (L == Logits::whole) logits[p] = Eight<D>(at(t.logits) + apart, 0);
+    gamma[p] = Eight<D>(at(t.gamma) + apart, 0);
+    beta[p] = Eight<D>(at(a.beta) + apart, 0);
+    if (a.other) added[p] = Eight<D>(at(a.added) + apart, 0);
   }
+  begin(t);
   const Slopes<D, L> slopes(t, s);
   float f[P][8];
 #pragma unroll
@@ -164,7 +168,7 @@ __global__ void __launch_bounds__(kMost<D, P>, kSharing<D, P>) forward(const __g
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] += w[k];
     }
-    Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.pack(p)));
+    Eight<D>::narrowed(v).store(at(a.y) + unsigned(p) * kApart<D>);
   }
 }
 

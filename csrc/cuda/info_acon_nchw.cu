@@ -50,7 +50,6 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
   const Task& t = a.task;
   const ThreadWork s(t, P);
   const Exchange sums(t, s.rank);
-  if (a.wants_sums) begin(t);
   Eight<D> x[P], logits[P], grad[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -60,6 +59,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
     grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
   }
+  if (a.wants_sums) begin(t);
   const Slopes<D, L> slopes(t, s);
   float to_p1 = 0, to_both = 0, to_logits = 0;  // a thread has zeros where it has no pixels
   Eight<D> dx[P], dlogits[P];

@@ -1,11 +1,9 @@
-// Blocks that stay, and go from plane to plane (nchw.h): while a plane is computed, the operands of the next one are on
+// Blocks that stay, and go from plane to plane (nchw.h): while they compute one, the operands of the next ones are on
 // their way to shared memory, where each thread has places of its own. So loads need no registers, and the memory is
-// never idle while blocks compute. A round, of one plane, has one point where its blocks wait for each other; what is
-// added up after it, is added up in the next round.
-//   Between the blocks of a cluster a number goes by a store that the receiver's own barrier (mbarrier) counts: unlike
-// the cluster's barrier it waits for no other store, and is no fence of the whole memory. There are two sets of numbers
-// and of barriers, which rounds use in turn. That is enough: who writes in round r + 1 has received the numbers that
-// everyone sent in round r, and everyone had read those of r − 1 before.
+// not idle while blocks compute, or begin. A round, of one plane, has one point where its blocks wait for each other:
+// what is added up after it, is there in the next round.
+//   There are two sets of numbers and of gates, which rounds use in turn. That is enough: who sends in round r + 1 has
+// received what everyone sent in round r, and everyone had read the numbers of r − 1 before.
 #pragma once
 
 #include "nchw.h"
@@ -16,8 +14,9 @@ namespace nchw {
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// A place in shared memory, as few instructions find it. 16 bytes to it, which go on by themselves, and which this
-// thread alone may read, when it has waited for them: for all but the last `pending` sets of them.
+// A place in shared memory, as few instructions find it. 16 bytes to it, on their way by themselves (cp.async): this
+// thread alone may read them, after it waited for all sets of copies but the last `Pending` ones, each of which ends
+// with end_of_copies().
 #if defined(__CUDA_ARCH__)
 using Place = uint32_t;
 HIDA_DEVICE Place place_of(const void* own) {
@@ -85,7 +84,7 @@ HIDA_DEVICE void forget(Eight<D>& pack) {
 
 // ---- sums -------------------------------------------------------------------------------------------------------
 
-// The sums of a plane's blocks: two kinds that everyone gets in this round, three that its first warp gets in the next.
+// The sums of a plane's blocks: two kinds that every warp gets in a round, three that the first warp gets in the next.
 constexpr int kEarly = 2, kLate = 3;
 
 class Exchange {

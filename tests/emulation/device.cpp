@@ -1,7 +1,8 @@
 // The emulated chip as the launching code sees it: cuda/device.cu and operators/stream_cuda.cpp are for a real one.
+#include "cuda/device.h"
+
 #include "cuda.h"
 #include "cuda/deform_conv.h"
-#include "cuda/device.h"
 #include "operators/stream_cuda.h"
 
 namespace hida {

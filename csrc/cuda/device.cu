@@ -1,5 +1,7 @@
 // The CUDA runtime's current device, and what a chip offers.
+#include <map>
 #include <mutex>
+#include <tuple>
 #include <vector>
 
 #include "device.h"
@@ -92,6 +94,37 @@ Launch chip_of(int device) {
     chip.cluster = largest_cluster(ask(cudaDevAttrClusterLaunch) != 0);
   }
   return chip;
+}
+
+int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads, size_t shared, const Launch& l) {
+  static std::mutex mutex;
+  static std::map<std::tuple<const void*, int, unsigned, size_t>, int64_t> known;
+  make_ready(kernel, shared, l);
+  const std::lock_guard<std::mutex> lock(mutex);
+  int64_t& clusters = known[{kernel, l.device, cluster << 16 | threads, shared}];
+  if (clusters > 0) return clusters;
+  const WhileCapturing mode;
+  // Several blocks share a multiprocessor: first-level cache gives way.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "shared memory");
+  int count = 0;
+  if (cluster == 1) {
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, int(threads), shared), "blocks of a kernel");
+    count *= l.multiprocessors;
+  } else {
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(cluster);
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    check(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "clusters of a kernel");
+  }
+  return clusters = count > 1 ? count : 1;
 }
 
 }  // namespace cuda

@@ -163,6 +163,10 @@ inline void clear(void* memory, size_t bytes, const Launch& l) {
 #endif
 }
 
+// Clusters of `cluster` blocks (1: none) of a kernel that run at a time on the current device, l.device, which is asked
+// once. (device.cu)
+int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads, size_t shared, const Launch& l);
+
 // A grid of so many blocks, in one dimension.
 inline dim3 grid_of(int64_t blocks) {
   if (blocks > 0x7fffffff) throw std::runtime_error("hida: the tensor has too many planes for one launch.");

@@ -3,9 +3,10 @@
 // in flight before anything is computed; a thread has one pack of eight pixels or two, of four operands.
 //   Statistics: each warp its own mean, then the differences from it, and their squares; then those of all warps of the
 // plane are put together (Chan), by every warp in the same order. So there is one barrier, and a large mean costs no
-// digits. With two packs about 47 instructions per element of 16 bits, 15 of them for the activation.
-//   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %;
-// instance_norm_modulate: not measured.
+// digits. With two packs about 50 instructions per element of 16 bits, 15 of them for the activation.
+//   Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 89 %, 128 of 64×64 82 %, measured
+// before instructions were saved and the cluster's barrier went (gates.h); 90 and 83 % predicted. Blocks that stay
+// (nchw_rounds.h) are predicted to be no faster: four share a multiprocessor. instance_norm_modulate: not measured.
 #include "nchw.h"
 
 namespace hida {
@@ -26,7 +27,7 @@ struct Statistics {
   float mean, rest, rstd;
 };
 
-template <int P>
+template <Dtype D, int P>
 HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const float (&f)[P][8], float eps) {
   float total = 0;  // a thread has zeros where it has no pixels
 #pragma unroll
@@ -51,7 +52,7 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
   };
   Statistics found;
   float variance;
-  if (alone(t)) {
+  if (alone<D, P>(t)) {
     float one[1] = {total}, two[2];
     add_lanes(t, one);
     found.mean = one[0] * t.share;
@@ -78,10 +79,9 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
       __syncthreads();
     } else {
       cluster_wait();  // all blocks have begun
-      if (to < t.cluster) cluster_write(mine, to, first), cluster_write(mine + warps, to, sum);
-      __syncwarp();
-      cluster_arrive();
-      cluster_wait();
+      if (to < t.cluster) gate_send(mine, gates(), to, first), gate_send(mine + warps, gates(), to, sum);
+      if (threadIdx.x == 0) gate_expect(gates(), warps * 4 * unsigned(sizeof(float)));
+      gate_wait(gates(), 0);
     }
     // Around the first warp's number, then around the mean.
     const float centre = all[0];
@@ -102,32 +102,31 @@ HIDA_DEVICE Statistics statistics(const Task& t, const ThreadWork& s, const floa
   return found;
 }
 
-// Blocks of 512 threads that a multiprocessor has registers for. Chips before 8.0 have 1024 threads in one.
+// Blocks of so many threads that a multiprocessor has registers for.
 template <Dtype D, int P>
-constexpr int sharing() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  return D == Dtype::f32 ? 3 - P : 2;
-#else
-  return D == Dtype::f32 ? 3 - P : 4 - P;
-#endif
-}
+constexpr int kMost = D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads;
+template <Dtype D, int P>
+constexpr int kSharing = D == Dtype::f32 ? 3 - P
+                         : P == 1        ? 8
+                                         : 2;
 
 template <Dtype D, Logits L, int P>
-__global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const __grid_constant__ Forward a) {
+__global__ void __launch_bounds__(kMost<D, P>, kSharing<D, P>) forward(const __grid_constant__ Forward a) {
   const Task& t = a.task;
-  begin(t);
   const ThreadWork s(t, P);
   Eight<D> x[P], logits[P], gamma[P], beta[P], added[P];
+  const auto at = [&](const PackedImage& image) { return address<D>(image, s.n, s.c, s.first); };
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
-    x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
-    if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
-    gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
-    beta[p] = Eight<D>(address<D>(a.beta, s.n, s.c, pack), 0);
-    if (a.other) added[p] = Eight<D>(address<D>(a.added, s.n, s.c, pack), 0);
+    const unsigned apart = unsigned(p) * kApart<D>;
+    x[p] = Eight<D>(at(t.x) + apart, 0);
+    if (L == Logits::whole) logits[p] = Eight<D>(at(t.logits) + apart, 0);
+    gamma[p] = Eight<D>(at(t.gamma) + apart, 0);
+    beta[p] = Eight<D>(at(a.beta) + apart, 0);
+    if (a.other) added[p] = Eight<D>(at(a.added) + apart, 0);
   }
+  begin(t);
   const Slopes<D, L> slopes(t, s);
   float f[P][8];
 #pragma unroll
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const 
       f[p][k] *= slopes.slope * gate_of<D>(slopes.turn * f[p][k] * theta[k]) + slopes.base;
     }
   }
-  const Statistics found = statistics<P>(t, s, f, a.eps);
+  const Statistics found = statistics<D, P>(t, s, f, a.eps);
   if (s.leads()) {
     a.mean[s.sum(t)] = found.mean + found.rest;
     a.rstd[s.sum(t)] = found.rstd;
@@ -169,7 +168,7 @@ __global__ void __launch_bounds__(kPlaneThreads, sharing<D, P>()) forward(const 
 #pragma unroll
       for (int k = 0; k < 8; ++k) v[k] += w[k];
     }
-    Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    Eight<D>::narrowed(v).store(at(a.y) + unsigned(p) * kApart<D>);
   }
 }
 
@@ -252,7 +251,7 @@ bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs
     task.lanes = unsigned(power_of_two_from(task.packs));
     task.shift = 0;
     while (1u << task.shift < task.lanes) ++task.shift;
-    size.threads = 4 * kWarp;  // fewer, where they are not needed, or there are more multiprocessors than blocks
+    size.threads = kSmallThreads;  // fewer, where they are not needed, or there are more multiprocessors than blocks
     const auto blocks_of = [&](unsigned threads) {
       const int64_t planes = threads / task.lanes;
       return (e.c + planes - 1) / planes;

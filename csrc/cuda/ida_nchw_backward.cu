@@ -1,13 +1,20 @@
 // ida and instance_norm_modulate, backward, of contiguous planes of one dtype (nchw.h): what ida_backward.cu does,
-// for the usual case. Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ). All operands are in flight before
-// anything is computed, two packs of eight pixels of each per thread. Between the two sweeps a thread keeps what came
-// from memory as it came, and x̂ and the slopes of the activation: 64 registers per pack of 16-bit numbers, so that
-// 1024 packs are on a multiprocessor. float32, and planes of a warp, one pack per thread.
-//   The first sum of a plane, of d and d·x̂, is every warp's; the second one, towards p1, p2 and the logits, is one
-// warp's alone, and what goes to memory is stored while it is on its way.
-// About 62 instructions per element. Share of the floor (ida, bfloat16, 16 images on an H100): 64 channels of 128×128
-// 67 %, 128 of 64×64 65 %; instance_norm_modulate: not measured.
-#include "nchw.h"
+// for the usual case. Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ); n more, of the second-level cache,
+// where the residual was x. Blocks stay and go from plane to plane (nchw_rounds.h), a thread with two packs of eight
+// pixels; float32, and planes of a warp, with one.
+//   The first sweep has what dγ needs, and stores it; between the sweeps a thread keeps x as it came, and for each
+//   pixel
+// x̂, dy·(1 + γ)/σ and two slopes of the activation. The first sums of a plane, of d and d·x̂, are every warp's; the
+// second ones, towards p1, p2 and the logits, are one warp's alone, a round later.
+//   Of 16-bit numbers two blocks of 256 threads share a multiprocessor: 128 registers, places for two planes (128 KB),
+//   so
+// that 64 to 128 KB are on their way. About 65 instructions per element and 4 of the slow ones. Share of the floor
+// (ida, bfloat16, 16 images on an H100): 64 channels of 128×128 91 %, 128 of 64×64 86 %, both predicted; before, with
+// blocks that loaded, computed, and ended, 67 % and 65 %, measured (a third of the time nothing was on its way).
+// instance_norm_modulate: not measured.
+#include <algorithm>
+
+#include "nchw_rounds.h"
 
 namespace hida {
 namespace cuda {
@@ -18,159 +25,219 @@ struct Backward {
   Task task;
   PackedImage grad, dx, dlogits, dgamma;
   const float *mean = nullptr, *rstd = nullptr;
-  float* sums[3] = {};                     // towards p1, p2 and the logits, or null
-  bool joins = false, joins_late = false;  // the residual was f, or x: grad is a part of df, or of dx
+  float* sums[3] = {};      // towards p1, p2 and the logits, or null
+  float joins = 0;          // the residual was f: so many times is grad a part of df
+  bool joins_late = false;  // it was x: grad is a part of dx
   bool wants_sums = false;
+  unsigned stages = 0, stage = 0;           // planes whose operands have places in shared memory; bytes of one
+  unsigned images = 0, groups = 0;          // of planes, in an image
+  unsigned next_image = 0, next_group = 0;  // from one round to the next
 };
 
-// Makes the compiler take a pack as unknown: it is unpacked again where it is needed again, and takes half the
-// registers.
-template <Dtype D>
-HIDA_DEVICE void forget(Eight<D>& pack) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (D != Dtype::f32)
-    asm volatile("" : "+r"(pack.words.x), "+r"(pack.words.y), "+r"(pack.words.z), "+r"(pack.words.w));
-#else
-  (void)pack;
-#endif
-}
+// A thread's operands of a plane: x, γ, grad, and logits if each pixel has its own; where they are, and their places in
+// shared memory while they are on their way.
+template <Logits L>
+constexpr int kOperands = L == Logits::whole ? 4 : 3;
 
-// d and d·x̂ over a plane: every thread of it gets both.
-HIDA_DEVICE void add_both(const Task& t, const ThreadWork& s, float& one, float& two) {
-  if (alone(t)) {
-    float both[2] = {one, two};
-    add_lanes(t, both);
-    one = both[0], two = both[1];
-    return;
-  }
-  const unsigned warps = warps_of_plane(t), lane = threadIdx.x & 31u, half = lane >> 4, to = lane & 15u;
-  float* const all = room<5>() + half * warps;
-  float* const mine = all + warp_of_plane(s);
-  float v = add_halves(one, two);
-  if (t.cluster == 1) {
-    if (to == 0) *mine = v;
-    __syncthreads();
-  } else {
-    cluster_wait();  // all blocks have begun
-    if (to < t.cluster) cluster_write(mine, to, v);
-    __syncwarp();
-    cluster_arrive();
-    cluster_wait();
-  }
-  v = 0;
-#pragma unroll 1
-  for (unsigned i = to; i < warps; i += 16) v += all[i];
+template <Dtype D, Logits L, int P, class F>
+HIDA_DEVICE void each_pack(const Backward& a, const ThreadWork& s, F f) {
+  const PackedImage* const images[4] = {&a.task.x, &a.task.gamma, &a.grad, &a.task.logits};
 #pragma unroll
-  for (int bit = 8; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
-  one = __shfl_sync(kAll, v, 0);
-  two = __shfl_sync(kAll, v, 16);
+  for (int i = 0; i < kOperands<L>; ++i) {
+    const char* const from = address<D>(*images[i], s.n, s.c, s.first);
+#pragma unroll
+    for (int p = 0; p < P; ++p)
+      if (s.has(p)) f(i, p, from + p * kApart<D>);
+  }
 }
-
-// Two blocks of 512 threads with one pack of 16-bit numbers share a multiprocessor, or two of 256 with two packs.
+// A thread's first place: those of a warp are together, so that all that follows is at constant distances.
 template <Dtype D, Logits L, int P>
-__global__ void __launch_bounds__(kPlaneThreads, D == Dtype::f32 ? 1 : 3 - P)
-    backward(const __grid_constant__ Backward a) {
-  const Task& t = a.task;
-  begin(t);
-  const ThreadWork s(t, P);
-  Eight<D> x[P], logits[P], gamma[P], grad[P];
+HIDA_DEVICE Place first_place() {
+  HIDA_DYNAMIC_SHARED(uint4, all);
+  const unsigned lane = threadIdx.x % kStep;
+  return place_of(all + (threadIdx.x - lane) * (kOperands<L> * P * kVec16s<D>)+lane);
+}
+template <Dtype D, Logits L, int P>
+HIDA_DEVICE void copy(const Backward& a, const ThreadWork& s, Place to) {
+  each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) {
 #pragma unroll
-  for (int p = 0; p < P; ++p) {
-    if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
-    x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
-    if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
-    gamma[p] = Eight<D>(address<D>(t.gamma, s.n, s.c, pack), 0);
-    grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
-  }
-  const Slopes<D, L> slopes(t, s);
+    for (unsigned half = 0; half < kVec16s<D>; ++half)
+      copy_ahead(to + unsigned(i * P + p) * kApart<D> + half * kStep * 16, from + half * 16);
+  });
+}
+template <Dtype D, int P>
+HIDA_DEVICE Eight<D> copied(Place from, int i, int p) {
+  from += unsigned(i * P + p) * kApart<D>;
+  Eight<D> pack;
+  if constexpr (D == Dtype::f32)
+    pack.low = at_place(from), pack.high = at_place(from + kStep * 16);
+  else
+    pack.words = at_place(from);
+  return pack;
+}
+
+// The numbers of a plane, as they come from memory.
+template <Dtype D, Logits L>
+struct Numbers {
+  uint32_t p1 = 0, p2 = 0, logit = 0;
   float mean = 0, rstd = 0;
-  if (s.end > 0) mean = a.mean[s.sum(t)], rstd = a.rstd[s.sum(t)];
-
-  float normal[P][8], q[P][8], tilt[P][8], mean_d = 0, mean_dx = 0;
-#pragma unroll
-  for (int p = 0; p < P; ++p) {
-    float v[8], g[8], theta[8];
-    x[p].unpack(v);
-    logits[p].unpack(theta);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      if (L == Logits::none) {
-        normal[p][k] = v[k], q[p][k] = tilt[p][k] = 0;
-      } else {
-        theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
-        const Bend<D> bend(slopes.slope, slopes.turn, theta[k], v[k]);
-        normal[p][k] = slopes.slope * v[k] * bend.gate + slopes.base * v[k];
-        q[p][k] = bend.q;
-        tilt[p][k] = bend.tilt;
-      }
-      normal[p][k] = (normal[p][k] - mean) * rstd;
-    }
-    gamma[p].unpack(v);
-    grad[p].unpack(g);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {  // zeros where a thread has no pixels
-      const float d = g[k] * v[k] + g[k];
-      mean_d += d;
-      mean_dx += d * normal[p][k];
-    }
-    forget(x[p]);
-    forget(gamma[p]);
-    forget(grad[p]);
+  HIDA_DEVICE Numbers(const Backward& a, const ThreadWork& s) {
+    const Task& t = a.task;
+    if (s.end == 0) return;
+    mean = a.mean[s.sum(t)], rstd = a.rstd[s.sum(t)];
+    if (L == Logits::none) return;
+    p1 = number_bits<D>(t.p1, t.exact, s), p2 = number_bits<D>(t.p2, t.exact, s);
+    if (L == Logits::plane) logit = number_bits<D>(t.logits, false, s);
   }
-  add_both(t, s, mean_d, mean_dx);
+};
 
-  const float level = mean_d * t.share * rstd, lean = mean_dx * t.share * rstd;
-  float to_p1 = 0, to_p2 = 0, to_logits = 0;
-  Eight<D> dx[P], dlogits[P], dgamma[P];
-#pragma unroll
-  for (int p = 0; p < P; ++p) {
-    float v[8], g[8], d[8], sums[3] = {0, 0, 0};
-    gamma[p].unpack(v);
-    grad[p].unpack(g);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      d[k] = (g[k] * v[k] + g[k]) * rstd - level - normal[p][k] * lean;
-      normal[p][k] *= g[k];
+// The planes of a block or cluster, or of their group, from round to round.
+struct Position {
+  unsigned n, group;
+  HIDA_DEVICE Position(const Backward& a, unsigned index) : n(index / a.groups), group(index - n * a.groups) {}
+  HIDA_DEVICE void go(const Backward& a) {
+    group += a.next_group, n += a.next_image;
+    if (group >= a.groups) group -= a.groups, ++n;
+  }
+  HIDA_DEVICE unsigned plane(const Backward& a) const { return n * a.groups + group; }
+};
+
+// Two blocks of 256 threads with two packs of 16-bit numbers share a multiprocessor.
+template <Dtype D, Logits L, int P>
+__global__ void __launch_bounds__(D != Dtype::f32 && P == 1 ? kSmallThreads : kPlaneThreads,
+                                  D != Dtype::f32 && P == 1 ? 6 : 1) backward(const __grid_constant__ Backward a) {
+  const Task& t = a.task;
+  const bool by_itself = alone<D, P>(t), late = L != Logits::none && a.wants_sums;
+  const unsigned clusters = gridDim.x >> t.cluster_shift;
+  Position here(a, blockIdx.x >> t.cluster_shift), there = here;
+  ThreadWork s(t, P, here.n, here.group);
+  const Exchange sums(t, s.rank);
+  const Place places = first_place<D, L, P>();
+  const auto copy_there = [&](Place to) {
+    if (there.n < a.images) {
+      ThreadWork ahead = s;
+      ahead.go(t, P, there.n, there.group);
+      copy<D, L, P>(a, ahead, to);
     }
-    dgamma[p] = Eight<D>::narrowed(normal[p]);
-    if (a.joins) {
+    end_of_copies();
+    there.go(a);
+  };
+  for (unsigned i = 0; i < a.stages; ++i) copy_there(places + i * a.stage);
+  Numbers<D, L> numbers(a, s);
+  begin(t);
+  if (!by_itself) sums.ready();
+
+  unsigned round = 0;
+  for (; here.n < a.images; ++round) {
+    const Place place = places + (a.stages > 1 ? (round & 1) * a.stage : 0);
+    Eight<D> operands[4][P];
+    if (a.stages > 0) {
+      if (a.stages > 1)
+        wait_for_copies<1>();
+      else
+        wait_for_copies<0>();
 #pragma unroll
-      for (int k = 0; k < 8; ++k) d[k] += g[k];
+      for (int p = 0; p < P; ++p) {
+        if (!s.has(p)) continue;
+#pragma unroll
+        for (int i = 0; i < kOperands<L>; ++i) operands[i][p] = copied<D, P>(place, i, p);
+      }
+    } else {
+      each_pack<D, L, P>(a, s, [&](int i, int p, const char* from) { operands[i][p] = Eight<D>(from, 0); });
     }
-    if (L != Logits::none) {
+    Eight<D>(&x)[P] = operands[0], (&gamma)[P] = operands[1], (&grad)[P] = operands[2], (&logits)[P] = operands[3];
+    const Slopes<D, L> slopes(t, numbers.p1, numbers.p2, numbers.logit);
+    const float mean = numbers.mean, rstd = numbers.rstd;
+
+    float normal[P][8], q[P][8], tilt[P][8], upper[P][8], mean_d = 0, mean_dx = 0;
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      float v[8], g[8], theta[8];
+      x[p].unpack(v);
+      logits[p].unpack(theta);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        if (L == Logits::none) {
+          normal[p][k] = v[k], q[p][k] = tilt[p][k] = 0;
+        } else {
+          theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
+          const Bend<D> bend(slopes.slope * v[k], theta[k]);
+          normal[p][k] = v[k] * (slopes.slope * bend.gate + slopes.base);
+          q[p][k] = bend.q;
+          tilt[p][k] = bend.tilt;
+        }
+        normal[p][k] = (normal[p][k] - mean) * rstd;
+      }
+      gamma[p].unpack(v);
+      grad[p].unpack(g);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {  // zeros where a thread has no pixels
+        const float d = g[k] * v[k] + g[k];
+        mean_d += d;
+        mean_dx += d * normal[p][k];
+        upper[p][k] = g[k] * ((1 + v[k]) * rstd + a.joins);
+        g[k] *= normal[p][k];
+      }
+      if (a.dgamma.data != nullptr && s.has(p))
+        Eight<D>::narrowed(g).store(address<D>(a.dgamma, s.n, s.c, s.first) + unsigned(p) * kApart<D>);
+      forget(x[p]);
+    }
+    if (!by_itself) sums.send_early(round, mean_d, mean_dx);
+    // The operands have been used, and others may take their places.
+    if (a.stages > 0) copy_there(place);
+    const ThreadWork w = s;
+    here.go(a);
+    if (here.n < a.images) {
+      s.go(t, P, here.n, here.group);
+      numbers = Numbers<D, L>(a, s);
+    }
+    if (by_itself) {
+      float both[2] = {mean_d, mean_dx};
+      add_lanes(t, both);
+      mean_d = both[0], mean_dx = both[1];
+    } else {
+      sums.wait(round, true, late && round > 0);
+      sums.add_early(round, mean_d, mean_dx);
+      if (late && round > 0) sums.store_late(round, a.sums, here.plane(a) - 2 * clusters);
+    }
+
+    const float level = mean_d * t.share * rstd, lean = mean_dx * t.share * rstd;
+    float to_p1 = 0, to_both = 0, to_logits = 0;  // zeros where a thread has no pixels, for there x is 0
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      float v[8], d[8];
       x[p].unpack(v);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
+        d[k] = upper[p][k] - level - normal[p][k] * lean;
+        if (L == Logits::none) continue;
         tilt[p][k] *= d[k];
         const float both = d[k] * v[k];
-        sums[0] += both * q[p][k];
-        sums[1] += both - both * q[p][k];
-        if (L == Logits::plane) sums[2] += tilt[p][k];
+        to_p1 += both * q[p][k];
+        to_both += both;
+        if (L == Logits::plane) to_logits += tilt[p][k];
         d[k] *= slopes.slope * q[p][k] + slopes.base;
       }
-      dlogits[p] = Eight<D>::narrowed(tilt[p]);
-      if (a.joins_late) {
+      if (!w.has(p)) continue;
+      const unsigned apart = unsigned(p) * kApart<D>;
+      if (L != Logits::none && a.joins_late) {  // again, from the second-level cache
+        Eight<D>(address<D>(a.grad, w.n, w.c, w.first) + apart, 0).unpack(v);
 #pragma unroll
-        for (int k = 0; k < 8; ++k) d[k] += g[k];
+        for (int k = 0; k < 8; ++k) d[k] += v[k];
       }
+      if (a.dx.data != nullptr) Eight<D>::narrowed(d).store(address<D>(a.dx, w.n, w.c, w.first) + apart);
+      if (L == Logits::whole && a.dlogits.data != nullptr)
+        Eight<D>::narrowed(tilt[p]).store(address<D>(a.dlogits, w.n, w.c, w.first) + apart);
     }
-    dx[p] = Eight<D>::narrowed(d);
-    if (s.has(p)) to_p1 += sums[0], to_p2 += sums[1], to_logits += sums[2];
+    if (!late) continue;
+    if (by_itself)
+      store_lanes(t, w, to_p1, to_both - to_p1, to_logits, a.sums);
+    else
+      sums.send_late(round, to_p1, to_both - to_p1, to_logits);
   }
-
-  const auto write = [&] {
-#pragma unroll
-    for (int p = 0; p < P; ++p) {
-      if (!s.has(p)) continue;
-      const unsigned pack = s.first + unsigned(p) * s.step;
-      if (a.dx.data != nullptr) dx[p].store(address<D>(a.dx, s.n, s.c, pack));
-      if (L == Logits::whole && a.dlogits.data != nullptr) dlogits[p].store(address<D>(a.dlogits, s.n, s.c, pack));
-      if (a.dgamma.data != nullptr) dgamma[p].store(address<D>(a.dgamma, s.n, s.c, pack));
-    }
-  };
-  if (L == Logits::none || !a.wants_sums) return write();
-  add_late(t, s, to_p1, to_p2, to_logits, a.sums, write);
+  if (!late || by_itself || round == 0) return;
+  sums.wait(round, false, true);
+  sums.store_late(round, a.sums, here.plane(a) - clusters);
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------
@@ -186,7 +253,7 @@ bool backward_of(const Adapt& a, const Launch& l, Backward& b, LaunchSize& size,
   b.rstd = static_cast<const float*>(a.rstd);
   void* const sums[3] = {a.dp1, a.dp2, a.dlogits_sum};
   for (int i = 0; i < 3; ++i) b.sums[i] = static_cast<float*>(sums[i]), b.wants_sums |= sums[i] != nullptr;
-  b.joins = a.residual == Residual::activated;
+  b.joins = a.residual == Residual::activated ? 1 : 0;
   b.joins_late = a.grad_to_x;
   // As forward. float32 takes more registers: one pack, in smaller blocks, where clusters make up for that.
   const unsigned whole = b.task.packs, largest = kPlaneThreads * 8;  // packs of a plane, with one per thread
@@ -195,13 +262,30 @@ bool backward_of(const Adapt& a, const Launch& l, Backward& b, LaunchSize& size,
   return size_launch(e, l, smaller ? kPlaneThreads / 2 : kPlaneThreads, unsigned(packs), l.cluster, b.task, size);
 }
 
+template <Dtype D, Logits L, int P>
+void run(Backward b, LaunchSize size, const Launch& l) {
+  const void* const kernel = reinterpret_cast<const void*>(backward<D, L, P>);
+  const size_t copies = size_t(size.threads) * P * kOperands<L> * kVec16s<D> * 16;
+  b.groups = size.grid.x / b.task.cluster;
+  b.images = size.grid.y;
+  const size_t sharing = std::max(kPlaneThreads / size.threads, 1u);  // blocks, of a multiprocessor
+  for (b.stages = l.shared > kNoCopies ? 2 : 0; b.stages > 0; --b.stages)
+    if (sharing * (b.stages * copies + kSums) <= size_t(l.shared)) break;
+  b.stage = unsigned(copies);
+  const int64_t all = int64_t(b.groups) * b.images, most = 0x7fffffff / b.task.cluster;
+  const size_t shared = b.stages * copies;
+  const int64_t wanted = b.stages > 0 ? resident_clusters(kernel, b.task.cluster, size.threads, shared, l) : most;
+  const unsigned clusters = unsigned(std::min({all, wanted, most}));
+  b.next_image = clusters / b.groups;
+  b.next_group = clusters % b.groups;
+  size.grid = dim3(clusters * b.task.cluster);
+  start(backward<D, L, P>, b, size, l, true, shared);
+}
 template <Dtype D, int P>
 void run(const Adapt& a, const Backward& b, const LaunchSize& size, const Launch& l) {
+  if (!a.activate) return run<D, Logits::none, P>(b, size, l);
   const bool uniform = a.logits.row == 0 && a.logits.step == 0;
-  start(!a.activate ? backward<D, Logits::none, P>
-        : uniform   ? backward<D, Logits::plane, P>
-                    : backward<D, Logits::whole, P>,
-        b, size, l);
+  uniform ? run<D, Logits::plane, P>(b, size, l) : run<D, Logits::whole, P>(b, size, l);
 }
 
 }  // namespace

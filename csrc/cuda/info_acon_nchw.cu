@@ -3,7 +3,7 @@
 // dx, dlogits). A thread has all its operands in flight before anything is computed, of two packs of eight pixels
 // forward and of one backward. Backward, the blocks of a plane are a cluster, for its sums towards p1, p2 and the
 // logits: no second kernel. Share of the floor: not measured.
-#include "nchw.h"
+#include "nchw_rounds.h"
 
 namespace hida {
 namespace cuda {
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) forward(const __grid_constan
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
+    const unsigned pack = s.pack(p);
     x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
   }
@@ -41,26 +41,27 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) forward(const __grid_constan
       const float linear = slopes.slope * v[k];
       v[k] = linear * gate_of<D>(slopes.turn * v[k] * theta[k]) + slopes.base * v[k];
     }
-    if (s.has(p)) Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.first + unsigned(p) * s.step));
+    if (s.has(p)) Eight<D>::narrowed(v).store(address<D>(a.y, s.n, s.c, s.pack(p)));
   }
 }
 
 template <Dtype D, Logits L, int P>
 __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_constant__ AconArguments a) {
   const Task& t = a.task;
-  if (a.wants_sums) begin(t);
   const ThreadWork s(t, P);
+  const Exchange sums(t, s.rank);
   Eight<D> x[P], logits[P], grad[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     if (!s.has(p)) continue;
-    const unsigned pack = s.first + unsigned(p) * s.step;
+    const unsigned pack = s.pack(p);
     x[p] = Eight<D>(address<D>(t.x, s.n, s.c, pack), 0);
     if (L == Logits::whole) logits[p] = Eight<D>(address<D>(t.logits, s.n, s.c, pack), 0);
     grad[p] = Eight<D>(address<D>(a.grad, s.n, s.c, pack), 0);
   }
+  if (a.wants_sums) begin(t);
   const Slopes<D, L> slopes(t, s);
-  float to_p1 = 0, to_p2 = 0, to_logits = 0;  // a thread has zeros where it has no pixels
+  float to_p1 = 0, to_both = 0, to_logits = 0;  // a thread has zeros where it has no pixels
   Eight<D> dx[P], dlogits[P];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
@@ -71,10 +72,10 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       theta[k] = L == Logits::whole ? theta_of<D>(theta[k]) : slopes.theta;
-      const Bend<D> bend(slopes.slope, slopes.turn, theta[k], v[k]);
+      const Bend<D> bend(slopes.slope * v[k], theta[k]);
       const float both = g[k] * v[k];
       to_p1 += both * bend.q;
-      to_p2 += both - both * bend.q;
+      to_both += both;
       theta[k] = g[k] * bend.tilt;
       if (L == Logits::plane) to_logits += theta[k];
       v[k] = g[k] * (slopes.slope * bend.q + slopes.base);
@@ -86,14 +87,21 @@ __global__ void __launch_bounds__(kPlaneThreads, 2) backward(const __grid_consta
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       if (!s.has(p)) continue;
-      const unsigned pack = s.first + unsigned(p) * s.step;
+      const unsigned pack = s.pack(p);
       if (a.dx.data != nullptr) dx[p].store(address<D>(a.dx, s.n, s.c, pack));
       if (L == Logits::whole && a.dlogits.data != nullptr) dlogits[p].store(address<D>(a.dlogits, s.n, s.c, pack));
     }
   };
   if (!a.wants_sums) return write();
-  if (t.cluster > 1) cluster_wait();  // all blocks have begun
-  add_late(t, s, to_p1, to_p2, to_logits, a.sums, write);
+  if (alone(t)) {
+    write();
+    return store_lanes(t, s, to_p1, to_both - to_p1, to_logits, a.sums);
+  }
+  sums.ready();
+  sums.send_late(0, to_p1, to_both - to_p1, to_logits);
+  write();
+  sums.wait(1, false, true);
+  sums.store_late(1, a.sums, s.sum(t));
 }
 
 // ---- which kernel -----------------------------------------------------------------------------------------------

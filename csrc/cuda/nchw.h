@@ -5,11 +5,11 @@
 //
 // A sum over a plane costs one barrier. Warps add up by shuffles (several sums at a time: the halves of a warp exchange
 // what the other one goes on with), write a number each, and then every warp adds those up itself, in the same order.
-// In a cluster each warp writes its number into the shared memory of every block: so all that is read after the barrier
-// is the block's own, and no block has to wait until others have read from it. Nothing is stored to global memory
-// before the last such barrier, which would wait for it.
+// In a cluster each warp sends its number to every block (gates.h): so all that is read is the block's own, and a block
+// that has received all that is sent to it may end.
 #pragma once
 
+#include "gates.h"
 #include "plane_map.h"
 #include "typed.h"
 
@@ -44,27 +44,48 @@ HIDA_DEVICE char* address(const PackedImage& image, unsigned n, unsigned c, unsi
   return image.data + uint64_t(n * image.n + c * image.c + pack * kVec16s<D>) * 16;
 }
 
-// The work of a thread: packs `first`, `first` + `step`, ... of a plane.
+// From a thread's pack to its next one, in packs and in bytes.
+constexpr unsigned kStep = kWarp;
+template <Dtype D>
+constexpr unsigned kApart = kStep * kVec16s<D> * 16;
+
+// The work of a thread: packs `first`, `first` + kStep, ... of a plane; a warp's packs are neighbours.
 struct ThreadWork {
-  unsigned n, c, rank, first, step, end;
-  HIDA_DEVICE explicit ThreadWork(const Task& a, int packs) {
-    const unsigned t = threadIdx.x, plane = t >> a.shift, lane = t & ((1u << a.shift) - 1u);
-    n = blockIdx.y;
+  unsigned n, c, rank, first, end;
+  HIDA_DEVICE explicit ThreadWork(const Task& a, int packs)
+      : ThreadWork(a, packs, blockIdx.y, blockIdx.x >> a.cluster_shift) {}
+  // Of an image, and of the planes that its `group`-th block or cluster has.
+  HIDA_DEVICE ThreadWork(const Task& a, int packs, unsigned image, unsigned group) {
+    const unsigned t = threadIdx.x, lane = t % kStep;
     rank = blockIdx.x & (a.cluster - 1);
-    c = (blockIdx.x >> a.cluster_shift) * a.planes + plane;
-    step = blockDim.x;
-    first = rank * step * unsigned(packs) + lane;
+    first = rank * blockDim.x * unsigned(packs);
+    first += packs > 1 ? (t - lane) * unsigned(packs) + lane : t & ((1u << a.shift) - 1u);
+    go(a, packs, image, group);
+  }
+  // To another image and group.
+  HIDA_DEVICE void go(const Task& a, int packs, unsigned image, unsigned group) {
+    n = image;
+    c = packs > 1 ? group : group * a.planes + (threadIdx.x >> a.shift);  // several packs are of one plane
     end = c < a.channels ? a.packs : 0;
   }
-  HIDA_DEVICE bool has(int p) const { return first + unsigned(p) * step < end; }
+  HIDA_DEVICE unsigned pack(int p) const { return first + unsigned(p) * kStep; }
+  HIDA_DEVICE bool has(int p) const { return pack(p) < end; }
   // Threads of which each plane has one.
   HIDA_DEVICE bool leads() const { return first == 0 && end > 0; }
   HIDA_DEVICE unsigned sum(const Task& a) const { return n * a.channels + c; }
 };
 
+// A number of a plane, as it comes from memory, and what it is then.
 template <Dtype D>
-HIDA_DEVICE float number(const PackedImage& image, bool exact, const ThreadWork& s) {
-  return read_element<float>(image.data, exact ? Dtype::f32 : D, int64_t(s.n * image.n + s.c * image.c));
+HIDA_DEVICE uint32_t number_bits(const PackedImage& image, bool exact, const ThreadWork& s) {
+  const unsigned at = s.n * image.n + s.c * image.c;
+  if (D == Dtype::f32 || exact) return reinterpret_cast<const uint32_t*>(image.data)[at];
+  return reinterpret_cast<const uint16_t*>(image.data)[at];
+}
+template <Dtype D>
+HIDA_DEVICE float number_of(uint32_t bits, bool exact) {
+  if (D == Dtype::f32 || exact) return __uint_as_float(bits);
+  return D == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits);
 }
 
 // ---- the activation ---------------------------------------------------------------------------------------------
@@ -87,17 +108,25 @@ HIDA_DEVICE float theta_of(float logit) {
   return gate_of<D>(logit * kMinus<D>);
 }
 
-// As acon_slopes: q and tilt. The power is bounded, so that its product with a gate that is 0 is not NaN.
+// Within 0 and 1; of NaN 0.
+HIDA_DEVICE float saturated(float v) {
+#if defined(HIDA_EMULATE_CUDA)
+  return v > 0 ? (v < 1 ? v : 1.0f) : 0.0f;
+#else
+  return __saturatef(v);  // a part of the multiplication before it
+#endif
+}
+
+// As acon_slopes: q and tilt; `linear`: slope·x. Where the power is infinite, the gate is 0, and so is its slope.
 template <Dtype D>
 struct Bend {
   float gate, q, tilt;
-  HIDA_DEVICE Bend(float slope, float turn, float theta, float x) {
-    constexpr float most = D == Dtype::f32 ? 88.0f : 127.0f;
-    const float linear = slope * x, power = power_of<D>(fminf(turn * x * theta, most));
+  HIDA_DEVICE Bend(float linear, float theta) {
+    const float bent = linear * theta, power = power_of<D>(bent * kMinus<D>);
     gate = inverse(1.0f + power);
-    const float bend = linear * (gate * (power * gate));
-    q = gate + theta * bend;
-    tilt = linear * bend * (theta - theta * theta);
+    const float rise = bent * (gate * saturated(power * gate)), steep = linear * rise;
+    q = gate + rise;
+    tilt = steep - steep * theta;
   }
 };
 
@@ -105,19 +134,24 @@ struct Bend {
 template <Dtype D, Logits L>
 struct Slopes {
   float slope = 0, base = 0, turn = 0, theta = 0;
+  HIDA_DEVICE Slopes(const Task& a, uint32_t p1, uint32_t p2, uint32_t logit) {
+    if (L == Logits::none) return;
+    base = number_of<D>(p2, a.exact);
+    slope = number_of<D>(p1, a.exact) - base;
+    turn = slope * kMinus<D>;
+    if (L == Logits::plane) theta = theta_of<D>(number_of<D>(logit, false));
+  }
   HIDA_DEVICE Slopes(const Task& a, const ThreadWork& s) {
     if (L == Logits::none || s.end == 0) return;
-    base = number<D>(a.p2, a.exact, s);
-    slope = number<D>(a.p1, a.exact, s) - base;
-    turn = slope * kMinus<D>;
-    if (L == Logits::plane) theta = theta_of<D>(number<D>(a.logits, false, s));
+    *this = Slopes(a, number_bits<D>(a.p1, a.exact, s), number_bits<D>(a.p2, a.exact, s),
+                   L == Logits::plane ? number_bits<D>(a.logits, false, s) : 0);
   }
 };
 
 // ---- sums -------------------------------------------------------------------------------------------------------
 
 // Shared memory: a number of each warp of a plane's blocks, some kinds of them.
-constexpr int kWarpsOfPlane = 8 * 32;
+constexpr int kWarpsOfPlane = 8 * kPlaneThreads / kWarp;
 template <int Kinds>
 HIDA_DEVICE float* room() {
   HIDA_SHARED(float, numbers, [kWarpsOfPlane * Kinds]);
@@ -130,9 +164,14 @@ HIDA_DEVICE unsigned warps_of_plane(const Task& a) {
 HIDA_DEVICE unsigned warp_of_plane(const ThreadWork& s) {
   return s.rank * (blockDim.x / unsigned(kWarp)) + threadIdx.x / unsigned(kWarp);
 }
-// Whether a plane is one warp's, or a part of one.
+// Whether a plane is one warp's, or a part of one. ida's kernels of 16-bit numbers know it: that is where they have one
+// pack.
 HIDA_DEVICE bool alone(const Task& a) {
   return a.shift < 31;
+}
+template <Dtype D, int P>
+HIDA_DEVICE bool alone(const Task& a) {
+  return P == 1 && (D != Dtype::f32 || alone(a));
 }
 
 template <int N>
@@ -167,89 +206,32 @@ HIDA_DEVICE float add_quarters(float one, float two, float three) {
   return v;
 }
 
+// Sums of three kinds over the lanes of a plane, to to[kind]; a null pointer: not wanted.
+HIDA_DEVICE void store_lanes(const Task& t, const ThreadWork& s, float one, float two, float three,
+                             float* const (&to)[3]) {
+  float sums[3] = {one, two, three};
+  add_lanes(t, sums);
+  if (!s.leads()) return;
+#pragma unroll
+  for (int i = 0; i < 3; ++i)
+    if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
+}
+
 // ---- clusters ---------------------------------------------------------------------------------------------------
 
-// The cluster's barrier in two halves, and a write to the shared memory of another block: that block must have begun,
-// and what is written is there after the barrier. To arrive `relaxed` says nothing about memory.
-#if defined(HIDA_EMULATE_CUDA)
-HIDA_DEVICE void cluster_arrive_relaxed() {}
-HIDA_DEVICE void cluster_arrive() {}
-HIDA_DEVICE void cluster_wait(int line = __builtin_LINE()) {
-  emulation::cluster_barrier(line);
+// A block's two gates. At the beginning of a kernel: they are open, and this block has begun.
+HIDA_DEVICE int64_t* gates() {
+  HIDA_SHARED(int64_t, both, [2]);
+  return both;
 }
-HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
-  *reinterpret_cast<float*>(emulation::in_cluster(own, rank)) = value;
-}
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-HIDA_DEVICE void cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-HIDA_DEVICE void cluster_write(float* own, unsigned rank, float value) {
-  const uint32_t here = uint32_t(__cvta_generic_to_shared(own));
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
-}
-#else  // a block on its own; never called
-HIDA_DEVICE void cluster_arrive_relaxed() {}
-HIDA_DEVICE void cluster_arrive() {}
-HIDA_DEVICE void cluster_wait() {}
-HIDA_DEVICE void cluster_write(float* own, unsigned, float value) {
-  *own = value;
-}
-#endif
-
-// At the beginning of a kernel: this block has begun, and others may write to its shared memory.
 HIDA_DEVICE void begin(const Task& a) {
-  if (a.cluster > 1) cluster_arrive_relaxed();
-}
-
-// Sums of three kinds over a plane, which its first warp alone gets and stores where they are wanted. `write` stores
-// what else a thread has to store, after the first half of the last barrier: so that the barrier does not wait for it.
-template <class Write>
-HIDA_DEVICE void add_late(const Task& t, const ThreadWork& s, float one, float two, float three, float* const (&to)[3],
-                          Write write) {
-  if (alone(t)) {
-    float sums[3] = {one, two, three};
-    add_lanes(t, sums);
-    write();
-    if (!s.leads()) return;
-#pragma unroll
-    for (int i = 0; i < 3; ++i)
-      if (to[i] != nullptr) to[i][s.sum(t)] = sums[i];
-    return;
+  if (a.cluster == 1) return;
+  if (threadIdx.x == 0) {
+    gate_open(gates());
+    gate_open(gates() + 1);
+    gates_ready();
   }
-  const unsigned warps = warps_of_plane(t), lane = threadIdx.x & 31u, which = lane >> 3, i = lane & 7u;
-  float* const all = room<5>() + (2 + which) * warps;
-  float v = add_quarters(one, two, three);
-  const bool writes = i == 0 && which < 3;
-  if (t.cluster == 1) {
-    if (writes) all[warp_of_plane(s)] = v;
-    write();
-    __syncthreads();
-  } else {
-    if (writes) cluster_write(all + warp_of_plane(s), 0, v);
-    __syncwarp();
-    cluster_arrive();
-    write();
-    cluster_wait();
-  }
-  if (s.rank != 0 || threadIdx.x >= unsigned(kWarp)) return;
-  v = 0;
-  if (which < 3) {
-#pragma unroll 1
-    for (unsigned w = i; w < warps; w += 8) v += all[w];
-  }
-#pragma unroll
-  for (int bit = 4; bit > 0; bit /= 2) v += __shfl_xor_sync(kAll, v, bit);
-  float* const target = which == 0 ? to[0] : which == 1 ? to[1] : to[2];
-  if (writes && target != nullptr) target[s.sum(t)] = v;
+  cluster_arrive();
 }
 
 // ---- on the host ------------------------------------------------------------------------------------------------
@@ -265,6 +247,8 @@ inline bool widens(const Image& logits, Dtype dtype, const Extent& e) {
   return logits.step == 1 && logits.c == 0 && e.c > 1 && dtype != Dtype::f32;
 }
 
+constexpr int kSmallThreads = 4 * kWarp;  // most of a block of several planes
+
 struct LaunchSize {
   dim3 grid;
   unsigned threads = 0;
@@ -275,11 +259,12 @@ bool size_launch(const Extent& e, const Launch& l, unsigned most, unsigned packs
 
 // In clusters, or in blocks that know nothing of each other.
 template <class A>
-void start(void (*kernel)(A), const A& a, const LaunchSize& size, const Launch& l, bool together = true) {
+void start(void (*kernel)(A), const A& a, const LaunchSize& size, const Launch& l, bool together = true,
+           size_t shared = 0) {
 #if defined(HIDA_EMULATE_CUDA)
   ++emulation::usual;  // tests ask for it
 #endif
-  launch_cluster(kernel, together ? a.task.cluster : 1, size.grid, dim3(size.threads), 0, l, a);
+  launch_cluster(kernel, together ? a.task.cluster : 1, size.grid, dim3(size.threads), shared, l, a);
 }
 
 // Whether the kernels take a call, which the second of each pair then makes; they need no workspace.

@@ -1,4 +1,6 @@
 // The emulated chip as the launching code sees it: cuda/device.cu and operators/stream_cuda.cpp are for a real one.
+#include "cuda/device.h"
+
 #include "cuda.h"
 #include "cuda/deform_conv.h"
 #include "operators/stream_cuda.h"
@@ -12,6 +14,10 @@ OnDevice::~OnDevice() = default;
 Launch chip_of(int) {
   const emulation::Chip& chip = emulation::chip;
   return {nullptr, chip.capability >= 90 ? 8 : 1, chip.multiprocessors, chip.shared, emulation::device()};
+}
+
+int64_t resident_clusters(const void*, unsigned cluster, unsigned, size_t, const Launch& l) {
+  return l.multiprocessors > int(cluster) ? l.multiprocessors / int(cluster) : 1;
 }
 
 void* current_stream(int) {

@@ -62,37 +62,52 @@ HIDA_DEVICE typename M::Bits bits_of(float value) {
     return value;
 }
 
-// Points [first, first + count) of an image's (pixel, tap)s, a thread each.
-HIDA_DEVICE void find_points(const Job& job, int64_t n, int deformable, int first, int count, TinyPoint* points) {
+// A number of float or of a 16-bit dtype: as it is in memory, so that nothing waits for it yet; and its value.
+HIDA_DEVICE uint32_t bits_at(const Image& image, int64_t index) {
+  if (image.dtype == Dtype::f32) return static_cast<const uint32_t*>(image.data)[index];
+  return static_cast<const uint16_t*>(image.data)[index];
+}
+HIDA_DEVICE float value_of(Dtype dtype, uint32_t bits) {
+  return dtype == Dtype::f32 ? __uint_as_float(bits) : dtype == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits);
+}
+
+// Points [first, first + count) of an image's (pixel, tap)s, a thread each. meanwhile(): while the first are awaited.
+template <class F>
+HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, int count, TinyPoint* points,
+                             F meanwhile) {
   const Deform& d = job.d;
-  const int h = int(d.in.h), w = int(d.in.w);
-  for (int i = int(threadIdx.x); i < count; i += int(blockDim.x)) {
-    const int pixel = (first + i) / job.taps, tap = first + i - pixel * job.taps;
-    const int row = pixel / int(d.out.w), column = pixel - row * int(d.out.w);
-    const int64_t k = int64_t(deformable) * job.taps + tap;
-    const int64_t offset = index_in(d.offset, n, 2 * k, row, column), at = index_in(d.mask, n, k, row, column);
-    const bool same = d.mask.data && d.mask.dtype == d.offset.dtype;
-    float down = 0, right = 0, mask = 1;
-    with_reader(d.offset.dtype, [&](auto read) {
-      down = read(d.offset.data, offset);
-      right = read(d.offset.data, offset + d.offset.c);
-      if (same) mask = read(d.mask.data, at);
-    });
-    if (d.mask.data && !same) mask = read_as<float>(d.mask.data, d.mask.dtype, at);
-    const int i_kernel = tap / int(d.kernel_w), j_kernel = tap - i_kernel * int(d.kernel_w);
-    const float y = float(row * d.stride_h - d.pad_h + i_kernel * d.dilation_h) + down;
-    const float x = float(column * d.stride_w - d.pad_w + j_kernel * d.dilation_w) + right;
-    const Point<float> point = locate(y, x, int64_t(h), int64_t(w), int64_t(h) * w);
+  int pixel = 0, tap = 0, i = int(threadIdx.x);
+  uint32_t down = 0, right = 0, mask = 0;
+  const auto fetch = [&] {
+    if (i >= count) return;
+    pixel = (first + i) / job.taps, tap = first + i - pixel * job.taps;
+    const int row = pixel / int(d.out.w), column = pixel - row * int(d.out.w), k = deformable * job.taps + tap;
+    const int64_t offset = index_in(d.offset, n, 2 * k, row, column);
+    down = bits_at(d.offset, offset);
+    right = bits_at(d.offset, offset + d.offset.c);
+    if (d.mask.data) mask = bits_at(d.mask, index_in(d.mask, n, k, row, column));
+  };
+  fetch();
+  meanwhile();
+  while (i < count) {
+    const int h = int(d.in.h), w = int(d.in.w), row = pixel / int(d.out.w), column = pixel - row * int(d.out.w);
+    const int across = int(d.kernel_w), tap_row = tap / across, tap_column = tap - tap_row * across;
+    const Point<float> point =
+        locate(float(row * d.stride_h - d.pad_h + tap_row * d.dilation_h) + value_of(d.offset.dtype, down),
+               float(column * d.stride_w - d.pad_w + tap_column * d.dilation_w) + value_of(d.offset.dtype, right), h, w,
+               h * w);
     uint32_t corners = 0;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) corners |= uint32_t(point.pixel[corner]) << 8 * corner;
-    points[i] = {corners, point.down, point.right, mask};
+    points[i] = {corners, point.down, point.right, d.mask.data ? value_of(d.mask.dtype, mask) : 1.0f};
+    i += int(blockDim.x);
+    fetch();
   }
 }
 
 // Channels [first, first + count) of an image to shared memory, (channel, H·W and a zero), as they are in memory.
 template <class M>
-HIDA_DEVICE void bring_x(const Job& job, int64_t n, int64_t first, int count, typename M::Bits* to) {
+HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M::Bits* to) {
   using Bits = typename M::Bits;
   constexpr int ahead = 8;
   const Image& x = job.d.x;
@@ -128,12 +143,16 @@ HIDA_DEVICE void bring_x(const Job& job, int64_t n, int64_t first, int count, ty
 }
 
 // `lines` lines of `length` floats, `apart` apart, to shared memory, `pitch` apart. vectors: all are multiples of four.
+// meanwhile(): while the first are awaited.
+template <class F>
 HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int length, bool vectors, float* to,
-                             int pitch) {
+                             int pitch, F meanwhile) {
   constexpr int ahead = 4;
   const int each = vectors ? length / 4 : length, total = lines * each, threads = int(blockDim.x);
   const Divider by_line(each);
-  for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
+  int i = int(threadIdx.x);
+  bool begun = false;
+  do {
     Vec16 v[ahead];
     int place[ahead];
 #pragma unroll
@@ -147,6 +166,8 @@ HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int le
       else
         v[k].word[0] = __float_as_uint(from[line * apart + at]);
     }
+    if (!begun) meanwhile();
+    begun = true;
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
       if (i + k * threads >= total) continue;
@@ -155,7 +176,8 @@ HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int le
       else
         to[place[k]] = __uint_as_float(v[k].word[0]);
     }
-  }
+    i += ahead * threads;
+  } while (i < total);
 }
 
 // ---- forward, and what dW needs -----------------------------------------------------------------------------------
@@ -181,8 +203,7 @@ HIDA_DEVICE void make_columns(const Job& job, int block, char* memory, void* col
   const int channel = deformable * each + first;
   auto* points = reinterpret_cast<TinyPoint*>(memory);
   auto* x = reinterpret_cast<Bits*>(points + pixels * taps);
-  bring_x<M>(job, n, channel, count, x);
-  find_points(job, n, deformable, 0, pixels * taps, points);
+  find_points(job, n, deformable, 0, pixels * taps, points, [&] { bring_x<M>(job, n, channel, count, x); });
   __syncthreads();
   // Neighbouring threads have neighbouring columns.
   const int tap = int(threadIdx.x) % taps, c0 = int(threadIdx.x) / taps;
@@ -214,12 +235,12 @@ HIDA_DEVICE void rearrange_grad(const Job& job, int block, void* to) {
   const int plane = int(job.d.out.h * job.d.out.w), w = int(job.d.out.w), threads = int(blockDim.x);
   const int parts = (job.outputs + kGradChannels - 1) / kGradChannels, groups = int(job.d.groups);
   const int first = block % parts * kGradChannels, group = block / parts % groups;
-  const int64_t n = block / parts / groups;
+  const int n = block / parts / groups;
   const int count = job.outputs - first < kGradChannels ? job.outputs - first : kGradChannels, total = count * plane;
   const bool last = grad.c == 1;
   const int inner = last ? count : plane;
   const int64_t line = int64_t(groups) * job.grad_padded;
-  Bits* lines = static_cast<Bits*>(to) + n * plane * line + group * job.grad_padded + first;
+  Bits* lines = static_cast<Bits*>(to) + int64_t(n) * plane * line + group * job.grad_padded + first;
   const int64_t base = n * grad.n + (int64_t(group) * job.outputs + first) * grad.c;
   const Divider by_inner(inner), by_row(w);
   with_reader(grad.dtype, [&](auto read) {
@@ -241,7 +262,7 @@ HIDA_DEVICE void rearrange_grad(const Job& job, int block, void* to) {
 }
 
 template <class M>
-__global__ void __launch_bounds__(kMostOperandThreads)
+__global__ void __launch_bounds__(kMostOperandThreads, 4)
     operands_kernel(const __grid_constant__ Job job, void* columns, int64_t pitch, void* grad, int column_blocks) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);
@@ -283,9 +304,9 @@ HIDA_DEVICE void input_gradient(const Job& job, int block, char* memory, const f
   for (int from = 0; from < pixels; from += lots) {
     const int now = pixels - from < lots ? pixels - from : lots;
     if (from > 0) __syncthreads();
-    bring_lines(gradient + (int64_t(n * pixels + from) * d.in.c + channel) * taps, d.in.c * taps, now, count * taps,
-                vectors, lines, pitch);
-    find_points(job, n, deformable, from * taps, now * taps, points);
+    const float* g = gradient + (int64_t(n * pixels + from) * d.in.c + channel) * taps;
+    find_points(job, n, deformable, from * taps, now * taps, points,
+                [&] { bring_lines(g, d.in.c * taps, now, count * taps, vectors, lines, pitch, [] {}); });
     __syncthreads();
     for (int q = warp; q < plane; q += kThreads / kWarp) {
       int found = 0;
@@ -350,12 +371,13 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
   auto* x = reinterpret_cast<Bits*>(line + most * taps);
   const float* from = gradient + (p * d.in.c + channel) * taps;
   float sum[4] = {};
-  find_points(job, n, deformable, pixel * taps, taps, points);
   for (int first = 0; first < each; first += most) {
     const int count = each - first < most ? each - first : most;
     if (first > 0) __syncthreads();
-    bring_lines(from + first * taps, 0, 1, count * taps, vectors, line, 0);
-    bring_x<M>(job, n, channel + first, count, x);
+    find_points(job, n, deformable, pixel * taps, first > 0 ? 0 : taps, points, [&] {
+      bring_lines(from + first * taps, 0, 1, count * taps, vectors, line, 0,
+                  [&] { bring_x<M>(job, n, channel + first, count, x); });
+    });
     __syncthreads();
     const TinyPoint point = points[tap];
     if (c0 < lanes) {
@@ -390,7 +412,7 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
 }
 
 template <class M>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     gradients_kernel(const __grid_constant__ Job job, const float* gradient, bool vectors, int sample_blocks) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);

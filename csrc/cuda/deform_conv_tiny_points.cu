@@ -143,16 +143,12 @@ HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M
 }
 
 // `lines` lines of `length` floats, `apart` apart, to shared memory, `pitch` apart. vectors: all are multiples of four.
-// meanwhile(): while the first are awaited.
-template <class F>
 HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int length, bool vectors, float* to,
-                             int pitch, F meanwhile) {
+                             int pitch) {
   constexpr int ahead = 4;
   const int each = vectors ? length / 4 : length, total = lines * each, threads = int(blockDim.x);
   const Divider by_line(each);
-  int i = int(threadIdx.x);
-  bool begun = false;
-  do {
+  for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
     Vec16 v[ahead];
     int place[ahead];
 #pragma unroll
@@ -166,8 +162,6 @@ HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int le
       else
         v[k].word[0] = __float_as_uint(from[line * apart + at]);
     }
-    if (!begun) meanwhile();
-    begun = true;
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
       if (i + k * threads >= total) continue;
@@ -176,8 +170,7 @@ HIDA_DEVICE void bring_lines(const float* from, int64_t apart, int lines, int le
       else
         to[place[k]] = __uint_as_float(v[k].word[0]);
     }
-    i += ahead * threads;
-  } while (i < total);
+  }
 }
 
 // ---- forward, and what dW needs -----------------------------------------------------------------------------------
@@ -306,7 +299,7 @@ HIDA_DEVICE void input_gradient(const Job& job, int block, char* memory, const f
     if (from > 0) __syncthreads();
     const float* g = gradient + (int64_t(n * pixels + from) * d.in.c + channel) * taps;
     find_points(job, n, deformable, from * taps, now * taps, points,
-                [&] { bring_lines(g, d.in.c * taps, now, count * taps, vectors, lines, pitch, [] {}); });
+                [&] { bring_lines(g, d.in.c * taps, now, count * taps, vectors, lines, pitch); });
     __syncthreads();
     for (int q = warp; q < plane; q += kThreads / kWarp) {
       int found = 0;
@@ -375,8 +368,8 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
     const int count = each - first < most ? each - first : most;
     if (first > 0) __syncthreads();
     find_points(job, n, deformable, pixel * taps, first > 0 ? 0 : taps, points, [&] {
-      bring_lines(from + first * taps, 0, 1, count * taps, vectors, line, 0,
-                  [&] { bring_x<M>(job, n, channel + first, count, x); });
+      bring_lines(from + first * taps, 0, 1, count * taps, vectors, line, 0);
+      bring_x<M>(job, n, channel + first, count, x);
     });
     __syncthreads();
     const TinyPoint point = points[tap];
@@ -412,7 +405,7 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
 }
 
 template <class M>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     gradients_kernel(const __grid_constant__ Job job, const float* gradient, bool vectors, int sample_blocks) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);

@@ -46,15 +46,26 @@ enum class Source : int { whole, floats, any };
 
 template <class M, bool ByDepth, Source From>
 struct Matrix {
+  static constexpr int V = kPerVec<M>;
   const Operand& o;
-  int64_t base;
-  int rows, depth, row0, chunk0 = 0;
-  HIDA_DEVICE void at(int chunk) { chunk0 = chunk * kDepth<M>; }
+  int64_t first;             // of the tile's first row
+  int rows, depth, end = 0;  // left of the rows, of the depth; of a line at the chunk
+  int64_t now = 0;
+  int lines = 0;
+  HIDA_DEVICE Matrix(const Operand& operand, int group, int row0, int row_end, int depth_end)
+      : o(operand),
+        first(group * operand.group + (ByDepth ? row0 : row0 * operand.pitch)),
+        rows(row_end - row0),
+        depth(depth_end) {}
+  HIDA_DEVICE void at(int chunk) {
+    const int position = chunk * kDepth<M>;
+    now = first + (ByDepth ? position * o.pitch : position);
+    lines = ByDepth ? depth - position : rows;
+    end = ByDepth ? rows : depth - position;
+  }
   HIDA_DEVICE Vec16 vec(int line, int u) const {
-    constexpr int V = kPerVec<M>;
-    const int row = row0 + (ByDepth ? u * V : line), k = chunk0 + (ByDepth ? line : u * V);
-    if (row >= rows || k >= depth) return Vec16{};
-    const int64_t index = base + (ByDepth ? k : row) * o.pitch + (ByDepth ? row : k);
+    if (line >= lines || u * V >= end) return Vec16{};
+    const int64_t index = now + line * o.pitch + u * V;
     if constexpr (From == Source::whole) {
       return load16(static_cast<const typename M::Bits*>(o.data) + index);
     } else if constexpr (From == Source::floats) {
@@ -65,16 +76,21 @@ struct Matrix {
       for (int i = 0; i < V; ++i) x[i] = __uint_as_float(i < 4 ? low.word[i % 4] : high.word[i % 4]);
       return pack<M>(x);
     } else {
-      const int left = ByDepth ? rows - row : depth - k;
-      return read16<M>(o.data, o.dtype, index, left < V ? left : V, false);
+      return read16<M>(o.data, o.dtype, index, end - u * V < V ? end - u * V : V, false);
     }
   }
 };
 
 constexpr int kHalves = 2;
-// Blocks that a multiprocessor should hold at least: sums of float products take more registers.
-template <class M>
-constexpr int kBlocks = kPerVec<M> == 8 ? 2 : 1;
+// Blocks that a multiprocessor should hold at least. Float products, and numbers one by one, take more registers;
+// Turing has shared memory for one block.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <class M, Source From>
+constexpr int kBlocks = 1;
+#else
+template <class M, Source From>
+constexpr int kBlocks = kPerVec<M> == 8 && From != Source::any ? 2 : 1;
+#endif
 
 template <class M, bool AByDepth, bool BByDepth, Source A, Source B>
 HIDA_DEVICE void product(const Matmul& job, int block, char* memory) {
@@ -90,6 +106,8 @@ HIDA_DEVICE void product(const Matmul& job, int block, char* memory) {
       digit(job.tiles_across()) * kTileSide * (columns ? kHalves : 1) + (columns ? half * kTileSide : 0);
   const int row0 = digit(job.tiles_down()) * kTileSide * (rows ? kHalves : 1) + (rows ? half * kTileSide : 0);
   const int group = digit(job.groups), split = block;
+  HIDA_SHARED(int, kept, [kHalves][4]);  // until the results are written: registers are short in between
+  if (thread == 0) kept[half][0] = row0, kept[half][1] = column0, kept[half][2] = group, kept[half][3] = split;
   const int chunks = (job.depth + kDepth<M> - 1) / kDepth<M>;
   int begin = chunks * split / job.splits, end = chunks * (split + 1) / job.splits;
   const int depth = end * kDepth<M> < job.depth ? end * kDepth<M> : job.depth;
@@ -98,24 +116,24 @@ HIDA_DEVICE void product(const Matmul& job, int block, char* memory) {
     begin += half * each;
     end = begin + each;
   }
-  Matrix<M, AByDepth, A> a{job.a, group * job.a.group, job.rows, depth, row0};
-  Matrix<M, BByDepth, B> b{job.b, group * job.b.group, job.columns, depth, column0};
+  Matrix<M, AByDepth, A> a(job.a, group, row0, job.rows, depth);
+  Matrix<M, BByDepth, B> b(job.b, group, column0, job.columns, depth);
   GemmTile<M, AByDepth, BByDepth> tile;
   tile.clear();
   multiply(tile, memory + half * kTileBytes<M>, begin, end, a, b, [](int) {});
   const Real* result = spread(tile, memory + half * kTileBytes<M>);
-  const int column = column0 + thread % kTileSide;
+  const int row1 = kept[half][0], column = kept[half][1] + thread % kTileSide;
   if (column >= job.columns) return;
-  Real* out = static_cast<Real*>(job.out) + group * job.out_group + split * job.out_split + column;
+  Real* out = static_cast<Real*>(job.out) + kept[half][2] * job.out_group + kept[half][3] * job.out_split + column;
   constexpr int apart = kGemmThreads / kTileSide;
   if (job.halves == Halves::of_depth) {
     const auto* first = reinterpret_cast<const Real*>(memory) + thread % kTileSide;
     const auto* second = reinterpret_cast<const Real*>(memory + kTileBytes<M>) + thread % kTileSide;
-    for (int row = half * apart + thread / kTileSide; row < kTileSide && row0 + row < job.rows; row += kHalves * apart)
-      out[int64_t(row0 + row) * job.out_pitch] = first[row * kResultPitch<M>] + second[row * kResultPitch<M>];
+    for (int row = half * apart + thread / kTileSide; row < kTileSide && row1 + row < job.rows; row += kHalves * apart)
+      out[int64_t(row1 + row) * job.out_pitch] = first[row * kResultPitch<M>] + second[row * kResultPitch<M>];
   } else {
-    for (int row = thread / kTileSide; row < kTileSide && row0 + row < job.rows; row += apart)
-      out[int64_t(row0 + row) * job.out_pitch] = result[row * kResultPitch<M> + thread % kTileSide];
+    for (int row = thread / kTileSide; row < kTileSide && row1 + row < job.rows; row += apart)
+      out[int64_t(row1 + row) * job.out_pitch] = result[row * kResultPitch<M> + thread % kTileSide];
   }
 }
 
@@ -124,14 +142,14 @@ template <Source Weights>
 constexpr Source kOthers = Weights == Source::any ? Source::any : Source::whole;
 
 template <class M, Source Weights>
-__global__ void __launch_bounds__(kHalves* kGemmThreads, kBlocks<M>)
+__global__ void __launch_bounds__(kHalves* kGemmThreads, kBlocks<M, Weights>)
     forward_kernel(const __grid_constant__ Matmul job) {
   HIDA_DYNAMIC_SHARED(char, memory);
   product<M, false, false, Weights, kOthers<Weights>>(job, int(blockIdx.x), memory);
 }
 
 template <class M, Source Weights>
-__global__ void __launch_bounds__(kHalves* kGemmThreads, kBlocks<M>)
+__global__ void __launch_bounds__(kHalves* kGemmThreads, kBlocks<M, Weights>)
     backward_kernel(const __grid_constant__ Matmul columns, const __grid_constant__ Matmul weights, int first) {
   HIDA_DYNAMIC_SHARED(char, memory);
   constexpr Source from = kOthers<Weights>;

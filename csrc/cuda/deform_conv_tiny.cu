@@ -4,9 +4,9 @@
 // and are written out; y, the columns' gradient and dW are products of plain matrices, spread over the chip by rows,
 // columns and, forward, parts of the depth, which are added in order.
 //   forward   columns = S·x;  y = W·columns          backward   G = dyᵀ·W;  dW = dy·columns;  dx = Sᵀ·G;  dS = G·xᵀ
-// S, the sampling matrix, has four numbers in a row: it is applied as such (deform_conv_tiny_points.cu), never stored.
-// Times are latencies: each direction is three launches, of what does not depend on each other, and in each what a
-// block needs is loaded together. Share of the floor: not measured.
+// S, the sampling matrix, has four numbers in a row: it is applied as such (deform_conv_tiny_operands.cu,
+// deform_conv_tiny_gradients.cu), never stored. Times are latencies: each direction is three launches, of what does not
+// depend on each other, and in each what a block needs is loaded together. Share of the floor: not measured.
 //   forward   columns | products | sums of parts     backward   columns, dy rearranged | G, dW | dx, offsets and mask
 #include "deform_conv_tiny.h"
 
@@ -236,8 +236,13 @@ Matmul forward_product(const Convolution& d, const Launch& l) {
 
 bool tiny_takes(const Convolution& d) {
   const int64_t pixels = d.out.n * d.out.pixels(), columns = d.in.c * d.taps();
-  return d.math != Dtype::f64 && d.out.pixels() <= 64 && d.in.pixels() <= 64 && d.taps() <= 25 &&
-         std::max({pixels * d.out.c, pixels * d.deformable, columns}) < INT32_MAX / 2;
+  const auto reach = [](const Image& image, const Extent& e) {  // within an image: counted in 32 bits
+    return e.c * image.c + e.h * image.row + e.w * image.step;
+  };
+  return d.math != Dtype::f64 && d.grad.dtype != Dtype::f64 && d.out.pixels() <= 64 && d.in.pixels() <= 64 &&
+         d.taps() <= 25 &&
+         std::max({pixels * d.out.c, pixels * d.deformable, columns * 64, reach(d.x, d.in), reach(d.grad, d.out)}) <
+             INT32_MAX / 2;
 }
 
 int64_t tiny_splits(const Convolution& d, const Launch& l) {

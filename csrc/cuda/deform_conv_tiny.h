@@ -1,4 +1,5 @@
-// What the two files of deform_conv2d for small, few planes call of each other.
+// What the files of deform_conv2d for small, few planes share: launches, sampling points, and what is brought into
+// shared memory, several loads of a thread being in flight at a time.
 #pragma once
 
 #include "deform_launch.h"
@@ -15,6 +16,150 @@ void tiny_operands(const Job&, void* columns, int64_t pitch, void* grad, const L
 // dx, and the gradients of offsets and mask, in one launch, from the columns' gradient: float, (pixels, C_in·taps).
 template <class M>
 void tiny_gradients(const Job&, const float* gradient, const Launch&);
+
+constexpr int kSlice = 32;  // channels of a block, where it has not all of a deformable group
+
+// corners: pixels of the input, eight bits each; H·W where outside.
+struct alignas(16) TinyPoint {
+  uint32_t corners;
+  float down, right, mask;
+  HIDA_DEVICE int corner(int i) const { return int(corners >> 8 * i & 0xffu); }
+};
+
+// Divides by the same number again and again, in two instructions: what is divided, times that number, is below 2^32.
+struct Divider {
+  unsigned by, inverse;
+  HIDA_DEVICE explicit Divider(int number) : by(unsigned(number)), inverse(0xffffffffu / by + 1) {}
+  HIDA_DEVICE int operator()(int x) const { return by == 1 ? x : int(uint64_t(unsigned(x)) * inverse >> 32); }
+};
+
+template <class M>
+HIDA_DEVICE float value_of(typename M::Bits bits) {
+  if constexpr (kPerVec<M> == 8)
+    return M::read(bits);
+  else
+    return bits;
+}
+template <class M>
+HIDA_DEVICE typename M::Bits bits_of(float value) {
+  if constexpr (kPerVec<M> == 8)
+    return typename M::Bits(M::write(value));
+  else
+    return value;
+}
+
+// A number of float or of a 16-bit dtype: as it is in memory, so that nothing waits for it yet; and its value.
+HIDA_DEVICE uint32_t bits_at(const Image& image, int64_t index) {
+  if (image.dtype == Dtype::f32) return static_cast<const uint32_t*>(image.data)[index];
+  return static_cast<const uint16_t*>(image.data)[index];
+}
+HIDA_DEVICE float value_of(Dtype dtype, uint32_t bits) {
+  return dtype == Dtype::f32 ? __uint_as_float(bits) : dtype == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits);
+}
+
+// Points [first, first + count) of an image's (pixel, tap)s, a thread each. meanwhile(): while the first are awaited.
+template <class F>
+HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, int count, TinyPoint* points,
+                             F meanwhile) {
+  const Deform& d = job.d;
+  int pixel = 0, tap = 0, i = int(threadIdx.x);
+  uint32_t down = 0, right = 0, mask = 0;
+  const auto fetch = [&] {
+    if (i >= count) return;
+    pixel = (first + i) / job.taps, tap = first + i - pixel * job.taps;
+    const int row = pixel / int(d.out.w), column = pixel - row * int(d.out.w), k = deformable * job.taps + tap;
+    const int64_t offset = index_in(d.offset, n, 2 * k, row, column);
+    down = bits_at(d.offset, offset);
+    right = bits_at(d.offset, offset + d.offset.c);
+    if (d.mask.data) mask = bits_at(d.mask, index_in(d.mask, n, k, row, column));
+  };
+  fetch();
+  meanwhile();
+  while (i < count) {
+    const int h = int(d.in.h), w = int(d.in.w), row = pixel / int(d.out.w), column = pixel - row * int(d.out.w);
+    const int across = int(d.kernel_w), tap_row = tap / across, tap_column = tap - tap_row * across;
+    const Point<float> point =
+        locate(float(row * d.stride_h - d.pad_h + tap_row * d.dilation_h) + value_of(d.offset.dtype, down),
+               float(column * d.stride_w - d.pad_w + tap_column * d.dilation_w) + value_of(d.offset.dtype, right), h, w,
+               h * w);
+    uint32_t corners = 0;
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner) corners |= uint32_t(point.pixel[corner]) << 8 * corner;
+    points[i] = {corners, point.down, point.right, d.mask.data ? value_of(d.mask.dtype, mask) : 1.0f};
+    i += int(blockDim.x);
+    fetch();
+  }
+}
+
+// Channels [first, first + count) of an image to shared memory, (channel, H·W and a zero), as they are in memory.
+template <class M>
+HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M::Bits* to) {
+  using Bits = typename M::Bits;
+  constexpr int ahead = 8;
+  const Image& x = job.d.x;
+  const int w = int(job.d.in.w), plane = int(job.d.in.h) * w, total = count * plane, threads = int(blockDim.x);
+  const int channel = int(x.c), step = int(x.step), gap = int(x.row) - w * step;  // gap: 0, or between rows
+  const auto* from = static_cast<const Bits*>(x.data) + n * x.n + first * x.c;
+  // The faster dimension and the slower one; where a thread is in both memories, moved on without a division.
+  const bool last = channel == 1;
+  const int inner = last ? count : plane;
+  const int fast_from = last ? channel : step, slow_from = last ? step : channel;
+  const int fast_to = last ? plane + 1 : 1, slow_to = last ? 1 : plane + 1;
+  const int slower = threads / inner, faster = threads - slower * inner;
+  int slow = int(threadIdx.x) / inner, fast = int(threadIdx.x) - slow * inner;
+  int at = slow * slow_from + fast * fast_from, place = slow * slow_to + fast * fast_to;
+  const Divider by_row(w);
+  for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
+    Bits v[ahead];
+    int places[ahead];
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      places[k] = place;
+      v[k] = 0;
+      if (i + k * threads < total) v[k] = from[gap ? at + by_row(last ? slow : fast) * gap : at];
+      slow += slower, fast += faster;
+      at += slower * slow_from + faster * fast_from, place += slower * slow_to + faster * fast_to;
+      if (fast >= inner) {
+        fast -= inner, ++slow;
+        at += slow_from - inner * fast_from, place += slow_to - inner * fast_to;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < ahead; ++k)
+      if (i + k * threads < total) to[places[k]] = v[k];
+  }
+  for (int c = int(threadIdx.x); c < count; c += threads) to[c * (plane + 1) + plane] = 0;
+}
+
+// `lines` lines of `length` floats, `apart` apart, to shared memory, `pitch` apart. vectors: all are multiples of four.
+HIDA_DEVICE void bring_lines(const float* from, int apart, int lines, int length, bool vectors, float* to, int pitch) {
+  constexpr int ahead = 4;
+  const int each = vectors ? length / 4 : length, total = lines * each, threads = int(blockDim.x);
+  const Divider by_line(each);
+  for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
+    Vec16 v[ahead];
+    int place[ahead];
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const int e = i + k * threads, line = by_line(e), at = e - line * each;
+      v[k] = Vec16{};
+      place[k] = line * pitch + (vectors ? at * 4 : at);
+      if (e >= total) continue;
+      if (vectors)
+        v[k] = load16(from + line * apart + at * 4);
+      else
+        v[k].word[0] = __float_as_uint(from[line * apart + at]);
+    }
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      if (i + k * threads >= total) continue;
+      if (vectors)
+        store16(to + place[k], v[k]);
+      else
+        to[place[k]] = __uint_as_float(v[k].word[0]);
+    }
+  }
+}
 
 }  // namespace cuda
 }  // namespace hida

@@ -108,6 +108,8 @@ HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M
   const int slower = threads / inner, faster = threads - slower * inner;
   int slow = int(threadIdx.x) / inner, fast = int(threadIdx.x) - slow * inner;
   int at = slow * slow_from + fast * fast_from, place = slow * slow_to + fast * fast_to;
+  const int on_from = slower * slow_from + faster * fast_from, on_to = slower * slow_to + faster * fast_to;
+  const int wrap_from = slow_from - inner * fast_from, wrap_to = slow_to - inner * fast_to;
   const Divider by_row(w);
   for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
     Bits v[ahead];
@@ -115,14 +117,10 @@ HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
       places[k] = place;
-      v[k] = 0;
-      if (i + k * threads < total) v[k] = from[gap ? at + by_row(last ? slow : fast) * gap : at];
-      slow += slower, fast += faster;
-      at += slower * slow_from + faster * fast_from, place += slower * slow_to + faster * fast_to;
-      if (fast >= inner) {
-        fast -= inner, ++slow;
-        at += slow_from - inner * fast_from, place += slow_to - inner * fast_to;
-      }
+      const int there = gap ? at + by_row(last ? slow : fast) * gap : at;
+      v[k] = from[i + k * threads < total ? there : 0];  // never a branch, so that all are in flight
+      slow += slower, fast += faster, at += on_from, place += on_to;
+      if (fast >= inner) ++slow, fast -= inner, at += wrap_from, place += wrap_to;
     }
 #pragma unroll
     for (int k = 0; k < ahead; ++k)
@@ -134,19 +132,17 @@ HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M
 // `lines` lines of `length` floats, `apart` apart, to shared memory, `pitch` apart. vectors: all are multiples of four.
 HIDA_DEVICE void bring_lines(const float* from, int apart, int lines, int length, bool vectors, float* to, int pitch) {
   constexpr int ahead = 4;
-  const int each = vectors ? length / 4 : length, total = lines * each, threads = int(blockDim.x);
+  const int size = vectors ? 4 : 1, each = length / size, total = lines * each, threads = int(blockDim.x);
   const Divider by_line(each);
   for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
     Vec16 v[ahead];
     int place[ahead];
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
-      const int e = i + k * threads, line = by_line(e), at = e - line * each;
-      v[k] = Vec16{};
-      place[k] = line * pitch + (vectors ? at * 4 : at);
-      if (e >= total) continue;
+      const int e = i + k * threads < total ? i + k * threads : i, line = by_line(e), at = (e - line * each) * size;
+      place[k] = line * pitch + at;
       if (vectors)
-        v[k] = load16(from + line * apart + at * 4);
+        v[k] = load16(from + (line * apart + at));
       else
         v[k].word[0] = __float_as_uint(from[line * apart + at]);
     }

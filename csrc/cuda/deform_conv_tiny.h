@@ -48,6 +48,15 @@ HIDA_DEVICE typename M::Bits bits_of(float value) {
     return value;
 }
 
+// Number j of a vector.
+template <class M>
+HIDA_DEVICE typename M::Bits bits_of_vec(const Vec16& vec, int j) {
+  if constexpr (kPerVec<M> == 8)
+    return typename M::Bits(vec.word[j / 2] >> j % 2 * 16 & 0xffffu);
+  else
+    return __uint_as_float(vec.word[j]);
+}
+
 // A number of float or of a 16-bit dtype: as it is in memory, so that nothing waits for it yet; and its value.
 HIDA_DEVICE uint32_t bits_at(const Image& image, int64_t index) {
   if (image.dtype == Dtype::f32) return static_cast<const uint32_t*>(image.data)[index];
@@ -91,40 +100,50 @@ HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, i
   }
 }
 
-// Channels [first, first + count) of an image to shared memory, (channel, H·W and a zero), as they are in memory.
+// Channels [first, first + count) of an image to shared memory, (channel, H·W and a zero), as they are in memory: in
+// vectors where these are whole and aligned, be it of a plane's pixels or of a pixel's channels.
 template <class M>
 HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M::Bits* to) {
   using Bits = typename M::Bits;
-  constexpr int ahead = 8;
+  constexpr int V = kPerVec<M>, ahead = 4;
   const Image& x = job.d.x;
   const int w = int(job.d.in.w), plane = int(job.d.in.h) * w, total = count * plane, threads = int(blockDim.x);
-  const int channel = int(x.c), step = int(x.step), gap = int(x.row) - w * step;  // gap: 0, or between rows
+  const int channel = int(x.c), below = int(x.row), step = int(x.step);
   const auto* from = static_cast<const Bits*>(x.data) + n * x.n + first * x.c;
-  // The faster dimension and the slower one; where a thread is in both memories, moved on without a division.
-  const bool last = channel == 1;
+  const bool last = channel == 1 && plane > 1, flat = step == 1 && below == w && channel == plane;
+  const bool aligned = reinterpret_cast<uintptr_t>(from) % 16 == 0;
   const int inner = last ? count : plane;
-  const int fast_from = last ? channel : step, slow_from = last ? step : channel;
-  const int fast_to = last ? plane + 1 : 1, slow_to = last ? 1 : plane + 1;
-  const int slower = threads / inner, faster = threads - slower * inner;
-  int slow = int(threadIdx.x) / inner, fast = int(threadIdx.x) - slow * inner;
-  int at = slow * slow_from + fast * fast_from, place = slow * slow_to + fast * fast_to;
-  const int on_from = slower * slow_from + faster * fast_from, on_to = slower * slow_to + faster * fast_to;
-  const int wrap_from = slow_from - inner * fast_from, wrap_to = slow_to - inner * fast_to;
-  const Divider by_row(w);
-  for (int i = int(threadIdx.x); i < total; i += ahead * threads) {
-    Bits v[ahead];
-    int places[ahead];
+  if (aligned && (last ? count % V == 0 && below % V == 0 && step % V == 0 : flat && total % V == 0)) {
+    const Divider by_inner(inner), by_row(w);
+    for (int i = int(threadIdx.x) * V; i < total; i += ahead * threads * V) {
+      Vec16 v[ahead];
 #pragma unroll
-    for (int k = 0; k < ahead; ++k) {
-      places[k] = place;
-      const int there = gap ? at + by_row(last ? slow : fast) * gap : at;
-      v[k] = from[i + k * threads < total ? there : 0];  // never a branch, so that all are in flight
-      slow += slower, fast += faster, at += on_from, place += on_to;
-      if (fast >= inner) ++slow, fast -= inner, at += wrap_from, place += wrap_to;
+      for (int k = 0; k < ahead; ++k) {  // never a branch, so that all are in flight
+        const int e = i + k * threads * V < total ? i + k * threads * V : i, q = by_inner(e), row = by_row(q);
+        v[k] = load16(from + (last ? row * below + (q - row * w) * step + e - q * inner : e));
+      }
+#pragma unroll
+      for (int k = 0; k < ahead; ++k) {
+        const int e = i + k * threads * V, slow = by_inner(e);
+        if (e >= total) continue;
+        if (last) {
+          const int place = (e - slow * inner) * (plane + 1) + slow;
+#pragma unroll
+          for (int j = 0; j < V; ++j) to[place + j * (plane + 1)] = bits_of_vec<M>(v[k], j);
+        } else {
+#pragma unroll
+          for (int j = 0; j < V; ++j) to[e + j + by_inner(e + j)] = bits_of_vec<M>(v[k], j);
+        }
+      }
     }
-#pragma unroll
-    for (int k = 0; k < ahead; ++k)
-      if (i + k * threads < total) to[places[k]] = v[k];
+  } else {
+    const Divider by_inner(inner), by_row(w);
+#pragma unroll 4
+    for (int i = int(threadIdx.x); i < total; i += threads) {
+      const int slow = by_inner(i), fast = i - slow * inner, c = last ? fast : slow, q = last ? slow : fast;
+      const int row = by_row(q);
+      to[c * (plane + 1) + q] = from[c * channel + row * below + (q - row * w) * step];
+    }
   }
   for (int c = int(threadIdx.x); c < count; c += threads) to[c * (plane + 1) + plane] = 0;
 }

@@ -66,10 +66,10 @@ HIDA_DEVICE float value_of(Dtype dtype, uint32_t bits) {
   return dtype == Dtype::f32 ? __uint_as_float(bits) : dtype == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits);
 }
 
-// Points [first, first + count) of an image's (pixel, tap)s, a thread each. meanwhile(): while the first are awaited.
-template <class F>
-HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, int count, TinyPoint* points,
-                             F meanwhile) {
+// keep(i, point) for points first + i of an image's (pixel, tap)s, i < count, a thread each. meanwhile(): while the
+// first are awaited.
+template <class Keep, class F>
+HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, int count, Keep keep, F meanwhile) {
   const Deform& d = job.d;
   int pixel = 0, tap = 0, i = int(threadIdx.x);
   uint32_t down = 0, right = 0, mask = 0;
@@ -94,7 +94,7 @@ HIDA_DEVICE void find_points(const Job& job, int n, int deformable, int first, i
     uint32_t corners = 0;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) corners |= uint32_t(point.pixel[corner]) << 8 * corner;
-    points[i] = {corners, point.down, point.right, d.mask.data ? value_of(d.mask.dtype, mask) : 1.0f};
+    keep(i, TinyPoint{corners, point.down, point.right, d.mask.data ? value_of(d.mask.dtype, mask) : 1.0f});
     i += int(blockDim.x);
     fetch();
   }
@@ -126,10 +126,10 @@ HIDA_DEVICE void bring_x(const Job& job, int n, int first, int count, typename M
       for (int k = 0; k < ahead; ++k) {
         const int e = i + k * threads * V, slow = by_inner(e);
         if (e >= total) continue;
-        if (last) {
-          const int place = (e - slow * inner) * (plane + 1) + slow;
+        if (inner % V == 0) {  // one line
+          const int fast = e - slow * inner, place = last ? fast * (plane + 1) + slow : slow * (plane + 1) + fast;
 #pragma unroll
-          for (int j = 0; j < V; ++j) to[place + j * (plane + 1)] = bits_of_vec<M>(v[k], j);
+          for (int j = 0; j < V; ++j) to[place + j * (last ? plane + 1 : 1)] = bits_of_vec<M>(v[k], j);
         } else {
 #pragma unroll
           for (int j = 0; j < V; ++j) to[e + j + by_inner(e + j)] = bits_of_vec<M>(v[k], j);

@@ -18,62 +18,72 @@ constexpr int kThreads = 256;
 constexpr int kAtOnce = 192;     // sampling points whose G is in shared memory at a time
 constexpr int kRoom = 36 << 10;  // bytes for G and x of some channels
 
+// each: channels of a deformable group, in so many slices; pixels, channels: whose G is in shared memory at a time;
+// samples: blocks for offsets and mask, the others are for dx; vectors: lines of G are whole vectors.
+struct Sizes {
+  int each, slices, pixels, channels, samples;
+  bool vectors;
+};
+
 // Where a point's G is, of the first of a warp's channels, and how much of it a pixel gets.
 struct Hit {
   int at;
   float share;
 };
-
-HIDA_MATH int pixels_at_once(int taps) {
-  return taps > kAtOnce ? 1 : kAtOnce / taps;
-}
+// A point's shares of its corners, times its mask.
+struct alignas(16) Shares {
+  float of[4];
+};
 
 // dx of an image, kSlice channels.
 template <class M>
-HIDA_DEVICE void input_gradient(const Job& job, int block, char* memory, const float* gradient, bool vectors) {
+HIDA_DEVICE void input_gradient(const Job& job, const Sizes& sizes, int block, char* memory, const float* gradient) {
   const Deform& d = job.d;
-  const int deformables = int(d.deformable), each = int(d.in.c) / deformables, slices = (each + kSlice - 1) / kSlice;
   const int plane = int(d.in.h * d.in.w), w = int(d.in.w), pixels = int(d.out.h * d.out.w), taps = job.taps;
-  const int slice = block % slices, deformable = block / slices % deformables;
-  const int n = block / slices / deformables;
-  const int first = slice * kSlice, count = each - first < kSlice ? each - first : kSlice;
-  const int channel = deformable * each + first;
-  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp, lots = pixels_at_once(taps);
-  const int most = lots < pixels ? lots : pixels, pitch = kSlice * taps;
-  auto* lines = reinterpret_cast<float*>(memory);                     // (pixel, channel, tap)
-  auto* points = reinterpret_cast<TinyPoint*>(lines + most * pitch);  // (pixel, tap)
-  auto* hits = reinterpret_cast<Hit*>(points + most * taps) + warp * most * taps;
-  auto* sums = reinterpret_cast<float*>(points + most * taps) + 2 * (kThreads / kWarp) * most * taps;  // (q, channel)
+  const int rest = block / sizes.slices, n = rest / int(d.deformable), deformable = rest - n * int(d.deformable);
+  const int first = (block - rest * sizes.slices) * kSlice, left = sizes.each - first;
+  const int count = left < kSlice ? left : kSlice, channel = deformable * sizes.each + first;
+  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
+  const int most = sizes.pixels * taps, pitch = kSlice * taps;
+  auto* lines = reinterpret_cast<float*>(memory);                          // (pixel, channel, tap)
+  auto* shares = reinterpret_cast<Shares*>(lines + sizes.pixels * pitch);  // (pixel, tap)
+  auto* all_hits = reinterpret_cast<Hit*>(shares + most);                  // (warp, point)
+  auto* corners = reinterpret_cast<uint32_t*>(all_hits + kThreads / kWarp * most);
+  auto* sums = reinterpret_cast<float*>(corners + most);  // (pixel of the input, channel)
+  Hit* hits = all_hits + warp * most;
   const Divider by_taps(taps), by_row(w);
-  for (int from = 0; from < pixels; from += lots) {
-    const int now = pixels - from < lots ? pixels - from : lots;
+  for (int from = 0; from < pixels; from += sizes.pixels) {
+    const int now = pixels - from < sizes.pixels ? pixels - from : sizes.pixels, points = now * taps;
     if (from > 0) __syncthreads();
     const float* g = gradient + (int64_t(n * pixels + from) * d.in.c + channel) * taps;
-    find_points(job, n, deformable, from * taps, now * taps, points,
-                [&] { bring_lines(g, int(d.in.c) * taps, now, count * taps, vectors, lines, pitch); });
+    find_points(
+        job, n, deformable, from * taps, points,
+        [&](int i, const TinyPoint& point) {
+          float part[4];
+          shares_of(point.down, point.right, part);
+          corners[i] = point.corners;
+          shares[i] = {{part[0] * point.mask, part[1] * point.mask, part[2] * point.mask, part[3] * point.mask}};
+        },
+        [&] { bring_lines(g, int(d.in.c) * taps, now, count * taps, sizes.vectors, lines, pitch); });
     __syncthreads();
     for (int q = warp; q < plane; q += kThreads / kWarp) {
       int found = 0;
-      for (int i = lane; i - lane < now * taps; i += kWarp) {
-        bool is = false;
-        float share = 0;
-        if (i < now * taps) {
-          const TinyPoint point = points[i];
-          float part[4];
-          shares_of(point.down, point.right, part);
-#pragma unroll
-          for (int corner = 0; corner < 4; ++corner)
-            if (point.corner(corner) == q) is = true, share = part[corner] * point.mask;
+      for (int i = lane; i - lane < points; i += kWarp) {
+        // The highest bit of each byte that is q's; of several bits the lowest is right.
+        const uint32_t other = i < points ? corners[i] ^ uint32_t(q) * 0x01010101u : ~0u;
+        const uint32_t equal = (other - 0x01010101u) & ~other & 0x80808080u;
+        const unsigned which = __ballot_sync(kAll, equal != 0);
+        if (equal != 0) {
+          const int pixel = by_taps(i), corner = (__ffs(int(equal)) - 1) / 8;
+          hits[found + __popc(which & ((1u << lane) - 1))] = {pixel * pitch + i - pixel * taps, shares[i].of[corner]};
         }
-        const unsigned which = __ballot_sync(kAll, is);
-        const int pixel = by_taps(i);
-        if (is) hits[found + __popc(which & ((1u << lane) - 1))] = {pixel * pitch + i - pixel * taps, share};
         found += __popc(which);
       }
       __syncwarp();
+      const float* own = lines + lane * taps;
       float sum = from > 0 ? sums[q * kSlice + lane] : 0;
 #pragma unroll 4
-      for (int i = 0; i < found; ++i) sum += hits[i].share * lines[hits[i].at + lane * taps];
+      for (int i = 0; i < found; ++i) sum += hits[i].share * own[hits[i].at];
       sums[q * kSlice + lane] = sum;
       __syncwarp();
     }
@@ -90,25 +100,15 @@ HIDA_DEVICE void input_gradient(const Job& job, int block, char* memory, const f
   }
 }
 
-// Channels whose G and x are in shared memory at a time.
-template <class M>
-HIDA_MATH int channels_at_once(int each, int plane, int taps) {
-  const int one = taps * 4 + (plane + 1) * int(sizeof(typename M::Bits)), most = kRoom / one;
-  const int lots = (each + most - 1) / most;
-  return ((each + lots - 1) / lots + 3) / 4 * 4;
-}
-
 // Gradients of offsets and mask at a pixel, of a deformable group.
 template <class M>
-HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const float* gradient, bool vectors) {
+HIDA_DEVICE void sample_gradients(const Job& job, const Sizes& sizes, int block, char* memory, const float* gradient) {
   using Bits = typename M::Bits;
   const Deform& d = job.d;
-  const int deformables = int(d.deformable), each = int(d.in.c) / deformables, plane = int(d.in.h * d.in.w),
-            taps = job.taps;
-  const int pixels = int(d.out.h * d.out.w), deformable = block % deformables;
-  const int p = block / deformables, n = p / pixels, pixel = p - n * pixels, channel = deformable * each;
-  const int thread = int(threadIdx.x), lanes = kThreads / taps;
-  const int tap = thread % taps, c0 = thread / taps, most = channels_at_once<M>(each, plane, taps);
+  const int each = sizes.each, most = sizes.channels, plane = int(d.in.h * d.in.w), taps = job.taps;
+  const int pixels = int(d.out.h * d.out.w), p = block / int(d.deformable), deformable = block - p * int(d.deformable);
+  const int n = p / pixels, pixel = p - n * pixels, channel = deformable * each;
+  const int thread = int(threadIdx.x), lanes = kThreads / taps, c0 = thread / taps, tap = thread - c0 * taps;
   auto* sums = reinterpret_cast<float*>(memory);  // (row, column, mask; thread)
   auto* points = reinterpret_cast<TinyPoint*>(sums + 3 * kThreads);
   auto* line = reinterpret_cast<float*>(points + taps);
@@ -118,10 +118,13 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
   for (int first = 0; first < each; first += most) {
     const int count = each - first < most ? each - first : most;
     if (first > 0) __syncthreads();
-    find_points(job, n, deformable, pixel * taps, first > 0 ? 0 : taps, points, [&] {
-      bring_lines(from + first * taps, 0, 1, count * taps, vectors, line, 0);
-      bring_x<M>(job, n, channel + first, count, x);
-    });
+    find_points(
+        job, n, deformable, pixel * taps, first > 0 ? 0 : taps,
+        [&](int i, const TinyPoint& point) { points[i] = point; },
+        [&] {
+          bring_lines(from + first * taps, 0, 1, count * taps, sizes.vectors, line, 0);
+          bring_x<M>(job, n, channel + first, count, x);
+        });
     __syncthreads();
     const TinyPoint point = points[tap];
     if (c0 < lanes) {
@@ -157,13 +160,13 @@ HIDA_DEVICE void sample_gradients(const Job& job, int block, char* memory, const
 
 template <class M>
 __global__ void __launch_bounds__(kThreads, 3)
-    gradients_kernel(const __grid_constant__ Job job, const float* gradient, bool vectors, int sample_blocks) {
+    gradients_kernel(const __grid_constant__ Job job, const Sizes sizes, const float* gradient) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);
-  if (block < sample_blocks)
-    sample_gradients<M>(job, block, memory, gradient, vectors);
+  if (block < sizes.samples)
+    sample_gradients<M>(job, sizes, block, memory, gradient);
   else
-    input_gradient<M>(job, block - sample_blocks, memory, gradient, vectors);
+    input_gradient<M>(job, sizes, block - sizes.samples, memory, gradient);
 }
 
 }  // namespace
@@ -171,19 +174,18 @@ __global__ void __launch_bounds__(kThreads, 3)
 template <class M>
 void tiny_gradients(const Job& job, const float* gradient, const Launch& l) {
   const Deform& d = job.d;
-  const int64_t each = d.in.c / d.deformable, point = int64_t(sizeof(TinyPoint)), taps = job.taps;
   const bool samples = d.doffset.data || d.dmask.data;
+  const int64_t each = d.in.c / d.deformable, slices = over(each, kSlice), taps = job.taps, plane = d.in.pixels();
   const int64_t sample_blocks = samples ? job.pixels * d.deformable : 0;
-  const int64_t input_blocks = d.dx.data ? d.in.n * d.deformable * over(each, kSlice) : 0;
-  const int64_t most = std::min<int64_t>(pixels_at_once(job.taps), d.out.pixels()) * taps;
-  const int64_t channels = channels_at_once<M>(int(each), int(d.in.pixels()), job.taps);
-  const int64_t for_samples =
-      3 * kThreads * 4 + taps * point + channels * (taps * 4 + (d.in.pixels() + 1) * int64_t(sizeof(typename M::Bits)));
-  const int64_t for_input =
-      most * (kSlice * 4 + point + kThreads / kWarp * int64_t(sizeof(Hit))) + d.in.pixels() * kSlice * 4;
-  launch(gradients_kernel<M>, grid_of(sample_blocks + input_blocks), kThreads,
-         size_t(std::max(samples ? for_samples : 0, d.dx.data ? for_input : 0)), l, job, gradient, each * taps % 4 == 0,
-         sample_blocks);
+  const int64_t input_blocks = d.dx.data ? d.in.n * d.deformable * slices : 0;
+  const int64_t pixels = std::min(std::max<int64_t>(1, kAtOnce / taps), d.out.pixels()), points = pixels * taps;
+  const int64_t channel = taps * 4 + (plane + 1) * int64_t(sizeof(typename M::Bits));  // its bytes
+  const int64_t channels = padded_to(over(each, over(each, kRoom / channel)), 4);
+  const int64_t for_samples = 3 * kThreads * 4 + taps * int64_t(sizeof(TinyPoint)) + channels * channel;
+  const int64_t for_input = points * int64_t(kSlice * 4 + sizeof(Shares) + kThreads / kWarp * sizeof(Hit) + 4);
+  const int64_t shared = std::max(samples ? for_samples : 0, d.dx.data ? for_input + plane * kSlice * 4 : 0);
+  const Sizes sizes{int(each), int(slices), int(pixels), int(channels), int(sample_blocks), each * taps % 4 == 0};
+  launch(gradients_kernel<M>, grid_of(sample_blocks + input_blocks), kThreads, size_t(shared), l, job, sizes, gradient);
 }
 
 #define HIDA_INSTANTIATE(M) template void tiny_gradients<M>(const Job&, const float*, const Launch&);

@@ -35,7 +35,9 @@ HIDA_DEVICE void make_columns(const Job& job, int block, char* memory, void* col
   const int channel = deformable * each + first;
   auto* points = reinterpret_cast<TinyPoint*>(memory);
   auto* x = reinterpret_cast<Bits*>(points + pixels * taps);
-  find_points(job, n, deformable, 0, pixels * taps, points, [&] { bring_x<M>(job, n, channel, count, x); });
+  find_points(
+      job, n, deformable, 0, pixels * taps, [&](int i, const TinyPoint& point) { points[i] = point; },
+      [&] { bring_x<M>(job, n, channel, count, x); });
   __syncthreads();
   // Neighbouring threads have neighbouring columns; each takes two channels at a time.
   const int tap = int(threadIdx.x) % taps;

@@ -2,9 +2,9 @@
 //
 //   columns[p][c·taps + tap] = mask·Σ share·x[c](corner)           dy, channels last
 //
-// A block owns 32 channels of an image: x of these and all sampling points go to shared memory, then neighbouring
+// A block owns 32 or 64 channels of an image: x of these and all sampling points go to shared memory, then neighbouring
 // threads write neighbouring columns. Other blocks of the same launch rearrange dy.
-// Traffic: x and dy read once, offsets and mask once for 32 channels, from the second-level cache; columns written
+// Traffic: x and dy read once, offsets and mask once a block, from the second-level cache; columns written
 // once. Share of the floor: not measured.
 #include "deform_conv_tiny.h"
 
@@ -22,17 +22,23 @@ HIDA_MATH int lanes_of_tap(int taps) {
 }
 constexpr int kMostOperandThreads = 160;
 
+// M (pixels, pitch), made by so many blocks; each: channels of a deformable group, in `slices` of `slice`.
+struct Columns {
+  void* data;
+  int64_t pitch;
+  int blocks, each, slices, slice;
+};
+
 template <class M>
-HIDA_DEVICE void make_columns(const Job& job, int block, char* memory, void* columns, int64_t pitch) {
+HIDA_DEVICE void make_columns(const Job& job, const Columns& columns, int block, char* memory) {
   using Bits = typename M::Bits;
   const Deform& d = job.d;
-  const int deformables = int(d.deformable), each = int(d.in.c) / deformables, slices = (each + kSlice - 1) / kSlice,
-            plane = int(d.in.h * d.in.w);
-  const int pixels = int(d.out.h * d.out.w), taps = job.taps, lanes = int(blockDim.x) / taps;
-  const int slice = block % slices, deformable = block / slices % deformables;
-  const int n = block / slices / deformables;
-  const int first = slice * kSlice, count = each - first < kSlice ? each - first : kSlice;
-  const int channel = deformable * each + first;
+  const int plane = int(d.in.h * d.in.w), pixels = int(d.out.h * d.out.w), taps = job.taps;
+  const int rest = block / columns.slices, n = rest / int(d.deformable), deformable = rest - n * int(d.deformable);
+  const int first = (block - rest * columns.slices) * columns.slice, left = columns.each - first;
+  const int count = left < columns.slice ? left : columns.slice, channel = deformable * columns.each + first;
+  const int lanes = int(blockDim.x) / taps;
+  const int64_t pitch = columns.pitch;
   auto* points = reinterpret_cast<TinyPoint*>(memory);
   auto* x = reinterpret_cast<Bits*>(points + pixels * taps);
   find_points(
@@ -45,7 +51,7 @@ HIDA_DEVICE void make_columns(const Job& job, int block, char* memory, void* col
     const bool both = c + lanes < count;
     const int apart = both ? lanes : 0;
     const Bits *one = x + c * (plane + 1), *two = one + apart * (plane + 1);
-    Bits* to = static_cast<Bits*>(columns) + int64_t(n) * pixels * pitch + (channel + c) * taps + tap;
+    Bits* to = static_cast<Bits*>(columns.data) + int64_t(n) * pixels * pitch + (channel + c) * taps + tap;
     Bits* other = to + apart * taps;
     for (int pixel = 0; pixel < pixels; ++pixel, to += pitch, other += pitch) {
       const TinyPoint point = points[pixel * taps + tap];
@@ -98,13 +104,13 @@ HIDA_DEVICE void rearrange_grad(const Job& job, int block, void* to) {
 
 template <class M>
 __global__ void __launch_bounds__(kMostOperandThreads, 4)
-    operands_kernel(const __grid_constant__ Job job, void* columns, int64_t pitch, void* grad, int column_blocks) {
+    operands_kernel(const __grid_constant__ Job job, const Columns columns, void* grad) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);
-  if (block < column_blocks)
-    make_columns<M>(job, block, memory, columns, pitch);
+  if (block < columns.blocks)
+    make_columns<M>(job, columns, block, memory);
   else
-    rearrange_grad<M>(job, block - column_blocks, grad);
+    rearrange_grad<M>(job, block - columns.blocks, grad);
 }
 
 }  // namespace
@@ -112,13 +118,15 @@ __global__ void __launch_bounds__(kMostOperandThreads, 4)
 template <class M>
 void tiny_operands(const Job& job, void* columns, int64_t pitch, void* grad, const Launch& l) {
   const Deform& d = job.d;
-  const int64_t slices = over(d.in.c / d.deformable, kSlice), bits = int64_t(sizeof(typename M::Bits));
-  const int64_t column_blocks = columns ? d.in.n * d.deformable * slices : 0;
+  const int64_t each = d.in.c / d.deformable, images = d.in.n * d.deformable;
+  // The points are found once in a block: twice as many channels, where that leaves work for the whole chip.
+  const int64_t slice = images * over(each, 2 * kSlice) < l.multiprocessors ? kSlice : 2 * kSlice;
+  const int64_t slices = over(each, slice), blocks = columns ? images * slices : 0;
   const int64_t grad_blocks = grad ? d.in.n * d.groups * over(job.outputs, kGradChannels) : 0;
-  const int64_t shared =
-      columns ? d.out.pixels() * job.taps * int64_t(sizeof(TinyPoint)) + kSlice * (d.in.pixels() + 1) * bits : 0;
-  launch(operands_kernel<M>, grid_of(column_blocks + grad_blocks), unsigned(lanes_of_tap(job.taps) * job.taps),
-         size_t(shared), l, job, columns, pitch, grad, int(column_blocks));
+  const int64_t points = d.out.pixels() * job.taps * int64_t(sizeof(TinyPoint));
+  const int64_t shared = columns ? points + slice * (d.in.pixels() + 1) * int64_t(sizeof(typename M::Bits)) : 0;
+  launch(operands_kernel<M>, grid_of(blocks + grad_blocks), unsigned(lanes_of_tap(job.taps) * job.taps), size_t(shared),
+         l, job, Columns{columns, pitch, int(blocks), int(each), int(slices), int(slice)}, grad);
 }
 
 #define HIDA_INSTANTIATE(M) template void tiny_operands<M>(const Job&, void*, int64_t, void*, const Launch&);

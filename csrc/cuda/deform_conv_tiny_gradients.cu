@@ -3,11 +3,11 @@
 //   dx[c][q] = Σ_p,tap [q is a corner] share·mask·G
 //   offsets and mask of (p, tap): Σ_c G·x[c](corner), a sum for each corner, of which the three are combinations
 //
-// Blocks of one launch own 32 channels of an image (dx), or a pixel's deformable group (offsets and mask). What they
-// need of G and x goes to shared memory first. No atomics, one order: the points that reach a pixel are picked by a
-// warp, in order, whose lanes then are the channels; sums over channels are shared by threads in a fixed way. Traffic:
-// G read once by either, x once for each pixel, from the second-level cache; dx, doffset, dmask written once. Share of
-// the floor: not measured.
+// Blocks of one launch own 32 or 64 channels of an image (dx), or a pixel's deformable group (offsets and mask). What
+// they need of G and x goes to shared memory first. No atomics, one order: the points that reach a pixel are picked by
+// a warp, in order, whose lanes then are the channels; sums over channels are shared by threads in a fixed way.
+// Traffic: G read once by either, x once for each pixel, from the second-level cache; dx, doffset, dmask written once.
+// Share of the floor: not measured.
 #include "deform_conv_tiny.h"
 
 namespace hida {
@@ -15,13 +15,13 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAtOnce = 192;     // sampling points whose G is in shared memory at a time
+constexpr int kAtOnce = 192;     // sampling points whose G of kSlice channels is in shared memory at a time
 constexpr int kRoom = 36 << 10;  // bytes for G and x of some channels
 
-// each: channels of a deformable group, in so many slices; pixels, channels: whose G is in shared memory at a time;
-// samples: blocks for offsets and mask, the others are for dx; vectors: lines of G are whole vectors.
+// each: channels of a deformable group, in `slices` of `slice`; pixels, channels: whose G is in shared memory at a
+// time; samples: blocks for offsets and mask, the others are for dx; vectors: lines of G are whole vectors.
 struct Sizes {
-  int each, slices, pixels, channels, samples;
+  int each, slices, slice, pixels, channels, samples;
   bool vectors;
 };
 
@@ -35,16 +35,16 @@ struct alignas(16) Shares {
   float of[4];
 };
 
-// dx of an image, kSlice channels.
+// dx of an image, one slice of channels: a lane has one of them, or two.
 template <class M>
 HIDA_DEVICE void input_gradient(const Job& job, const Sizes& sizes, int block, char* memory, const float* gradient) {
   const Deform& d = job.d;
   const int plane = int(d.in.h * d.in.w), w = int(d.in.w), pixels = int(d.out.h * d.out.w), taps = job.taps;
   const int rest = block / sizes.slices, n = rest / int(d.deformable), deformable = rest - n * int(d.deformable);
-  const int first = (block - rest * sizes.slices) * kSlice, left = sizes.each - first;
-  const int count = left < kSlice ? left : kSlice, channel = deformable * sizes.each + first;
+  const int first = (block - rest * sizes.slices) * sizes.slice, left = sizes.each - first;
+  const int slice = sizes.slice, count = left < slice ? left : slice, channel = deformable * sizes.each + first;
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-  const int most = sizes.pixels * taps, pitch = kSlice * taps;
+  const int most = sizes.pixels * taps, pitch = slice * taps;
   auto* lines = reinterpret_cast<float*>(memory);                          // (pixel, channel, tap)
   auto* shares = reinterpret_cast<Shares*>(lines + sizes.pixels * pitch);  // (pixel, tap)
   auto* all_hits = reinterpret_cast<Hit*>(shares + most);                  // (warp, point)
@@ -80,11 +80,18 @@ HIDA_DEVICE void input_gradient(const Job& job, const Sizes& sizes, int block, c
         found += __popc(which);
       }
       __syncwarp();
-      const float* own = lines + lane * taps;
-      float sum = from > 0 ? sums[q * kSlice + lane] : 0;
+      const float *one = lines + lane * taps, *two = one + (slice - kSlice) * taps;
+      float* to = sums + q * slice + lane;
+      float sum[2] = {};
+      if (from > 0) sum[0] = to[0], sum[1] = to[slice - kSlice];
 #pragma unroll 4
-      for (int i = 0; i < found; ++i) sum += hits[i].share * own[hits[i].at];
-      sums[q * kSlice + lane] = sum;
+      for (int i = 0; i < found; ++i) {
+        const Hit hit = hits[i];
+        sum[0] += hit.share * one[hit.at];
+        sum[1] += hit.share * two[hit.at];
+      }
+      to[slice - kSlice] = sum[1];  // the same place and number where there is one channel
+      to[0] = sum[0];
       __syncwarp();
     }
   }
@@ -96,7 +103,7 @@ HIDA_DEVICE void input_gradient(const Job& job, const Sizes& sizes, int block, c
     const int slow = by_inner(i), fast = i - slow * inner;
     const int c = last ? fast : slow, q = last ? slow : fast, row = by_row(q);
     static_cast<typename M::Bits*>(d.dx.data)[index_in(d.dx, n, channel + c, row, q - row * w)] =
-        bits_of<M>(sums[q * kSlice + c]);
+        bits_of<M>(sums[q * slice + c]);
   }
 }
 
@@ -175,16 +182,19 @@ template <class M>
 void tiny_gradients(const Job& job, const float* gradient, const Launch& l) {
   const Deform& d = job.d;
   const bool samples = d.doffset.data || d.dmask.data;
-  const int64_t each = d.in.c / d.deformable, slices = over(each, kSlice), taps = job.taps, plane = d.in.pixels();
-  const int64_t sample_blocks = samples ? job.pixels * d.deformable : 0;
-  const int64_t input_blocks = d.dx.data ? d.in.n * d.deformable * slices : 0;
-  const int64_t pixels = std::min(std::max<int64_t>(1, kAtOnce / taps), d.out.pixels()), points = pixels * taps;
+  const int64_t each = d.in.c / d.deformable, groups = d.in.n * d.deformable, taps = job.taps, plane = d.in.pixels();
+  // The points are found and picked once in a block: two channels a lane, where that leaves work for the whole chip.
+  const int64_t slice = groups * over(each, 2 * kSlice) < l.multiprocessors ? kSlice : 2 * kSlice;
+  const int64_t slices = over(each, slice), at_once = kAtOnce * kSlice / slice;
+  const int64_t sample_blocks = samples ? job.pixels * d.deformable : 0, input_blocks = d.dx.data ? groups * slices : 0;
+  const int64_t pixels = std::min(std::max<int64_t>(1, at_once / taps), d.out.pixels()), points = pixels * taps;
   const int64_t channel = taps * 4 + (plane + 1) * int64_t(sizeof(typename M::Bits));  // its bytes
   const int64_t channels = padded_to(over(each, over(each, kRoom / channel)), 4);
   const int64_t for_samples = 3 * kThreads * 4 + taps * int64_t(sizeof(TinyPoint)) + channels * channel;
-  const int64_t for_input = points * int64_t(kSlice * 4 + sizeof(Shares) + kThreads / kWarp * sizeof(Hit) + 4);
-  const int64_t shared = std::max(samples ? for_samples : 0, d.dx.data ? for_input + plane * kSlice * 4 : 0);
-  const Sizes sizes{int(each), int(slices), int(pixels), int(channels), int(sample_blocks), each * taps % 4 == 0};
+  const int64_t for_input = points * int64_t(slice * 4 + sizeof(Shares) + kThreads / kWarp * sizeof(Hit) + 4);
+  const int64_t shared = std::max(samples ? for_samples : 0, d.dx.data ? for_input + plane * slice * 4 : 0);
+  const Sizes sizes{int(each),     int(slices),        int(slice),          int(pixels),
+                    int(channels), int(sample_blocks), each * taps % 4 == 0};
   launch(gradients_kernel<M>, grid_of(sample_blocks + input_blocks), kThreads, size_t(shared), l, job, sizes, gradient);
 }
 

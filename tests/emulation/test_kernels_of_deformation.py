@@ -14,8 +14,8 @@ from operands import NHWC, deformation, pair, randoms
 # Few pixels: N, C_in, C_out, height, width, side of the kernel, groups, deformable groups.
 FEW_PIXELS = {
     "a pixel": (33, 24, 16, 1, 1, 3, 1, 2),
-    "2², halves of the depth": (16, 64, 136, 2, 2, 3, 1, 2),
-    "4², tiles in twos": (16, 24, 136, 4, 4, 3, 1, 2),
+    "2², halves of the depth": (16, 160, 48, 2, 2, 3, 1, 2),
+    "4², tiles in twos": (16, 80, 72, 4, 4, 3, 1, 2),
     "8², pixels and channels in lots": (1, 160, 8, 8, 8, 3, 1, 1),
     "odd sizes, groups that cross": (4, 36, 26, 3, 5, 3, 2, 3),
     "25 taps, odd channels": (1, 10, 6, 7, 7, 5, 2, 1),

@@ -26,7 +26,7 @@ struct Sizes {
 };
 
 // Where a point's G is, of the first of a warp's channels, and how much of it a pixel gets.
-struct Hit {
+struct alignas(8) Hit {
   int at;
   float share;
 };

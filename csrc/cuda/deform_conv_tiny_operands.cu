@@ -23,14 +23,14 @@ HIDA_MATH int lanes_of_tap(int taps) {
 constexpr int kMostOperandThreads = 160;
 
 // M (pixels, pitch), made by so many blocks; each: channels of a deformable group, in `slices` of `slice`.
-struct Columns {
+struct ColumnBlocks {
   void* data;
   int64_t pitch;
   int blocks, each, slices, slice;
 };
 
 template <class M>
-HIDA_DEVICE void make_columns(const Job& job, const Columns& columns, int block, char* memory) {
+HIDA_DEVICE void make_columns(const Job& job, const ColumnBlocks& columns, int block, char* memory) {
   using Bits = typename M::Bits;
   const Deform& d = job.d;
   const int plane = int(d.in.h * d.in.w), pixels = int(d.out.h * d.out.w), taps = job.taps;
@@ -104,7 +104,7 @@ HIDA_DEVICE void rearrange_grad(const Job& job, int block, void* to) {
 
 template <class M>
 __global__ void __launch_bounds__(kMostOperandThreads, 4)
-    operands_kernel(const __grid_constant__ Job job, const Columns columns, void* grad) {
+    operands_kernel(const __grid_constant__ Job job, const ColumnBlocks columns, void* grad) {
   HIDA_DYNAMIC_SHARED(char, memory);
   const int block = int(blockIdx.x);
   if (block < columns.blocks)
@@ -126,7 +126,7 @@ void tiny_operands(const Job& job, void* columns, int64_t pitch, void* grad, con
   const int64_t points = d.out.pixels() * job.taps * int64_t(sizeof(TinyPoint));
   const int64_t shared = columns ? points + slice * (d.in.pixels() + 1) * int64_t(sizeof(typename M::Bits)) : 0;
   launch(operands_kernel<M>, grid_of(blocks + grad_blocks), unsigned(lanes_of_tap(job.taps) * job.taps), size_t(shared),
-         l, job, Columns{columns, pitch, int(blocks), int(each), int(slices), int(slice)}, grad);
+         l, job, ColumnBlocks{columns, pitch, int(blocks), int(each), int(slices), int(slice)}, grad);
 }
 
 #define HIDA_INSTANTIATE(M) template void tiny_operands<M>(const Job&, void*, int64_t, void*, const Launch&);

@@ -180,13 +180,10 @@ DeformPlan plan_forward(const Convolution& d, const Launch& l, const Choice& cho
   DeformPlan plan;
   plan_layout(d, plan);
   const int64_t plane = d.out.pixels(), taps = d.taps();
-  const bool fits = d.math != Dtype::f64 && plane <= 64 && d.in.pixels() <= 64 && taps <= 25;
-  plan.tiny = fits && choice.path != Choice::large && (choice.path == Choice::tiny || d.out.n * plane <= 4096);
+  plan.tiny = tiny_takes(d) && choice.path != Choice::large && (choice.path == Choice::tiny || d.out.n * plane <= 4096);
   const int64_t depth = 128 / size_of(d.math), outputs = d.out.c / d.groups;
   if (plan.tiny) {
-    const int64_t blocks = over(outputs, kTileSide) * d.groups * over(d.out.n * plane, kTileSide);
-    const int64_t chunks = over(d.in.c / d.groups * taps, depth);
-    plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), chunks / 4));
+    plan.splits = tiny_splits(d, l);
     plan.bytes = tiny_bytes(d, plan, false);
     return plan;
   }

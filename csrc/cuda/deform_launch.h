@@ -76,21 +76,11 @@ void for_lots(J& job, const DeformPlan& plan, F f) {
   }
 }
 
-// out = A·B for each group, `splits` parts of the depth apart; for few pixels (deform_conv_tiny.cu).
-struct Operand {
-  const void* data;
-  Dtype dtype;
-  int64_t pitch, group;  // distance of lines, of groups
-  bool aligned;          // whole vectors may be read in 16 bytes
-};
-struct Matmul {
-  Operand a, b;
-  int64_t rows, columns, depth, groups, splits;
-  void* out;  // Real
-  int64_t out_pitch, out_group, out_split;
-};
+// Few pixels (deform_conv_tiny.cu). tiny_takes: can do it; tiny_splits: a plan's splits, forward.
 void tiny_forward(const Convolution&, const DeformPlan&, void* workspace, const Launch&);
 void tiny_backward(const Convolution&, const DeformPlan&, void* workspace, const Launch&);
+bool tiny_takes(const Convolution&);
+int64_t tiny_splits(const Convolution&, const Launch&);
 int64_t tiny_bytes(const Convolution&, const DeformPlan&, bool backward);
 
 // y = Σ partial + bias over (splits, C_out, pixels).

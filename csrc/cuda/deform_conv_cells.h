@@ -13,10 +13,9 @@ struct Sorting : Job {
 };
 
 HIDA_DEVICE OutputPixel pixel_of(const Job& job, int64_t image, int id, int* tap) {
-  const int plane = int(job.d.out.h * job.d.out.w), w = int(job.d.out.w);
-  *tap = id / plane;
-  const int pixel = id - *tap * plane, row = pixel / w;
-  return {image, pixel, row, pixel - row * w, true};
+  *tap = divide(id, job.plane);
+  const int pixel = id - *tap * int(job.plane.number), row = divide(pixel, job.width);
+  return {image, pixel, row, pixel - row * int(job.width.number), true};
 }
 
 int64_t cells_of(const Convolution&);

@@ -46,18 +46,17 @@ HIDA_DEVICE void point_of(const InputGradient& job, const Target& target, uint32
 template <class M>
 struct InputWeights {
   const Job& job;
-  const typename M::Bits* from;  // of the group and the first channel
-  int left, chunks;
-  const typename M::Bits* now = nullptr;
-  int outputs = 0;
+  int64_t number, first;  // of the piece, without a tap; output channel
+  int position, left, chunks;
+  int tap = 0, output = 0;
   HIDA_DEVICE void at(int chunk) {
-    const int tap = chunk / chunks, output = (chunk - tap * chunks) * kDepth<M>;
-    outputs = job.outputs - output;
-    now = from + (tap * job.d.out.c + output) * job.line();
+    tap = chunk / chunks;
+    output = (chunk - tap * chunks) * kDepth<M>;
   }
   HIDA_DEVICE Vec16 vec(int o, int u) const {
-    if (o >= outputs || u * kPerVec<M> >= left) return Vec16{};
-    return load16(now + int64_t(o) * job.line() + u * kPerVec<M>);
+    if (output + o >= job.outputs || u * kPerVec<M> >= left) return Vec16{};
+    return load16_global(
+        weight_at<M>(job, int64_t(tap) * job.per_group + number, first + output + o, position + u * kPerVec<M>));
   }
 };
 
@@ -181,10 +180,8 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   }
   __syncthreads();
   Walk<M, Rows> walk(job, targets);
-  InputWeights<M> weights{job,
-                          static_cast<const typename M::Bits*>(job.weight) + int64_t(group) * job.outputs * job.line() +
-                              piece % job.per_group * job.padded + channel0,
-                          job.padded - channel0, chunks};
+  InputWeights<M> weights{job,      piece % job.per_group, int64_t(group) * job.outputs,
+                          channel0, job.padded - channel0, chunks};
   Gathered<M> gathered{job, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded,
                        slots, targets, chunks};
   GemmTile<M, true, false, Rows> tile;

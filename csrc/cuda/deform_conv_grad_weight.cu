@@ -15,29 +15,24 @@ struct WeightGradient : Job {
   int splits, out_tiles, in_tiles;
 };
 
-// Samples and lines are found anew for each chunk of pixels.
+// Columns and dy of a chunk's pixels, a line each.
 template <class M>
-struct PixelColumns {
-  const Job& job;
+struct PixelColumns : Columns<M> {
   const Sample<typename M::Real>* samples;
-  int position, left;
-  const Sample<typename M::Real>* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = samples + chunk % 2 * kTileSide; }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    if (u * kPerVec<M> >= left) return Vec16{};
-    return gather<M>(job.x, now[line], position + u * kPerVec<M>);
-  }
+  int first_chunk;  // of the samples
+  HIDA_DEVICE PixelColumns(const Sample<typename M::Real>* s, int chunk) : samples(s), first_chunk(chunk) {}
+  HIDA_DEVICE void at(int chunk) { this->now = samples + (chunk - first_chunk) * kDepth<M>; }
 };
 template <class M>
 struct PixelUpstream {
-  const int64_t* lines;
-  const typename M::Bits* from;
+  const Vec16* const* lines;
   int left;
-  const int64_t* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = lines + chunk % 2 * kTileSide; }
+  int first_chunk;
+  const Vec16* const* now = nullptr;
+  HIDA_DEVICE void at(int chunk) { now = lines + (chunk - first_chunk) * kDepth<M>; }
   HIDA_DEVICE Vec16 vec(int line, int u) const {
-    const int64_t at = u * kPerVec<M> < left ? now[line] : -1;
-    return at < 0 ? Vec16{} : load16(from + at + u * kPerVec<M>);
+    if (u * kPerVec<M> >= left) return Vec16{};
+    return load16_global(now[line] + u);
   }
 };
 
@@ -46,8 +41,8 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
     weight_gradient_kernel(const __grid_constant__ WeightGradient job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
-  auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M, Rows>);
-  auto* samples = reinterpret_cast<Sample<Real>*>(lines + 2 * kTileSide);
+  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
+  auto* lines = reinterpret_cast<const Vec16**>(samples + job.run * kTileSide);
   const int thread = int(threadIdx.x);
   int64_t block = int64_t(blockIdx.x);
   const auto digit = [&block](int64_t base) {
@@ -61,22 +56,32 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
 
   const int64_t chunks = (job.pixels + kDepth<M> - 1) / kDepth<M>;
   const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
-  PixelUpstream<M> upstream{
-      lines, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded + output0,
-      job.grad_padded - output0};
-  PixelColumns<M> columns{job, samples, piece * job.padded + within, job.padded - within};
+  PixelUpstream<M> upstream{lines, job.grad_padded - output0, begin};
+  PixelColumns<M> columns(samples, begin);
+  columns.left = (job.padded - within) / kPerVec<M>;
   const int rows = job.outputs - output0;
   Real* to = static_cast<Real*>(job.out) +
              ((int64_t(split) * job.taps + tap) * job.d.out.c + int64_t(group) * job.outputs + output0) * job.line() +
              piece % job.per_group * job.padded + within + thread % kTileSide;
   GemmTile<M, true, true, Rows> tile;
   tile.clear();
-  multiply(tile, shared, begin, end, upstream, columns, [&](int chunk) {
-    if (thread >= kDepth<M>) return;
-    const OutputPixel place = place_of(job, int64_t(chunk) * kDepth<M> + thread);
-    samples[chunk % 2 * kTileSide + thread] = find_sample<Real>(job, deformable, tap, place);
-    lines[chunk % 2 * kTileSide + thread] = line_of(job.grad, place);
-  });
+#pragma unroll 1
+  for (int chunk = begin; chunk < end; chunk = upstream.first_chunk) {
+    // Samples of up to `run` times 64 pixels at once: one chunk of half numbers, several of others.
+    const int most = (end - chunk) * kDepth<M>, room = job.run * kTileSide, found = most < room ? most : room;
+    const int64_t pixel0 = int64_t(chunk) * kDepth<M>;
+    find_samples<M, kGemmThreadsOf<Rows>>(
+        job, (found + kTileSide - 1) / kTileSide,
+        [&](int i) {
+          const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
+          return TapPlace{place, deformable, tap, piece * job.padded + within};
+        },
+        samples);
+    for (int i = thread; i < found; i += kGemmThreadsOf<Rows>)
+      lines[i] = grad_line<M>(job, place_of(job, pixel0 + i), group * job.grad_padded + output0);
+    multiply(tile, shared, chunk, chunk + found / kDepth<M>, upstream, columns);
+    upstream.first_chunk = columns.first_chunk = chunk + found / kDepth<M>;
+  }
   const Real* result = spread(tile, shared);
   if (within + thread % kTileSide >= job.padded) return;
   for (int row = thread / kTileSide; row < Rows && row < rows; row += kGemmThreadsOf<Rows> / kTileSide) {
@@ -102,8 +107,11 @@ __global__ void __launch_bounds__(kGemmThreads)
 }
 
 template <class M, int Rows>
-void launch_rows(const WeightGradient& job, int64_t blocks, const Launch& l) {
-  constexpr size_t shared = kTileBytes<M, Rows> + 2 * kTileSide * (sizeof(int64_t) + sizeof(Sample<typename M::Real>));
+void launch_rows(WeightGradient& job, int64_t blocks, const Launch& l) {
+  constexpr int line = kTileSide * int(sizeof(const Vec16*));
+  const int64_t chunks = over(over(job.pixels, kDepth<M>), job.splits);
+  job.run = run_of<M, Rows>(over(chunks * kDepth<M>, kTileSide), line, l);
+  const size_t shared = kTileBytes<M, Rows> + job.run * (bytes_of_samples<M> + line);
   launch(weight_gradient_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
 }
 

@@ -12,29 +12,34 @@ namespace hida {
 namespace cuda {
 namespace {
 
-// dy of some pixels, a line each.
+struct SampleGradient : Job {
+  int taps_of_block, tap_parts;
+};
+
+// dy of some pixels, a line each, and zeros behind it.
 template <class M>
 struct Upstream {
   const Vec16* const* lines;
-  int outputs, group, position = 0;  // group: its first vector
-  HIDA_DEVICE void at(int chunk) { position = chunk * kDepth<M>; }
+  const Vec16* zeros;
+  int group, vecs, first = 0;  // the group's first vector, and how many it has
+  HIDA_DEVICE void at(int chunk) { first = chunk * 8; }
   HIDA_DEVICE Vec16 vec(int line, int u) const {
-    const int o = position + u * kPerVec<M>;
-    if (o >= outputs) return Vec16{};
-    return load16_global(lines[line] + (group + o / kPerVec<M>));
+    return load16_global(first + u < vecs ? lines[line] + (group + first + u) : zeros);
   }
 };
 
-// Weights of one tap, a line for each output channel.
+// Weights of one tap, a line for each output channel. Behind the last one it is that again, which dy's zeros multiply;
+// of vectors that are none the first, whose products nobody asks for.
 template <class M>
 struct TapWeights {
-  const Job& job;
-  int64_t number, first;  // of tap and piece; output channel
-  int position, left, output = 0;
-  HIDA_DEVICE void at(int chunk) { output = chunk * kDepth<M>; }
+  const Vec16* first;
+  int outputs, vecs, chunk;  // chunk: distance of chunks in vectors
+  int output = 0;
+  HIDA_DEVICE void at(int number) { output = number * kDepth<M>; }
   HIDA_DEVICE Vec16 vec(int o, int u) const {
-    if (output + o >= job.outputs || u * kPerVec<M> >= left) return Vec16{};
-    return load16_global(weight_at<M>(job, number, first + output + o, position + u * kPerVec<M>));
+    if (u >= vecs) u = 0;
+    const int line = output + o < outputs ? output + o : outputs - 1;
+    return load16_global(first + (line * 8 + u % 8 + u / 8 * chunk));
   }
 };
 
@@ -75,77 +80,13 @@ HIDA_DEVICE Real combined(const Real (&sum)[4], const Real (&row)[2], const Real
   return both * ((row[0] + row[1]) * sum[0] + row[1] * sum[2]) + column[1] * (row[0] * sum[1] + row[1] * sum[3]);
 }
 
-template <class M>
-__global__ void __launch_bounds__(kGemmThreads, kResident<M>) sample_gradient_kernel(const __grid_constant__ Job job) {
-  using Real = typename M::Real;
-  constexpr int V = kPerVec<M>, across = kTileSide / V, apart = kGemmThreads / across;  // lanes that share a pixel
-  HIDA_DYNAMIC_SHARED(char, shared);
-  auto* lines = reinterpret_cast<const Vec16**>(shared + kTileBytes<M>);
-  auto* corners = reinterpret_cast<Corners*>(lines + kTileSide);
-  auto* sums = reinterpret_cast<CornerSums<Real>*>(corners + kTileSide);
-  const int thread = int(threadIdx.x), u = thread % across;
-  const int tap = int(blockIdx.x % job.taps), rest = int(blockIdx.x / job.taps);
-  const int deformable = rest % int(job.d.deformable), piece0 = deformable * job.per_deformable;
-  const int64_t pixel0 = int64_t(rest / int(job.d.deformable)) * kTileSide;
-  const OutputPixel place = place_of(job, pixel0 + thread % kTileSide);
-  Spot<Real> spot{};
-  bool near = false;
-  if (thread < kTileSide) {
-    if (place.exists) spot = find_spot<Real>(job, deformable, tap, place);
-    const int h = int(job.d.in.h), w = int(job.d.in.w);
-    near = place.exists && is_near(spot.row, spot.column, h, w);
-    corners[thread] =
-        near ? corners_of<M>(job, between(spot.row, h), between(spot.column, w), place.n, 0) : no_corners(job);
-    lines[thread] = grad_line<M>(job, place, 0);
-    sums[thread] = CornerSums<Real>{};
-  }
-  __syncthreads();
-#pragma unroll 1
-  for (int piece = piece0; piece < piece0 + job.per_deformable; ++piece) {
-    const int group = piece / job.per_group;
-    const int64_t number = int64_t(tap) * job.per_group + piece % job.per_group;
-#pragma unroll 1
-    for (int from = 0; from < job.padded; from += kTileSide) {
-      const int left = job.padded - from < kTileSide ? job.padded - from : kTileSide;
-      Upstream<M> upstream{lines, job.outputs, group * (job.grad_padded / V)};
-      TapWeights<M> weights{job, number, int64_t(group) * job.outputs, from, left};
-      GemmTile<M, false, true> tile;
-      tile.clear();
-      multiply(tile, shared, 0, (job.outputs + kDepth<M> - 1) / kDepth<M>, upstream, weights);
-      const Real* result = spread(tile, shared);
-#pragma unroll 1
-      for (int pixel = thread / across; pixel < kTileSide; pixel += 2 * apart) {
-        Real sum[2][4] = {};
-        if (u * V < left) {
-          Vec16 vec[2][4];  // in flight together
-#pragma unroll
-          for (int i = 0; i < 2; ++i)
-            load_corners(corners[pixel + i * apart], (piece * job.padded + from) / V + u, vec[i]);
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            Real g[V], v[4][V];
-#pragma unroll
-            for (int j = 0; j < V; ++j) g[j] = result[(pixel + i * apart) * kResultPitch<M> + u * V + j];
-#pragma unroll
-            for (int corner = 0; corner < 4; ++corner) unpack<M>(vec[i][corner], v[corner]);
-            add_corners(g, v, sum[i]);
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const Real one = lanes_sum<across>(sum[i], u);
-          if (u % (across / 4) == 0) sums[pixel + i * apart].of[u / (across / 4)] += one;
-        }
-      }
-      __syncthreads();
-    }
-  }
-  if (thread >= kTileSide || !place.exists) return;
-  const Between<Real> rows = between(near ? spot.row : Real(0), int(job.d.in.h));
-  const Between<Real> columns = between(near ? spot.column : Real(0), int(job.d.in.w));
-  const Real(&sum)[4] = sums[thread].of;
-  const Real gradient[3] = {spot.mask * combined(sum, rows.slope, columns.share),
-                            spot.mask * combined(sum, rows.share, columns.slope),
+// The gradients of a point: spot (row, column, mask; a row and a column of 0 where it is elsewhere), sums.
+template <class Real>
+HIDA_DEVICE void write_gradients(const Job& job, int deformable, int tap, const OutputPixel& place,
+                                 const Real (&spot)[4], const Real (&sum)[4]) {
+  const Between<Real> rows = between(spot[0], int(job.d.in.h)), columns = between(spot[1], int(job.d.in.w));
+  const Real gradient[3] = {spot[2] * combined(sum, rows.slope, columns.share),
+                            spot[2] * combined(sum, rows.share, columns.slope),
                             combined(sum, rows.share, columns.share)};
   const int64_t n = job.first + place.n, k = int64_t(deformable) * job.taps + tap;
 #pragma unroll
@@ -156,11 +97,105 @@ __global__ void __launch_bounds__(kGemmThreads, kResident<M>) sample_gradient_ke
   }
 }
 
+// A block does some taps of a deformable group for its tile of pixels. Samples keep their spots instead of shares.
 template <class M>
-void sample_gradients(const Job& job, const Launch& l) {
-  constexpr size_t each = sizeof(const Vec16*) + sizeof(Corners) + sizeof(CornerSums<typename M::Real>);
-  const int64_t blocks = over(job.pixels, kTileSide) * job.taps * job.d.deformable;
-  launch(sample_gradient_kernel<M>, grid_of(blocks), kGemmThreads, kTileBytes<M> + kTileSide * each, l, job);
+__global__ void __launch_bounds__(kGemmThreads, kResident<M>)
+    sample_gradient_kernel(const __grid_constant__ SampleGradient job) {
+  using Real = typename M::Real;
+  constexpr int V = kPerVec<M>, across = kTileSide / V, apart = kGemmThreads / across;  // lanes that share a pixel
+  HIDA_DYNAMIC_SHARED(char, shared);
+  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M>);
+  auto* sums = reinterpret_cast<CornerSums<Real>*>(samples + job.run * kTileSide);
+  auto* lines = reinterpret_cast<const Vec16**>(sums + job.run * kTileSide);
+  const int thread = int(threadIdx.x), u = thread % across, h = int(job.d.in.h), w = int(job.d.in.w);
+  const int part = int(blockIdx.x) % job.tap_parts, rest = int(blockIdx.x) / job.tap_parts;
+  const int deformable = rest % int(job.d.deformable), piece0 = deformable * job.per_deformable;
+  const int tap0 = part * job.taps_of_block;
+  const int tap1 = tap0 + job.taps_of_block < job.taps ? tap0 + job.taps_of_block : job.taps;
+  const int64_t pixel0 = int64_t(rest / int(job.d.deformable)) * kTileSide;
+  const OutputPixel place = place_of(job, pixel0 + thread % kTileSide);
+  if (thread < kTileSide) lines[thread] = grad_line<M>(job, place, 0);
+#pragma unroll 1
+  for (int first = tap0; first < tap1; first += job.run) {
+    const int count = tap1 - first < job.run ? tap1 - first : job.run;
+    find_samples<M, kGemmThreads>(
+        job, count, [&](int i) { return TapPlace{place, deformable, first + i, 0}; }, samples,
+        [&](const Spot<Real>& spot, const TapPlace&) {
+          const bool near = place.exists && is_near(spot.row, spot.column, h, w);
+          Sample<Real> sample{no_corners(job), {near ? spot.row : Real(0), near ? spot.column : Real(0), spot.mask, 0}};
+          if (near) sample.corners = corners_of<M>(job, between(spot.row, h), between(spot.column, w), place.n, 0);
+          return sample;
+        });
+    for (int i = thread; i < count * kTileSide; i += kGemmThreads) sums[i] = CornerSums<Real>{};
+    __syncthreads();
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const Sample<Real>* sample = samples + i * kTileSide;
+      CornerSums<Real>* sum_of = sums + i * kTileSide;
+#pragma unroll 1
+      for (int piece = piece0; piece < piece0 + job.per_deformable; ++piece) {
+        const int group = piece / job.per_group;
+        const int64_t number = int64_t(first + i) * job.per_group + piece % job.per_group;
+#pragma unroll 1
+        for (int from = 0; from < job.padded; from += kTileSide) {
+          const int left = (job.padded - from) / V, vecs = left < across ? left : across, vec0 = job.grad_padded / V;
+          Upstream<M> upstream{lines, static_cast<const Vec16*>(job.zeros), group * vec0, vec0};
+          TapWeights<M> weights{weight_at<M>(job, number, int64_t(group) * job.outputs, from), job.outputs, vecs,
+                                int(job.d.out.c) * 8};
+          GemmTile<M, false, true> tile;
+          tile.clear();
+          multiply(tile, shared, 0, (job.outputs + kDepth<M> - 1) / kDepth<M>, upstream, weights);
+          const Real* result = spread(tile, shared);
+#pragma unroll 1
+          for (int pixel = thread / across; pixel < kTileSide; pixel += 2 * apart) {
+            Real sum[2][4] = {};
+            if (u < vecs) {
+              Vec16 vec[2][4];  // in flight together
+#pragma unroll
+              for (int j = 0; j < 2; ++j)
+                load_corners(sample[pixel + j * apart].corners, (piece * job.padded + from) / V + u, vec[j]);
+#pragma unroll
+              for (int j = 0; j < 2; ++j) {
+                Real g[V], v[4][V];
+#pragma unroll
+                for (int k = 0; k < V; ++k) g[k] = result[(pixel + j * apart) * kResultPitch<M> + u * V + k];
+#pragma unroll
+                for (int corner = 0; corner < 4; ++corner) unpack<M>(vec[j][corner], v[corner]);
+                add_corners(g, v, sum[j]);
+              }
+            }
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              const Real one = lanes_sum<across>(sum[j], u);
+              if (u % (across / 4) == 0) sum_of[pixel + j * apart].of[u / (across / 4)] += one;
+            }
+          }
+        }
+      }
+    }
+    __syncthreads();
+    if (place.exists) {
+      for (int i = thread / kTileSide; i < count; i += kGemmThreads / kTileSide)
+        write_gradients(job, deformable, first + i, place, samples[i * kTileSide + thread % kTileSide].share,
+                        sums[i * kTileSide + thread % kTileSide].of);
+    }
+    __syncthreads();
+  }
+}
+
+template <class M>
+void sample_gradients(const Job& base, const Launch& l) {
+  constexpr int sums = kTileSide * int(sizeof(CornerSums<typename M::Real>)), lines = kTileSide * int(sizeof(Vec16*));
+  SampleGradient job;
+  static_cast<Job&>(job) = base;
+  const int64_t tiles = over(job.pixels, kTileSide) * job.d.deformable;
+  // A block does all taps, if there are blocks for every multiprocessor.
+  const int64_t parts = std::min<int64_t>(job.taps, over(3 * l.multiprocessors, tiles));
+  job.taps_of_block = int(over(job.taps, parts));
+  job.tap_parts = int(over(job.taps, job.taps_of_block));
+  job.run = run_of<M, kTileSide>(job.taps_of_block, sums, l);
+  const size_t shared = kTileBytes<M> + job.run * (bytes_of_samples<M> + sums) + lines;
+  launch(sample_gradient_kernel<M>, grid_of(tiles * job.tap_parts), kGemmThreads, shared, l, job);
 }
 
 struct BackwardMemory {

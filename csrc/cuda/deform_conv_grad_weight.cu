@@ -1,7 +1,7 @@
 // deform_conv2d, backward: dW[o][c][tap] = Σ_p dy[o][p]·column[p][c] of each tap.
 //
 // Rows C_out, columns channels of one tap, depth the pixels: both operands are stored by depth, channels last. The
-// columns are gathered again, C_out/128 times (for multiply-adds C_out/64). Blocks share the pixels between them, and
+// columns are gathered again, C_out/128 times (float: C_out/64). Blocks share the pixels between them, and
 // the images at work come one lot after the other: partial sums are added in order, the same bits every time.
 // Traffic: x, dy, offsets and mask read once, and the partial sums. Share of the floor: not measured.
 #include "deform_launch.h"
@@ -15,25 +15,18 @@ struct WeightGradient : Job {
   int splits, out_tiles, in_tiles;
 };
 
-// Columns and dy of a chunk's pixels, a line each.
+// Columns and dy of a chunk's pixels, a line each; chunk after chunk.
 template <class M>
 struct PixelColumns : Columns<M> {
-  const Sample<typename M::Real>* samples;
-  int first_chunk;  // of the samples
-  HIDA_DEVICE PixelColumns(const Sample<typename M::Real>* s, int chunk) : samples(s), first_chunk(chunk) {}
-  HIDA_DEVICE void at(int chunk) { this->now = samples + (chunk - first_chunk) * kDepth<M>; }
+  HIDA_DEVICE void at(int) { this->now += kDepth<M>; }
 };
+// Rows of the tile that are none are the first ones once more: nobody asks for their sums.
 template <class M>
 struct PixelUpstream {
-  const Vec16* const* lines;
-  int left;
-  int first_chunk;
-  const Vec16* const* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = lines + (chunk - first_chunk) * kDepth<M>; }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    if (u * kPerVec<M> >= left) return Vec16{};
-    return load16_global(now[line] + u);
-  }
+  int left;                           // vectors
+  const Vec16* const* now = nullptr;  // the lines of the chunk
+  HIDA_DEVICE void at(int) { now += kDepth<M>; }
+  HIDA_DEVICE Vec16 vec(int line, int u) const { return load16_global(now[line] + (u < left ? u : 0)); }
 };
 
 template <class M, int Rows>
@@ -56,8 +49,8 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
 
   const int64_t chunks = (job.pixels + kDepth<M> - 1) / kDepth<M>;
   const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
-  PixelUpstream<M> upstream{lines, job.grad_padded - output0, begin};
-  PixelColumns<M> columns(samples, begin);
+  PixelUpstream<M> upstream{(job.grad_padded - output0) / kPerVec<M>};
+  PixelColumns<M> columns;
   columns.left = (job.padded - within) / kPerVec<M>;
   const int rows = job.outputs - output0;
   Real* to = static_cast<Real*>(job.out) +
@@ -66,21 +59,21 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   GemmTile<M, true, true, Rows> tile;
   tile.clear();
 #pragma unroll 1
-  for (int chunk = begin; chunk < end; chunk = upstream.first_chunk) {
+  for (int chunk = begin; chunk < end;) {
     // Samples of up to `run` times 64 pixels at once: one chunk of half numbers, several of others.
     const int most = (end - chunk) * kDepth<M>, room = job.run * kTileSide, found = most < room ? most : room;
     const int64_t pixel0 = int64_t(chunk) * kDepth<M>;
-    find_samples<M, kGemmThreadsOf<Rows>>(
-        job, (found + kTileSide - 1) / kTileSide,
-        [&](int i) {
-          const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
-          return TapPlace{place, deformable, tap, piece * job.padded + within};
-        },
-        samples);
+    const auto place_of_number = [&](int i) {
+      const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
+      return TapPlace{place, deformable, tap, piece * job.padded + within};
+    };
+    find_samples<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples);
     for (int i = thread; i < found; i += kGemmThreadsOf<Rows>)
       lines[i] = grad_line<M>(job, place_of(job, pixel0 + i), group * job.grad_padded + output0);
+    columns.now = samples - kDepth<M>;
+    upstream.now = lines - kDepth<M>;
     multiply(tile, shared, chunk, chunk + found / kDepth<M>, upstream, columns);
-    upstream.first_chunk = columns.first_chunk = chunk + found / kDepth<M>;
+    chunk += found / kDepth<M>;
   }
   const Real* result = spread(tile, shared);
   if (within + thread % kTileSide >= job.padded) return;
@@ -117,9 +110,9 @@ void launch_rows(WeightGradient& job, int64_t blocks, const Launch& l) {
 
 }  // namespace
 
-// Multiply-adds need more registers than a tall tile leaves them.
+// Float needs more registers than a tall tile leaves it.
 int rows_of_weights(const Convolution& d, const DeformPlan& plan) {
-  return d.math == Dtype::f32 && !d.tf32 ? kTileSide : plan.rows;
+  return d.math == Dtype::f32 ? kTileSide : plan.rows;
 }
 
 template <class M>
@@ -132,7 +125,7 @@ void add_weight_gradient(const Job& base, const DeformPlan& plan, void* sums, co
   job.out_tiles = int(over(job.outputs, rows));
   job.in_tiles = int(over(job.padded, kTileSide));
   const int64_t blocks = plan.splits * job.taps * (job.d.in.c / plan.piece) * job.in_tiles * job.out_tiles;
-  if constexpr (M::tensor) {
+  if constexpr (kPerVec<M> == 8) {
     if (rows == 128) return launch_rows<M, 128>(job, blocks, l);
   }
   launch_rows<M, 64>(job, blocks, l);

@@ -79,7 +79,8 @@ bool is_gatherable(const Image& image, const Extent& e, Dtype math, int64_t piec
 
 void plan_layout(const Convolution& d, DeformPlan& plan) {
   if (d.in.pixels() * 2 >= INT32_MAX || d.out.pixels() * d.taps() >= INT32_MAX || d.in.c * 64 >= INT32_MAX ||
-      d.out.c * 64 >= INT32_MAX || d.in.h + 2 * d.pad_h >= INT32_MAX || d.in.w + 2 * d.pad_w >= INT32_MAX)
+      d.out.c * 64 >= INT32_MAX || d.deformable * d.taps() * 2 >= INT32_MAX || d.in.h + 2 * d.pad_h >= INT32_MAX ||
+      d.in.w + 2 * d.pad_w >= INT32_MAX)
     throw std::runtime_error(
         "hida: deform_conv2d takes planes of fewer than 2^30 pixels, 2^31 with padding in each direction, and 2^31 "
         "sampling points; and fewer than 2^25 channels.");

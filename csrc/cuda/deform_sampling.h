@@ -236,7 +236,8 @@ struct TapPlace {
   int deformable, tap, position;
 };
 
-// Reads channels c(k)… of an image at a thread's places into the shares of their samples: several loads in flight.
+// Reads an image's `Channels` channels for each of a thread's places into the shares of their samples, from `to` on:
+// four places at a time, so that their loads are in flight together. The first one is read again where there are fewer.
 template <class M, int Threads, int Channels, class PlaceOf>
 HIDA_DEVICE void read_places(const Job& job, const Image& image, int count, PlaceOf place_of_number, int to,
                              Sample<typename M::Real>* samples) {
@@ -247,24 +248,22 @@ HIDA_DEVICE void read_places(const Job& job, const Image& image, int count, Plac
 #pragma unroll 1
     for (int first = int(threadIdx.x) / kTileSide; first < count; first += ahead * apart) {
       decltype(stored) found[ahead][Channels];
+      int number[ahead];
 #pragma unroll
       for (int i = 0; i < ahead; ++i) {
-        const int number = first + i * apart;
-        const TapPlace t = place_of_number(number < count ? number : count - 1);
-        const int64_t k = int64_t(t.deformable) * job.taps + t.tap;
-        const int64_t at = index_in(image, job.first + t.place.n, Channels * k, t.place.row, t.place.column);
+        number[i] = first + i * apart < count ? first + i * apart : first;
+        const TapPlace t = place_of_number(number[i]);
+        const int c0 = Channels * (t.deformable * job.taps + t.tap);
+        const int64_t at = index_in(image, job.first + t.place.n, c0, t.place.row, t.place.column);
 #pragma unroll
         for (int c = 0; c < Channels; ++c) found[i][c] = data[at + c * image.c];
       }
 #pragma unroll
-      for (int i = 0; i < ahead; ++i) {
-        const int number = first + i * apart;
-        if (number >= count) break;
+      for (int i = 0; i < ahead; ++i)
 #pragma unroll
         for (int c = 0; c < Channels; ++c)
-          samples[number * kTileSide + int(threadIdx.x) % kTileSide].share[to + c] =
+          samples[number[i] * kTileSide + int(threadIdx.x) % kTileSide].share[to + c] =
               stored_to<Real>(found[i][c], image.dtype);
-      }
     }
   };
   if (image.dtype == Dtype::f64) return read_all(double());
@@ -273,9 +272,10 @@ HIDA_DEVICE void read_places(const Job& job, const Image& image, int count, Plac
 }
 
 // The samples of `count` times 64 places, by all threads; the caller waits for them. place_of_number(number) is what a
-// thread has to find, of a pixel that exists or else of any.
-template <class M, int Threads, class PlaceOf>
-HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples) {
+// thread has to find, of a pixel that exists or else of any; finish(spot, place) is the sample.
+template <class M, int Threads, class PlaceOf, class Finish>
+HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples,
+                              Finish finish) {
   using Real = typename M::Real;
   read_places<M, Threads, 2>(job, job.d.offset, count, place_of_number, 0, samples);
   if (job.d.mask.data) read_places<M, Threads, 1>(job, job.d.mask, count, place_of_number, 2, samples);
@@ -285,8 +285,17 @@ HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number
     const TapPlace t = place_of_number(number);
     Spot<Real> spot{sample.share[0], sample.share[1], job.d.mask.data ? sample.share[2] : Real(1)};
     add_place(job, t.tap, t.place, spot);
-    sample = sample_of<M>(job, spot, t.place, t.position);
+    sample = finish(spot, t);
   }
+}
+
+// Those of columns.
+template <class M, int Threads, class PlaceOf>
+HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples) {
+  find_samples<M, Threads>(job, count, place_of_number, samples,
+                           [&](const Spot<typename M::Real>& spot, const TapPlace& t) {
+                             return sample_of<M>(job, spot, t.place, t.position);
+                           });
 }
 
 HIDA_DEVICE void load_corners(const Corners& from, int u, Vec16 (&vec)[4]) {

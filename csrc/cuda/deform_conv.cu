@@ -72,6 +72,7 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   const int apart = int(job.d.out.c) * 8;
   Weights<M> weights{weight_at<M>(job, 0, output, 0) + (int64_t(begin) - 1) * apart + thread, apart};
   ForwardColumns<M> columns;
+  columns.none = samples + job.run * kTileSide;
   columns.vecs_of_piece = job.padded / kPerVec<M>;
   GemmTile<M, false, false, Rows> sums;
   sums.clear();
@@ -86,7 +87,7 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
           const int piece = group * job.per_group + first + i - tap * job.per_group;
           return TapPlace{place, divide(piece, job.deformable_pieces), tap, piece * job.padded};
         },
-        samples);
+        samples, samples + job.run * kTileSide);
     columns.begin(samples, chunk - first * per);
     const int next = (first + count) * per < end ? (first + count) * per : end;
     multiply(sums, shared, chunk, next, weights, columns);
@@ -162,7 +163,7 @@ int64_t images_at_a_time(const Convolution& d, int64_t most, int64_t blocks_of_t
 template <class M, int Rows>
 void launch_rows(Forward& job, int64_t blocks, const Launch& l) {
   job.run = run_of<M, Rows>(job.taps * job.per_group, 0, l);
-  const size_t shared = kTileBytes<M, Rows> + job.run * bytes_of_samples<M>;
+  const size_t shared = kTileBytes<M, Rows> + (job.run + 1) * bytes_of_samples<M>;
   launch(forward_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
 }
 

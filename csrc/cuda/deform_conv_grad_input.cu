@@ -3,8 +3,7 @@
 //
 // An implicit product as forward is, with dy for x, and q's list of points for the four corners of a point: a block
 // owns 64 pixels and 64 channels of dx, or 128, and gathers and adds up 128 bytes of dy's channels for each pixel and
-// tap. Neither columns nor their gradient are written to memory. The points come sorted by cell (deform_conv_cells.cu);
-// shares are computed again from offset and mask, which the first-level cache holds.
+// tap. Neither columns nor their gradient are written to memory. The points come sorted by cell (deform_conv_cells.cu).
 // Traffic: dy read once, dx written once, and the lists. Share of the floor: not measured.
 #include "deform_conv_cells.h"
 
@@ -30,16 +29,13 @@ struct Slot {
   Real share[kept];
 };
 
+// Where dy's line of a point begins, and the point's share of a pixel. corner: of the cell, the one that the pixel is.
 template <class M>
-HIDA_DEVICE void point_of(const InputGradient& job, const Target& target, uint32_t id, uint32_t& line,
-                          typename M::Real& share) {
-  using Real = typename M::Real;
+HIDA_DEVICE void share_of(const InputGradient& job, const CellPoint<typename M::Real>& point, int image, int corner,
+                          uint32_t& line, typename M::Real& share) {
   int tap;
-  const OutputPixel place = pixel_of(job, target.image, int(id), &tap);
-  const Spot<Real> spot = find_spot<Real>(job, job.deformable, tap, place);
-  const Real down = spot.row - Real(target.row), right = spot.column - Real(target.column);
-  share = (1 - (down < 0 ? -down : down)) * (1 - (right < 0 ? -right : right)) * spot.mask;
-  line = uint32_t(line_of(job.grad, place) / kPerVec<M>);
+  line = uint32_t(line_of(job.grad, pixel_of(job, image, int(point.id), &tap)) / kPerVec<M>);
+  share = (corner / 2 ? point.down : 1 - point.down) * (corner % 2 ? point.right : 1 - point.right) * point.mask;
 }
 
 // Weights of a tap, a line of input channels for each output channel.
@@ -109,9 +105,8 @@ struct Gathered {
         if (i < Slot<Real>::kept) {
           where = slot.line[Slot<Real>::kept - 1], share = slot.share[Slot<Real>::kept - 1];
         } else {
-          const Target& target = targets[line];
-          const uint32_t* sorted = job.lists.sorted + int64_t(target.image) * job.points;
-          point_of<M>(job, target, sorted[slot.first + i], where, share);
+          const int image = targets[line].image;
+          share_of<M>(job, points_of<Real>(job, image)[slot.first + i], image, corner, where, share);
         }
         add(load16(from + int64_t(where) * kPerVec<M> + o), share, sum);
       }
@@ -146,15 +141,16 @@ struct Walk {
     for (int i = 0; i < each; ++i) {
       const int pair = int(threadIdx.x) + i * threads;
       const Target& target = targets[pair % kTileSide];
-      const uint32_t* sorted = job.lists.sorted + int64_t(target.image) * job.points;
+      const CellPoint<Real>* sorted = points_of<Real>(job, target.image);
       Slot<Real>& slot = slots[tap % 2 * (4 * kTileSide) + pair];
       slot.first = at[i];
       int count = 0;
 #pragma unroll 1
       for (; at[i] < end[i]; ++at[i], ++count) {
-        const uint32_t id = sorted[at[i]];
-        if (id >= behind) break;
-        if (count < Slot<Real>::kept) point_of<M>(job, target, id, slot.line[count], slot.share[count]);
+        const CellPoint<Real> point = sorted[at[i]];
+        if (point.id >= behind) break;
+        if (count < Slot<Real>::kept)
+          share_of<M>(job, point, target.image, pair / kTileSide, slot.line[count], slot.share[count]);
       }
       slot.count = count;
     }

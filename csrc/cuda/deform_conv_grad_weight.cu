@@ -29,13 +29,17 @@ struct PixelUpstream {
   HIDA_DEVICE Vec16 vec(int line, int u) const { return load16_global(now[line] + (u < left ? u : 0)); }
 };
 
+// TF32, whose operands by depth ldmatrix cannot transpose, needs more registers.
 template <class M, int Rows>
-__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
+constexpr int kResidentWeights = std::is_same_v<M, Tf32> ? 2 : kResident<M, Rows>;
+
+template <class M, int Rows>
+__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResidentWeights<M, Rows>)
     weight_gradient_kernel(const __grid_constant__ WeightGradient job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
   auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
-  auto* lines = reinterpret_cast<const Vec16**>(samples + job.run * kTileSide);
+  auto* lines = reinterpret_cast<const Vec16**>(samples + (job.run + 1) * kTileSide);
   const int thread = int(threadIdx.x);
   int64_t block = int64_t(blockIdx.x);
   const auto digit = [&block](int64_t base) {
@@ -51,6 +55,8 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
   PixelUpstream<M> upstream{(job.grad_padded - output0) / kPerVec<M>};
   PixelColumns<M> columns;
+  auto* none = samples + job.run * kTileSide;
+  columns.none = none;
   columns.left = (job.padded - within) / kPerVec<M>;
   const int rows = job.outputs - output0;
   Real* to = static_cast<Real*>(job.out) +
@@ -67,7 +73,7 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
       const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
       return TapPlace{place, deformable, tap, piece * job.padded + within};
     };
-    find_samples<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples);
+    find_samples<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples, none);
     for (int i = thread; i < found; i += kGemmThreadsOf<Rows>)
       lines[i] = grad_line<M>(job, place_of(job, pixel0 + i), group * job.grad_padded + output0);
     columns.now = samples - kDepth<M>;
@@ -104,7 +110,7 @@ void launch_rows(WeightGradient& job, int64_t blocks, const Launch& l) {
   constexpr int line = kTileSide * int(sizeof(const Vec16*));
   const int64_t chunks = over(over(job.pixels, kDepth<M>), job.splits);
   job.run = run_of<M, Rows>(over(chunks * kDepth<M>, kTileSide), line, l);
-  const size_t shared = kTileBytes<M, Rows> + job.run * (bytes_of_samples<M> + line);
+  const size_t shared = kTileBytes<M, Rows> + job.run * (bytes_of_samples<M> + line) + bytes_of_samples<M>;
   launch(weight_gradient_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
 }
 

@@ -119,7 +119,7 @@ int64_t bytes_of_chunks(const Convolution& d, const DeformPlan& plan) {
 int64_t bytes_of_zeros(const Convolution& d, const DeformPlan& plan) {
   const int64_t outputs = d.out.c / d.groups,
                 pixel = std::max(d.in.c / plan.piece * plan.padded, d.groups * plan.grad_padded);
-  return std::max(pixel * size_of(d.math), (padded_to(outputs, plan.rows) - outputs) * kChunkBytes);
+  return std::max((pixel + kTileSide) * size_of(d.math), (padded_to(outputs, plan.rows) - outputs) * kChunkBytes);
 }
 }  // namespace
 int64_t bytes_of_weight(const Convolution& d, const DeformPlan& plan) {

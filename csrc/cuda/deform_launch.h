@@ -86,13 +86,13 @@ void for_lots(J& job, const DeformPlan& plan, F f) {
   }
 }
 
-// For how many of `numbers` taps, or chunks, samples are found at once, at `extra` bytes more for each: what shared
-// memory holds that three blocks share, 48 KB each at most, in equal parts.
+// For how many times 64 of `numbers` taps, or chunks, samples are found at once, at `extra` bytes more for each: what
+// shared memory holds that three blocks share, 48 KB each at most, in equal parts. One more is for what reads zeros.
 template <class M>
 constexpr int bytes_of_samples = kTileSide * int(sizeof(Sample<typename M::Real>));
 template <class M, int Rows>
 int run_of(int64_t numbers, int extra, const Launch& l) {
-  const int64_t room = std::min<int64_t>(l.shared / 3 - 1024, 48 << 10) - kTileBytes<M, Rows>;
+  const int64_t room = std::min<int64_t>(l.shared / 3 - 1024, 48 << 10) - kTileBytes<M, Rows> - bytes_of_samples<M>;
   const int64_t most = std::max<int64_t>(2, room / (bytes_of_samples<M> + extra));
   return int(over(numbers, over(numbers, most)));
 }
@@ -130,7 +130,8 @@ void finish_weight_gradient(const Job&, const DeformPlan&, const void* sums, con
 // a deformable group in it, in order; of the images at work.
 struct CellLists {
   int *count, *start, *cursor;
-  uint32_t *list, *sorted;  // tap · pixels of an image + pixel
+  uint32_t* list;  // tap · pixels of an image + pixel
+  void* sorted;    // CellPoint
 };
 CellLists take_lists(Arena&, const Convolution&, int64_t images);
 template <class M>

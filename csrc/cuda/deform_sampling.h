@@ -289,9 +289,11 @@ HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number
   }
 }
 
-// Those of columns.
+// Those of columns; and, in `none`, 64 that read zeros.
 template <class M, int Threads, class PlaceOf>
-HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples) {
+HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples,
+                              Sample<typename M::Real>* none) {
+  if (threadIdx.x < kTileSide) none[threadIdx.x] = {no_corners(job), {0, 0, 0, 0}};
   find_samples<M, Threads>(job, count, place_of_number, samples,
                            [&](const Spot<typename M::Real>& spot, const TapPlace& t) {
                              return sample_of<M>(job, spot, t.place, t.position);
@@ -341,18 +343,19 @@ template <class M>
 struct Columns {
   using Real = typename M::Real;
   using LoadsTogether = void;
-  const Sample<Real>* now = nullptr;  // of the chunk
-  int first = 0, left = 0;            // of the vectors of a line: the chunk's first, and how many there are from it on
+  const Sample<Real>* now = nullptr;   // of the chunk
+  const Sample<Real>* none = nullptr;  // 64 that read zeros: for what is no vector of a line
+  int first = 0, left = 0;             // of a line's vectors: the chunk's first, and how many there are from it on
 
-  // Two vectors at a time, at least eight loads in flight. What is no vector of a line is the first one once more:
-  // zeros multiply it, or nobody asks for the product.
+  // Two vectors at a time, at least eight loads in flight.
   template <int N>
   HIDA_DEVICE void vecs(int line, int apart, int u, Vec16 (&out)[N]) const {
     static_assert(N % 2 == 0);
-    u = first + (u < left ? u : 0);
+    const Sample<Real>* samples = (u < left ? now : none) + line;
+    u += first;
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
-      const Sample<Real>&a = now[line + i * apart], &b = now[line + (i + 1) * apart];
+      const Sample<Real>&a = samples[i * apart], &b = samples[(i + 1) * apart];
       Vec16 at_a[4], at_b[4];
       load_corners(a.corners, u, at_a);
       load_corners(b.corners, u, at_b);

@@ -33,18 +33,14 @@ struct Weights {
 
 template <class M>
 struct ForwardColumns : Columns<M> {
-  int vecs_of_piece;
   HIDA_DEVICE void begin(const Sample<typename M::Real>* samples, int chunk) {
     this->now = samples;
     this->first = (chunk - 1) * 8;
-    this->left = vecs_of_piece - this->first;
   }
   HIDA_DEVICE void at(int) {
     this->first += 8;
-    this->left -= 8;
-    if (this->left <= 0) {
+    if (this->first >= this->end) {
       this->first = 0;
-      this->left = vecs_of_piece;
       this->now += kTileSide;
     }
   }
@@ -73,14 +69,14 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   Weights<M> weights{weight_at<M>(job, 0, output, 0) + (int64_t(begin) - 1) * apart + thread, apart};
   ForwardColumns<M> columns;
   columns.none = samples + job.run * kTileSide;
-  columns.vecs_of_piece = job.padded / kPerVec<M>;
+  columns.end = job.padded / kPerVec<M>;
   GemmTile<M, false, false, Rows> sums;
   sums.clear();
 #pragma unroll 1
   for (int chunk = begin; chunk < end;) {
     const int first = chunk / per;
     const int most = (end - 1) / per + 1 - first, count = most < job.run ? most : job.run;
-    find_samples<M, kGemmThreadsOf<Rows>>(
+    find_columns<M, kGemmThreadsOf<Rows>>(
         job, count,
         [&](int i) {
           const int tap = divide(first + i, job.group_pieces);

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResidentWeights<M, Rows
   PixelColumns<M> columns;
   auto* none = samples + job.run * kTileSide;
   columns.none = none;
-  columns.left = (job.padded - within) / kPerVec<M>;
+  columns.end = (job.padded - within) / kPerVec<M>;
   const int rows = job.outputs - output0;
   Real* to = static_cast<Real*>(job.out) +
              ((int64_t(split) * job.taps + tap) * job.d.out.c + int64_t(group) * job.outputs + output0) * job.line() +
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResidentWeights<M, Rows
       const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
       return TapPlace{place, deformable, tap, piece * job.padded + within};
     };
-    find_samples<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples, none);
+    find_columns<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples, none);
     for (int i = thread; i < found; i += kGemmThreadsOf<Rows>)
       lines[i] = grad_line<M>(job, place_of(job, pixel0 + i), group * job.grad_padded + output0);
     columns.now = samples - kDepth<M>;

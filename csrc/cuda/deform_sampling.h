@@ -291,7 +291,7 @@ HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number
 
 // Those of columns; and, in `none`, 64 that read zeros.
 template <class M, int Threads, class PlaceOf>
-HIDA_DEVICE void find_samples(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples,
+HIDA_DEVICE void find_columns(const Job& job, int count, PlaceOf place_of_number, Sample<typename M::Real>* samples,
                               Sample<typename M::Real>* none) {
   if (threadIdx.x < kTileSide) none[threadIdx.x] = {no_corners(job), {0, 0, 0, 0}};
   find_samples<M, Threads>(job, count, place_of_number, samples,
@@ -345,14 +345,14 @@ struct Columns {
   using LoadsTogether = void;
   const Sample<Real>* now = nullptr;   // of the chunk
   const Sample<Real>* none = nullptr;  // 64 that read zeros: for what is no vector of a line
-  int first = 0, left = 0;             // of a line's vectors: the chunk's first, and how many there are from it on
+  int first = 0, end = 0;              // of a line's vectors: the chunk's first, and the last one's successor
 
   // Two vectors at a time, at least eight loads in flight.
   template <int N>
   HIDA_DEVICE void vecs(int line, int apart, int u, Vec16 (&out)[N]) const {
     static_assert(N % 2 == 0);
-    const Sample<Real>* samples = (u < left ? now : none) + line;
     u += first;
+    const Sample<Real>* samples = (u < end ? now : none) + line;
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
       const Sample<Real>&a = samples[i * apart], &b = samples[(i + 1) * apart];

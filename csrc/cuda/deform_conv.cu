@@ -89,17 +89,26 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
     multiply(sums, shared, chunk, next, weights, columns);
     chunk = next;
   }
-  const Real* result = spread(sums, shared);
-  if (!place.exists) return;
-  for (int row = thread / kTileSide; row < rows; row += kGemmThreadsOf<Rows> / kTileSide) {
-    const int64_t o = output + row;
-    Real value = result[row * kResultPitch<M> + thread % kTileSide];
-    if (job.partial) {
-      static_cast<Real*>(job.partial)[(split * job.d.out.c + o) * job.pixels + pixel0 + thread % kTileSide] = value;
-      continue;
-    }
-    if (job.d.bias.data) value += read_as<Real>(job.d.bias.data, job.d.bias.dtype, o * job.d.bias.c);
-    write_as(job.d.y.data, job.d.y.dtype, index_in(job.d.y, job.first + place.n, o, place.row, place.column), value);
+  const Real* result = spread(sums, shared) + thread % kTileSide;
+  // A thread has every few rows of its pixel; its warp's lanes have the bias of one row each.
+  constexpr int every = kGemmThreadsOf<Rows> / kTileSide;
+  const Image& y = job.d.y;
+  const int row0 = thread / kTileSide, lane = thread % kWarp, bias_row = row0 + lane * every;
+  Real bias = 0;
+  if (job.d.bias.data && !job.partial && bias_row < rows)
+    bias = read_as<Real>(job.d.bias.data, job.d.bias.dtype, (output + bias_row) * job.d.bias.c);
+  int64_t at = job.partial ? (split * job.d.out.c + output + row0) * job.pixels + pixel0 + thread % kTileSide
+                           : index_in(y, job.first + place.n, output + row0, place.row, place.column);
+  const int64_t next = every * (job.partial ? job.pixels : y.c);
+  for (int i = 0, row = row0; row < rows; ++i, row += every, at += next) {
+    const Real value = result[row * kResultPitch<M>] + __shfl_sync(kAll, bias, i);
+    if (!place.exists) continue;
+    if (job.partial)
+      static_cast<Real*>(job.partial)[at] = value;
+    else if (y.dtype == M::dtype)
+      write_as(y.data, M::dtype, at, value);
+    else
+      write_as(y.data, y.dtype, at, value);
   }
 }
 

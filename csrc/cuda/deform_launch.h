@@ -1,7 +1,7 @@
 // What the files of deform_conv2d launch of one another, and the workspace that they share.
 #pragma once
 
-#include "deform_sampling.h"
+#include "deform_gather.h"
 
 namespace hida {
 namespace cuda {

@@ -67,11 +67,17 @@ struct Point {
   Real down, right;  // fractions of the cell
 };
 
+// Whether a point may have a pixel of the image around it; not if it is not finite.
+template <class Real, class Int>
+HIDA_MATH bool is_near(Real row, Real column, Int height, Int width) {
+  return row >= -1 && row < Real(height) && column >= -1 && column < Real(width);
+}
+
 template <class Real>
 HIDA_MATH Point<Real> locate(Real row, Real column, int64_t height, int64_t width, int64_t nowhere) {
   Point<Real> point{{nowhere, nowhere, nowhere, nowhere}, 0, 0};
   // A point at −1 reads zero, too, but its slope there is that of the first pixel.
-  if (!(row >= -1 && row < Real(height) && column >= -1 && column < Real(width))) return point;
+  if (!is_near(row, column, height, width)) return point;
   // Truncation of a number above −1, shifted to be positive, is the floor.
   const int64_t top = int64_t(row + 1) - 1 - (Real(int64_t(row + 1) - 1) > row);
   const int64_t left = int64_t(column + 1) - 1 - (Real(int64_t(column + 1) - 1) > column);

@@ -1,10 +1,11 @@
 // deform_conv2d, forward, on large maps: y[o] = Σ_c,tap W[o][c][tap]·mask·x[c](sampling point of the tap) + bias.
 //
 // An implicit product, rows C_out, columns the batch's output pixels, depth (tap, channel). A block owns 64×64 of y, or
-// 128×64: for each tap it finds its 64 sampling points once, gathers and interpolates 128 bytes of channels of each
-// into shared memory, 16 bytes at a time, and multiplies. No column is ever written to memory. Traffic: x, offsets and
-// mask read once, y written once (n each), and x once more where it has to be rearranged; corners come from the
-// second-level cache, C_out/128 times. Share of the floor: not measured.
+// 128×64: it finds the sampling points of its 64 pixels, those of up to `run` taps at once, and then, for each tap,
+// gathers and interpolates 128 bytes of channels of each into shared memory, 16 bytes at a time, and multiplies. No
+// column is ever written to memory. Traffic: x, offsets and mask read once, y written once (n each), and x once more
+// where it has to be rearranged; corners come from the second-level cache, C_out/128 times. Share of the floor: not
+// measured.
 #include "deform_launch.h"
 
 namespace hida {
@@ -16,56 +17,32 @@ struct Forward : Job {
   int splits, out_tiles;
 };
 
-// Where a chunk of the depth is: chunks of a piece, pieces of a group, taps.
-template <class M>
-struct Step {
-  int tap, piece, position, left, number;
-  HIDA_DEVICE Step(const Job& job, int chunk) {
-    const int chunks = (job.padded + kDepth<M> - 1) / kDepth<M>;
-    number = chunk / chunks;
-    position = (chunk - number * chunks) * kDepth<M>;
-    left = job.padded - position;
-    tap = number / job.per_group;
-    piece = number - tap * job.per_group;
-  }
-  HIDA_DEVICE bool fresh() const { return position == 0; }
-};
-
+// Chunk after chunk, as the columns. Rows that are none are what follows: nobody asks for their sums.
 template <class M>
 struct Weights {
-  const Job& job;
-  int64_t output;  // first of the tile
-  int rows;
-  const typename M::Bits* from = nullptr;
-  int left = 0;
-  HIDA_DEVICE void at(int chunk) {
-    const Step<M> step(job, chunk);
-    left = step.left;
-    from = static_cast<const typename M::Bits*>(job.weight) + (step.tap * job.d.out.c + output) * job.line() +
-           step.piece * job.padded + step.position;
-  }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    if (line >= rows || u * kPerVec<M> >= left) return Vec16{};
-    return load16(from + int64_t(line) * job.line() + u * kPerVec<M>);
+  using LoadsTogether = void;
+  const Vec16* now;  // a thread's first vector of the chunk before
+  int apart;         // distance of chunks in vectors
+  HIDA_DEVICE void at(int) { now += apart; }
+  template <int N>
+  HIDA_DEVICE void vecs(int, int lines, int, Vec16 (&out)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = load16_global(now + i * lines * 8);
   }
 };
 
 template <class M>
-struct Columns {
-  const Job& job;
-  int group;
-  const Sample<typename M::Real>* samples;  // two buffers
-  const Sample<typename M::Real>* now = nullptr;
-  int position = 0, left = 0;
-  HIDA_DEVICE void at(int chunk) {
-    const Step<M> step(job, chunk);
-    left = step.left;
-    now = samples + step.number % 2 * kTileSide;
-    position = (group * job.per_group + step.piece) * job.padded + step.position;
+struct ForwardColumns : Columns<M> {
+  HIDA_DEVICE void begin(const Sample<typename M::Real>* samples, int chunk) {
+    this->now = samples;
+    this->first = (chunk - 1) * 8;
   }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    if (u * kPerVec<M> >= left) return Vec16{};
-    return gather<M>(job.x, now[line], position + u * kPerVec<M>);
+  HIDA_DEVICE void at(int) {
+    this->first += 8;
+    if (this->first >= this->end) {
+      this->first = 0;
+      this->now += kTileSide;
+    }
   }
 };
 
@@ -84,30 +61,54 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   const int thread = int(threadIdx.x);
   const OutputPixel place = place_of(job, pixel0 + thread % kTileSide);
 
-  const int chunks = job.taps * job.per_group * ((job.padded + kDepth<M> - 1) / kDepth<M>);
+  const int per = job.chunks, chunks = job.taps * job.per_group * per;
   const int begin = int(int64_t(chunks) * split / job.splits), end = int(int64_t(chunks) * (split + 1) / job.splits);
-  Weights<M> weights{job, int64_t(group) * job.outputs + output0,
-                     job.outputs - output0 < Rows ? job.outputs - output0 : Rows};
-  Columns<M> columns{job, group, samples};
+  const int64_t output = int64_t(group) * job.outputs + output0;
+  const int rows = job.outputs - output0 < Rows ? job.outputs - output0 : Rows;
+  const int apart = int(job.d.out.c) * 8;
+  Weights<M> weights{weight_at<M>(job, 0, output, 0) + (int64_t(begin) - 1) * apart + thread, apart};
+  ForwardColumns<M> columns;
+  columns.none = samples + job.run * kTileSide;
+  columns.end = job.padded / kPerVec<M>;
   GemmTile<M, false, false, Rows> sums;
   sums.clear();
-  multiply(sums, shared, begin, end, weights, columns, [&](int chunk) {
-    const Step<M> step(job, chunk);
-    if (thread >= kTileSide || !(step.fresh() || chunk == begin)) return;
-    const int deformable = (group * job.per_group + step.piece) / job.per_deformable;
-    samples[step.number % 2 * kTileSide + thread] = find_sample<Real>(job, deformable, step.tap, place);
-  });
-  const Real* result = spread(sums, shared);
-  if (!place.exists) return;
-  for (int row = thread / kTileSide; row < weights.rows; row += kGemmThreadsOf<Rows> / kTileSide) {
-    const int64_t o = weights.output + row;
-    Real value = result[row * kResultPitch<M> + thread % kTileSide];
-    if (job.partial) {
-      static_cast<Real*>(job.partial)[(split * job.d.out.c + o) * job.pixels + pixel0 + thread % kTileSide] = value;
-      continue;
-    }
-    if (job.d.bias.data) value += read_as<Real>(job.d.bias.data, job.d.bias.dtype, o * job.d.bias.c);
-    write_as(job.d.y.data, job.d.y.dtype, index_in(job.d.y, job.first + place.n, o, place.row, place.column), value);
+#pragma unroll 1
+  for (int chunk = begin; chunk < end;) {
+    const int first = chunk / per;
+    const int most = (end - 1) / per + 1 - first, count = most < job.run ? most : job.run;
+    find_columns<M, kGemmThreadsOf<Rows>>(
+        job, count,
+        [&](int i) {
+          const int tap = divide(first + i, job.group_pieces);
+          const int piece = group * job.per_group + first + i - tap * job.per_group;
+          return TapPlace{place, divide(piece, job.deformable_pieces), tap, piece * job.padded};
+        },
+        samples, samples + job.run * kTileSide);
+    columns.begin(samples, chunk - first * per);
+    const int next = (first + count) * per < end ? (first + count) * per : end;
+    multiply(sums, shared, chunk, next, weights, columns);
+    chunk = next;
+  }
+  const Real* result = spread(sums, shared) + thread % kTileSide;
+  // A thread has every few rows of its pixel; its warp's lanes have the bias of one row each.
+  constexpr int every = kGemmThreadsOf<Rows> / kTileSide;
+  const Image& y = job.d.y;
+  const int row0 = thread / kTileSide, lane = thread % kWarp, bias_row = row0 + lane * every;
+  Real bias = 0;
+  if (job.d.bias.data && !job.partial && bias_row < rows)
+    bias = read_as<Real>(job.d.bias.data, job.d.bias.dtype, (output + bias_row) * job.d.bias.c);
+  int64_t at = job.partial ? (split * job.d.out.c + output + row0) * job.pixels + pixel0 + thread % kTileSide
+                           : index_in(y, job.first + place.n, output + row0, place.row, place.column);
+  const int64_t next = every * (job.partial ? job.pixels : y.c);
+  for (int i = 0, row = row0; row < rows; ++i, row += every, at += next) {
+    const Real value = result[row * kResultPitch<M>] + __shfl_sync(kAll, bias, i);
+    if (!place.exists) continue;
+    if (job.partial)
+      static_cast<Real*>(job.partial)[at] = value;
+    else if (y.dtype == M::dtype)
+      write_as(y.data, M::dtype, at, value);
+    else
+      write_as(y.data, y.dtype, at, value);
   }
 }
 
@@ -164,14 +165,19 @@ int64_t images_at_a_time(const Convolution& d, int64_t most, int64_t blocks_of_t
   return best;
 }
 
+template <class M, int Rows>
+void launch_rows(Forward& job, int64_t blocks, const Launch& l) {
+  job.run = run_of<M, Rows>(job.taps * job.per_group, 0, l);
+  const size_t shared = kTileBytes<M, Rows> + (job.run + 1) * bytes_of_samples<M>;
+  launch(forward_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
+}
+
 template <class M>
-void launch_forward(const Forward& job, int64_t blocks, int rows, const Launch& l) {
-  constexpr size_t samples = 2 * kTileSide * sizeof(Sample<typename M::Real>);
+void launch_forward(Forward& job, int64_t blocks, int rows, const Launch& l) {
   if constexpr (kPerVec<M> > 2) {
-    if (rows == 128)
-      return launch(forward_kernel<M, 128>, grid_of(blocks), kGemmThreadsOf<128>, kTileBytes<M, 128> + samples, l, job);
+    if (rows == 128) return launch_rows<M, 128>(job, blocks, l);
   }
-  launch(forward_kernel<M, 64>, grid_of(blocks), kGemmThreadsOf<64>, kTileBytes<M, 64> + samples, l, job);
+  launch_rows<M, 64>(job, blocks, l);
 }
 
 }  // namespace
@@ -190,10 +196,10 @@ DeformPlan plan_forward(const Convolution& d, const Launch& l, const Choice& cho
   // Taller tiles gather less often, unless their last one would be half empty.
   if (d.math != Dtype::f64 && (outputs - 1) % 128 >= 64) plan.rows = 128;
   const int64_t tiles = over(outputs, plan.rows) * d.groups;
-  plan.images = d.in.n;
+  plan.images = std::min(d.in.n, INT32_MAX / plane);  // pixels at work have numbers of 31 bits
   if (plan.pack_x) {
-    const int64_t room = aim_of(d, choice) - bytes_of_weight(d, plan);
-    const int64_t most = std::max<int64_t>(1, std::min(d.in.n, room / bytes_of_x(d, plan, 1)));
+    const int64_t room = aim_of(d, choice) - bytes_of_weight(d, plan) - kAlign;
+    const int64_t most = std::max<int64_t>(1, std::min(plan.images, room / bytes_of_x(d, plan, 1)));
     plan.images = images_at_a_time(d, most, tiles, l.multiprocessors * (plan.rows == 128 ? 2 : 3));
   }
   const int64_t blocks = tiles * over(plan.images * plane, kTileSide);
@@ -213,14 +219,13 @@ void deform_forward(const Convolution& d, const DeformPlan& plan, void* workspac
   with_math(d, [&](auto math) {
     using M = decltype(math);
     Forward job;
-    static_cast<Job&>(job) = start_job(d, plan);
-    job.weight = m.weight;
+    static_cast<Job&>(job) = start_job(d, plan, m.weight);
     job.partial = m.partial;
     job.splits = int(plan.splits);
     job.out_tiles = int(over(job.outputs, plan.rows));
-    pack_weight<Stored<M>>(job, m.weight, l);
+    pack_weight<Stored<M>>(job, plan, m.weight, l);
     for_lots(job, plan, [&](int64_t count) {
-      job.x = lines_of<Stored<M>>(d.x, d.in, job.first, count, plan.piece, plan.padded, m.x, l);
+      take_x<Stored<M>>(job, plan, count, m.x, l);
       const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTileSide);
       launch_forward<M>(job, blocks, plan.rows, l);
       if (job.partial) finish_forward<Stored<M>>(job, job.partial, plan.splits, l);

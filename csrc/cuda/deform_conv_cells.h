@@ -12,11 +12,22 @@ struct Sorting : Job {
   int64_t images;
 };
 
+// A point of a cell: its number, tap · pixels of an image + pixel, and where in the cell it is.
+template <class Real>
+struct alignas(16) CellPoint {
+  uint32_t id;
+  Real down, right, mask;
+};
+
+template <class Real>
+HIDA_DEVICE CellPoint<Real>* points_of(const Sorting& job, int64_t image) {
+  return static_cast<CellPoint<Real>*>(job.lists.sorted) + image * job.points;
+}
+
 HIDA_DEVICE OutputPixel pixel_of(const Job& job, int64_t image, int id, int* tap) {
-  const int plane = int(job.d.out.h * job.d.out.w), w = int(job.d.out.w);
-  *tap = id / plane;
-  const int pixel = id - *tap * plane, row = pixel / w;
-  return {image, pixel, row, pixel - row * w, true};
+  *tap = divide(id, job.plane);
+  const int pixel = id - *tap * int(job.plane.number), row = divide(pixel, job.width);
+  return {image, pixel, row, pixel - row * int(job.width.number), true};
 }
 
 int64_t cells_of(const Convolution&);

@@ -3,8 +3,7 @@
 //
 // An implicit product as forward is, with dy for x, and q's list of points for the four corners of a point: a block
 // owns 64 pixels and 64 channels of dx, or 128, and gathers and adds up 128 bytes of dy's channels for each pixel and
-// tap. Neither columns nor their gradient are written to memory. The points come sorted by cell (deform_conv_cells.cu);
-// shares are computed again from offset and mask, which the first-level cache holds.
+// tap. Neither columns nor their gradient are written to memory. The points come sorted by cell (deform_conv_cells.cu).
 // Traffic: dy read once, dx written once, and the lists. Share of the floor: not measured.
 #include "deform_conv_cells.h"
 
@@ -30,34 +29,30 @@ struct Slot {
   Real share[kept];
 };
 
+// Where dy's line of a point begins, and the point's share of a pixel. corner: of the cell, the one that the pixel is.
 template <class M>
-HIDA_DEVICE void point_of(const InputGradient& job, const Target& target, uint32_t id, uint32_t& line,
-                          typename M::Real& share) {
-  using Real = typename M::Real;
+HIDA_DEVICE void share_of(const InputGradient& job, const CellPoint<typename M::Real>& point, int image, int corner,
+                          uint32_t& line, typename M::Real& share) {
   int tap;
-  const OutputPixel place = pixel_of(job, target.image, int(id), &tap);
-  const Spot<Real> spot = find_spot<Real>(job, job.deformable, tap, place);
-  const Real down = spot.row - Real(target.row), right = spot.column - Real(target.column);
-  share = (1 - (down < 0 ? -down : down)) * (1 - (right < 0 ? -right : right)) * spot.mask;
-  line = uint32_t(line_of(job.grad, place) / kPerVec<M>);
+  line = uint32_t(line_of(job.grad, pixel_of(job, image, int(point.id), &tap)) / kPerVec<M>);
+  share = (corner / 2 ? point.down : 1 - point.down) * (corner % 2 ? point.right : 1 - point.right) * point.mask;
 }
 
 // Weights of a tap, a line of input channels for each output channel.
 template <class M>
 struct InputWeights {
   const Job& job;
-  const typename M::Bits* from;  // of the group and the first channel
-  int left, chunks;
-  const typename M::Bits* now = nullptr;
-  int outputs = 0;
+  int64_t number, first;  // of the piece, without a tap; output channel
+  int position, left, chunks;
+  int tap = 0, output = 0;
   HIDA_DEVICE void at(int chunk) {
-    const int tap = chunk / chunks, output = (chunk - tap * chunks) * kDepth<M>;
-    outputs = job.outputs - output;
-    now = from + (tap * job.d.out.c + output) * job.line();
+    tap = chunk / chunks;
+    output = (chunk - tap * chunks) * kDepth<M>;
   }
   HIDA_DEVICE Vec16 vec(int o, int u) const {
-    if (o >= outputs || u * kPerVec<M> >= left) return Vec16{};
-    return load16(now + int64_t(o) * job.line() + u * kPerVec<M>);
+    if (output + o >= job.outputs || u * kPerVec<M> >= left) return Vec16{};
+    return load16_global(
+        weight_at<M>(job, int64_t(tap) * job.per_group + number, first + output + o, position + u * kPerVec<M>));
   }
 };
 
@@ -110,9 +105,8 @@ struct Gathered {
         if (i < Slot<Real>::kept) {
           where = slot.line[Slot<Real>::kept - 1], share = slot.share[Slot<Real>::kept - 1];
         } else {
-          const Target& target = targets[line];
-          const uint32_t* sorted = job.lists.sorted + int64_t(target.image) * job.points;
-          point_of<M>(job, target, sorted[slot.first + i], where, share);
+          const int image = targets[line].image;
+          share_of<M>(job, points_of<Real>(job, image)[slot.first + i], image, corner, where, share);
         }
         add(load16(from + int64_t(where) * kPerVec<M> + o), share, sum);
       }
@@ -147,15 +141,16 @@ struct Walk {
     for (int i = 0; i < each; ++i) {
       const int pair = int(threadIdx.x) + i * threads;
       const Target& target = targets[pair % kTileSide];
-      const uint32_t* sorted = job.lists.sorted + int64_t(target.image) * job.points;
+      const CellPoint<Real>* sorted = points_of<Real>(job, target.image);
       Slot<Real>& slot = slots[tap % 2 * (4 * kTileSide) + pair];
       slot.first = at[i];
       int count = 0;
 #pragma unroll 1
       for (; at[i] < end[i]; ++at[i], ++count) {
-        const uint32_t id = sorted[at[i]];
-        if (id >= behind) break;
-        if (count < Slot<Real>::kept) point_of<M>(job, target, id, slot.line[count], slot.share[count]);
+        const CellPoint<Real> point = sorted[at[i]];
+        if (point.id >= behind) break;
+        if (count < Slot<Real>::kept)
+          share_of<M>(job, point, target.image, pair / kTileSide, slot.line[count], slot.share[count]);
       }
       slot.count = count;
     }
@@ -181,10 +176,8 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
   }
   __syncthreads();
   Walk<M, Rows> walk(job, targets);
-  InputWeights<M> weights{job,
-                          static_cast<const typename M::Bits*>(job.weight) + int64_t(group) * job.outputs * job.line() +
-                              piece % job.per_group * job.padded + channel0,
-                          job.padded - channel0, chunks};
+  InputWeights<M> weights{job,      piece % job.per_group, int64_t(group) * job.outputs,
+                          channel0, job.padded - channel0, chunks};
   Gathered<M> gathered{job, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded,
                        slots, targets, chunks};
   GemmTile<M, true, false, Rows> tile;

@@ -1,7 +1,7 @@
 // deform_conv2d, backward: dW[o][c][tap] = Σ_p dy[o][p]·column[p][c] of each tap.
 //
 // Rows C_out, columns channels of one tap, depth the pixels: both operands are stored by depth, channels last. The
-// columns are gathered again, C_out/128 times (for multiply-adds C_out/64). Blocks share the pixels between them, and
+// columns are gathered again, C_out/128 times (float: C_out/64). Blocks share the pixels between them, and
 // the images at work come one lot after the other: partial sums are added in order, the same bits every time.
 // Traffic: x, dy, offsets and mask read once, and the partial sums. Share of the floor: not measured.
 #include "deform_launch.h"
@@ -15,39 +15,31 @@ struct WeightGradient : Job {
   int splits, out_tiles, in_tiles;
 };
 
-// Samples and lines are found anew for each chunk of pixels.
+// Columns and dy of a chunk's pixels, a line each; chunk after chunk.
 template <class M>
-struct PixelColumns {
-  const Job& job;
-  const Sample<typename M::Real>* samples;
-  int position, left;
-  const Sample<typename M::Real>* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = samples + chunk % 2 * kTileSide; }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    if (u * kPerVec<M> >= left) return Vec16{};
-    return gather<M>(job.x, now[line], position + u * kPerVec<M>);
-  }
+struct PixelColumns : Columns<M> {
+  HIDA_DEVICE void at(int) { this->now += kDepth<M>; }
 };
+// Rows of the tile that are none are the first ones once more: nobody asks for their sums.
 template <class M>
 struct PixelUpstream {
-  const int64_t* lines;
-  const typename M::Bits* from;
-  int left;
-  const int64_t* now = nullptr;
-  HIDA_DEVICE void at(int chunk) { now = lines + chunk % 2 * kTileSide; }
-  HIDA_DEVICE Vec16 vec(int line, int u) const {
-    const int64_t at = u * kPerVec<M> < left ? now[line] : -1;
-    return at < 0 ? Vec16{} : load16(from + at + u * kPerVec<M>);
-  }
+  int left;                           // vectors
+  const Vec16* const* now = nullptr;  // the lines of the chunk
+  HIDA_DEVICE void at(int) { now += kDepth<M>; }
+  HIDA_DEVICE Vec16 vec(int line, int u) const { return load16_global(now[line] + (u < left ? u : 0)); }
 };
 
+// TF32, whose operands by depth ldmatrix cannot transpose, needs more registers.
 template <class M, int Rows>
-__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
+constexpr int kResidentWeights = std::is_same_v<M, Tf32> ? 2 : kResident<M, Rows>;
+
+template <class M, int Rows>
+__global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResidentWeights<M, Rows>)
     weight_gradient_kernel(const __grid_constant__ WeightGradient job) {
   using Real = typename M::Real;
   HIDA_DYNAMIC_SHARED(char, shared);
-  auto* lines = reinterpret_cast<int64_t*>(shared + kTileBytes<M, Rows>);
-  auto* samples = reinterpret_cast<Sample<Real>*>(lines + 2 * kTileSide);
+  auto* samples = reinterpret_cast<Sample<Real>*>(shared + kTileBytes<M, Rows>);
+  auto* lines = reinterpret_cast<const Vec16**>(samples + (job.run + 1) * kTileSide);
   const int thread = int(threadIdx.x);
   int64_t block = int64_t(blockIdx.x);
   const auto digit = [&block](int64_t base) {
@@ -61,22 +53,34 @@ __global__ void __launch_bounds__(kGemmThreadsOf<Rows>, kResident<M, Rows>)
 
   const int64_t chunks = (job.pixels + kDepth<M> - 1) / kDepth<M>;
   const int begin = int(chunks * split / job.splits), end = int(chunks * (split + 1) / job.splits);
-  PixelUpstream<M> upstream{
-      lines, static_cast<const typename M::Bits*>(job.grad.data) + int64_t(group) * job.grad_padded + output0,
-      job.grad_padded - output0};
-  PixelColumns<M> columns{job, samples, piece * job.padded + within, job.padded - within};
+  PixelUpstream<M> upstream{(job.grad_padded - output0) / kPerVec<M>};
+  PixelColumns<M> columns;
+  auto* none = samples + job.run * kTileSide;
+  columns.none = none;
+  columns.end = (job.padded - within) / kPerVec<M>;
   const int rows = job.outputs - output0;
   Real* to = static_cast<Real*>(job.out) +
              ((int64_t(split) * job.taps + tap) * job.d.out.c + int64_t(group) * job.outputs + output0) * job.line() +
              piece % job.per_group * job.padded + within + thread % kTileSide;
   GemmTile<M, true, true, Rows> tile;
   tile.clear();
-  multiply(tile, shared, begin, end, upstream, columns, [&](int chunk) {
-    if (thread >= kDepth<M>) return;
-    const OutputPixel place = place_of(job, int64_t(chunk) * kDepth<M> + thread);
-    samples[chunk % 2 * kTileSide + thread] = find_sample<Real>(job, deformable, tap, place);
-    lines[chunk % 2 * kTileSide + thread] = line_of(job.grad, place);
-  });
+#pragma unroll 1
+  for (int chunk = begin; chunk < end;) {
+    // Samples of up to `run` times 64 pixels at once: one chunk of half numbers, several of others.
+    const int most = (end - chunk) * kDepth<M>, room = job.run * kTileSide, found = most < room ? most : room;
+    const int64_t pixel0 = int64_t(chunk) * kDepth<M>;
+    const auto place_of_number = [&](int i) {
+      const OutputPixel place = place_of(job, pixel0 + i * kTileSide + thread % kTileSide);
+      return TapPlace{place, deformable, tap, piece * job.padded + within};
+    };
+    find_columns<M, kGemmThreadsOf<Rows>>(job, (found + kTileSide - 1) / kTileSide, place_of_number, samples, none);
+    for (int i = thread; i < found; i += kGemmThreadsOf<Rows>)
+      lines[i] = grad_line<M>(job, place_of(job, pixel0 + i), group * job.grad_padded + output0);
+    columns.now = samples - kDepth<M>;
+    upstream.now = lines - kDepth<M>;
+    multiply(tile, shared, chunk, chunk + found / kDepth<M>, upstream, columns);
+    chunk += found / kDepth<M>;
+  }
   const Real* result = spread(tile, shared);
   if (within + thread % kTileSide >= job.padded) return;
   for (int row = thread / kTileSide; row < Rows && row < rows; row += kGemmThreadsOf<Rows> / kTileSide) {
@@ -102,16 +106,19 @@ __global__ void __launch_bounds__(kGemmThreads)
 }
 
 template <class M, int Rows>
-void launch_rows(const WeightGradient& job, int64_t blocks, const Launch& l) {
-  constexpr size_t shared = kTileBytes<M, Rows> + 2 * kTileSide * (sizeof(int64_t) + sizeof(Sample<typename M::Real>));
+void launch_rows(WeightGradient& job, int64_t blocks, const Launch& l) {
+  constexpr int line = kTileSide * int(sizeof(const Vec16*));
+  const int64_t chunks = over(over(job.pixels, kDepth<M>), job.splits);
+  job.run = run_of<M, Rows>(over(chunks * kDepth<M>, kTileSide), line, l);
+  const size_t shared = kTileBytes<M, Rows> + job.run * (bytes_of_samples<M> + line) + bytes_of_samples<M>;
   launch(weight_gradient_kernel<M, Rows>, grid_of(blocks), kGemmThreadsOf<Rows>, shared, l, job);
 }
 
 }  // namespace
 
-// Multiply-adds need more registers than a tall tile leaves them.
+// Float needs more registers than a tall tile leaves it.
 int rows_of_weights(const Convolution& d, const DeformPlan& plan) {
-  return d.math == Dtype::f32 && !d.tf32 ? kTileSide : plan.rows;
+  return d.math == Dtype::f32 ? kTileSide : plan.rows;
 }
 
 template <class M>
@@ -124,7 +131,7 @@ void add_weight_gradient(const Job& base, const DeformPlan& plan, void* sums, co
   job.out_tiles = int(over(job.outputs, rows));
   job.in_tiles = int(over(job.padded, kTileSide));
   const int64_t blocks = plan.splits * job.taps * (job.d.in.c / plan.piece) * job.in_tiles * job.out_tiles;
-  if constexpr (M::tensor) {
+  if constexpr (kPerVec<M> == 8) {
     if (rows == 128) return launch_rows<M, 128>(job, blocks, l);
   }
   launch_rows<M, 64>(job, blocks, l);

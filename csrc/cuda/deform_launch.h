@@ -1,7 +1,7 @@
 // What the files of deform_conv2d launch of one another, and the workspace that they share.
 #pragma once
 
-#include "deform_sampling.h"
+#include "deform_gather.h"
 
 namespace hida {
 namespace cuda {
@@ -47,13 +47,14 @@ void with_math(const Convolution& d, F f) {
   }
 }
 
-Job start_job(const Convolution&, const DeformPlan&);
+// `weight`: where the packed weights are, with zeros after them.
+Job start_job(const Convolution&, const DeformPlan&, void* weight = nullptr);
 // Images [first, first + count) of an (n, c, h, w) tensor to channels last, pieces of `piece` channels padded.
 template <class M>
 void pack_lines(const Image&, const Extent&, int64_t first, int64_t count, int piece, int padded, void* to,
                 const Launch&);
 template <class M>
-void pack_weight(const Job&, void* to, const Launch&);
+void pack_weight(const Job&, const DeformPlan&, void* to, const Launch&);
 // What pieces, padding and layouts come to: fills these fields of a plan.
 void plan_layout(const Convolution&, DeformPlan&);
 // Bytes of workspace to aim at.
@@ -62,10 +63,19 @@ int64_t aim_of(const Convolution&, const Choice&);
 int64_t bytes_of_x(const Convolution&, const DeformPlan&, int64_t images);
 int64_t bytes_of_grad(const Convolution&, const DeformPlan&, int64_t images);
 int64_t bytes_of_weight(const Convolution&, const DeformPlan&);
+// (taps, C_out, line).
+int64_t numbers_of_weight(const Convolution&, const DeformPlan&);
 // Images [first, first + count) of x or dy, channels last: packed into `memory`, or, where that is null, in place.
 template <class M>
 Lines lines_of(const Image&, const Extent&, int64_t first, int64_t count, int piece, int padded, void* memory,
                const Launch&);
+// The same of x, for a job's images at work.
+template <class M, class J>
+void take_x(J& job, const DeformPlan& plan, int64_t count, void* memory, const Launch& l) {
+  job.x = lines_of<M>(job.d.x, job.d.in, job.first, count, plan.piece, plan.padded, memory, l);
+  job.row = int(job.x.row / kPerVec<M>);
+  job.step = int(job.x.step / kPerVec<M>);
+}
 // f(images at work) for one lot after the other: sets job.first and job.pixels.
 template <class J, class F>
 void for_lots(J& job, const DeformPlan& plan, F f) {
@@ -74,6 +84,17 @@ void for_lots(J& job, const DeformPlan& plan, F f) {
     job.pixels = count * job.d.out.pixels();
     f(count);
   }
+}
+
+// For how many times 64 of `numbers` taps, or chunks, samples are found at once, at `extra` bytes more for each: what
+// shared memory holds that three blocks share, 48 KB each at most, in equal parts. One more is for what reads zeros.
+template <class M>
+constexpr int bytes_of_samples = kTileSide * int(sizeof(Sample<typename M::Real>));
+template <class M, int Rows>
+int run_of(int64_t numbers, int extra, const Launch& l) {
+  const int64_t room = std::min<int64_t>(l.shared / 3 - 1024, 48 << 10) - kTileBytes<M, Rows> - bytes_of_samples<M>;
+  const int64_t most = std::max<int64_t>(2, room / (bytes_of_samples<M> + extra));
+  return int(over(numbers, over(numbers, most)));
 }
 
 // Few pixels (deform_conv_tiny.cu). tiny_takes: can do it; tiny_splits: a plan's splits, forward.
@@ -99,7 +120,8 @@ void finish_weight_gradient(const Job&, const DeformPlan&, const void* sums, con
 // a deformable group in it, in order; of the images at work.
 struct CellLists {
   int *count, *start, *cursor;
-  uint32_t *list, *sorted;  // tap · pixels of an image + pixel
+  uint32_t* list;  // tap · pixels of an image + pixel
+  void* sorted;    // CellPoint
 };
 CellLists take_lists(Arena&, const Convolution&, int64_t images);
 template <class M>

@@ -1,4 +1,4 @@
-// What the kernels of deform_conv2d share: pieces of channels, sampling points, gathering.
+// What the kernels of deform_conv2d share: pieces of channels, packed weights, sampling points.
 //
 // Gathering needs channels last: a corner of a sampling point is then 16-byte loads of neighbouring channels, where
 // NCHW would take a load for each number. So x (and the upstream gradient) is rearranged, a few images at a time,
@@ -18,17 +18,45 @@ struct Lines {
   int64_t n = 0, row = 0, step = 0;
 };
 
+// Quotients of numbers below 2³¹ by one that all threads share: a product and a shift, exact.
+struct Divisor {
+  uint32_t number = 1, factor = 1u << 31;
+  int shift = 31;
+  Divisor() = default;
+  explicit Divisor(int64_t divisor) : number(uint32_t(divisor)) {
+    while (int64_t(1) << (shift - 31) < divisor) ++shift;
+    factor = uint32_t(((uint64_t(1) << shift) + uint64_t(divisor) - 1) / uint64_t(divisor));
+  }
+};
+HIDA_DEVICE int divide(int x, const Divisor& by) {
+  return int(uint64_t(uint32_t(x)) * by.factor >> by.shift);
+}
+
 struct Job {
   Convolution d;
   int piece, padded, per_group, per_deformable;  // length of a piece; pieces of a group, of a deformable group
   int grad_padded;
-  int taps, outputs;   // C_out / groups
-  int64_t first;       // image, of those at work
-  int64_t pixels;      // of their output
-  Lines x, grad;       // the first of them
-  const void* weight;  // (taps, C_out, per_group · padded)
+  int taps, outputs;                                                // outputs: C_out / groups
+  int chunks;                                                       // of kDepth channels, in a piece
+  int64_t first;                                                    // image, of those at work
+  int64_t pixels;                                                   // of their output
+  Lines x, grad;                                                    // the first of them
+  int row, step;                                                    // of x, in vectors
+  const void* weight;                                               // as weight_at says
+  const void* zeros;                                                // as long as a pixel of x, or of dy
+  int run;                                                          // times 64 samples that a block finds at once
+  Divisor plane, width, kernel_w, group_pieces, deformable_pieces;  // of the output; per_group; per_deformable
   HIDA_MATH int line() const { return per_group * padded; }
 };
+
+// Weights are packed in chunks of the depth, as they are used: taps, pieces of a group, kDepth channels, of which there
+// may be fewer, then zeros; of each chunk a line of 128 bytes for each output channel.
+constexpr int kChunkBytes = 128;
+template <class M>
+HIDA_DEVICE const Vec16* weight_at(const Job& job, int64_t number, int64_t output, int position) {
+  const int chunk = position / kDepth<M>, vec = position % kDepth<M> / kPerVec<M>;
+  return static_cast<const Vec16*>(job.weight) + ((number * job.chunks + chunk) * job.d.out.c + output) * 8 + vec;
+}
 
 // An output pixel.
 struct OutputPixel {
@@ -40,36 +68,28 @@ struct OutputPixel {
 HIDA_DEVICE OutputPixel place_of(const Job& job, int64_t p) {
   OutputPixel place{0, 0, 0, 0, p < job.pixels};
   if (!place.exists) return place;
-  const int64_t plane = job.d.out.h * job.d.out.w;
-  place.n = p / plane;
-  place.pixel = int(p - place.n * plane);
-  place.row = place.pixel / int(job.d.out.w);
-  place.column = place.pixel - place.row * int(job.d.out.w);
+  const int image = divide(int(p), job.plane);
+  place.n = image;
+  place.pixel = int(p) - image * int(job.plane.number);
+  place.row = divide(place.pixel, job.width);
+  place.column = place.pixel - place.row * int(job.width.number);
   return place;
 }
 HIDA_DEVICE int64_t index_in(const Image& image, int64_t n, int64_t c, int row, int column) {
   return n * image.n + c * image.c + row * image.row + column * image.step;
 }
 
-// Where an output pixel begins; −1 where it does not exist.
+// Where an output pixel begins.
 HIDA_DEVICE int64_t line_of(const Lines& lines, const OutputPixel& place) {
-  return place.exists ? place.n * lines.n + place.row * lines.row + place.column * lines.step : -1;
+  return place.n * lines.n + place.row * lines.row + place.column * lines.step;
 }
-
-// inside: a bit for each corner within the image. at: the top left corner, which need not be.
-template <class Real>
-struct Sample {
-  int64_t at;
-  Real down, right, mask;
-  int inside;
-};
-
-// The same, as rows and columns of the input; top and left from −1.
-template <class Real>
-struct Cell {
-  int top, left, inside;
-  Real down, right, mask;
-};
+// The same; zeros where it does not exist.
+template <class M>
+HIDA_DEVICE const Vec16* grad_line(const Job& job, const OutputPixel& place, int position) {
+  if (!place.exists) return static_cast<const Vec16*>(job.zeros);
+  const auto* first = static_cast<const typename M::Bits*>(job.grad.data) + position;
+  return reinterpret_cast<const Vec16*>(first + line_of(job.grad, place));
+}
 
 // Where a tap of an output pixel samples, in pixels of the input.
 template <class Real>
@@ -77,45 +97,57 @@ struct Spot {
   Real row, column, mask;
 };
 
+// The place that offsets are added to.
+template <class Real>
+HIDA_DEVICE void add_place(const Job& job, int tap, const OutputPixel& place, Spot<Real>& spot) {
+  const Deform& d = job.d;
+  const int i = divide(tap, job.kernel_w), j = tap - i * int(d.kernel_w);
+  spot.row += Real(place.row * int(d.stride_h) - int(d.pad_h) + i * int(d.dilation_h));
+  spot.column += Real(place.column * int(d.stride_w) - int(d.pad_w) + j * int(d.dilation_w));
+}
+
 template <class Real>
 HIDA_DEVICE Spot<Real> find_spot(const Job& job, int deformable, int tap, const OutputPixel& place) {
   const Deform& d = job.d;
   const int64_t n = job.first + place.n, k = int64_t(deformable) * job.taps + tap;
-  const int i = tap / int(d.kernel_w), j = tap - i * int(d.kernel_w);
   const auto read = [&](const Image& image, int64_t c) {
     return read_as<Real>(image.data, image.dtype, index_in(image, n, c, place.row, place.column));
   };
-  return {Real(place.row * d.stride_h - d.pad_h + i * d.dilation_h) + read(d.offset, 2 * k),
-          Real(place.column * d.stride_w - d.pad_w + j * d.dilation_w) + read(d.offset, 2 * k + 1),
-          d.mask.data ? read(d.mask, k) : Real(1)};
+  Spot<Real> spot{read(d.offset, 2 * k), read(d.offset, 2 * k + 1), d.mask.data ? read(d.mask, k) : Real(1)};
+  add_place(job, tap, place, spot);
+  return spot;
 }
+
+HIDA_DEVICE int floor_of(float x) {
+  return int(floorf(x));
+}
+HIDA_DEVICE int floor_of(double x) {
+  return int(floor(x));
+}
+
+// The cell of the input that a point is in. inside: a bit for each corner within the image. top and left from −1.
+template <class Real>
+struct Cell {
+  int top, left, inside;
+  Real down, right, mask;
+};
 
 template <class Real>
 HIDA_DEVICE Cell<Real> find_cell(const Job& job, int deformable, int tap, const OutputPixel& place) {
   Cell<Real> cell{-1, -1, 0, 0, 0, 0};
   if (!place.exists) return cell;
-  const Deform& d = job.d;
+  const int h = int(job.d.in.h), w = int(job.d.in.w);
   const Spot<Real> spot = find_spot<Real>(job, deformable, tap, place);
   cell.mask = spot.mask;
-  const Point<Real> point = locate(spot.row, spot.column, d.in.h, d.in.w, int64_t(-1));
-  cell.down = point.down;
-  cell.right = point.right;
-#pragma unroll
-  for (int corner = 0; corner < 4; ++corner) {
-    if (point.pixel[corner] < 0) continue;
-    const int pixel = int(point.pixel[corner]);
-    cell.inside |= 1 << corner;
-    cell.top = pixel / int(d.in.w) - corner / 2;
-    cell.left = pixel % int(d.in.w) - corner % 2;
-  }
+  if (!is_near(spot.row, spot.column, h, w)) return cell;
+  cell.top = floor_of(spot.row);
+  cell.left = floor_of(spot.column);
+  cell.down = spot.row - Real(cell.top);
+  cell.right = spot.column - Real(cell.left);
+  const int rows = int(cell.top >= 0) * 3 | int(cell.top + 1 < h) * 12;
+  const int columns = int(cell.left >= 0) * 5 | int(cell.left + 1 < w) * 10;
+  cell.inside = rows & columns;
   return cell;
-}
-
-template <class Real>
-HIDA_DEVICE Sample<Real> find_sample(const Job& job, int deformable, int tap, const OutputPixel& place) {
-  const Cell<Real> cell = find_cell<Real>(job, deformable, tap, place);
-  return {place.n * job.x.n + cell.top * job.x.row + cell.left * job.x.step, cell.down, cell.right, cell.mask,
-          cell.inside};
 }
 
 template <class Real>
@@ -124,47 +156,6 @@ HIDA_DEVICE void shares_of(Real down, Real right, Real (&share)[4]) {
   point.down = down;
   point.right = right;
   shares(point, share);
-}
-
-template <class M>
-HIDA_DEVICE void load_corners(const Lines& x, const Sample<typename M::Real>& s, int position, Vec16 (&vec)[4]) {
-  const auto* from = static_cast<const typename M::Bits*>(x.data) + s.at + position;
-#pragma unroll
-  for (int corner = 0; corner < 4; ++corner) {
-    vec[corner] = Vec16{};
-    if (s.inside >> corner & 1) vec[corner] = load16(from + corner / 2 * x.row + corner % 2 * x.step);
-  }
-}
-
-// Interpolated, times mask. Pixels outside do not take part, whatever the shares.
-template <class M>
-HIDA_DEVICE Vec16 gather(const Lines& x, const Sample<typename M::Real>& s, int position) {
-  using Real = typename M::Real;
-  Vec16 vec[4];
-  load_corners<M>(x, s, position, vec);
-  Real share[4];
-  shares_of(s.down, s.right, share);
-  if constexpr (kPerVec<M> == 8) {
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {  // a word at a time: two numbers need few registers
-      Real low = 0, high = 0;
-#pragma unroll
-      for (int corner = 0; corner < 4; ++corner) {
-        low += share[corner] * M::read(vec[corner].word[w] & 0xffffu);
-        high += share[corner] * M::read(vec[corner].word[w] >> 16);
-      }
-      vec[0].word[w] = M::write(low * s.mask) | M::write(high * s.mask) << 16;
-    }
-    return vec[0];
-  } else {
-    Real v[4][kPerVec<M>];
-#pragma unroll
-    for (int corner = 0; corner < 4; ++corner) unpack<M>(vec[corner], v[corner]);
-#pragma unroll
-    for (int i = 0; i < kPerVec<M>; ++i)
-      v[0][i] = (share[0] * v[0][i] + share[1] * v[1][i] + share[2] * v[2][i] + share[3] * v[3][i]) * s.mask;
-    return pack<M>(v[0]);
-  }
 }
 
 }  // namespace cuda

@@ -193,52 +193,73 @@ constexpr int kResultPitch = kTileSide + kPerVec<M> % 8 + (kPerVec<M> == 8 ? 4 :
 template <class M, int Rows = kTileSide>
 constexpr int kTileBytes = std::max(Rows * kResultPitch<M> * int(sizeof(typename M::Real)), Rows* kRowPitch + kOperand);
 
-// tile += A·B over chunks [begin, end) of kDepth<M> numbers. A loader is asked `at(chunk)`, then `vector(line,
-// vector)`; what is next is loaded into registers while the tensor cores work. `prepare(chunk)` runs a whole phase
-// before a chunk is loaded: it may write shared memory that the loaders of earlier chunks do not read.
+// A thread's part of a chunk: vector u of lines line, line + apart, …. Loaders that load several together have `vecs`
+// for that, and say so.
+template <class Loader, class = void>
+constexpr bool kLoadsTogether = false;
+template <class Loader>
+constexpr bool kLoadsTogether<Loader, std::void_t<typename Loader::LoadsTogether>> = true;
+template <class Loader, int N>
+HIDA_DEVICE void load_lines(const Loader& from, int line, int apart, int u, Vec16 (&out)[N]) {
+  if constexpr (kLoadsTogether<Loader>) {
+    from.vecs(line, apart, u, out);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = from.vec(line + i * apart, u);
+  }
+}
+
+// Loads and stores the vectors of a thread: N of them, `Vecs` vectors in a line, `Pitch` bytes from line to line.
+template <class M, int N, int Threads, int Vecs, int Pitch>
+struct Part {
+  static_assert(Threads % Vecs == 0);
+  static constexpr int apart = Threads / Vecs;
+  Vec16 ahead[N];
+  template <class Loader>
+  HIDA_DEVICE void load(Loader& from, int chunk) {
+    from.at(chunk);
+    load_lines(from, int(threadIdx.x) / Vecs, apart, int(threadIdx.x) % Vecs, ahead);
+  }
+  HIDA_DEVICE void store(char* to) const {
+    to += int(threadIdx.x) / Vecs * Pitch + int(threadIdx.x) % Vecs * 16;
+#pragma unroll
+    for (int i = 0; i < N; ++i) store16(to + i * apart * Pitch, rounded<M>(ahead[i]));
+  }
+};
+
+// tile += A·B over chunks [begin, end) of kDepth<M> numbers. A loader is asked `at(chunk)`, then for vectors of lines;
+// what is next is loaded into registers while the tensor cores work. `prepare(chunk)` runs a whole phase before a chunk
+// is loaded: it may write shared memory that the loaders of earlier chunks do not read. What is written to other shared
+// memory than the tile's before a call is seen by its loaders; after it no thread's loaders read any more.
 template <class M, bool AByDepth, bool BByDepth, int Rows, class A, class B, class Prepare>
 HIDA_DEVICE void multiply(GemmTile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b,
                           Prepare prepare) {
-  constexpr int threads = kGemmThreadsOf<Rows>, left = 4, right = 4 * kTileSide / Rows, offset = Rows * kRowPitch;
+  constexpr int threads = kGemmThreadsOf<Rows>, offset = Rows * kRowPitch;
   if (begin >= end) return;
-  Vec16 ahead[left + right];
+  Part<M, 4, threads, kVecs<M, AByDepth, Rows>, kPitch<M, AByDepth, Rows>> left;
+  Part<M, 4 * kTileSide / Rows, threads, kVecs<M, BByDepth>, kPitch<M, BByDepth>> right;
   const auto load = [&](int chunk) {
-    b.at(chunk);  // first what takes more registers on the way
-#pragma unroll
-    for (int i = 0; i < right; ++i) {
-      const int e = int(threadIdx.x) + i * threads;
-      ahead[left + i] = b.vec(e / kVecs<M, BByDepth>, e % kVecs<M, BByDepth>);
-    }
-    a.at(chunk);
-#pragma unroll
-    for (int i = 0; i < left; ++i) {
-      const int e = int(threadIdx.x) + i * threads;
-      ahead[i] = a.vec(e / kVecs<M, AByDepth, Rows>, e % kVecs<M, AByDepth, Rows>);
-    }
+    right.load(b, chunk);  // first what takes more registers on the way
+    left.load(a, chunk);
   };
   prepare(begin);
   __syncthreads();
   if (begin + 1 < end) prepare(begin + 1);
   load(begin);
+#pragma unroll 1
   for (int chunk = begin; chunk < end; ++chunk) {
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < left; ++i) {
-      const int e = int(threadIdx.x) + i * threads;
-      store16(memory + e / kVecs<M, AByDepth, Rows> * kPitch<M, AByDepth, Rows> + e % kVecs<M, AByDepth, Rows> * 16,
-              rounded<M>(ahead[i]));
-    }
-#pragma unroll
-    for (int i = 0; i < right; ++i) {
-      const int e = int(threadIdx.x) + i * threads;
-      store16(memory + offset + e / kVecs<M, BByDepth> * kPitch<M, BByDepth> + e % kVecs<M, BByDepth> * 16,
-              rounded<M>(ahead[left + i]));
-    }
+    left.store(memory);
+    right.store(memory + offset);
     __syncthreads();
     if (chunk + 2 < end) prepare(chunk + 2);
     if (chunk + 1 < end) load(chunk + 1);
     tile.add(memory, memory + offset);
   }
+}
+template <class M, bool AByDepth, bool BByDepth, int Rows, class A, class B>
+HIDA_DEVICE void multiply(GemmTile<M, AByDepth, BByDepth, Rows>& tile, char* memory, int begin, int end, A& a, B& b) {
+  multiply(tile, memory, begin, end, a, b, [](int) {});
 }
 
 // The tile's sums to shared memory, row by row.

@@ -19,11 +19,24 @@ HIDA_DEVICE Vec16 load16(const void* from) {
   const uint4 v = *static_cast<const uint4*>(from);
   return {{v.x, v.y, v.z, v.w}};
 }
+// The same of global memory that nobody writes meanwhile, where the compiler cannot see that it is.
+HIDA_DEVICE Vec16 load16_global(const Vec16* from) {
+#if defined(HIDA_EMULATE_CUDA)
+  return *from;
+#else
+  Vec16 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+      : "l"(__cvta_generic_to_global(from)));
+  return v;
+#endif
+}
 HIDA_DEVICE void store16(void* to, const Vec16& vec) {
   *static_cast<uint4*>(to) = make_uint4(vec.word[0], vec.word[1], vec.word[2], vec.word[3]);
 }
 
-// Each names its vector: numbers in it, what sums and coordinates are computed in, how memory holds it.
+// Each names its vector: numbers in it, what sums and coordinates are computed in, how memory holds it. A word of two
+// numbers is written in one instruction where the chip has it.
 struct Bf16 {
   using Real = float;
   using Bits = uint16_t;
@@ -31,6 +44,15 @@ struct Bf16 {
   static constexpr bool tensor = true;
   static HIDA_DEVICE float read(uint32_t bits) { return widen_bf16(bits); }
   static HIDA_DEVICE uint32_t write(float x) { return narrow_bf16(x); }
+  static HIDA_DEVICE uint32_t write(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return write(low) | write(high) << 16;
+#endif
+  }
 };
 struct Fp16 {
   using Real = float;
@@ -39,6 +61,15 @@ struct Fp16 {
   static constexpr bool tensor = true;
   static HIDA_DEVICE float read(uint32_t bits) { return widen_f16(bits); }
   static HIDA_DEVICE uint32_t write(float x) { return narrow_f16(x); }
+  static HIDA_DEVICE uint32_t write(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return write(low) | write(high) << 16;
+#endif
+  }
 };
 struct Fp32 {
   using Real = float;
@@ -84,11 +115,25 @@ HIDA_DEVICE Vec16 pack(const typename M::Real (&x)[kPerVec<M>]) {
   Vec16 vec;
   if constexpr (kPerVec<M> == 8) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) vec.word[i] = M::write(x[2 * i]) | M::write(x[2 * i + 1]) << 16;
+    for (int i = 0; i < 4; ++i) vec.word[i] = M::write(x[2 * i], x[2 * i + 1]);
   } else {
     memcpy(&vec, x, 16);
   }
   return vec;
+}
+
+// A number as memory holds it; `dtype` tells 16-bit ones apart.
+template <class Real>
+HIDA_DEVICE Real stored_to(float x, Dtype) {
+  return Real(x);
+}
+template <class Real>
+HIDA_DEVICE Real stored_to(double x, Dtype) {
+  return Real(x);
+}
+template <class Real>
+HIDA_DEVICE Real stored_to(uint16_t bits, Dtype dtype) {
+  return Real(dtype == Dtype::bf16 ? widen_bf16(bits) : widen_f16(bits));
 }
 
 // One number of any dtype.

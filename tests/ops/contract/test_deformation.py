@@ -182,6 +182,19 @@ def test_a_pixel_that_is_not_read_does_no_harm(backend):
     assert (backend.ops.deform_conv2d(x, offset, torch.ones_like(x[..., :1, :1])) == 0).all()
 
 
+@back_ends(*BACKENDS)
+def test_a_corner_outside_adds_nothing_to_an_infinite_one_inside(backend):
+    x = torch.ones(1, 1, 4, 4, device=backend.device)
+    x[0, 0, 0, 0] = x[0, 0, 3, 3] = float("inf")  # a corner outside may be read there, if that makes no 0·∞
+    for shift, reached in (
+        (-0.5, ((0, 0), (0, 1), (1, 0), (1, 1), (3, 3))),
+        (0.5, ((0, 0), (2, 2), (2, 3), (3, 2), (3, 3))),
+    ):
+        y = backend.ops.deform_conv2d(x, torch.full((1, 2, 4, 4), shift, device=backend.device), x[..., 1:2, 1:2])
+        assert sorted(map(tuple, y[0, 0].isposinf().nonzero().tolist())) == list(reached)
+        assert not y.isnan().any()
+
+
 @every("dtype", [torch.float64, torch.float32, torch.float16])
 def test_many_points_in_one_cell(backend, dtype):
     case = "large map" if backend.device == "cuda" else "more than a tile"

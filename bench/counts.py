@@ -122,8 +122,11 @@ def units_of(plane: Plane) -> float:
     return plane[0] * plane[1] ** 2 * plane[2] / 256
 
 
-def nchw(op: str, back: bool, plane: Plane, counts: Counts, packs: int) -> list[Kernel]:
-    """Return the kernel whose blocks have planes in registers (size_launch in ida_nchw.cu)."""
+def nchw(op: str, back: bool, plane: Plane, counts: Counts, packs: int, rounds: bool = False) -> list[Kernel]:
+    """Return the kernel whose blocks have planes in registers (size_launch in ida_nchw.cu).
+
+    rounds: blocks stay, and the next plane is on its way while they compute one (nchw_rounds.h).
+    """
     channels, side, batch = plane
     whole = max(1, side * side // 8)
     if whole <= 32:
@@ -136,14 +139,24 @@ def nchw(op: str, back: bool, plane: Plane, counts: Counts, packs: int) -> list[
     # Loads, and half a latency each time that a plane's blocks wait for each other.
     waits = 1 if op.startswith("info_acon") and not back else 2.5 if back else 1.5
     kernel = Kernel(units, blocks, EIGHTS * OPS[op].traffic[back], 0, instructions, mufu)
-    return [kernel._replace(resident=resident(counts.registers, threads), together=units / blocks, waits=waits)]
+    kernel = kernel._replace(resident=resident(counts.registers, threads), together=units / blocks, waits=waits)
+    if not rounds or whole <= 32:
+        return [kernel]
+    # Of the two planes that a block has on the chip one waits for memory, the other for the block's sums.
+    staying = kernel._replace(blocks=2 * SMS * kernel.resident, resident=2 * kernel.resident, once=3)
+    return [kernel] if blocks <= staying.blocks else [staying]
 
 
-def tiles(plane: Plane) -> tuple[int, int]:
+def whole_of(op: str) -> int:
+    """Return the most pixels of a plane that a block has as a whole in NHWC."""
+    return 2 * WHOLE if op == "leaky_norm" else WHOLE
+
+
+def tiles(op: str, plane: Plane) -> tuple[int, int]:
     """Return blocks and threads of a sweep in NHWC (whole_planes and chunked in nhwc.h)."""
     channels, side, batch = plane
     packs, pixels, fill = channels // 8, side * side, 3 * SMS // 2
-    if pixels <= WHOLE:
+    if pixels <= whole_of(op):
         groups = min(64, max(2, 2048 // pixels))
         while groups > 2 and batch * math.ceil(packs / groups) < fill:
             groups //= 2
@@ -161,12 +174,12 @@ def tiles(plane: Plane) -> tuple[int, int]:
 def nhwc(op: str, back: bool, plane: Plane, counts: Counts, turns: bool) -> list[Kernel]:
     """Return the kernels that sweep over chunks of pixels, eight channels a thread."""
     floor, again, pixels = OPS[op].traffic[back], OPS[op].again[back], plane[1] ** 2
-    units, (blocks, threads) = units_of(plane), tiles(plane)
+    units, (blocks, threads) = units_of(plane), tiles(op, plane)
     shared = {"resident": resident(counts.registers, threads), "waiting": threads // 32}
     instructions, mufu = (a + b for a, b in zip(counts.sums, counts.results, strict=True))
     one = Kernel(units, blocks, EIGHTS * floor, 0, instructions, mufu, together=2, once=5)._replace(**shared)
-    adding = [Kernel(once=4)] if back and OPS[op].sums and pixels > WHOLE else []  # of chunks, for p1, p2 and logits
-    if pixels <= WHOLE or not again:  # the second sweep, if any, reads from the first-level cache
+    adding = [Kernel(once=4)] if back and OPS[op].sums and pixels > whole_of(op) else []  # of chunks, for p1, p2 and logits
+    if pixels <= whole_of(op) or not again:  # the second sweep, if any, reads from the first-level cache
         return [one, *adding]
     if turns:  # blocks stay, and wait for each other's sums; the first launch clears the counters
         again_near = one._replace(cached=EIGHTS * again, waits=1 + NEAR, once=10)
@@ -211,10 +224,10 @@ def kernels_of(state: str, op: str, back: bool, plane: Plane, layout: str, read:
         return general(op, back, plane, layout)
     key = op, DIRECTIONS[back]
     if layout == "nhwc":
-        return nhwc(op, back, plane, (new and read.nhwc.get(key)) or NHWC[key], new and op != "leaky_norm")
+        return nhwc(op, back, plane, (new and read.nhwc.get(key)) or NHWC[key], new)
     counts = (new and read.nchw.get(key)) or NCHW[key]
     packs = len(counts) if plane[1] ** 2 > 256 else 1
-    return nchw(op, back, plane, counts[packs - 1], packs)
+    return nchw(op, back, plane, counts[packs - 1], packs, rounds=new and back and not op.startswith("info_acon"))
 
 
 # ---- deform_conv2d --------------------------------------------------------------------------------------------------

@@ -82,10 +82,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     x, ctx.before, ctx.after, ctx.eps = inputs
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)  # for these two zeros would be written
     ctx.save_for_backward(x, mean, rstd)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 4
     x, mean, rstd = ctx.saved_tensors
     if torch.is_grad_enabled() or library.transformed(grad):
         found = library.differentiable_gradients(

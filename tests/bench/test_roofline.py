@@ -70,7 +70,7 @@ def test_two_sweeps_move_seven_tensors_and_turns_five():
     ],
 )
 def test_tiles_are_those_of_the_host_code(plane, blocks, threads):
-    assert counts.tiles(plane) == (blocks, threads)
+    assert counts.tiles("ida", plane) == (blocks, threads)
 
 
 def read_off(name, registers=100, *parts):

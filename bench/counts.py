@@ -178,7 +178,9 @@ def nhwc(op: str, back: bool, plane: Plane, counts: Counts, turns: bool) -> list
     shared = {"resident": resident(counts.registers, threads), "waiting": threads // 32}
     instructions, mufu = (a + b for a, b in zip(counts.sums, counts.results, strict=True))
     one = Kernel(units, blocks, EIGHTS * floor, 0, instructions, mufu, together=2, once=5)._replace(**shared)
-    adding = [Kernel(once=4)] if back and OPS[op].sums and pixels > whole_of(op) else []  # of chunks, for p1, p2 and logits
+    adding = (
+        [Kernel(once=4)] if back and OPS[op].sums and pixels > whole_of(op) else []
+    )  # of chunks, for p1, p2 and logits
     if pixels <= whole_of(op) or not again:  # the second sweep, if any, reads from the first-level cache
         return [one, *adding]
     if turns:  # blocks stay, and wait for each other's sums; the first launch clears the counters

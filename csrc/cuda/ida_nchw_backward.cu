@@ -3,14 +3,12 @@
 // where the residual was x. Blocks stay and go from plane to plane (nchw_rounds.h), a thread with two packs of eight
 // pixels; float32, and planes of a warp, with one.
 //   The first sweep has what dγ needs, and stores it. Between the sweeps a thread keeps x as it came, and for each
-//   pixel
-// x̂, dy·(1 + γ)/σ and two slopes of the activation. The first sums of a plane, of d and d·x̂, are every warp's; the
-// second ones, towards p1, p2 and the logits, are one warp's alone, a round later.
+// pixel x̂, dy·(1 + γ)/σ and two slopes of the activation. The first sums of a plane, of d and d·x̂, are every
+// warp's; the second ones, towards p1, p2 and the logits, are one warp's alone, a round later.
 //   Of 16-bit numbers two blocks of 256 threads share a multiprocessor: 128 registers, places for two planes (128 KB).
 // So 64 to 128 KB are on their way. About 65 instructions per element and 4 of the slow ones.
-//   Share of the floor (ida, bfloat16, 16 images on an H100): not measured; with blocks that loaded, computed, and
-//   ended
-// 67 % for 64 channels of 128×128, 65 % for 128 of 64×64: a third of the time nothing was on its way.
+//   Share of the floor (ida, bfloat16, 16 images on an H100): not measured. With blocks that loaded, computed, and
+// ended it was 67 % for 64 channels of 128×128, 65 % for 128 of 64×64: a third of the time nothing was on its way.
 #include <algorithm>
 
 #include "nchw_rounds.h"

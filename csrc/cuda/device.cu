@@ -101,8 +101,8 @@ int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads
   static std::map<std::tuple<const void*, int, unsigned, size_t>, int64_t> known;
   make_ready(kernel, shared, l);
   const std::lock_guard<std::mutex> lock(mutex);
-  int64_t& clusters = known[{kernel, l.device, cluster << 16 | threads, shared}];
-  if (clusters > 0) return clusters;
+  int64_t& one_more = known[{kernel, l.device, cluster << 16 | threads, shared}];  // 0: not asked yet
+  if (one_more > 0) return one_more - 1;
   const WhileCapturing mode;
   // Several blocks share a multiprocessor: first-level cache gives way.
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
@@ -124,7 +124,8 @@ int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads
     config.numAttrs = 1;
     check(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "clusters of a kernel");
   }
-  return clusters = count > 1 ? count : 1;
+  one_more = count + 1;
+  return count;
 }
 
 }  // namespace cuda

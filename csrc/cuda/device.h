@@ -164,7 +164,7 @@ inline void clear(void* memory, size_t bytes, const Launch& l) {
 }
 
 // Clusters of `cluster` blocks (1: none) of a kernel that run at a time on the current device, l.device, which is asked
-// once. (device.cu)
+// once; 0 where a part of the chip that blocks of a cluster share has too little for them. (device.cu)
 int64_t resident_clusters(const void* kernel, unsigned cluster, unsigned threads, size_t shared, const Launch& l);
 
 // A grid of so many blocks, in one dimension.

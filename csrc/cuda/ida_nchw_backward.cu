@@ -266,12 +266,16 @@ void run(Backward b, LaunchSize size, const Launch& l) {
   b.groups = size.grid.x / b.task.cluster;
   b.images = size.grid.y;
   const size_t sharing = std::max(kPlaneThreads / size.threads, 1u);  // blocks, of a multiprocessor
-  for (b.stages = l.shared > kNoCopies ? 2 : 0; b.stages > 0; --b.stages)
-    if (sharing * (b.stages * copies + kSums) <= size_t(l.shared)) break;
-  b.stage = unsigned(copies);
   const int64_t all = int64_t(b.groups) * b.images, most = 0x7fffffff / b.task.cluster;
+  int64_t wanted = most;
+  for (b.stages = l.shared > kNoCopies ? 2 : 0; b.stages > 0; --b.stages) {
+    if (sharing * (b.stages * copies + kSums) > size_t(l.shared)) continue;
+    wanted = resident_clusters(kernel, b.task.cluster, size.threads, b.stages * copies, l);
+    if (wanted > 0) break;
+    wanted = most;
+  }
+  b.stage = unsigned(copies);
   const size_t shared = b.stages * copies;
-  const int64_t wanted = b.stages > 0 ? resident_clusters(kernel, b.task.cluster, size.threads, shared, l) : most;
   const unsigned clusters = unsigned(std::min({all, wanted, most}));
   b.next_image = clusters / b.groups;
   b.next_group = clusters % b.groups;

@@ -86,19 +86,22 @@ class Tickets {
 // Says whether this was the last of a unit's jobs; if so, every thread sees what the others have written.
 HIDA_DEVICE bool is_last(unsigned* done, unsigned jobs) {
   HIDA_SHARED(unsigned, before, [1]);
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) before[0] = atomicAdd(done, 1u);
+  if (threadIdx.x == 0) {  // its fences are for the whole block, on the other side of the barriers
+    __threadfence();
+    before[0] = atomicAdd(done, 1u);
+    __threadfence();
+  }
   __syncthreads();
-  if (before[0] + 1 != jobs) return false;
-  __threadfence();
-  return true;
+  return before[0] + 1 == jobs;
 }
 // Lets the unit's second sweep begin, which waits for it.
 HIDA_DEVICE void open(unsigned* done) {
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) atomicAdd(done, 1u);
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(done, 1u);
+  }
 }
 HIDA_DEVICE void wait_until_open(const unsigned* done, unsigned jobs) {
   if (threadIdx.x == 0) wait_until(done, jobs + 1);

@@ -24,6 +24,8 @@ struct Cuda {
         fail(
             "on a CUDA device leaky_norm takes channels_last float32, bfloat16 and float16 with a multiple of 8"
             " channels and images of less than 2 GiB.");
+    for (const void* sums : {a.mean, a.rstd})
+      if (reinterpret_cast<uintptr_t>(sums) % 16 != 0) fail("mean and rstd must begin at a multiple of 16 bytes.");
   }
 };
 
@@ -32,7 +34,8 @@ Tensor packed(const char* name, const Tensor& t, const Tensor& x) {
   if (t.numel() == 0) return t;
   const Extent e = extent_of(name, t);
   const ScalarType dtype = x.scalar_type();
-  if (t.scalar_type() == dtype && cuda::leaky_norm_takes(image_of(name, t, e), e)) return t;
+  const bool arranged = e.pixels() == 1 || is_channels_last(t, e);
+  if (arranged && t.scalar_type() == dtype && cuda::leaky_norm_takes(image_of(name, t, e), e)) return t;
   Tensor copy = torch::stable::empty(t.sizes(), dtype, torch::headeronly::Layout::Strided, x.device(), std::nullopt,
                                      torch::headeronly::MemoryFormat::ChannelsLast);
   return torch::stable::copy_(copy, t);

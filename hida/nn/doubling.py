@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hida.ops import library
 from hida.ops.layout import channels_last
 
 FEW = 64
@@ -22,11 +25,15 @@ class Doubling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._matrices: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self._matrices: dict[Any, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matrices": {}}
 
     def forward(self, x: Tensor) -> Tensor:
         half = x.dtype in (torch.bfloat16, torch.float16)
-        if x.is_cuda and half and not torch.compiler.is_compiling() and x.shape[2] * x.shape[3] <= FEW:
+        ordinary = not (torch.compiler.is_compiling() or library.transformed(x))
+        if x.is_cuda and half and ordinary and x.shape[2] * x.shape[3] <= FEW:
             with torch.autocast("cuda", enabled=False):
                 return self.product(x.float())
         # A size, not a factor: torch multiplies by a factor as a float, which a traced graph cannot cancel.
@@ -35,7 +42,7 @@ class Doubling(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         """Double by a product with the matrix of the weights, in the layout of ``x``."""
         n, c, h, w = x.shape
-        key = (h, w, x.dtype, x.device)
+        key = (h, w, x.dtype, x.device, getattr(x, "fake_mode", None))  # tensors without memory have their own
         if key not in self._matrices:  # before a CUDA graph is captured: what it reads must stay
             with torch.inference_mode(False):
                 self._matrices[key] = torch.kron(_weights(h, x), _weights(w, x))

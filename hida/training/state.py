@@ -52,7 +52,7 @@ class TrainingState:
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         # Tensors, and on the device: a captured step reads the rates of its iteration from them.
         self.rates = {name: torch.zeros((), device=world.device) for name in networks}
-        self.share, self.share_on_device = 1.0, torch.ones((), device=world.device)
+        self.share, self.minus_share = 1.0, torch.zeros((), device=world.device)
         """of the generator in its EMA's next value"""
         self.optimizers = {n: _optimizer(net, config.optimizer, self.rates[n]) for n, net in networks.items()}
         half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
@@ -84,7 +84,7 @@ class TrainingState:
         # Early on the EMA follows quickly, else it would keep the random start for 1/(1 − decay) iterations.
         count = self.iteration + 1
         self.share = 1 - min(self.config.train.ema, count / (10 + count))
-        self.share_on_device.fill_(self.share)
+        self.minus_share.fill_(-self.share)
         torch.manual_seed(mixed_seed(self.config.train.seed, self.world.rank, self.images, 3))
 
     def update(self, batch: Batch) -> Tensor:
@@ -174,8 +174,8 @@ class TrainingState:
         now: list[Tensor] = list(self.generator.parameters())
         if not self.config.train.ema:
             torch._foreach_copy_(ema, now)
-        elif self.share_on_device.is_cuda:
-            move_towards(now, ema, self.share_on_device)
+        elif self.minus_share.is_cuda:
+            move_towards(now, ema, self.minus_share)
         else:
             torch._foreach_lerp_(ema, now, self.share)
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from hida.nn.doubling import Doubling
@@ -31,11 +32,15 @@ def test_the_product_is_the_interpolation(size, layout):
     assert torch.equal(module(x), expected)  # a CPU's own
 
 
-def test_a_matrix_of_inference_serves_training_too():
+def test_matrices_of_inference_and_of_tensors_without_memory_do_no_harm_to_training():
     module = Doubling()
     with torch.inference_mode():
         module.product(torch.ones(1, 2, 2, 2))
+    with FakeTensorMode():
+        assert module.product(torch.ones(1, 2, 2, 2)).shape == (1, 2, 4, 4)
     x = torch.ones(1, 2, 2, 2, requires_grad=True)
-    copy.deepcopy(module).product(x).sum().backward()
+    copied = copy.deepcopy(module)
+    assert not copied._matrices
+    module.product(x).sum().backward()
     assert torch.equal(x.grad, torch.full_like(x, 4.0))
     assert not module.state_dict()

@@ -14,7 +14,7 @@ def test_tensors_move_by_the_share_that_is_in_memory_then(share):
     targets[0], tensors[0] = (t.contiguous(memory_format=torch.channels_last) for t in (targets[0], tensors[0]))
     kept, on_device = [t.clone() for t in targets], torch.zeros(())
     expected = [(1 - share) * a.double() + share * b.double() for a, b in zip(tensors, targets, strict=True)]
-    on_device.fill_(share)
+    on_device.fill_(-share)
     move_towards(targets, tensors, on_device)
     for found, exact, target, same in zip(tensors, expected, targets, kept, strict=True):
         torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=1e-6)

@@ -16,7 +16,8 @@ def plane_mean(x: Tensor) -> Tensor:
     if channels_last_on_cpu(x) and dispatch.native(x):
         mean = torch.ops.hida.plane_sums(x) / (x.shape[2] * x.shape[3])
         return mean.to(x.dtype)[:, :, None, None]
-    if x.device.type == "cuda" and not (torch.compiler.is_compiling() or library.transformed(x)):
+    differentiated = x.requires_grad and torch.is_grad_enabled()
+    if differentiated and x.device.type == "cuda" and not (torch.compiler.is_compiling() or library.transformed(x)):
         return Mean.apply(x)
     return x.mean((2, 3), keepdim=True)
 

@@ -8,7 +8,7 @@
 //   Of 16-bit numbers two blocks of 256 threads share a multiprocessor: 128 registers, places for two planes (128 KB).
 // So 64 to 128 KB are on their way. About 65 instructions per element and 4 of the slow ones.
 //   Share of the floor (ida, bfloat16, 16 images on an H100): not measured. With blocks that loaded, computed, and
-// ended it was 67 % for 64 channels of 128×128, 65 % for 128 of 64×64: a third of the time nothing was on its way.
+// ended it was 68 % for 64 channels of 128×128, 66 % for 128 of 64×64: a third of the time nothing was on its way.
 #include <algorithm>
 
 #include "nchw_rounds.h"

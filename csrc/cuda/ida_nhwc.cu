@@ -8,7 +8,7 @@
 // What is read for the last time is marked as not wanted any more. f is computed twice: 14 instructions per element
 // cost less than its bytes. Statistics: moments.h. Always the same order, no atomics in a result.
 // Share of the floor (ida, bfloat16, 16 images on an H100): two kernels, statistics of all images before y of all, had
-// 59 % of it for 64 channels of 128×128, 58 % for 128 of 64×64 (blocks of a cluster, of a plane each, took 24 to 29 %
+// 58 % of it for 64 channels of 128×128, 58 % for 128 of 64×64 (blocks of a cluster, of a plane each, took 24 to 29 %
 // longer); in turns, and instance_norm_modulate: not measured.
 #include "moments.h"
 

@@ -289,7 +289,7 @@ def kernels_in(path: Path) -> Read:
     Raises:
         HidaError: if the file is not that, of another chip, or lacks a kernel.
     """
-    made_by = f"python tools/sass.py --json {path}"
+    made_by = "python tools/sass.py --json sass.json"
     try:
         found = json.loads(read_text(path, made_by))
         arch, kernels = found["arch"], found["kernels"]
@@ -310,7 +310,7 @@ def steps_in(path: Path, whole: bool) -> dict[tuple[str, str], dict[str, int]]:
     Raises:
         HidaError: if the file is not that, or, where ``whole``, lacks a step.
     """
-    made_by = f"python bench/trace.py > {path}"
+    made_by = "python bench/trace.py > trace.txt"
     try:
         found = read_steps(read_text(path, made_by))
     except ValueError as error:

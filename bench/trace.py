@@ -315,14 +315,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(
             f"trace: the reference ops are counted, since the CUDA library is {library.why_not_cuda}", file=sys.stderr
         )
-    heading = True
+    print("| preset | layout | batch | precision | kernels |", " | ".join(KINDS), "|")
+    print("|---|---|---:|---|", "---:|" * (len(KINDS) + 1), sep="")
     for preset, config in configs.items():
         for layout in dict.fromkeys(options.layouts):
             found = trace(config, options.batch, layout == "nhwc", options.precision)
-            if heading:
-                print("| preset | layout | batch | precision | kernels |", " | ".join(KINDS), "|")
-                print("|---|---|---:|---|", "---:|" * (len(KINDS) + 1), sep="")
-                heading = False
             numbers = " | ".join(f"{n:,}" for n in (sum(found.kinds.values()), *(found.kinds[k] for k in KINDS)))
             print(f"| {preset} | {layout} | {options.batch} | {options.precision} | {numbers} |", flush=True)
             for (kind, what), count in found.found.most_common(options.list):

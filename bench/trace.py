@@ -56,7 +56,7 @@ from hida.training.state import TrainingState
 
 KINDS = ("cast", "layout", "inside", "product", "hida", "multi-tensor", "reduction", "elementwise", "joined", "resized")
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "detach"}
-FREE |= {"_record_function_enter_new", "_record_function_exit"}
+FREE |= {"_record_function_enter_new", "_record_function_exit", "_unsafe_view"}
 TWO = {"slice_backward", "select_backward", "upsample_bilinear2d_backward"}
 """which fill with zeros first"""
 REDUCTIONS = {"sum", "mean", "native_batch_norm", "native_batch_norm_backward", "linalg_vector_norm", "_foreach_norm"}

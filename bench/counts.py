@@ -91,7 +91,7 @@ GATHER_KERNEL = "deform_conv forward_kernel<Bf16, 64>"
 
 
 def names_of(op: str, back: bool, layout: str) -> list[str]:
-    """Return the names by tools/sass.py of an op's kernels: in NHWC of large planes; in NCHW of each number of packs."""
+    """Return the names by tools/sass.py of an op's kernels: in NHWC of large planes; in NCHW by packs."""
     file, logits = KERNELS[op]
     info, arguments = file == "info_acon", f"bf16, {logits}" if logits else "bf16"
     start = f"{file}_{layout}{'_backward' if back and not info else ''}"

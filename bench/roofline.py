@@ -257,13 +257,13 @@ def report(read: Read | None, now: dict[tuple[str, str], dict[str, int]], measur
         "what the second-level cache keeps from one kernel to the next and the 900 instructions of general kernels",
         "in NCHW were, however, settled with these numbers at hand.\n",
         markdown(("kernels", "case", "measured", "predicted", "error"), measured_rows(measured), 2),
-        "\ndeform_conv2d, µs. The kernels of small maps (2², 4²) are modelled as they were before; what they are predicted",
-        "to take now, in another way, is in [Before and after](#before-and-after-on-an-h100).\n",
+        "\ndeform_conv2d, µs. The kernels of small maps (2², 4²) are modelled as they were before; what they are",
+        "predicted to take now, in another way, is in the table whose last column is `now, predicted`.\n",
         markdown(("case", "images", "before", "now", "measured"), deform_rows(read), 1),
         "\n† In a process of its own, with synchronous launches.",
         "\nA training step of 16 images, ms: all but the ops and casts is fitted to the H100's trace of `small`, the",
-        "speed of convolutions in `released` to its step. `small` is measured as the sum of its kernels. What small maps",
-        "of deform_conv2d gain is not in it.\n",
+        "speed of convolutions in `released` to its step. `small` is measured as the sum of its kernels. What small",
+        "maps of deform_conv2d gain is not in it.\n",
         markdown(("preset", "layout", *step, "images/s before", "predicted now"), step_rows(now, read), 2),
     ]
     return "\n".join(line for part in parts for line in ([part] if isinstance(part, str) else part))

@@ -276,7 +276,7 @@ def read_before(path: Path, arch: str) -> list[dict]:
 
 
 def newer_source(library: Path) -> Path | None:
-    """Return a file that the library is built from and that was changed after it; of another library than LIBRARY none."""
+    """Return a source that was changed after the library was built from it; none of a library that is not LIBRARY."""
     if library.resolve() != LIBRARY or not library.is_file():
         return None
     files = (p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cu", ".h") and p.parent.name != "cpu")

@@ -202,7 +202,7 @@ def read_steps(text: str) -> dict[tuple[str, str], dict[str, int]]:
     """Return the numbers of kernels in a table that bench/trace.py printed.
 
     Raises:
-        ValueError: if there is none, or a row is of another batch or precision than the steps that are predicted.
+        ValueError: if there is none, or a row is of another step than is predicted: batch, precision, ops.
     """
     rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines() if line[:1] == "|"]
     head = next((row for row in rows if row[:4] == ["preset", "layout", "batch", "precision"]), [])
@@ -213,7 +213,10 @@ def read_steps(text: str) -> dict[tuple[str, str], dict[str, int]]:
         if len(row) == len(head) and row[2].isdigit():
             if row[2:4] != [str(IMAGES), "bf16"]:
                 raise ValueError(f"a row is of batch {row[2]} in {row[3]}, and the step is predicted of 16 in bf16")
-            found[row[0], row[1]] = {k: int(n.replace(",", "")) for k, n in zip(head[4:], row[4:], strict=True)}
+            kernels = {k: int(n.replace(",", "")) for k, n in zip(head[4:], row[4:], strict=True)}
+            if not kernels["hida"]:
+                raise ValueError("a row has no operators of HIDA, so that PyTorch's were counted instead")
+            found[row[0], row[1]] = kernels
     return found
 
 

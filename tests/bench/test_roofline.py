@@ -216,6 +216,11 @@ def test_the_tables_go_between_their_marks(files):
             ["--step", "trace.txt"],
             "a row is of batch 8 in fp16",
         ),
+        (
+            lambda f: (f / "trace.txt").write_text(HEAD + row_of("small", "nhwc", hida=0), encoding="utf-8"),
+            ["--step", "trace.txt"],
+            "a row has no operators of HIDA",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_printed(files, capsys, spoil, words, sentence):

@@ -52,6 +52,7 @@ def test_copies_are_told_apart():
         x.to(torch.half, memory_format=NHWC)
         x.clone()
         x.view(2, 48)[:, ::2].expand(2, 24).t()
+        torch.ops.aten._unsafe_view(x, (2, 48))
         torch.cat((x, x), 1)
         functional.interpolate(x, scale_factor=2)
         x.mean()

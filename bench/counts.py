@@ -8,7 +8,6 @@ reads from the second-level cache. Tilings follow the host code of csrc/cuda. Ev
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -51,8 +50,8 @@ KERNELS = {  # of ida and info_acon: the file, the template argument of the logi
     "instance_norm_modulate": ("ida", "none"),
     "leaky_norm": ("leaky_norm", ""),
 }
-# Read by tools/sass.py at ac1a7ee, sm_90a. NCHW: of one pack per thread, and of two. leaky_norm had no kernel then: for
-# "now", without --sass, it is taken to be like instance_norm_modulate.
+# Read by tools/sass.py at ac1a7ee, sm_90a, of "two sweeps". NCHW: of one pack per thread, and of two. leaky_norm had no
+# kernel then.
 NONE = (0.0, 0.0)
 NHWC = {
     ("ida", "fwd"): Counts(128, (160, 32), (211, 32)),
@@ -63,8 +62,6 @@ NHWC = {
     ("info_acon, θ per plane", "bwd"): Counts(121, NONE, (214, 16)),
     ("instance_norm_modulate", "fwd"): Counts(89, (52, 0), (102, 0)),
     ("instance_norm_modulate", "bwd"): Counts(90, (96, 0), (125, 0)),
-    ("leaky_norm", "fwd"): Counts(89, (52, 0), (102, 0)),
-    ("leaky_norm", "bwd"): Counts(90, (96, 0), (125, 0)),
 }
 NCHW = {
     ("ida", "fwd"): (Counts(40, NONE, (325, 33)), Counts(64, NONE, (297, 32))),
@@ -83,38 +80,52 @@ GENERAL_NHWC = {"fwd": (59, 8 * SMS, 16), "bwd": (67, 160, 8)}
 
 
 class Read(NamedTuple):
-    """What tools/sass.py read: the counts of "now", where it found the kernels."""
+    """What tools/sass.py read: the counts of "now"."""
 
     nhwc: dict[tuple[str, str], Counts]
     nchw: dict[tuple[str, str], tuple[Counts, ...]]
     gather: float  # instructions of deform_conv2d, forward, for a gathered vector
 
 
+GATHER_KERNEL = "deform_conv forward_kernel<Bf16, 64>"
+
+
+def names_of(op: str, back: bool, layout: str) -> list[str]:
+    """Return the names by tools/sass.py of an op's kernels: in NHWC of large planes; in NCHW by packs."""
+    file, logits = KERNELS[op]
+    info, arguments = file == "info_acon", f"bf16, {logits}" if logits else "bf16"
+    start = f"{file}_{layout}{'_backward' if back and not info else ''}"
+    if layout == "nhwc":
+        return [f"{start} {('backward' if back else 'forward') if info else 'in_turns'}<{arguments}>"]
+    packs = range(1, 1 + len(NCHW.get((op, DIRECTIONS[back]), ())))
+    return [f"{start} {'backward' if back else 'forward'}<{arguments}, {n}>" for n in packs]
+
+
 def read_sass(kernels: list[dict]) -> Read:
-    """Return the counts in the JSON of tools/sass.py."""
+    """Return the counts in the JSON of tools/sass.py.
 
-    def counts(name: str) -> list[Counts]:
-        found = []
-        for one in kernels:
-            parts = [part for part in one["parts"] if "per_eight" in part]
-            if re.match(name, one["name"]) and parts:
-                sweeps = [[p for p in parts if bool(p["stores"]) == results] for results in (False, True)]
-                per = [(sum(p["per_eight"] for p in s), sum(p["mufu_per_eight"] for p in s)) for s in sweeps]
-                found.append(Counts(one["registers"], *per))
-        return found
+    Raises:
+        LookupError: if a kernel is not there, or its counts are not; its name is the argument.
+    """
+    known = {one["name"]: one for one in kernels}
 
-    read = Read({}, {}, 0)
-    for op, (file, logits) in KERNELS.items():
-        for direction, word in zip(DIRECTIONS, ("(?!.*backward)", "(?=.*backward)"), strict=True):
-            arguments = f"bf16, {logits}" if logits else "bf16"
-            if sweeping := counts(rf"{word}{file}_nhwc\w* (?!whole)\w+<{arguments}"):  # of large planes
-                read.nhwc[op, direction] = sweeping[0]
-            packs = list(NCHW.get((op, direction), ()))
-            for n in range(len(packs)):
-                packs[n] = (counts(rf"{word}{file}_nchw\w* \w+<{arguments}, {n + 1}>") or packs[n:])[0]
-            read.nchw[op, direction] = tuple(packs)
-    gathers = [one["parts"][0] for one in kernels if one["name"] == "deform_conv forward_kernel<Bf16, 64>"]
-    return read._replace(gather=gathers[0].get("per_eight", 0) if gathers else 0)
+    def parts_of(name: str) -> list[dict]:
+        parts = [part for part in known[name]["parts"] if "per_eight" in part] if name in known else []
+        if not parts:
+            raise LookupError(name)
+        return parts
+
+    def counts(name: str) -> Counts:
+        sweeps = [[p for p in parts_of(name) if bool(p["stores"]) == results] for results in (False, True)]
+        per = [(sum(p["per_eight"] for p in s), sum(p["mufu_per_eight"] for p in s)) for s in sweeps]
+        return Counts(known[name]["registers"], *per)
+
+    read = Read({}, {}, parts_of(GATHER_KERNEL)[0]["per_eight"])
+    for op in OPS:
+        for back, direction in enumerate(DIRECTIONS):
+            read.nhwc[op, direction] = counts(names_of(op, bool(back), "nhwc")[0])
+            read.nchw[op, direction] = tuple(map(counts, names_of(op, bool(back), "nchw")))
+    return read
 
 
 def units_of(plane: Plane) -> float:
@@ -217,17 +228,19 @@ def by_torch(back: bool, plane: Plane, layout: str) -> list[Kernel]:
     return own + [plain(plane, 2)] * (layout == "nhwc") * (1 + back)  # what is read, and written, changes its layout
 
 
-def kernels_of(state: str, op: str, back: bool, plane: Plane, layout: str, read: Read) -> list[Kernel]:
-    """Return the launches of an op."""
+def kernels_of(state: str, op: str, back: bool, plane: Plane, layout: str, read: Read | None) -> list[Kernel]:
+    """Return the launches of an op; those of "now" are known by what was read."""
     new = state == "now"
+    if new and read is None:
+        raise ValueError("what was read is needed")
     if op == "leaky_norm" and not (new and layout == "nhwc"):
         return by_torch(back, plane, layout)
     if state == "general":
         return general(op, back, plane, layout)
     key = op, DIRECTIONS[back]
     if layout == "nhwc":
-        return nhwc(op, back, plane, (new and read.nhwc.get(key)) or NHWC[key], new)
-    counts = (new and read.nchw.get(key)) or NCHW[key]
+        return nhwc(op, back, plane, read.nhwc[key] if new and read else NHWC[key], new)
+    counts = read.nchw[key] if new and read else NCHW[key]
     packs = len(counts) if plane[1] ** 2 > 256 else 1
     return nchw(op, back, plane, counts[packs - 1], packs, rounds=new and back and not op.startswith("info_acon"))
 

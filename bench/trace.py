@@ -10,9 +10,10 @@ The iteration of ``hida train`` runs on tensors that have a shape, strides, a dt
     layout          same dtype, other strides (clone, copy_, _to_copy)
     inside          the copies that an operator makes of an operand whose layout differs: a convolution follows its
                     input's or its weight's NHWC, deform_conv2d wants a contiguous weight
-    product         one a convolution (of matrices: its bias included), one for each gradient; its bias: one
-                    elementwise, one reduction
-    hida            operators of HIDA, each counted as one, though some launch two or three kernels
+    product         one a convolution (of matrices: its bias included; in batches, not), one for each gradient; its
+                    bias: one elementwise, one reduction
+    hida            operators of HIDA, each counted as one, though some launch two or three kernels; the built library
+                    must have all of them
     multi-tensor    optimisers and _foreach_ operators, by the limits of PyTorch's multi_tensor_apply (4 KB a launch)
     reduction, elementwise (with copies of the same layout, fills, indexing), joined (cat), resized
 
@@ -29,7 +30,7 @@ import contextlib
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,9 +45,10 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from hida.cli.output import make_printable
-from hida.config import load_preset
+from hida.cli.run import run_command
+from hida.config import Config, load_preset
 from hida.data.dataset import PairTensors
+from hida.errors import HidaError
 from hida.ops import library
 from hida.training.distributed import World
 from hida.training.engine import Engine
@@ -54,7 +56,7 @@ from hida.training.state import TrainingState
 
 KINDS = ("cast", "layout", "inside", "product", "hida", "multi-tensor", "reduction", "elementwise", "joined", "resized")
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "detach"}
-FREE |= {"_record_function_enter_new", "_record_function_exit"}
+FREE |= {"_record_function_enter_new", "_record_function_exit", "_unsafe_view"}
 TWO = {"slice_backward", "select_backward", "upsample_bilinear2d_backward"}
 """which fill with zeros first"""
 REDUCTIONS = {"sum", "mean", "native_batch_norm", "native_batch_norm_backward", "linalg_vector_norm", "_foreach_norm"}
@@ -112,6 +114,7 @@ class Launches(TorchDispatchMode):
         elif name in ("convolution", "convolution_backward"):
             self._count_convolution(name, args)
         elif func.namespace == "hida":
+            _require_kernel(name)
             self.note("hida", " ".join([name, *(_told(t) for t in args if isinstance(t, Tensor) and t.dim() == 4)]))
             if name.startswith("deform_conv2d"):
                 weight = args[3 if name.endswith("backward") else 2]
@@ -122,6 +125,9 @@ class Launches(TorchDispatchMode):
             self.note("product", f"{name} {' '.join(_told(t) for t in args)}")
             # cuBLASLt adds a bias as it goes, unless a matrix is a vector.
             self.note("elementwise", f"bias of {name}", name == "addmm" and 1 in (*args[1].shape, *args[2].shape))
+        elif name in ("bmm", "baddbmm"):
+            self.note("product", f"{name} {' '.join(_told(t) for t in args)}")
+            self.note("elementwise", f"bias of {name}", name == "baddbmm")  # copied to where the product is added to it
         elif name in ("cat", "stack"):
             self.note("joined", f"cat {' '.join(map(_told, args[0]))}")
         else:
@@ -165,6 +171,19 @@ class _Python(TorchFunctionMode):
             self.launches.fresh.clear()
         self.launches.casts = torch.is_autocast_enabled("cuda")  # which autocast itself turns off while it casts
         return func(*args, **(kwargs or {}))
+
+
+def _require_kernel(name: str) -> None:
+    """Refuse to count an operator of HIDA as a kernel that the library does not have.
+
+    Raises:
+        HidaError: if the library is older than the sources.
+    """
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"hida::{name}", "CUDA"):
+        raise HidaError(
+            f"{library.CUDA_PATH.name} has no {name}, so it is older than the sources; build it again "
+            "(HIDA_BUILD_CUDA=1 python setup.py build_ext --inplace)."
+        )
 
 
 def _told(t: Tensor) -> str:
@@ -246,9 +265,8 @@ def fake_gpu() -> Iterator[Launches]:
         yield launches
 
 
-def trace(preset: str, batch: int, nhwc: bool, precision: str = "bf16") -> Launches:
+def trace(config: Config, batch: int, nhwc: bool, precision: str = "bf16") -> Launches:
     """Count one iteration of ``hida train``, the second, in which the optimisers have their states."""
-    config = load_preset(preset)
     train = dataclasses.replace(config.train, batch=batch, precision=precision, channels_last=nhwc, compile=False)
     device = torch.device("cuda", 0)
     with fake_gpu() as launches:
@@ -270,31 +288,44 @@ def trace(preset: str, batch: int, nhwc: bool, precision: str = "bf16") -> Launc
     return launches
 
 
-def main() -> None:
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--presets", nargs="+", default=["small", "released"], help="or files")
-    made.add_argument("--layouts", nargs="+", choices=["nhwc", "nchw"], default=["nhwc", "nchw"])
-    made.add_argument("--batch", type=int, default=16)
-    made.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
-    made.add_argument("--list", type=int, nargs="?", const=1000, default=0, metavar="N", help="the operators, too")
-    options = made.parse_args()
+    names, layouts, precisions = ["small", "released"], ["nhwc", "nchw"], ["bf16", "fp16", "fp32"]
+    told = "presets, or configurations in files of TOML (default: small released)"
+    made.add_argument("--presets", nargs="+", default=names, metavar="NAME", help=told)
+    made.add_argument("--layouts", nargs="+", choices=layouts, default=layouts, help="(default: both)")
+    made.add_argument("--batch", type=_at_least(1), default=16, metavar="N", help="images (default: %(default)s)")
+    told = "of the autocast (default: %(default)s)"
+    made.add_argument("--precision", choices=precisions, default="bf16", help=told)
+    told = "the operators, too: all, or the N most frequent"
+    made.add_argument("--list", type=_at_least(0), nargs="?", const=1000, default=0, metavar="N", help=told)
+    options = made.parse_args(argv)
+    configs = {preset: load_preset(preset) for preset in options.presets}
     if not library.loaded_cuda:
         print(
             f"trace: the reference ops are counted, since the CUDA library is {library.why_not_cuda}", file=sys.stderr
         )
-    print("| preset | layout | kernels |", " | ".join(KINDS), "|")
-    print("|---|---|", "---:|" * (len(KINDS) + 1), sep="")
-    for preset in options.presets:
-        for layout in options.layouts:
-            found = trace(preset, options.batch, layout == "nhwc", options.precision)
-            numbers = " | ".join(f"{found.kinds[kind]:,}" for kind in KINDS)
-            print(f"| {preset} | {layout} | {sum(found.kinds.values()):,} | {numbers} |", flush=True)
+    print("| preset | layout | batch | precision | kernels |", " | ".join(KINDS), "|")
+    print("|---|---|---:|---|", "---:|" * (len(KINDS) + 1), sep="")
+    for preset, config in configs.items():
+        for layout in dict.fromkeys(options.layouts):
+            found = trace(config, options.batch, layout == "nhwc", options.precision)
+            numbers = " | ".join(f"{n:,}" for n in (sum(found.kinds.values()), *(found.kinds[k] for k in KINDS)))
+            print(f"| {preset} | {layout} | {options.batch} | {options.precision} | {numbers} |", flush=True)
             for (kind, what), count in found.found.most_common(options.list):
                 if count:
                     print(f"  {count:5} {kind}: {what}")
 
 
 if __name__ == "__main__":
-    make_printable()
-    main()
+    sys.exit(run_command(main, name="trace"))

@@ -20,8 +20,15 @@ _PACKAGE = Path(__file__).parents[1]
 _python_formats = warnings.formatwarning
 
 
-def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+def run_command(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None, name: str = "hida"
+) -> int:
     """Run a command's ``main``; an error that is not the user's is a defect, and keeps its traceback.
+
+    Args:
+        main: the command.
+        argv: its arguments, if not the process's.
+        name: what its messages begin with.
 
     Returns:
         The exit status: 0 for success; 2 for a :class:`HidaError` or a refusal of the file system, told in one line on
@@ -32,15 +39,15 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     make_printable()
     warnings.formatwarning = _formatted
     try:
-        return _flushed(_run(main, argv))
+        return _flushed(_run(main, argv, name), name)
     except SystemExit as end:  # --help
         status = end.code or 0
-        if isinstance(status, int) and (flushed := _flushed(status)) != status:
+        if isinstance(status, int) and (flushed := _flushed(status, name)) != status:
             return flushed
         raise
 
 
-def _flushed(status: int) -> int:
+def _flushed(status: int, name: str) -> int:
     """Print what is still to be printed, here, where what goes wrong can be told; return the exit status."""
     try:
         sys.stdout.flush()
@@ -50,22 +57,22 @@ def _flushed(status: int) -> int:
             return status or 141
         if status == 0:
             reason = (error.strerror or str(error)).lower()
-            _tell(f"hida: what is printed could not be written ({reason}); print it to another place.")
+            _tell(f"{name}: what is printed could not be written ({reason}); print it to another place.")
             return 2
     return status
 
 
-def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
+def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, name: str) -> int:
     try:
         with handled((number for number in stops() if number != signal.SIGINT), _unwind):
             main(argv)
     except HidaError as error:
-        _tell(f"hida: {printed(str(error))}")  # names of files in it may hold anything
+        _tell(f"{name}: {printed(str(error))}")  # names of files in it may hold anything
         return 2
     except UnicodeEncodeError as error:
         if not _is_of_names(error.encoding):
             raise
-        _tell(f"hida: {_unwritable(error)}")
+        _tell(f"{name}: {_unwritable(error)}")
         return 2
     except BrokenPipeError:
         _discard_output()
@@ -74,13 +81,13 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
         sentence = _sentence(error)
         if sentence is None:
             raise
-        _tell(f"hida: {printed(sentence)}")
+        _tell(f"{name}: {printed(sentence)}")
         return 2
     except KeyboardInterrupt:
-        _tell("hida: interrupted")
+        _tell(f"{name}: interrupted")
         return 128 + signal.SIGINT
     except Interrupted as stop:
-        _tell(f"hida: {stop}")
+        _tell(f"{name}: {stop}")
         return 128 + stop.number
     return 0
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from bench import trace
+from hida.cli.run import run_command
+from hida.config import load_preset
+from hida.errors import HidaError
 from hida.ops import library
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this is a CPU build of torch")
@@ -46,12 +52,60 @@ def test_copies_are_told_apart():
         x.to(torch.half, memory_format=NHWC)
         x.clone()
         x.view(2, 48)[:, ::2].expand(2, 24).t()
+        torch.ops.aten._unsafe_view(x, (2, 48))
         torch.cat((x, x), 1)
         functional.interpolate(x, scale_factor=2)
         x.mean()
         torch.empty_like(x)
     counts = {"layout": 1, "cast": 2, "elementwise": 1, "joined": 1, "resized": 1, "reduction": 1}
     assert launches.kinds == counts
+
+
+def test_products_of_matrices_are_products_in_batches_too():
+    with trace.fake_gpu() as launches:
+        a, b = (torch.zeros(2, 4, 4, device="cuda") for _ in range(2))
+        launches.kinds.clear()
+        a @ b
+        torch.baddbmm(a, a, b)
+        a[0] @ b[0]
+    assert dict(+launches.kinds) == {"product": 3, "elementwise": 1}
+
+
+def test_an_op_that_the_library_lacks_is_no_kernel(monkeypatch):
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *of: of == ("hida::ida", "CUDA"))
+    trace._require_kernel("ida")
+    with pytest.raises(HidaError, match=r"_ops_cuda\.so has no leaky_norm, so it is older than the sources; build it"):
+        trace._require_kernel("leaky_norm")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--presets", "small", "none"], "there is no preset 'none'"),
+        (["--presets", "none.toml"], "the configuration 'none.toml' cannot be read"),
+        (["--batch", "0"], "'0' is no whole number of at least 1"),
+        (["--batch=-3"], "'-3' is no whole number of at least 1"),
+        (["--list=-1"], "'-1' is no whole number of at least 0"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_counted(capsys, words, sentence):
+    try:
+        status = run_command(trace.main, words, "trace")
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    out, said = capsys.readouterr()
+    assert sentence in said
+    assert out == ""
+
+
+def test_a_line_says_of_which_step_it_is_and_each_is_printed_once(monkeypatch, capsys):
+    monkeypatch.setattr(trace, "trace", lambda *_: SimpleNamespace(kinds=Counter(cast=7), found=Counter()))
+    words = ["--presets", "small", "small", "--layouts", "nhwc", "nhwc", "--batch", "4", "--precision", "fp16"]
+    assert run_command(trace.main, words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith("| small | nhwc | 4 | fp16 | 7 | 7 | 0 |")
 
 
 def test_lists_are_launched_in_pieces_of_so_many_tensors_and_blocks():
@@ -67,9 +121,10 @@ def test_lists_are_launched_in_pieces_of_so_many_tensors_and_blocks():
 @pytest.mark.slow
 @pytest.mark.parametrize("nhwc", [True, False], ids=["nhwc", "nchw"])
 def test_a_training_step_rearranges_nothing_and_casts_weights_together(nhwc):
-    found = trace.trace("small", 2, nhwc)
+    found = trace.trace(load_preset("small"), 2, nhwc)
     assert found.kinds["inside"] == 0
     assert found.kinds["layout"] <= (3 if nhwc else 5)
     assert found.kinds["cast"] <= 53
+    assert found.kinds["product"] <= 271
     assert sum(found.kinds.values()) <= 1001
     assert found.found["multi-tensor", "_foreach_copy"] == 9

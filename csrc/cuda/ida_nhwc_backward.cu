@@ -18,6 +18,10 @@ namespace {
 template <Dtype D>
 constexpr unsigned kReading = D == Dtype::f32 ? 1 : 2;
 
+// The same in the second sweep: four loads of 16 bytes, or more.
+template <Dtype D, Logits L>
+constexpr unsigned kWriting = D == Dtype::f32 || L == Logits::whole ? 1 : 2;
+
 // Threads of a block. One θ per plane needs more registers than so many threads leave each.
 HIDA_MATH constexpr unsigned most_for(Logits logits) {
   return logits == Logits::plane ? kMost / 2 : kMost;
@@ -88,35 +92,43 @@ HIDA_DEVICE void gradients(const Adapt& a, const Views<D, L>& views, const Slope
     mean_dx[k] *= share;
   }
   const View<D> dx(a.dx, p), dlogits(a.dlogits, p), dgamma(a.dgamma, p);
-  // Backwards: what was read last is in the nearest cache.
-  for (unsigned pixel = p.first + p.count() * p.lanes; pixel > p.first;) {
-    pixel -= p.lanes;
-    const Operands<D, L> packs = views.read_last(pixel);
-    float x[8], g[8], d[8], theta[8], to_gamma[8];
-    packs.x.unpack(x);
-    packs.grad.unpack(g);
-    packs.gamma.unpack(d);
-    if (L != Logits::none) slopes.theta(packs.logits, theta);
+  // Backwards: what was read last is in the nearest cache. Where fewer are left, one is done again, for no branch.
+  for (unsigned left = p.count(); left > 0; left = left > kWriting<D, L> ? left - kWriting<D, L> : 0) {
+    Operands<D, L> packs[kWriting<D, L>];
+    unsigned at[kWriting<D, L>];
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      AconSlopes<float> here{x[k], 0, 0};
-      if (L != Logits::none) here = acon_slopes<Bounded>(x[k], theta[k], slopes.slope[k], slopes.base[k]);
-      const float normalised = normalise(here.value, mean[k], rstd[k]);
-      to_gamma[k] = g[k] * normalised;
-      const float df = g[k] * (1 + d[k]) * rstd[k] - mean_d[k] - normalised * mean_dx[k] +
-                       m.joins * g[k];  // if g is not finite, nothing of its plane is
-      d[k] = df;
-      if (L == Logits::none) continue;
-      d[k] = df * (slopes.slope[k] * here.q + slopes.base[k]) + m.to_x * g[k];
-      theta[k] = df * here.tilt;
-      const float weight = df * x[k];
-      sums[0][k] += weight * here.q;
-      sums[1][k] += weight * (1 - here.q);
-      if (L == Logits::plane) sums[2][k] += theta[k];
+    for (unsigned u = 0; u < kWriting<D, L>; ++u) {
+      at[u] = p.first + (left - 1 - (u < left ? u : 0)) * p.lanes;
+      packs[u] = views.read_last(at[u]);
     }
-    if (dgamma.present()) dgamma.write(pixel, to_gamma, Past);
-    if (dx.present()) dx.write(pixel, d, Past);
-    if (L == Logits::whole && dlogits.present()) dlogits.write(pixel, theta, Past);
+#pragma unroll
+    for (unsigned u = 0; u < kWriting<D, L>; ++u) {
+      float x[8], g[8], d[8], theta[8], to_gamma[8];
+      packs[u].x.unpack(x);
+      packs[u].grad.unpack(g);
+      packs[u].gamma.unpack(d);
+      if (L != Logits::none) slopes.theta(packs[u].logits, theta);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        AconSlopes<float> here{x[k], 0, 0};
+        if (L != Logits::none) here = acon_slopes<Bounded>(x[k], theta[k], slopes.slope[k], slopes.base[k]);
+        const float normalised = normalise(here.value, mean[k], rstd[k]);
+        to_gamma[k] = g[k] * normalised;
+        const float df = g[k] * (1 + d[k]) * rstd[k] - mean_d[k] - normalised * mean_dx[k] +
+                         m.joins * g[k];  // if g is not finite, nothing of its plane is
+        d[k] = df;
+        if (L == Logits::none) continue;
+        d[k] = df * (slopes.slope[k] * here.q + slopes.base[k]) + m.to_x * g[k];
+        theta[k] = df * here.tilt;
+        const float weight = u < left ? df * x[k] : 0.0f;
+        sums[0][k] += weight * here.q;
+        sums[1][k] += weight * (1 - here.q);
+        if (L == Logits::plane) sums[2][k] += u < left ? theta[k] : 0.0f;
+      }
+      if (dgamma.present()) dgamma.write(at[u], to_gamma, Past);
+      if (dx.present()) dx.write(at[u], d, Past);
+      if (L == Logits::whole && dlogits.present()) dlogits.write(at[u], theta, Past);
+    }
   }
 }
 

@@ -10,7 +10,7 @@ import torch
 from checking import assert_same, check, function, outcome
 from operands import NAMES, NHWC, SWITCHED, adaptation, randoms, upstream_of
 
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+DTYPES = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow), torch.float32]
 some_dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 KEEP = {"memory_format": torch.preserve_format}
 

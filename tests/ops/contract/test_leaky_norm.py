@@ -157,6 +157,7 @@ def test_the_operator_refuses_what_it_has_no_kernels_for(backend):
 
 
 @pytest.mark.skipif(not library.loaded, reason=f"the native library is {library.why_not}")
+@pytest.mark.skipif(torch.version.cuda is None, reason="this is a CPU build of torch")
 def test_what_a_gpu_computes_natively():
     with FakeTensorMode():
         make = functools.partial(torch.empty, 2, 16, 8, 8, device="cuda", dtype=torch.bfloat16)

@@ -101,14 +101,8 @@ __global__ void __launch_bounds__(kMost, 1) whole(const __grid_constant__ Adapt 
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   Moments own = moments(x, logits, slopes, p);
   const PlaneStatistics to{static_cast<float*>(a.mean), static_cast<float*>(a.rstd), a.eps};
-  merge_threads(own, m, p, s, [&](unsigned c, float mean, float rest, float around) {
-    to.write(m, p, s, c, mean, rest, around / float(m.pixels));
-  });
-  __syncthreads();
   float mean[8], rest[8], rstd[8];
-  s.tell(kMean, m, p, mean);
-  s.tell(kRest, m, p, rest);
-  s.tell(kRstd, m, p, rstd);
+  to.find(own, m, p, s, mean, rest, rstd);
   apply<false>(a, x, logits, slopes, m, p, mean, rest, rstd);
 }
 
@@ -122,10 +116,7 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
              const __grid_constant__ TurnStatistics statistics, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  Tickets tickets(t);
-  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
-    const Job job(t, number);
-    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
     const View<D> x(a.x, p), logits(a.logits, p);
     const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
     if (job.first) {
@@ -137,20 +128,16 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
       statistics.template read<D == Dtype::f32>(m, p, mean, rest, rstd);
       apply<true>(a, x, logits, slopes, m, p, mean, rest, rstd);
     }
-  }
+  });
 }
 
 template <Dtype D>
 auto whole_for(Logits logits) {
-  return logits == Logits::none    ? whole<D, Logits::none>
-         : logits == Logits::plane ? whole<D, Logits::plane>
-                                   : whole<D, Logits::whole>;
+  return with_logits(logits, [](auto kind) { return whole<D, decltype(kind)::value>; });
 }
 template <Dtype D>
 auto turns_for(Logits logits) {
-  return logits == Logits::none    ? in_turns<D, Logits::none>
-         : logits == Logits::plane ? in_turns<D, Logits::plane>
-                                   : in_turns<D, Logits::whole>;
+  return with_logits(logits, [](auto kind) { return in_turns<D, decltype(kind)::value>; });
 }
 
 bool is_whole(const Adapt& a) {

@@ -156,13 +156,8 @@ __global__ void __launch_bounds__(most_for(L), 1)
   }
   float of_d[2][8] = {};
   sums_of_d(views, slopes, mean, rstd, p, of_d);
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-    add_lanes(of_d[i], m, s, [&](unsigned c, float sum) { s.table[unsigned(i) * m.width() + c] = sum; });
-  __syncthreads();
   float mean_d[8], mean_dx[8], sums[3][8] = {};
-  s.tell(0, m, p, mean_d);
-  s.tell(1, m, p, mean_dx);
+  tell_sums(of_d, m, p, s, mean_d, mean_dx);
   gradients<false>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
   // Work is made anew for the end; the registers are for the loop.
   const ThreadWork again(m);
@@ -181,10 +176,7 @@ __global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
              float* chunks, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  Tickets tickets(t);
-  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
-    const Job job(t, number);
-    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets& tickets) {
     const Views<D, L> views(a, p);
     const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
     float mean[8] = {}, rstd[8] = {};
@@ -196,14 +188,14 @@ __global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
       float of_d[2][8] = {};
       sums_of_d(views, slopes, mean, rstd, p, of_d);
       means.write(of_d, t, job, m, p, s);
-      continue;
+      return;
     }
     wait_until_open(t.done(true, job.unit), t.jobs);
     float mean_d[8] = {}, mean_dx[8] = {}, sums[3][8] = {};
     means.read(0, m, p, mean_d);
     means.read(1, m, p, mean_dx);
     gradients<true>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
-    if (L == Logits::none || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) continue;
+    if (L == Logits::none || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) return;
     constexpr int kKinds = kinds_for(L) > 0 ? kinds_for(L) : 1;
     // Made anew: the registers were for the loop.
     const auto parts_of = [&](unsigned unit) { return ChunkArray<kKinds>(chunks, m, unit); };
@@ -214,7 +206,7 @@ __global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
         parts_of(again.unit).at(again.part, i)[c] = sum;
       });
     const unsigned unit = Job(t, tickets.now()).unit;
-    if (!is_last(t.done(false, unit), t.jobs)) continue;
+    if (!is_last(t.done(false, unit), t.jobs)) return;
     const ChunkArray<kKinds> parts = parts_of(unit);
     const unsigned first = unit % m.tiles * m.width();
     merge<kKinds>(
@@ -230,20 +222,16 @@ __global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
           for (int k = 0; k < kKinds; ++k)
             if (target_of(a, k) != nullptr) static_cast<float*>(target_of(a, k))[at] = v[k];
         });
-  }
+  });
 }
 
 template <Dtype D>
 auto whole_for(Logits logits) {
-  return logits == Logits::none    ? whole<D, Logits::none>
-         : logits == Logits::plane ? whole<D, Logits::plane>
-                                   : whole<D, Logits::whole>;
+  return with_logits(logits, [](auto kind) { return whole<D, decltype(kind)::value>; });
 }
 template <Dtype D>
 auto turns_for(Logits logits) {
-  return logits == Logits::none    ? in_turns<D, Logits::none>
-         : logits == Logits::plane ? in_turns<D, Logits::plane>
-                                   : in_turns<D, Logits::whole>;
+  return with_logits(logits, [](auto kind) { return in_turns<D, decltype(kind)::value>; });
 }
 
 bool is_whole(const Adapt& a) {

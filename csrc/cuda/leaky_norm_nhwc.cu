@@ -77,14 +77,8 @@ __global__ void __launch_bounds__(kNormThreads, kResident)
   const View<D> x(a.x, p);
   Moments own = moments(x, p, before);
   const PlaneStatistics to{static_cast<float*>(a.mean), static_cast<float*>(a.rstd), a.eps};
-  merge_threads(own, m, p, s, [&](unsigned c, float mean, float rest, float around) {
-    to.write(m, p, s, c, mean, rest, around / float(m.pixels));
-  });
-  __syncthreads();
   float mean[8], rest[8], rstd[8];
-  s.tell(kMean, m, p, mean);
-  s.tell(kRest, m, p, rest);
-  s.tell(kRstd, m, p, rstd);
+  to.find(own, m, p, s, mean, rest, rstd);
   apply<false>(a, x, p, before, after, mean, rest, rstd);
 }
 
@@ -94,10 +88,7 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
              const __grid_constant__ TurnStatistics statistics, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  Tickets tickets(t);
-  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
-    const Job job(t, number);
-    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
     const View<D> x(a.x, p);
     if (job.first) {
       Moments own = moments(x, p, before);
@@ -108,7 +99,7 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
       statistics.template read<D == Dtype::f32>(m, p, mean, rest, rstd);
       apply<true>(a, x, p, before, after, mean, rest, rstd);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -106,12 +106,7 @@ __global__ void __launch_bounds__(kNormThreads, kResident)
   float mean[8] = {}, mean_d[8], mean_dx[8], sums[2][8] = {};
   if (p.valid) read_eight(a.mean, m, p, mean);
   sums_of_d(x, grad, p, before, after, mean, sums);
-#pragma unroll
-  for (unsigned i = 0; i < 2; ++i)
-    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { s.table[i * m.width() + c] = sum; });
-  __syncthreads();
-  s.tell(0, m, p, mean_d);
-  s.tell(1, m, p, mean_dx);
+  tell_sums(sums, m, p, s, mean_d, mean_dx);
   gradients<false>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
 }
 
@@ -121,10 +116,7 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
              const __grid_constant__ TurnSums means, const __grid_constant__ Turns t) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  Tickets tickets(t);
-  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
-    const Job job(t, number);
-    const ThreadWork p(m, job.unit / m.tiles, job.unit % m.tiles, job.part);
+  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
     const View<D> x(a.x, p), grad(a.grad, p);
     float mean[8] = {};
     if (p.valid) read_eight(a.mean, m, p, mean);
@@ -139,7 +131,7 @@ __global__ void __launch_bounds__(kTurnThreads, kResident)
       means.read(1, m, p, mean_dx);
       gradients<true>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
     }
-  }
+  });
 }
 
 }  // namespace

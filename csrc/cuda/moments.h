@@ -73,6 +73,19 @@ struct PlaneStatistics {
   float *mean, *rstd;
   double eps;
 
+  // Of the block's pixels: merged, written, and told to its threads. Every thread of the block has to come.
+  HIDA_DEVICE void find(Moments& own, const Tiling& m, const ThreadWork& p, const Shared& s, float (&mean_)[8],
+                        float (&rest)[8], float (&rstd_)[8]) const {
+    merge_threads(own, m, p, s, [&](unsigned c, float near, float off, float around) {
+      write(m, p, s, c, near, off, around / float(m.pixels));
+    });
+    __syncthreads();
+    s.tell(kMean, m, p, mean_);
+    s.tell(kRest, m, p, rest);
+    s.tell(kRstd, m, p, rstd_);
+  }
+
+ private:
   HIDA_DEVICE void write(const Tiling& m, const ThreadWork& p, const Shared& s, unsigned c, float near, float rest,
                          float variance) const {
     const float inverse = rstd_of(variance, eps);

@@ -252,6 +252,17 @@ HIDA_DEVICE void add_lanes(const float (&v)[8], const Tiling& m, const Shared& s
   }
 }
 
+// Two sums of a block that has planes as a whole, told to all of its threads.
+HIDA_DEVICE void tell_sums(const float (&own)[2][8], const Tiling& m, const ThreadWork& p, const Shared& s,
+                           float (&one)[8], float (&two)[8]) {
+#pragma unroll
+  for (unsigned i = 0; i < 2; ++i)
+    add_lanes(own[i], m, s, [&](unsigned c, float sum) { s.table[i * m.width() + c] = sum; });
+  __syncthreads();
+  s.tell(0, m, p, one);
+  s.tell(1, m, p, two);
+}
+
 // Where a sum of the block goes: to the array (N, C), or to (N, C, chunks), for add_chunks().
 HIDA_DEVICE void write_sum(void* target, float* partial, const Tiling& m, const ThreadWork& p, unsigned c, float sum) {
   if (p.tile + c >= m.channels) return;

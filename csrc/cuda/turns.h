@@ -83,6 +83,16 @@ class Tickets {
   unsigned upcoming_ = 0;
 };
 
+// Does f(job, the thread's work in it, tickets) for every job that the block gets.
+template <class F>
+HIDA_DEVICE void do_jobs(const Turns& t, const Tiling& m, F f) {
+  Tickets tickets(t);
+  for (unsigned number = tickets.next(); number < t.total(); number = tickets.next()) {
+    const Job job(t, number);
+    f(job, ThreadWork(m, job.unit / m.tiles, job.unit % m.tiles, job.part), tickets);
+  }
+}
+
 // Says whether this was the last of a unit's jobs; if so, every thread sees what the others have written.
 HIDA_DEVICE bool is_last(unsigned* done, unsigned jobs) {
   HIDA_SHARED(unsigned, before, [1]);

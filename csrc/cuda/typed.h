@@ -73,5 +73,13 @@ auto with_dtype(Dtype dtype, F f) {
   return f(std::integral_constant<Dtype, Dtype::f16>());
 }
 
+// The same with a kind of logits.
+template <class F>
+auto with_logits(Logits logits, F f) {
+  if (logits == Logits::none) return f(std::integral_constant<Logits, Logits::none>());
+  if (logits == Logits::plane) return f(std::integral_constant<Logits, Logits::plane>());
+  return f(std::integral_constant<Logits, Logits::whole>());
+}
+
 }  // namespace cuda
 }  // namespace hida

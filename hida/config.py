@@ -96,11 +96,16 @@ class DiscriminatorConfig:
     """discriminators of the same make: of the whole size, of half of it, of a quarter … (released: 1)"""
     noise: float = 0.0
     """standard deviation of the noise on the sketches that it sees, black being −1 and white 1 (released: 0)"""
+    photo: bool = False
+    """it sees the photo, too, beside depth and sketch (released: no)"""
+    styles: int = 0
+    """number of styles of which it is told the one that was asked for; 0: it is told none (released: 0)"""
 
     def __post_init__(self) -> None:
         require(1 <= self.base_width <= _WIDEST, f"base_width must be in 1..{_WIDEST}", self)
         require(1 <= self.scales <= 4, "scales must be in 1..4", self)
         require(0 <= self.noise < math.inf, "noise must be ≥ 0", self)
+        require(0 <= self.styles <= _STYLES, f"styles must be in 0..{_STYLES}", self)
 
 
 @dataclass(frozen=True)
@@ -288,6 +293,11 @@ class Config:
             timed or self.optimizer.constant_epochs <= self.train.epochs,
             f"constant_epochs must not exceed train.epochs ({self.train.epochs:g})",
             self.optimizer,
+        )
+        require(
+            self.discriminator.styles in (0, self.generator.styles),
+            f"styles must be 0 or the generator's number of styles ({self.generator.styles})",
+            self.discriminator,
         )
         if not self.generator.depth:
             no_effect = "{} has no effect on a generator without depth; set it to {}"

@@ -103,6 +103,8 @@ def test_integers_are_taken_for_numbers_and_become_floats():
         ({"generator": {"dog_levels": [7]}}, "dog_levels"),
         ({"generator": {"dropout": 1.0}}, "dropout"),
         ({"discriminator": {"base_width": 0}}, "base_width"),
+        ({"discriminator": {"styles": -1}}, "styles"),
+        ({"discriminator": {"styles": 2}}, r"styles must be 0 or the generator's number of styles \(3\)"),
         ({"loss": {"weight_pixel": -1.0}}, "weight_pixel"),
         ({"loss": {"mean_difference": float("nan")}}, "mean_difference"),
         ({"optimizer": {"name": "adam"}}, "weight_decay has no effect with adam"),

@@ -119,6 +119,7 @@ class TrainingState:
             scales = self.discriminator.logits(
                 torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
                 torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
+                *self._told(batch, 2),
             )
         d = _mean(
             losses.adversarial_discriminator(real, fake, config.loss)
@@ -131,11 +132,12 @@ class TrainingState:
         config = self.config
         with self.autocast(), self.weights["discriminator"]:
             self.discriminator.requires_grad_(False)
-            drawn = self.discriminator.features(seen_depth, sketch)
+            told = self._told(batch)
+            drawn = self.discriminator.features(seen_depth, sketch, *told)
             further = {}
             if "feature_matching" in self.losses:
                 with torch.no_grad():
-                    target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype))
+                    target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype), *told)
                 further["feature_matching"] = losses.feature_matching(drawn, target)
             self.discriminator.requires_grad_(True)
             if self.perceiver is not None:
@@ -150,6 +152,12 @@ class TrainingState:
         if "distillation" in self.losses:
             parts["distillation"] = losses.pixel(sketch, batch.taught)
         return parts
+
+    def _told(self, batch: Batch, times: int = 1) -> tuple[Tensor | None, Tensor | None]:
+        """Return the photo and the style, repeated, where the discriminator sees them; None where it does not."""
+        config = self.config.discriminator
+        photo = torch.cat([batch.photo] * times) if config.photo else None
+        return photo, torch.cat([batch.style] * times) if config.styles else None
 
     def _do(self, work: Callable[[], T]) -> T:
         """Do a part of an iteration, which a signal may end if it is a long one."""

@@ -225,6 +225,20 @@ def test_a_smoke_test_that_fails(machine):
 
 
 @rehearsal
+def test_native_ops_that_are_wrong_in_one_layout(machine):
+    words = ["--until", "0.9"]
+    record, text = machine.first(*words, HIDA_SMOKE_BREAK="ida:nhwc", skip=["deform", "released", "tests", "ops"])
+    assert [part["status"] for part in record["parts"] if part["name"] == "smoke"] == ["failed", "ok"], text
+    assert record["without"] == "nhwc"
+    assert "reference" not in record
+    with tarfile.open(machine.folder / "out/first.tar.gz") as archive:
+        rows = json.load(archive.extractfile("train_step.json"))["rows"]
+    assert [row["method"] for row in rows] == ["nchw"]
+    assert "--train.no-channels-last" in machine.attempts()[0]["command"]
+    machine.call("second", out="out2")
+
+
+@rehearsal
 def test_a_capture_that_fails(machine):
     machine.first(HIDA_FAIL_CAPTURE="1", skip=[*FEW, "tests", "smoke"])
     record, _ = machine.call("second", out="out2")

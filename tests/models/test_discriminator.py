@@ -102,6 +102,43 @@ def test_noise_on_the_sketch_in_training_alone():
         assert torch.equal(a, b)
 
 
+def test_photo_and_style_are_further_planes():
+    torch.manual_seed(0)
+    module = build_discriminator(DiscriminatorConfig(base_width=2, scales=2, photo=True, styles=3)).double()
+    depth, sketch = torch.rand(2, 2, 1, 64, 48, dtype=torch.float64)
+    photo = torch.rand(2, 3, 64, 48, dtype=torch.float64)
+    planes = torch.zeros(2, 3, 64, 48, dtype=torch.float64)
+    planes[0, 2] = planes[1, 0] = 1
+    image = torch.cat((depth, sketch, photo, planes), 1)
+    for found in (module(depth, sketch, photo, torch.tensor([2, 0])), module(depth, sketch, photo, planes[:, :, 0, 0])):
+        torch.testing.assert_close(found, module.layers(image))
+    nhwc = build_discriminator(module.config).double().to(memory_format=torch.channels_last)
+    nhwc.load_state_dict(module.state_dict())
+    for a, b in zip(
+        module.logits(depth, sketch, photo, planes), nhwc.logits(depth, sketch, photo, planes), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+    alone = build_discriminator(DiscriminatorConfig(base_width=2, styles=3)).double()
+    torch.testing.assert_close(
+        alone(depth, sketch, style=torch.tensor([2, 0])), alone.layers(torch.cat((depth, sketch, planes), 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"style": torch.zeros(1, dtype=torch.int64)}, "sees the photo; give it as photo"),
+        ({"photo": torch.rand(1, 3, 64, 64)}, "is told the style; give it as style"),
+        ({"photo": torch.rand(1, 3, 64, 32), "style": torch.zeros(1, dtype=torch.int64)}, "photo must have shape"),
+        ({"photo": torch.rand(1, 3, 64, 64), "style": torch.zeros(2, dtype=torch.int64)}, "style must be"),
+    ],
+)
+def test_what_it_is_told_has_to_be_given(given, told):
+    module, image = build_discriminator(DiscriminatorConfig(1, photo=True, styles=3)), torch.rand(1, 1, 64, 64)
+    with pytest.raises(OpError, match=told):
+        module(image, image, **given)
+
+
 SIZES = (5, 64, 80), (1, 32, 33), (7, 40, 33), (1, 64, 64)
 backends = pytest.mark.parametrize(
     "backend",

@@ -79,14 +79,19 @@ def test_both_networks_learn_from_the_gradients_of_all_processes(monkeypatch):
     assert_same({name: before[name] for name in before}, {name: state.tensors()[name] for name in before})
 
 
-@pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])
+TELLING = varied(discriminator={"photo": True, "styles": 3})
+
+
+@pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE, TELLING], ids=["released", "paper", "telling"])
 def test_a_step_reports_the_losses_of_its_networks(config):
     config = varied(config, generator={"dropout": 0.0})
     state, given = TrainingState(config, ALONE), batch()
     with torch.no_grad():
         sketch, depth_hat = state.generator(given.photo, given.depth, given.style)
         seen = given.depth if config.loss.fake_depth == "given" else depth_hat
-        real, fake = state.discriminator(given.depth, given.sketch), state.discriminator(seen, sketch)
+        told = (given.photo, given.style) if config.discriminator.photo else ()
+        real = state.discriminator(given.depth, given.sketch, *told)
+        fake = state.discriminator(seen, sketch, *told)
         expected = {
             "d": losses.adversarial_discriminator(real, fake, config.loss),
             "pixel": (sketch - given.sketch).abs().mean(),
@@ -95,7 +100,7 @@ def test_a_step_reports_the_losses_of_its_networks(config):
         }
     parts = state.step(given, 0.0)
     with torch.no_grad():  # the generator meets the discriminator that has just learned
-        expected["adversarial"] = losses.adversarial_generator(state.discriminator(seen, sketch), config.loss)
+        expected["adversarial"] = losses.adversarial_generator(state.discriminator(seen, sketch, *told), config.loss)
     assert parts.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

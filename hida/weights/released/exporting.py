@@ -53,7 +53,11 @@ def convert(loaded: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     if empty:
         remarks.append(f"{len(empty)} tensors that the network never uses are zero")
     discriminator = loaded.part("discriminator")
-    if discriminator:
+    told = loaded.config.discriminator
+    if discriminator and (told.photo or told.styles):
+        # The authors' code shows its discriminator depth and sketch alone.
+        remarks.append("the discriminator also sees the photo or the style, as the authors' does not: it is left out")
+    elif discriminator:
         require_fit(discriminator, network_shapes(loaded.config.discriminator), loaded.path)
         networks |= to_theirs(discriminator_layout(), discriminator)
     else:

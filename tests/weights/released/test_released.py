@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from hida.cli import export_released, import_released
 from hida.cli.run import run_command
-from hida.config import Config, GeneratorConfig
+from hida.config import Config, DiscriminatorConfig, GeneratorConfig
 from hida.models import build_generator
 from hida.models.discriminator import Discriminator
 from hida.weights import checkpoint
@@ -194,6 +194,17 @@ def test_weights_trained_here_are_exported_and_draw_the_same(tmp_path, capsys):
     with torch.inference_mode():
         sketch, _ = generator(photo, depth, torch.tensor([2]))
         torch.testing.assert_close(plain.draw(exported, photo, depth, 3)[0], sketch, rtol=0, atol=1e-4)
+
+
+def test_a_discriminator_that_knows_more_than_theirs_stays_behind(tmp_path, capsys):
+    config = Config(generator=GeneratorConfig(base_width=4), discriminator=DiscriminatorConfig(2, photo=True, styles=3))
+    networks = {"ema": build_generator(config), "discriminator": Discriminator(config.discriminator)}
+    tensors = {f"{part}.{name}": t for part, network in networks.items() for name, t in network.state_dict().items()}
+    checkpoint.save(tmp_path / "run.safetensors", checkpoint.WEIGHTS, config, {}, tensors)
+    export_released.main([str(tmp_path / "run.safetensors"), str(tmp_path / "run.ckpt")])
+    assert "sees the photo or the style" in capsys.readouterr().out
+    exported = torch.load(tmp_path / "run.ckpt", weights_only=True)["state_dict"]
+    assert list(exported) == [name for name in plain.shapes() if name.startswith("Generator.")]
 
 
 def test_a_folder_gets_weights_and_configuration(state, tmp_path):

@@ -11,7 +11,7 @@ from hida.models.conditions import style_at, style_weights
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError, require_shape, require_tensor
 from hida.ops.cpu.layout import channels_last_on_cpu
-from hida.ops.layout import joined
+from hida.ops.layout import channels_last, joined
 
 SLOPE = 0.2
 """of every leaky ReLU"""
@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
         image = self._joined(depth, sketch, photo, style)
         found = [_features(self.layers, image)]
         for layers in self.coarser:
-            image = functional.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
+            image = _halved(image)
             found.append(_features(layers, image))
         return found
 
@@ -94,6 +94,18 @@ class Discriminator(nn.Module):
                 raise OpError("this discriminator is told the style; give it as style.")
             found.append(style_at(style_weights(style, n, self.config.styles), sketch.shape[2:]))
         return [image.to(sketch.dtype) for image in found]
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Return the means of 3×3 pixels around every other one.
+
+    On a GPU in NCHW: PyTorch's gradient of a padded mean in NHWC is wrong there (all of 2.11 to 2.13 at least,
+    https://github.com/pytorch/pytorch/issues/188344), and a generator that follows it is ruined.
+    """
+    if image.device.type == "cpu" or not channels_last(image):
+        return functional.avg_pool2d(image, 3, stride=2, padding=1, count_include_pad=False)
+    halved = functional.avg_pool2d(image.contiguous(), 3, stride=2, padding=1, count_include_pad=False)
+    return halved.contiguous(memory_format=torch.channels_last)
 
 
 def _features(layers: nn.Module, x: Tensor) -> list[Tensor]:

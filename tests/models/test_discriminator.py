@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from tracing import IMAGES, compiles_once, exports
 
 from hida import ops
 from hida.config import DiscriminatorConfig
 from hida.models import build_discriminator
+from hida.models.discriminator import _halved
 from hida.ops import OpError, library
+from hida.ops.layout import channels_last
 
 
 def test_the_released_width_has_the_released_number_of_parameters():
@@ -66,6 +70,42 @@ def test_further_scales_see_the_picture_made_smaller():
         torch.testing.assert_close(found, layers(image))
     single = build_discriminator(DiscriminatorConfig(base_width=2))
     assert sum(p.numel() for p in module.parameters()) == 3 * sum(p.numel() for p in single.parameters())
+
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_the_gradient_at_further_scales_in_nhwc(device):
+    """PyTorch's own gradient of a padded mean in NHWC was wrong on a GPU."""
+    torch.manual_seed(0)
+    image = torch.rand(2, 5, 34, 47, dtype=torch.float64)
+    right, found = image.clone().requires_grad_(), image.to(device, memory_format=torch.channels_last).requires_grad_()
+    expected = _halved(right)
+    upstream = torch.rand_like(expected)
+    expected.backward(upstream)
+    made = _halved(found)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    made.backward(upstream.to(device))
+    torch.testing.assert_close(made.cpu(), expected)
+    torch.testing.assert_close(found.grad.cpu(), right.grad)
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="a CPU build of torch has no tensors without memory on a GPU")
+def test_on_a_gpu_no_padded_mean_is_in_nhwc():
+    layouts = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "avg_pool2d" in str(function):
+                layouts.append(channels_last(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    with FakeTensorMode():
+        image = torch.rand(2, 5, 64, 64, device="cuda").to(memory_format=torch.channels_last)
+        with Watch():
+            assert channels_last(_halved(image))
+    assert layouts == [False]
 
 
 def test_features_are_what_the_norms_give_and_the_logits():

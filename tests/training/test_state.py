@@ -10,6 +10,7 @@ import pytest
 import torch
 from runs import ALONE, PAPER_LIKE, RELEASED, varied
 
+from hida import ops
 from hida.config import from_dict
 from hida.data.framing import Batch
 from hida.errors import HidaError
@@ -106,6 +107,37 @@ def test_a_step_reports_the_losses_of_its_networks(config):
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert not any(value.requires_grad for value in parts.values())
     assert (state.iteration, state.images) == (1, 2)
+
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_the_gradients_of_an_iteration_in_nhwc(device, monkeypatch):
+    """Both networks, all that a recipe may switch on, against NCHW on a CPU with PyTorch's own ops."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    found = []
+    for where, layout in (("cpu", False), (device, True)):
+        config = varied(
+            generator={"dropout": 0.0},
+            discriminator={"scales": 2, "photo": True, "styles": 3},
+            loss={"weight_feature_matching": 2.0},
+            train={"channels_last": layout},
+        )
+        with ops.backend("auto" if layout else "reference"):
+            state = TrainingState(config, World(0, 1, torch.device(where)))
+            gradients: list[torch.Tensor] = []
+
+            def update(name, network, loss, gradients=gradients):
+                slopes = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+                gradients.append(torch.cat([slope.flatten() for slope in slopes]).double().cpu())
+
+            monkeypatch.setattr(state, "_update", update)
+            state.update(Batch(*(None if t is None else t.to(where) for t in batch())))
+        found.append(gradients)
+    for right, other in zip(*found, strict=True):
+        assert right.norm() > 0
+        assert (other - right).norm() <= 2e-3 * right.norm()
 
 
 def test_every_scale_of_the_discriminator_has_the_same_say():

@@ -37,8 +37,10 @@ LIMITS = {
 STARTUP, BRINGING = 30.0, 30.0
 """seconds from the start of training to its first iteration; from its end to the end of all"""
 # Planes of more than 2³¹ elements take a while, and a GPU to themselves.
-TESTS = ["-m", "gpu and not slow", "-k", "not more_elements", "tests/gpu", "tests/ops"]
-TESTS += ["tests/training/test_engine.py", "tests/training/test_run_graphs.py", "tests/training/test_moving.py"]
+TESTS = ["-m", "gpu and not slow", "-k", "not more_elements"]
+# What ruins a training comes first: the others may be cut at their limit.
+TESTS += [f"tests/training/test_{name}.py" for name in ("state", "engine", "run_graphs", "moving")]
+TESTS += ["tests/models/test_discriminator.py", "tests/gpu", "tests/ops"]
 FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.sample-epochs", "40"]
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]

@@ -20,7 +20,7 @@ from hida.weights.foreign import fill, load_state
 # Mean of the training images, in the order the network reads them: blue, green, red.
 _MEAN = (104.0, 117.0, 123.0)
 # Larger photos are reduced to this for detection: the anchors reach 512 pixels, and time grows with area.
-_MAX_HEIGHT, _MAX_WIDTH = 720, 1080
+MAX_HEIGHT, MAX_WIDTH = 720, 1080
 # A second look, for small faces: at full size up to so many pixels, in tiles that overlap by more than the faces that
 # the first look misses are wide.
 _MOST_PIXELS, _TILE, _OVERLAP = 24_000_000, 2048, 256
@@ -143,25 +143,25 @@ class FaceBoxes(nn.Module):
         """
         check_photo(photo)
         height, width = photo.shape[:2]
-        scale = min(1.0, _MAX_HEIGHT / height, _MAX_WIDTH / width)
+        scale = min(1.0, MAX_HEIGHT / height, MAX_WIDTH / width)
         pixels = _reduced(photo, scale)
         boxes, scores = self._see(pixels, threshold)
         return _sorted(boxes * _factors(photo, pixels), scores, overlap)
 
     @torch.inference_mode()
     def detect_small(
-        self, photo: np.ndarray, threshold: float = 0.2, overlap: float = 0.3
+        self, photo: np.ndarray, threshold: float = 0.2, overlap: float = 0.3, *, most: int = _MOST_PIXELS
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find what may be faces that :meth:`detect` misses because it reduces the photo; none where it does not.
 
-        Up to 24 megapixels the photo is seen at full size, larger ones are reduced to that. Arguments, results and
+        Up to ``most`` pixels the photo is seen at full size, larger ones are reduced to that. Other arguments, results and
         errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]
-        if height <= _MAX_HEIGHT and width <= _MAX_WIDTH:
+        if height <= MAX_HEIGHT and width <= MAX_WIDTH:
             return np.empty((0, 4)), np.empty(0)
-        pixels = _reduced(photo, min(1.0, (_MOST_PIXELS / (height * width)) ** 0.5))
+        pixels = _reduced(photo, min(1.0, (most / (height * width)) ** 0.5))
         found = [(np.empty((0, 4)), np.empty(0))]
         for top, above, below in _tiles(pixels.shape[2]):
             for left, before, after in _tiles(pixels.shape[3]):

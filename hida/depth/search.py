@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from hida.depth.face import Face
+from hida.depth.faceboxes import MAX_HEIGHT, MAX_WIDTH
 from hida.images.alignment import FRAME, TEMPLATE, AlignmentError, apply, compose, invert, similarity, warp
 
 # The picture in which a face is looked at again: its side in pixels, and how many times the face's box it shows.
@@ -29,6 +30,8 @@ _CERTAIN_SMALL = 0.99
 _PREFERENCE, _LARGEST = 0.02, 4
 # How many of the small faces are looked at again, the best scores first.
 _CANDIDATES = 16
+# A group's small faces are looked for if the largest has fewer pixels as the detector sees it, in so many pixels.
+_SMALL, _GROUP_PIXELS = 64, 4_000_000
 
 Build = Callable[[np.ndarray, np.ndarray, np.ndarray], list[Face]]
 
@@ -38,7 +41,9 @@ class Detector(Protocol):
 
     def detect(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def detect_small(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def detect_small(
+        self, photo: np.ndarray, threshold: float = ..., *, most: int = ...
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,60 @@ def find_faces(photo: np.ndarray, detector: Detector, build: Build) -> list[Face
             stacklevel=2,
         )
     return small or upright
+
+
+def find_group(photo: np.ndarray, detector: Detector, build: Build) -> list[Face]:
+    """Return the first face of :func:`find_faces`, and of the others those that are faces, the largest first.
+
+    Each of the others is brought upright by its own points and looked at again; one that is turned by quarters against
+    the photo, such as a lying child's, is built anew. In a large photo with small faces only, smaller ones are looked
+    for. Arguments as there.
+    """
+    faces = find_faces(photo, detector, build)
+    if not faces:
+        return []
+    first, *others = faces
+    reduced = max(photo.shape[0] / MAX_HEIGHT, photo.shape[1] / MAX_WIDTH)
+    if reduced > 1 and _side(first) / reduced < _SMALL:
+        boxes, scores = detector.detect_small(photo, 0.5, most=_GROUP_PIXELS)
+        some = np.sort(np.argsort(-scores, kind="stable")[: len(faces) + _CANDIDATES])
+        small = build(photo, boxes[some], scores[some])
+        others += [face for face in small if not any(_same(face, known) for known in faces)]
+    group = [first]
+    for face in others:
+        sure = _upright(photo, face, detector, build)
+        if sure is not None and not any(_same(sure, known) for known in group):
+            group.append(sure)
+    # Stable: of equal faces the first is the first that find_faces has.
+    return [first, *sorted(group[1:], key=_side, reverse=True)]
+
+
+def _side(face: Face) -> float:
+    """Return the mean side of a face's box."""
+    return (face.box[2] - face.box[0] + face.box[3] - face.box[1]) / 2
+
+
+def _same(one: Face, two: Face) -> bool:
+    """Return whether two boxes show one face: the middles nearer than a third of the smaller one's side."""
+    apart = np.abs(np.add(one.box[:2], one.box[2:]) - np.add(two.box[:2], two.box[2:])).max() / 2
+    return bool(apart < min(_side(one), _side(two)) / 3)
+
+
+def _upright(photo: np.ndarray, face: Face, detector: Detector, build: Build) -> Face | None:
+    """Return a face with points that bring it upright; None if it does not look like one however it is turned."""
+    if _certainty(photo, face, detector) >= _CERTAIN:
+        return face
+    quarters, certainty = _stance(photo, face.box, detector)
+    if quarters == 0 or certainty < _CERTAIN:
+        return None
+    matrix = _to_turned(photo, quarters)
+    corners = apply(matrix, np.reshape(face.box, (2, 2)))
+    box = np.concatenate([corners.min(0), corners.max(0)])
+    for found in build(np.rot90(photo, quarters), box[None], np.array([certainty])):
+        turned = _turned(found, photo, quarters)
+        if _certainty(photo, turned, detector) >= _CERTAIN:
+            return turned
+    return None
 
 
 def _most_certain(photo: np.ndarray, faces: list[Face], detector: Detector) -> tuple[list[Face], float]:
@@ -175,11 +234,17 @@ def _central(boxes: np.ndarray, scores: np.ndarray) -> Iterator[float]:
 
 def _turned(face: Face, photo: np.ndarray, quarters: int) -> Face:
     """Tell ``face``, found in ``np.rot90(photo, quarters)``, in pixels of ``photo``."""
+    matrix = _to_turned(photo, quarters)
+    corners = apply(invert(matrix), np.reshape(face.box, (2, 2)))
+    box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
+    return TurnedFace(box, face.score, face, matrix)
+
+
+def _to_turned(photo: np.ndarray, quarters: int) -> np.ndarray:
+    """Return the matrix from pixels of ``photo`` to pixels of ``np.rot90(photo, quarters)``."""
     matrix = np.eye(2, 3)
     height, width = photo.shape[:2]
     for _ in range(quarters):
         matrix = compose(matrix, np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, width - 1.0]]))
         height, width = width, height
-    corners = apply(invert(matrix), np.reshape(face.box, (2, 2)))
-    box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
-    return TurnedFace(box, face.score, face, matrix)
+    return matrix

@@ -60,6 +60,7 @@ class Plan:
     Args:
         size: (width, height) of the picture.
         faces: matrices of the faces' views, the largest face first; every view is 256×256.
+        chosen: which of the faces that were given these are: a portrait does not show all.
         tiles: matrices of the other views.
         canvas: (width, height) that the tiles share; 0×0 without tiles.
         to_canvas: matrix from the picture to the canvas.
@@ -70,6 +71,7 @@ class Plan:
 
     size: tuple[int, int]
     faces: tuple[np.ndarray, ...]
+    chosen: tuple[int, ...]
     tiles: tuple[np.ndarray, ...]
     canvas: tuple[int, int]
     to_canvas: np.ndarray
@@ -95,9 +97,9 @@ def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
         # A photo little larger than a small view is not worth a large one, in which it would be enlarged.
         side = CROP if longest <= 1.5 * CROP else LARGE
         return _tiled(size, (), side / longest if longest <= LARGE else min(1.0, WHOLE_CANVAS / longest), side)
-    views = tuple(view_of_face(points, size) for points in faces)
+    views = [view_of_face(points, size) for points in faces]
     if covers(views[0], size):
-        return Plan(size, views, (), (0, 0), IDENTITY, CROP, size, IDENTITY)
+        return Plan(size, tuple(views), tuple(range(len(views))), (), (0, 0), IDENTITY, CROP, size, IDENTITY)
     return _tiled(size, views, min(_common_scale(views), CANVAS / max(size)))
 
 
@@ -122,9 +124,11 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     middle = eyes.mean(0) @ (1, 1j)
     moved = EYES[0] * width - 0.5 + 1j * (EYES[1] * height - 0.5) - factor * middle
     place = np.array([[factor.real, -factor.imag, moved.real], [factor.imag, factor.real, moved.imag]])
-    others = (view_of_face(points, size) for points in faces[1:])
-    seen = (view, *(other for other in others if _meets(compose(invert(place), other), (width, height), CROP)))
-    return _tiled((width, height), seen, scale_of(view) / scale_of(place), photo=size, place=place)
+    views = [view_of_face(points, size) for points in faces]
+    from_picture = invert(place)
+    seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height), CROP)]
+    scale = scale_of(view) / scale_of(place)
+    return _tiled((width, height), views, scale, chosen=seen, photo=size, place=place)
 
 
 def view_of_face(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -147,9 +151,10 @@ def _common_scale(views: Sequence[np.ndarray]) -> float:
 
 def _tiled(
     size: tuple[int, int],
-    faces: tuple[np.ndarray, ...],
+    faces: Sequence[np.ndarray],
     scale: float,
     side: int = CROP,
+    chosen: Sequence[int] | None = None,
     photo: tuple[int, int] | None = None,
     place: np.ndarray = IDENTITY,
 ) -> Plan:
@@ -166,7 +171,9 @@ def _tiled(
     # Where a portrait reaches beyond the photo there is nothing to draw.
     photo = photo or size
     seen = tuple(tile for tile in tiles if _meets(tile, photo, side))
-    return Plan(size, faces, seen, canvas, to_canvas, side, photo, place)
+    chosen = range(len(faces)) if chosen is None else chosen
+    views = tuple(faces[k] for k in chosen)
+    return Plan(size, views, tuple(chosen), seen, canvas, to_canvas, side, photo, place)
 
 
 def _starts(length: int, side: int) -> list[float]:
@@ -234,9 +241,9 @@ def _joined(plan: Plan, drawn: Sequence[np.ndarray]) -> np.ndarray:
     ramp = np.clip((distance - RIM) / (OVERLAP - 2 * RIM), 1e-4, 1)
     window = ramp[:, None] * ramp
     total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    to_photo = invert(compose(plan.place, plan.to_canvas))
+    from_canvas = invert(compose(plan.place, plan.to_canvas))
     for matrix, tile in zip(plan.tiles, drawn, strict=True):
-        left, top = (round(-value) for value in compose(to_photo, matrix)[:, 2])
+        left, top = (round(-value) for value in compose(from_canvas, matrix)[:, 2])
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
         inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         total[y0:y1, x0:x1] += tile[inner] * window[inner]

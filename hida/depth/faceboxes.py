@@ -154,8 +154,8 @@ class FaceBoxes(nn.Module):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find what may be faces that :meth:`detect` misses because it reduces the photo; none where it does not.
 
-        Up to ``most`` pixels the photo is seen at full size, larger ones are reduced to that. Other arguments, results and
-        errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
+        Up to ``most`` pixels the photo is seen at full size, larger ones are reduced to that. Other arguments, results
+        and errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]

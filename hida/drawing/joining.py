@@ -127,7 +127,7 @@ def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int
     edge = CROP - 0.5
     corners = apply(invert(view), [[-0.5, -0.5], [edge, -0.5], [-0.5, edge], [edge, edge]])
     low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
-    left, top, right, bottom = *np.maximum(low, 0).tolist(), *np.minimum(high, size).tolist()
+    (left, top), (right, bottom) = np.maximum(low, 0).tolist(), np.minimum(high, size).tolist()
     return left, top, right, bottom
 
 

@@ -20,9 +20,9 @@ from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
-from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.joining import FaceDrawing
+from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, plan, portrait, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import warp
@@ -112,7 +112,7 @@ class Sketcher:
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
         """
-        _check(frame, faces, size)
+        check_options(frame, faces, size)
         if isinstance(style, str | bytes | bool) or not isinstance(
             style, int | np.integer | Mapping | np.ndarray | Sequence
         ):
@@ -168,7 +168,7 @@ class Sketcher:
         Returns:
             The sketches, and, with ``show_depth``, the depth map of the whole picture as a picture.
         """
-        _check(frame, faces, size)
+        check_options(frame, faces, size)
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
@@ -199,7 +199,7 @@ class Sketcher:
         Returns:
             (1, 3, H, W) in [−1, 1] and (1, 1, H, W) in [0, 1], as the generator takes them.
         """
-        _check(frame, "largest", None)
+        check_options(frame, "largest", None)
         pixels = np.asarray(read_image(photo))
         views, depth_views, _ = self._prepare(pixels, depth, frame, "largest")
         # The face's view is the last one.
@@ -255,10 +255,11 @@ class Sketcher:
         photo = pixels.shape[1], pixels.shape[0]
         method = _method(depth)
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
+        cut_out = frame in ("portrait", "face")
         # Whoever wants to know how many there are is told of all.
         found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
         if not found and frame != "whole":
-            if frame in ("portrait", "face") or depth is None or method in ("auto", "tddfa"):
+            if cut_out or depth is None or method in ("auto", "tddfa"):
                 raise NoFaceError(
                     "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
                     "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
@@ -266,10 +267,7 @@ class Sketcher:
             warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
         wanted = choose(found, faces)
         points = [face.points for face in wanted]
-        if frame in ("portrait", "face"):
-            views = portrait(photo, points, size or PORTRAIT_SIZE)
-        else:
-            views = plan(photo, points)
+        views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
         if found and report is not None:
             report(len(found), len(views.faces))
         if depth is None or method in ("auto", "tddfa", "builtin"):
@@ -284,8 +282,8 @@ class Sketcher:
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        shown = partial(warp, map_, views.place, views.size, fill="black", resample="bilinear")
-        return views, [view_depth(map_, matrix, views.side) for matrix in views.views], shown
+        maps = [view_depth(map_, matrix, views.side) for matrix in views.views]
+        return views, maps, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 
 
 def _entries(value: Any, count: int = 1) -> list[Any]:
@@ -300,7 +298,7 @@ def _method(depth: DepthSource | None) -> str | None:
     return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
 
 
-def _check(frame: Frame, faces: Faces, size: int | None) -> None:
+def check_options(frame: Frame, faces: Faces, size: int | None) -> None:
     """Check what does not depend on the photo.
 
     Raises:
@@ -312,7 +310,9 @@ def _check(frame: Frame, faces: Faces, size: int | None) -> None:
     if size is None:
         return
     if frame not in ("portrait", "face"):
-        raise HidaError(f"size is that of a portrait and has no effect with frame {frame!r}; leave it out.")
+        raise HidaError(
+            f"size is a portrait's and has no effect with frame {frame!r}; choose 'portrait', or leave it out."
+        )
     low, high = PORTRAIT_SIZES
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not low <= size <= high:
         raise HidaError(f"size is {size!r}; give a portrait's height in pixels, {low} to {high}.")

@@ -72,21 +72,27 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
     views = [compose(invert(place), drawing.view) for drawing in drawings]
     windows = [_window(view, size) for view in views]
     largest = min((scale_of(view) for view in views), default=1.0)
+    beside = []
     for k, (drawing, window) in enumerate(zip(drawings, windows, strict=True)):
-        left, top, right, bottom = window
-        if left >= right or top >= bottom:
+        if window[0] >= window[2] or window[1] >= window[3]:
             continue
-        inside = np.s_[top:bottom, left:right]
+        inside = np.s_[window[1] : window[3], window[0] : window[2]]
         over = warp(drawing.sketch, _moved(compose(invert(drawing.matrix), place), window), _size(window), fill="white")
-        weight = _reach(views[k], window)
-        own = None
-        for other, view in enumerate(views):
-            if other == k or not _meet(windows[other], window):
-                continue
-            own = _distance(views[k], window, largest) if own is None else own
-            ahead = smooth((own - _distance(view, window, largest)) / _BETWEEN + 0.5)
-            weight = weight * (1 - _reach(view, window) * ahead)
-        mixed[inside] += (over.astype(np.float32) - picture[inside]) * weight
+        over = over.astype(np.float32)
+        weight = strokes = _reach(views[k], window)
+        others = [j for j, other in enumerate(windows) if j != k and _meet(other, window)]
+        if others:
+            own = _distance(views[k], window, largest)
+        for j in others:
+            reach, farther = _reach(views[j], window), (own - _distance(views[j], window, largest)) / _BETWEEN
+            weight = weight * (1 - reach * smooth(farther + 0.5))
+            strokes = strokes * (1 - reach * smooth(farther))
+        mixed[inside] += (over - picture[inside]) * weight
+        if others:
+            beside.append((inside, 255 - (255 - over) * strokes))
+    # Hair is pale in the view of the head beside it: where two heads meet, both keep their strokes.
+    for inside, kept in beside:
+        np.minimum(mixed[inside], kept, out=mixed[inside])
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 

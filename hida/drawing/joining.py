@@ -16,6 +16,8 @@ _MIDDLE, _RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
 _BETWEEN = 0.4
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
+_KEPT = 0.3
+"""How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""
 _NEARER = 0.25
 """A face twice as large counts as 2 to this power times nearer: in most photos the larger face is the one in front."""
 
@@ -84,9 +86,9 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
         if others:
             own = _distance(views[k], window, largest)
         for j in others:
-            reach, farther = _reach(views[j], window), (own - _distance(views[j], window, largest)) / _BETWEEN
-            weight = weight * (1 - reach * smooth(farther + 0.5))
-            strokes = strokes * (1 - reach * smooth(farther))
+            reach, farther = _reach(views[j], window), own - _distance(views[j], window, largest)
+            weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
+            strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
         mixed[inside] += (over - picture[inside]) * weight
         if others:
             beside.append((inside, 255 - (255 - over) * strokes))

@@ -47,8 +47,12 @@ OVERLAP = 128
 PORTRAIT = (6.0, 7.5)
 """Width and height of a portrait in distances of the eyes: a head is about 2.6 wide and 4 high, shoulders are about 6
 wide."""
+CLOSEST = 0.8
+"""Down to what share of that a portrait is narrowed where the photo shows less."""
 EYES = (0.5, 0.4)
 """Where the middle of the eyes is in a portrait, as shares of its width and height."""
+ASIDE = np.array([[-0.1, -0.06], [0.1, 0.1]])
+"""How far a portrait may move, to the left and up, to the right and down, to stay inside the photo: shares likewise."""
 FADE = 16
 """Drawn pixels over which a portrait gives way to paper where the photo ends."""
 
@@ -115,14 +119,22 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
         longest: height of the picture.
     """
     view = view_of_face(faces[0], size)
-    width, height = max(1, round(longest * PORTRAIT[0] / PORTRAIT[1])), longest
     # The aligned frame defines the distance of the eyes, which a turned head's own points would make too short.
     eyes = apply(invert(view), TEMPLATE[:2] + MARGIN)
-    along = (eyes[1] - eyes[0]) @ (1, 1j)
-    quarter = 1j ** round(float(np.angle(along)) / (math.pi / 2))
-    factor = longest / PORTRAIT[1] / abs(along) / quarter
-    middle = eyes.mean(0) @ (1, 1j)
-    moved = EYES[0] * width - 0.5 + 1j * (EYES[1] * height - 0.5) - factor * middle
+    along = complex(*(eyes[1] - eyes[0]))
+    upright = 1j ** -round(float(np.angle(along)) / (math.pi / 2))
+    # The photo turned upright, told in distances of the eyes from the middle of the eyes.
+    corners = np.array([[-0.5, -0.5], np.subtract(size, 0.5)]) - eyes.mean(0)
+    corners = corners @ (1, 1j) * upright / abs(along)
+    low, high = (np.array([pick(corners.real), pick(corners.imag)]) for pick in (np.min, np.max))
+    extent = np.array(PORTRAIT) * np.clip(((high - low) / PORTRAIT).min(), CLOSEST, 1)
+    first = -extent * EYES
+    # Moved into the photo as far as the eyes may move.
+    first += np.clip(np.where(low > first, low - first, np.minimum(high - first - extent, 0)), *(extent * ASIDE))
+    height = longest
+    width = max(1, round(height * PORTRAIT[0] / PORTRAIT[1]))
+    factor = height / extent[1] / abs(along) * upright
+    moved = -factor * complex(*eyes.mean(0)) - complex(*first) * height / extent[1] - (0.5 + 0.5j)
     place = np.array([[factor.real, -factor.imag, moved.real], [factor.imag, factor.real, moved.imag]])
     views = [view_of_face(points, size) for points in faces]
     from_picture = invert(place)

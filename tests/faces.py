@@ -26,6 +26,9 @@ class Model:
     def faces(self, photo):
         return [Cone((60, 60, 190, 220), 0.9)] if photo.any() else []
 
+    def group(self, photo):
+        return self.faces(photo)
+
     def whole(self, photo):
         return Cone((0, 0, 1, 1), 0.0)
 
@@ -37,7 +40,7 @@ class Detector(nn.Module):
         super().__init__()
         self.boxes = np.array(boxes, float).reshape(-1, 4)
 
-    def detect(self, photo):
+    def detect(self, photo, *, times=1):
         return self.boxes, np.linspace(0.9, 0.8, len(self.boxes))
 
     def detect_small(self, photo):

@@ -19,7 +19,7 @@ from hida.images.io import image_files
 
 _SHOWN = 40  # characters of a name before the bar
 _LONGEST = 255  # bytes of a file's name, which file systems take
-Frame = Literal["auto", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
+Frame = Literal["auto", "portrait", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
 
 
 def list_photos(given: Sequence[Path]) -> list[Path]:
@@ -108,11 +108,12 @@ def told_warnings() -> Iterator[None]:
     """Write warnings as a line each, above a progress bar if there is one."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _tell(str(message))
+        warnings.showwarning = lambda message, *_, **__: tell(str(message))
         yield
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Write a line to stderr, above the progress bar if there is one."""
     tqdm.write(f"hida: {printed(text)}", file=sys.stderr)
 
 
@@ -156,9 +157,9 @@ def for_each(
                 reason = named("it does not fit in memory; scale it down." if memory else str(error))
                 if not several:
                     raise HidaError(reason) from None
-                _tell(reason)
+                tell(reason)
                 failed += 1
             else:
                 for text in dict.fromkeys(str(warning.message) for warning in found):
-                    _tell(named(text) if several else text)
+                    tell(named(text) if several else text)
     return failed

@@ -6,8 +6,9 @@
     hida sketch photo.jpg --style 1:0.6,3:0.4
     hida sketch photo.jpg --sweep 1 3 --steps 5
     hida sketch photo.jpg --style-map regions.png
+    hida sketch photo.jpg --frame portrait --size 1200
 
-There is one PNG for each photo and style, of the photo's size and named after both.
+There is one PNG for each photo and style, named after both and of the photo's size; a portrait has its own.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 from PIL import Image
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
+from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map, tell
 from hida.errors import HidaError
 from hida.files import require_folder_place
 from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
+    from hida.drawing.faces import Faces
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import NamedStyle, Style
 
@@ -54,7 +56,13 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto: the whole photo, its face upright; face: white paper around the face; whole: the photo as it is"""
+    """auto: the whole photo, its faces upright; portrait (or face): head and shoulders of the largest face, filling the
+    picture; whole: the photo as it is"""
+    size: Annotated[int | None, unset("INT")] = None
+    """height of a portrait in pixels, its width is 4/5 of that; 800 if left out"""
+    faces: str = "all"
+    """which faces are drawn as faces, upright, at their own scale: all, largest, or how many of the largest; those
+    smaller than 20 pixels are left to their surroundings"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -65,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
     from hida.device import choose_device, tune
-    from hida.drawing.sketcher import Sketcher
+    from hida.drawing.sketcher import Sketcher, check_options
     from hida.drawing.styles import names, parse_style, sweep
 
     command = _photos_apart(command)
@@ -76,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep; give both or neither.")
+    check_options(command.frame, _faces(command.faces), command.size)
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
@@ -116,6 +125,11 @@ def _photos_apart(command: Command) -> Command:
     return replace(command, style=command.style[:at], photos=(*command.photos, *map(Path, command.style[at:])))
 
 
+def _faces(text: str) -> Faces:
+    """Return a choice of faces as :class:`hida.Sketcher` takes it, which also says what is wrong with another."""
+    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else cast("Faces", text)
+
+
 def draw(
     sketcher: Sketcher, photo: Path, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], command: Command
 ) -> list[Image.Image]:
@@ -127,7 +141,22 @@ def draw(
     wanted: list[Style] = [*styles]
     if command.style_map is not None:
         wanted = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
-    drawn, depth = sketcher.draw(image, [*wanted, *between], command.depth, command.frame, show_depth=command.sheet)
+
+    def report(found: int, shown: int) -> None:
+        if found > 1:
+            rest = ", the others as a part of their surroundings" if shown < found else ""
+            tell(f"{photo}: {found} faces found, {shown} drawn{rest}")
+
+    drawn, depth = sketcher.draw(
+        image,
+        [*wanted, *between],
+        command.depth,
+        command.frame,
+        show_depth=command.sheet,
+        faces=_faces(command.faces),
+        size=command.size,
+        report=report,
+    )
     sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
     height = min(512, max(256, image.height))
     result = list(sketches)

@@ -54,6 +54,10 @@ class FaceModel(Protocol):
         """
         ...
 
+    def group(self, photo: np.ndarray) -> list[Face]:
+        """Return the first face of :meth:`faces`, and of the others those that look like faces when seen again."""
+        ...
+
 
 def largest_face(photo: np.ndarray, model: FaceModel) -> Face:
     """Return the largest face of an (H, W, 3) uint8 RGB photo.

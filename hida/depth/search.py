@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from hida.depth.face import Face
+from hida.depth.faceboxes import MAX_HEIGHT, MAX_WIDTH
 from hida.images.alignment import FRAME, TEMPLATE, AlignmentError, apply, compose, invert, similarity, warp
 
 # The picture in which a face is looked at again: its side in pixels, and how many times the face's box it shows.
@@ -29,6 +30,8 @@ _CERTAIN_SMALL = 0.99
 _PREFERENCE, _LARGEST = 0.02, 4
 # How many of the small faces are looked at again, the best scores first.
 _CANDIDATES = 16
+# A group's small faces are looked for if the box of the first has fewer pixels as the detector sees it.
+_SMALL = 64
 
 Build = Callable[[np.ndarray, np.ndarray, np.ndarray], list[Face]]
 
@@ -36,7 +39,7 @@ Build = Callable[[np.ndarray, np.ndarray, np.ndarray], list[Face]]
 class Detector(Protocol):
     """What is asked of :class:`hida.depth.faceboxes.FaceBoxes`; both return boxes (K, 4) and scores (K,)."""
 
-    def detect(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def detect(self, photo: np.ndarray, *, times: float = ...) -> tuple[np.ndarray, np.ndarray]: ...
 
     def detect_small(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -100,6 +103,40 @@ def find_faces(photo: np.ndarray, detector: Detector, build: Build) -> list[Face
             stacklevel=2,
         )
     return small or upright
+
+
+def find_group(photo: np.ndarray, detector: Detector, build: Build) -> list[Face]:
+    """Return the first face of :func:`find_faces`, and of the others those that are faces, the largest first.
+
+    Each of the others is brought upright by its own points and looked at again. Where the first is small, smaller ones
+    are looked for at twice the size. Arguments as there.
+    """
+    faces = find_faces(photo, detector, build)
+    if not faces:
+        return []
+    first, *others = faces
+    reduced = max(photo.shape[0] / MAX_HEIGHT, photo.shape[1] / MAX_WIDTH)
+    if _side(first) < _SMALL * max(1.0, reduced):
+        boxes, scores = detector.detect(photo, times=2)
+        some = np.sort(np.argsort(-scores, kind="stable")[: len(faces) + _CANDIDATES])
+        small = build(photo, boxes[some], scores[some])
+        others += [face for face in small if not any(_same(face, known) for known in faces)]
+    group: list[Face] = []
+    for face in others:
+        if not any(_same(face, known) for known in (first, *group)) and _certainty(photo, face, detector) >= _CERTAIN:
+            group.append(face)
+    return [first, *sorted(group, key=_side, reverse=True)]
+
+
+def _side(face: Face) -> float:
+    """Return the mean side of a face's box."""
+    return (face.box[2] - face.box[0] + face.box[3] - face.box[1]) / 2
+
+
+def _same(one: Face, two: Face) -> bool:
+    """Return whether two boxes show one face: the middles nearer than a third of the smaller one's side."""
+    apart = np.abs(np.add(one.box[:2], one.box[2:]) - np.add(two.box[:2], two.box[2:])).max() / 2
+    return bool(apart < min(_side(one), _side(two)) / 3)
 
 
 def _most_certain(photo: np.ndarray, faces: list[Face], detector: Detector) -> tuple[list[Face], float]:

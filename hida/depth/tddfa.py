@@ -17,7 +17,7 @@ from hida.depth.faceboxes import FaceBoxes, check_photo
 from hida.depth.mobilenet import SIDE, MobileNet, crop
 from hida.depth.morphable import MorphableModel, to_photo
 from hida.depth.raster import depth_map
-from hida.depth.search import find_faces
+from hida.depth.search import find_faces, find_group
 
 # From the detector's box to the network's: lower by this share of the mean side, and this many times as large.
 _DOWN, _GROW = 0.14, 1.58
@@ -86,6 +86,11 @@ class TDDFA(FaceModel):
         """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; each is fitted only when it is used."""
         check_photo(photo)
         return find_faces(photo, self.detector, self._faces)
+
+    def group(self, photo: np.ndarray) -> list[Face]:
+        """Return the faces of a photo that are worth drawing; see :func:`hida.depth.search.find_group`."""
+        check_photo(photo)
+        return find_group(photo, self.detector, self._faces)
 
     def _faces(self, photo: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[Face]:
         """Return the faces in ``boxes`` that have any extent."""

@@ -18,20 +18,24 @@ from hida import weights
 from hida.config import Config
 from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
-from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
+from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
+from hida.drawing.joining import FaceDrawing
 from hida.drawing.styles import Style, mixture_weights, require_style
-from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
+from hida.drawing.views import Plan, compose_picture, plan, portrait, view_depth, view_photo, view_weights
 from hida.errors import HidaError
+from hida.images.alignment import warp
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
 from hida.models.generator import Generator
 from hida.weights.checkpoint import load_generator
 
-Frame = Literal["auto", "face", "whole"]
+Frame = Literal["auto", "portrait", "face", "whole"]
 DepthSource = str | os.PathLike[str] | np.ndarray
 BATCH = 8
+PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
+"""Height of a portrait in pixels, and from where to where it may be chosen."""
 
 
 class NoFaceError(HidaError):
@@ -82,6 +86,8 @@ class Sketcher:
         style: Style | Sequence[Style] = 1,
         depth: DepthSource | Sequence[DepthSource] | None = None,
         frame: Frame = "auto",
+        faces: Faces = "all",
+        size: int | None = None,
     ) -> Image.Image | list[Image.Image]:
         """Draw one photo or several.
 
@@ -91,18 +97,22 @@ class Sketcher:
                 list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
                 photo's size; a list gives one for each photo.
-            frame: "auto" draws the whole photo with its face upright at its own scale; a photo without a face is drawn
-                as it is if ``depth`` does not need one. "face" leaves the paper white around the face. "whole" draws
-                the photo as it is and looks for no face.
+            frame: "auto" draws the whole photo, every face upright at its own scale; a photo without a face is drawn as
+                it is if ``depth`` does not need one. "portrait" draws head and shoulders of the largest face, filling
+                a picture of 4:5, with paper where the photo ends; "face" is another word for it. "whole" draws the
+                photo as it is, with no views of faces.
+            faces: which faces get a view and depth of their own: "all", "largest", or the so many largest. Those whose
+                box is smaller than 20 pixels are drawn with what surrounds them, but for the largest.
+            size: height of a portrait in pixels, 64 to 8192; 800 (by 640) if left out.
 
         Returns:
-            Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
+            Grey PIL images of the photos' sizes, portraits of 4:5 and ``size``: a list if ``photo`` or ``style`` is
+            one.
 
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
         """
-        if frame not in get_args(Frame):
-            raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
+        check_options(frame, faces, size)
         if isinstance(style, str | bytes | bool) or not isinstance(
             style, int | np.integer | Mapping | np.ndarray | Sequence
         ):
@@ -124,7 +134,7 @@ class Sketcher:
         sketches = [
             sketch
             for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
-            for sketch in self.draw(source, numbers, map_, frame)[0]
+            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size)[0]
         ]
         return sketches if listed else sketches[0]
 
@@ -145,15 +155,23 @@ class Sketcher:
         depth: DepthSource | None = None,
         frame: Frame = "auto",
         show_depth: bool = False,
+        faces: Faces = "all",
+        size: int | None = None,
+        report: Callable[[int, int], None] | None = None,
     ) -> tuple[list[Image.Image], Image.Image | None]:
-        """Draw one photo in ``styles``; arguments and errors are those of :meth:`__call__`.
+        """Draw one photo in ``styles``; other arguments and errors are those of :meth:`__call__`.
+
+        Args:
+            show_depth: whether the depth map is wanted.
+            report: called with the number of faces that were found and of those that get views, if any were looked for.
 
         Returns:
-            The sketches, and, with ``show_depth``, the depth map of the whole photo as a picture.
+            The sketches, and, with ``show_depth``, the depth map of the whole picture as a picture.
         """
+        check_options(frame, faces, size)
         image = read_image(photo)
         pixels = np.asarray(image)
-        views, depth_views, depth_map = self._prepare(pixels, depth, frame)
+        views, depth_views, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
         photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
@@ -165,22 +183,27 @@ class Sketcher:
             for style, pieces in zip(steering, drawn, strict=True):
                 sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
-        sketches = [compose_picture(views, pieces) for pieces in drawn]
+        around = len(views.tiles)
+        sketches = [
+            compose_picture(views, pieces[:around], list(map(FaceDrawing.of, pieces[around:], views.faces)))
+            for pieces in drawn
+        ]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
 
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
     ) -> tuple[Tensor, Tensor]:
-        """Return the photo and the depth of the face's view, or of the first view of a photo without a face.
+        """Return the photo and the depth of the largest face's view, or of the first view of a photo without a face.
 
         Returns:
             (1, 3, H, W) in [−1, 1] and (1, 1, H, W) in [0, 1], as the generator takes them.
         """
+        check_options(frame, "largest", None)
         pixels = np.asarray(read_image(photo))
-        views, depth_views, _ = self._prepare(pixels, depth, frame)
+        views, depth_views, _ = self._prepare(pixels, depth, frame, "largest")
         # The face's view is the last one.
-        index = 0 if views.face is None else -1
+        index = -1 if views.faces else 0
         view = torch.from_numpy(view_photo(pixels, views.views[index], views.side)).to(self.device)
         map_ = torch.from_numpy(depth_views[index]).to(self.device)[None, None]
         return view.permute(2, 0, 1)[None].float() / 127.5 - 1, map_
@@ -220,35 +243,47 @@ class Sketcher:
         return torch.full((count,), style - 1, device=self.device)
 
     def _prepare(
-        self, pixels: np.ndarray, depth: DepthSource | None, frame: Frame
+        self,
+        pixels: np.ndarray,
+        depth: DepthSource | None,
+        frame: Frame,
+        faces: Faces,
+        size: int | None = None,
+        report: Callable[[int, int], None] | None = None,
     ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
-        """Return the views, their depth maps, and a function that computes the whole photo's (in seconds)."""
-        size = pixels.shape[1], pixels.shape[0]
+        """Return the views, their depth maps, and a function that computes the whole picture's (in seconds)."""
+        photo = pixels.shape[1], pixels.shape[0]
         method = _method(depth)
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
-        face = None if frame == "whole" else _first_face(pixels, model)
-        if face is None and frame != "whole":
-            if frame == "face" or depth is None or method in ("auto", "tddfa"):
+        cut_out = frame in ("portrait", "face")
+        # Whoever wants to know how many there are is told of all.
+        found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
+        if not found and frame != "whole":
+            if cut_out or depth is None or method in ("auto", "tddfa"):
                 raise NoFaceError(
                     "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
                     "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
                 )
             warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
-        views = plan(size, None if face is None else face.points, surroundings=frame != "face")
+        wanted = choose(found, faces)
+        points = [face.points for face in wanted]
+        views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
+        if found and report is not None:
+            report(len(found), len(views.faces))
         if depth is None or method in ("auto", "tddfa", "builtin"):
-            if face is None:
-                face = _any_face(pixels, model)
-            return (
-                views,
-                [face.depth((views.side, views.side), matrix) for matrix in views.views],
-                partial(face.depth, size),
-            )
+            deep = wanted or choose(find(pixels, model, faces), faces)
+            # Without a face the whole picture is taken for one.
+            deep = deep or [depths.face_model("builtin").whole(pixels)]
+            maps = [common_depth(deep, (views.side, views.side), matrix) for matrix in views.tiles]
+            maps += [wanted[k].depth((CROP, CROP), view) for k, view in zip(views.chosen, views.faces, strict=True)]
+            return views, maps, partial(common_depth, deep, views.size, views.place)
         if method is None:
-            map_ = depth_from_file(depth, size)
+            map_ = depth_from_file(depth, photo)
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        return views, [view_depth(map_, matrix, views.side) for matrix in views.views], lambda: map_
+        maps = [view_depth(map_, matrix, views.side) for matrix in views.views]
+        return views, maps, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 
 
 def _entries(value: Any, count: int = 1) -> list[Any]:
@@ -263,13 +298,24 @@ def _method(depth: DepthSource | None) -> str | None:
     return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
 
 
-def _first_face(pixels: np.ndarray, model: str) -> Face | None:
-    return next(iter(depths.face_model(model).faces(pixels)), None)
+def check_options(frame: Frame, faces: Faces, size: int | None) -> None:
+    """Check what does not depend on the photo.
 
-
-def _any_face(pixels: np.ndarray, model: str) -> Face:
-    """Return the largest face or, if there is none, the whole picture as if it were one."""
-    return _first_face(pixels, model) or depths.face_model("builtin").whole(pixels)
+    Raises:
+        HidaError: naming the argument that cannot be used.
+    """
+    if frame not in get_args(Frame):
+        raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
+    require_faces(faces)
+    if size is None:
+        return
+    if frame not in ("portrait", "face"):
+        raise HidaError(
+            f"size is a portrait's and has no effect with frame {frame!r}; choose 'portrait', or leave it out."
+        )
+    low, high = PORTRAIT_SIZES
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not low <= size <= high:
+        raise HidaError(f"size is {size!r}; give a portrait's height in pixels, {low} to {high}.")
 
 
 def _bytes(sketch: Tensor) -> Tensor:

@@ -1,27 +1,40 @@
-"""Which squares of a photo are drawn, and how the drawn squares become one picture of the photo's size.
+"""Which squares of a photo are drawn, and how the drawn squares become one picture.
 
-The generator knows one thing: a face in its place in a 256×256 frame. A photo is therefore drawn as *views*: the
-face upright at its place, and around it overlapping tiles at the face's own scale, so that strokes have the same
-width everywhere. Without a face the photo is drawn as it is: in one piece up to 512 pixels, in overlapping tiles of
-512 beyond, which see more of it than the smaller ones and leave fewer seams. Coordinates are pixels with integers at
-pixel centres; a view's matrix carries the photo's to its.
+The generator knows one thing: a face in its place in a 256×256 frame. A photo is therefore drawn as *views*: every
+face upright at its place, at its own scale, and around the faces overlapping tiles at a scale that they share. Without
+a face the photo is drawn as it is: in one piece up to 512 pixels, in overlapping tiles of 512 beyond, which see more of
+it than the smaller ones and leave fewer seams. The picture is the photo's frame, or a portrait cut out of it.
+Coordinates are pixels with integers at pixel centres; a view's matrix carries the photo's to its.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from hida.data.framing import CROP
-from hida.images.alignment import FRAME, IDENTITY, apply, compose, invert, is_identity, placement, scale_of, warp
+from hida.drawing.joining import FaceDrawing, blend_faces, covers, smooth
+from hida.images.alignment import (
+    FRAME,
+    IDENTITY,
+    TEMPLATE,
+    apply,
+    compose,
+    invert,
+    is_identity,
+    placement,
+    scale_of,
+    warp,
+)
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
 CANVAS = 896
-"""Longest side, in drawn pixels, of what surrounds the face: at most 49 tiles."""
+"""Longest side, in drawn pixels, of what surrounds the faces: at most 49 tiles."""
 LARGE = 2 * CROP
 """Side of the views of a photo without a face."""
 WHOLE_CANVAS = 1536
@@ -31,8 +44,17 @@ RIM = 32
 The tiles reach beyond the photo by as much."""
 OVERLAP = 128
 """Drawn pixels that neighbouring tiles share at least: both rims, and the blend between them."""
-FEATHER = 40
-"""Drawn pixels over which the face's view gives way to what surrounds it."""
+PORTRAIT = (6.0, 7.5)
+"""Width and height of a portrait in distances of the eyes: a head is about 2.6 wide and 4 high, shoulders are about 6
+wide."""
+CLOSEST = 0.8
+"""Down to what share of that a portrait is narrowed where the photo shows less."""
+EYES = (0.5, 0.4)
+"""Where the middle of the eyes is in a portrait, as shares of its width and height."""
+ASIDE = np.array([[-0.1, -0.06], [0.1, 0.1]])
+"""How far a portrait may move, to the left and up, to the right and down, to stay inside the photo: shares likewise."""
+FADE = 16
+"""Drawn pixels over which a portrait gives way to paper where the photo ends."""
 
 
 @dataclass(frozen=True)
@@ -40,54 +62,130 @@ class Plan:
     """The views of one photo.
 
     Args:
-        size: (width, height) of the photo.
-        face: matrix of the face's view, or None.
+        size: (width, height) of the picture.
+        faces: matrices of the faces' views, the largest face first; every view is 256×256.
+        chosen: which of the faces that were given these are: a portrait does not show all.
         tiles: matrices of the other views.
         canvas: (width, height) that the tiles share; 0×0 without tiles.
-        to_canvas: matrix from the photo to the canvas.
-        side: of every view, in pixels.
+        to_canvas: matrix from the picture to the canvas.
+        side: of every tile, in pixels.
+        photo: (width, height) of the photo.
+        place: matrix from the photo to the picture.
     """
 
     size: tuple[int, int]
-    face: np.ndarray | None
+    faces: tuple[np.ndarray, ...]
+    chosen: tuple[int, ...]
     tiles: tuple[np.ndarray, ...]
     canvas: tuple[int, int]
     to_canvas: np.ndarray
-    side: int = CROP
+    side: int
+    photo: tuple[int, int]
+    place: np.ndarray
 
     @property
     def views(self) -> tuple[np.ndarray, ...]:
-        """The matrices of all views: the tiles, then the face."""
-        return (*self.tiles, *(() if self.face is None else (self.face,)))
+        """The matrices of all views: the tiles, then the faces."""
+        return (*self.tiles, *self.faces)
 
 
-def plan(size: tuple[int, int], points: np.ndarray | None, surroundings: bool = True) -> Plan:
-    """Choose the views of a photo of ``size`` whose face has ``points`` (3, 2), or None to draw it as a whole.
+def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
+    """Choose the views of a photo of ``size``, drawn whole.
 
-    ``surroundings`` False leaves paper white outside the face's view.
+    Args:
+        size: (width, height).
+        faces: the points (3, 2) of every face that gets a view, the largest first; none to draw the photo as it is.
     """
-    if points is None:
+    if not faces:
         longest = max(size)
         # A photo little larger than a small view is not worth a large one, in which it would be enlarged.
         side = CROP if longest <= 1.5 * CROP else LARGE
-        return _tiled(size, None, side / longest if longest <= LARGE else min(1.0, WHOLE_CANVAS / longest), side)
-    face = compose(placement(points, size), shift(MARGIN, MARGIN))
-    if _covers(face, size) or not surroundings:
-        return Plan(size, face, (), (0, 0), IDENTITY)
-    return _tiled(size, face, min(scale_of(face), CANVAS / max(size)))
+        return _tiled(size, (), side / longest if longest <= LARGE else min(1.0, WHOLE_CANVAS / longest), side)
+    views = [view_of_face(points, size) for points in faces]
+    if covers(views[0], size):
+        return Plan(size, tuple(views), tuple(range(len(views))), (), (0, 0), IDENTITY, CROP, size, IDENTITY)
+    return _tiled(size, views, min(_common_scale(views), CANVAS / max(size)))
 
 
-def _tiled(size: tuple[int, int], face: np.ndarray | None, scale: float, side: int = CROP) -> Plan:
-    # A photo smaller than one view is drawn larger, or it would be mostly border.
+def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -> Plan:
+    """Choose the views of the first face's portrait: its head and shoulders, in a picture of 4:5.
+
+    The person keeps the tilt of the head; only a photo that is turned by quarters is turned upright. Faces beside the
+    first that are in the picture have their views, too.
+
+    Args:
+        size: (width, height) of the photo.
+        faces: the points (3, 2) of every face that gets a view, that of the portrait first.
+        longest: height of the picture.
+    """
+    view = view_of_face(faces[0], size)
+    # The aligned frame defines the distance of the eyes, which a turned head's own points would make too short.
+    eyes = apply(invert(view), TEMPLATE[:2] + MARGIN)
+    along = complex(*(eyes[1] - eyes[0]))
+    upright = 1j ** -round(float(np.angle(along)) / (math.pi / 2))
+    # The photo turned upright, told in distances of the eyes from the middle of the eyes.
+    corners = np.array([[-0.5, -0.5], np.subtract(size, 0.5)]) - eyes.mean(0)
+    corners = corners @ (1, 1j) * upright / abs(along)
+    low, high = (np.array([pick(corners.real), pick(corners.imag)]) for pick in (np.min, np.max))
+    extent = np.array(PORTRAIT) * np.clip(((high - low) / PORTRAIT).min(), CLOSEST, 1)
+    first = -extent * EYES
+    # Moved into the photo as far as the eyes may move.
+    first += np.clip(np.where(low > first, low - first, np.minimum(high - first - extent, 0)), *(extent * ASIDE))
+    height = longest
+    width = max(1, round(height * PORTRAIT[0] / PORTRAIT[1]))
+    factor = height / extent[1] / abs(along) * upright
+    moved = -factor * complex(*eyes.mean(0)) - complex(*first) * height / extent[1] - (0.5 + 0.5j)
+    place = np.array([[factor.real, -factor.imag, moved.real], [factor.imag, factor.real, moved.imag]])
+    views = [view_of_face(points, size) for points in faces]
+    from_picture = invert(place)
+    seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height), CROP)]
+    scale = scale_of(view) / scale_of(place)
+    return _tiled((width, height), views, scale, chosen=seen, photo=size, place=place)
+
+
+def view_of_face(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the matrix of the view of a face with ``points`` (3, 2) in a photo of ``size``."""
+    return compose(placement(points, size), shift(MARGIN, MARGIN))
+
+
+def _common_scale(views: Sequence[np.ndarray]) -> float:
+    """Return the scale of what surrounds several faces: their mean, weighted by how long the borders are.
+
+    Strokes are as wide as the scale says, so that this is the scale at which they change least from the tiles to the
+    views. One of the largest face's would draw the others' shoulders with strokes that are too wide for them, one of
+    the smallest would fill a large person's clothes with detail, and cost more.
+    """
+    if len(views) == 1:
+        return scale_of(views[0])
+    scales = np.array([scale_of(view) for view in views])
+    return float(np.exp(np.average(np.log(scales), weights=1 / scales)))
+
+
+def _tiled(
+    size: tuple[int, int],
+    faces: Sequence[np.ndarray],
+    scale: float,
+    side: int = CROP,
+    chosen: Sequence[int] | None = None,
+    photo: tuple[int, int] | None = None,
+    place: np.ndarray = IDENTITY,
+) -> Plan:
+    # A picture smaller than one view is drawn larger, or it would be mostly border.
     scale = max(scale, CROP / max(size))
     width, height = (max(1, round(length * scale)) for length in size)
     canvas = width, height
-    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the photo's edges meet the canvas's.
+    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the picture's edges meet the canvas's.
     kx, ky = canvas[0] / size[0], canvas[1] / size[1]
     to_canvas = np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]])
     lefts, tops = (_starts(length, side) for length in canvas)
-    tiles = tuple(compose(to_canvas, shift(-left, -top)) for top in tops for left in lefts)
-    return Plan(size, face, tiles, canvas, to_canvas, side)
+    from_photo = compose(place, to_canvas)
+    tiles = (compose(from_photo, shift(-left, -top)) for top in tops for left in lefts)
+    # Where a portrait reaches beyond the photo there is nothing to draw.
+    photo = photo or size
+    seen = tuple(tile for tile in tiles if _meets(tile, photo, side))
+    chosen = range(len(faces)) if chosen is None else chosen
+    views = tuple(faces[k] for k in chosen)
+    return Plan(size, views, tuple(chosen), seen, canvas, to_canvas, side, photo, place)
 
 
 def _starts(length: int, side: int) -> list[float]:
@@ -104,35 +202,49 @@ def shift(x: float, y: float) -> np.ndarray:
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
 
 
-def compose_picture(plan: Plan, drawn: list[np.ndarray]) -> Image.Image:
-    """Join the drawn views into a grey picture of the photo's size.
+def _meets(matrix: np.ndarray, size: tuple[int, int], side: int) -> bool:
+    """Return whether the square view of a matrix shows any of a picture of ``size``."""
+    # A view is a turned square in the picture: its bounding box is near enough.
+    corners = apply(invert(matrix), [[-0.5, -0.5], [side - 0.5, -0.5], [-0.5, side - 0.5], [side - 0.5, side - 0.5]])
+    return bool((corners.max(0) > -0.5).all() and (corners.min(0) < np.array(size) - 0.5).all())
 
-    ``drawn`` holds uint8 squares of ``plan.side``, in the order of ``plan.views``.
+
+def compose_picture(plan: Plan, tiles: Sequence[np.ndarray], faces: Sequence[FaceDrawing]) -> Image.Image:
+    """Join what was drawn into a grey picture of ``plan.size``.
+
+    Args:
+        tiles: uint8 squares of ``plan.side``, in the order of ``plan.tiles``.
+        faces: the drawings of ``plan.faces``, in their order.
     """
     if plan.tiles:
-        picture = _resized(_joined(plan, drawn), plan)
+        picture = blend_faces(_resized(_joined(plan, tiles), plan), faces, plan.place)
     else:
-        picture = np.full((plan.size[1], plan.size[0]), 255, np.uint8)
-    if plan.face is None:
-        return Image.fromarray(picture)
-    back = invert(plan.face)
-    # Without tiles and with the whole photo inside the view there is nothing to give way to.
-    if _covers(plan.face, plan.size):
-        return Image.fromarray(warp(drawn[-1], back, plan.size, fill="replicate"))
-    over = warp(drawn[-1], back, plan.size, fill="white").astype(np.float32)
-    weight = warp(_feather(), back, plan.size, fill="black", resample="bilinear")
-    mixed = picture + (over - picture) * weight
-    return Image.fromarray(np.rint(mixed).clip(0, 255).astype(np.uint8))
+        # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
+        picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")
+        picture = blend_faces(picture, faces, plan.place) if len(faces) > 1 else picture
+    return Image.fromarray(picture if is_identity(plan.place) else _on_paper(picture, plan))
 
 
-def _covers(face: np.ndarray, size: tuple[int, int]) -> bool:
-    """Return whether the face's view shows the whole photo."""
-    right, bottom = size[0] - 1, size[1] - 1
-    corners = apply(face, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]]))
-    return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
+def _on_paper(picture: np.ndarray, plan: Plan) -> np.ndarray:
+    """Return a portrait with white paper where the photo ends."""
+    scale = scale_of(plan.place)
+    fade = FADE / scale_of(plan.to_canvas)
+    # Distances to the photo's edges, in pixels of the picture, are linear in its coordinates.
+    back = invert(plan.place)
+    x, y = np.arange(plan.size[0], dtype=np.float32), np.arange(plan.size[1], dtype=np.float32)[:, None]
+    weight = np.ones(picture.shape, np.float32)
+    right, bottom = (length - 1 for length in plan.size)
+    corners = apply(back, [[0, 0], [right, 0], [0, bottom], [right, bottom]])
+    for axis, length in enumerate(plan.photo):
+        at = np.float32(back[axis, 0]) * x + np.float32(back[axis, 1]) * y + np.float32(back[axis, 2])
+        if corners[:, axis].min() < -0.5:
+            weight *= smooth((at + 0.5) * scale / fade)
+        if corners[:, axis].max() > length - 0.5:
+            weight *= smooth((length - 0.5 - at) * scale / fade)
+    return np.rint(255 + (picture - np.float32(255)) * weight).clip(0, 255).astype(np.uint8)
 
 
-def _joined(plan: Plan, drawn: list[np.ndarray]) -> np.ndarray:
+def _joined(plan: Plan, drawn: Sequence[np.ndarray]) -> np.ndarray:
     """Blend the tiles on the canvas, each pixel weighted by its distance to its tile's rim."""
     width, height = plan.canvas
     side = plan.side
@@ -141,13 +253,15 @@ def _joined(plan: Plan, drawn: list[np.ndarray]) -> np.ndarray:
     ramp = np.clip((distance - RIM) / (OVERLAP - 2 * RIM), 1e-4, 1)
     window = ramp[:, None] * ramp
     total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    to_photo = invert(plan.to_canvas)
-    for matrix, tile in zip(plan.tiles, drawn, strict=False):
-        left, top = (round(-value) for value in compose(to_photo, matrix)[:, 2])
+    from_canvas = invert(compose(plan.place, plan.to_canvas))
+    for matrix, tile in zip(plan.tiles, drawn, strict=True):
+        left, top = (round(-value) for value in compose(from_canvas, matrix)[:, 2])
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
         inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         total[y0:y1, x0:x1] += tile[inner] * window[inner]
         weights[y0:y1, x0:x1] += window[inner]
+    # Beyond the photo, where a portrait has no tiles, is paper.
+    total[weights == 0], weights[weights == 0] = 255, 1
     return np.rint(total / weights).clip(0, 255).astype(np.uint8)
 
 
@@ -155,14 +269,6 @@ def _resized(canvas: np.ndarray, plan: Plan) -> np.ndarray:
     if (canvas.shape[1], canvas.shape[0]) == plan.size:
         return canvas
     return np.asarray(Image.fromarray(canvas).resize(plan.size, Image.Resampling.BICUBIC))
-
-
-def _feather() -> np.ndarray:
-    """Return (256, 256) weights: 1 inside, a smooth fall to 0 at the edge."""
-    distance = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32)
-    ramp = np.clip(distance / FEATHER, 0, 1)
-    ramp = ramp * ramp * (3 - 2 * ramp)
-    return ramp[:, None] * ramp
 
 
 def view_photo(photo: np.ndarray, matrix: np.ndarray, side: int = CROP) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hida.depth.face import Face, FaceModel
 from hida.depth.faceboxes import FaceBoxes, check_photo
 from hida.depth.folding import fold
-from hida.depth.search import find_faces
+from hida.depth.search import find_faces, find_group
 from hida.device import to_channels_last
 from hida.errors import HidaError
 from hida.images.alignment import compose, invert, similarity, warp
@@ -219,6 +219,11 @@ class BuiltinDepth(FaceModel):
         """Return the faces in an (H, W, 3) uint8 RGB photo, the largest first; none when the detector sees none."""
         check_photo(photo)
         return find_faces(photo, self.detector, self._faces)
+
+    def group(self, photo: np.ndarray) -> list[Face]:
+        """Return the faces of a photo that are worth drawing; see :func:`hida.depth.search.find_group`."""
+        check_photo(photo)
+        return find_group(photo, self.detector, self._faces)
 
     def _faces(self, photo: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[Face]:
         """Return the faces in ``boxes`` that are larger than a pixel."""

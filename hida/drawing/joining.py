@@ -1,0 +1,152 @@
+"""Lay the drawings of faces over the picture of what surrounds them, each face whole on its own head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hida.data.framing import CROP
+from hida.images.alignment import apply, compose, invert, scale_of, warp
+
+FEATHER = 40
+"""Pixels of a 256×256 view over which it gives way to what surrounds it."""
+_MIDDLE, _RADII = (126.5, 118.0), (72.0, 95.0)
+"""The head in a 256×256 view: an ellipse from the hair to the chin."""
+_BETWEEN = 0.4
+"""Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
+_KEPT = 0.3
+"""How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""
+_NEARER = 0.25
+"""A face twice as large counts as 2 to this power times nearer: in most photos the larger face is the one in front."""
+
+
+@dataclass(frozen=True)
+class FaceDrawing:
+    """How one face was drawn.
+
+    Args:
+        sketch: uint8 (side, side), side = 256·k: the square that the face's 256×256 view shows, k times as fine.
+        matrix: 2×3, from pixels of the photo to pixels of ``sketch``.
+    """
+
+    sketch: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def of(cls, sketch: np.ndarray, view: np.ndarray) -> FaceDrawing:
+        """Return the drawing of a ``view``, the matrix of a plan's face, whose square ``sketch`` of any 256·k shows."""
+        return cls(sketch, finer(view, sketch.shape[0] // CROP))
+
+    @property
+    def view(self) -> np.ndarray:
+        """The matrix of the same square at 256×256."""
+        return finer(self.matrix, CROP / self.sketch.shape[0])
+
+
+def finer(matrix: np.ndarray, times: float) -> np.ndarray:
+    """Return the matrix of a view's square with ``times`` as many pixels along each side."""
+    # Pixel centres: x' = (x + 0.5)·times − 0.5.
+    return compose(matrix, np.array([[times, 0, times / 2 - 0.5], [0, times, times / 2 - 0.5]]))
+
+
+def covers(view: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether a 256×256 view shows the whole of a picture."""
+    right, bottom = size[0] - 1, size[1] - 1
+    corners = apply(view, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]]))
+    return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
+
+
+def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray) -> np.ndarray:
+    """Return ``picture`` with the faces over it.
+
+    A face's drawing counts everywhere in its view, less and less towards its rim, but for what nearer faces cover: in
+    each pixel that face is nearer of whose head, an ellipse, the pixel is further inside.
+
+    Args:
+        picture: uint8 (H, W).
+        drawings: of the faces, in any order.
+        place: from the photo to the picture.
+    """
+    mixed = picture.astype(np.float32)
+    size = picture.shape[1], picture.shape[0]
+    views = [compose(invert(place), drawing.view) for drawing in drawings]
+    windows = [_window(view, size) for view in views]
+    largest = min((scale_of(view) for view in views), default=1.0)
+    beside = []
+    for k, (drawing, window) in enumerate(zip(drawings, windows, strict=True)):
+        if window[0] >= window[2] or window[1] >= window[3]:
+            continue
+        inside = np.s_[window[1] : window[3], window[0] : window[2]]
+        over = warp(drawing.sketch, _moved(compose(invert(drawing.matrix), place), window), _size(window), fill="white")
+        over = over.astype(np.float32)
+        weight = strokes = _reach(views[k], window)
+        others = [j for j, other in enumerate(windows) if j != k and _meet(other, window)]
+        if others:
+            own = _distance(views[k], window, largest)
+        for j in others:
+            reach, farther = _reach(views[j], window), own - _distance(views[j], window, largest)
+            weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
+            strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
+        mixed[inside] += (over - picture[inside]) * weight
+        if others:
+            beside.append((inside, 255 - (255 - over) * strokes))
+    # Hair is pale in the view of the head beside it: where two heads meet, both keep their strokes.
+    for inside, kept in beside:
+        np.minimum(mixed[inside], kept, out=mixed[inside])
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def _reach(view: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """Return how far a window of the picture is inside a view: 1, with a smooth fall to 0 at the view's edge."""
+    return warp(_feather(), _moved(invert(view), window), _size(window), fill="black", resample="bilinear")
+
+
+def _feather() -> np.ndarray:
+    """Return (256, 256) weights: 1 inside, a smooth fall to 0 at the edge."""
+    distance = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32)
+    ramp = smooth(distance / FEATHER)
+    return ramp[:, None] * ramp
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Return 0 below 0, 1 above 1, and a smooth rise between."""
+    ramp = np.clip(values, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: float) -> np.ndarray:
+    """Return for a window of the picture the distance from a head's middle, about 1 at its outline.
+
+    ``largest`` is the scale of the largest face's view, the smallest of all scales.
+    """
+    left, top, right, bottom = window
+    x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
+    across, down = (
+        (row[0] * x + row[1] * y + row[2] - middle) / radius
+        for row, middle, radius in zip(view.astype(np.float32), _MIDDLE, _RADII, strict=True)
+    )
+    return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _NEARER)
+
+
+def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the part of a picture that holds a view: left, top, right, bottom."""
+    edge = CROP - 0.5
+    corners = apply(invert(view), [[-0.5, -0.5], [edge, -0.5], [-0.5, edge], [edge, edge]])
+    low, high = np.floor(corners.min(0)).astype(int) - 1, np.ceil(corners.max(0)).astype(int) + 2
+    (left, top), (right, bottom) = np.maximum(low, 0).tolist(), np.minimum(high, size).tolist()
+    return left, top, right, bottom
+
+
+def _meet(one: tuple[int, int, int, int], two: tuple[int, int, int, int]) -> bool:
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+
+
+def _moved(matrix: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """Return a matrix into the picture as one into a window of it."""
+    return matrix - [[0, 0, window[0]], [0, 0, window[1]]]
+
+
+def _size(window: tuple[int, int, int, int]) -> tuple[int, int]:
+    return window[2] - window[0], window[3] - window[1]

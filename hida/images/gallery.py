@@ -143,7 +143,7 @@ def _figure(one: Entry) -> str:
         )
     slider = (
         f'<input type="range" min="0" max="100" value="50" autocomplete="off" aria-label="Photo and sketch of {name}" '
-        'aria-valuetext="50 % photo, 50 % sketch"><span class="divider"></span>'
+        'aria-valuetext="50 % photo, 50 % sketch"><span class="divider" aria-hidden="true"></span>'
     )
     return (
         f'<figure aria-label="{name}"><h2>{name}</h2>\n'

@@ -29,7 +29,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], headings: Sequence[str], height
     A picture wider than four times ``height`` is scaled to that width instead.
     """
     scaled = [[_scaled(p, min(height, _LONGEST * height * p.height / p.width)) for p in row] for row in rows]
-    return _lay_out(scaled, [headings, *[()] * (len(scaled) - 1)], height)
+    return _lay_out(scaled, [headings, *[()] * len(scaled)][: len(scaled)], height)
 
 
 def picture_sheet(pictures: Sequence[Image.Image], headings: Sequence[str], side: int = 512) -> Image.Image:

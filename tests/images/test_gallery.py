@@ -148,13 +148,13 @@ def test_pictures_are_reduced_to_their_share():
 
 
 def test_a_page_keeps_to_its_size_with_many_photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "BUDGET", 200_000)
+    monkeypatch.setattr(gallery, "BUDGET", 300_000)
     made = Gallery([Path(f"{k}.jpg") for k in range(5)])
     picture, sketches = noise((400, 400)), {"style 1": noise((400, 400), "L")}
     for photo in made.photos:
         made.add(photo, picture, sketches)
     made.write(tmp_path / "x.html", {})
-    assert 80_000 < (tmp_path / "x.html").stat().st_size <= 200_000
+    assert 80_000 < (tmp_path / "x.html").stat().st_size <= 300_000
     assert BUDGET <= 18_000_000  # mail makes a third more of it; most servers take 25 MB
 
 

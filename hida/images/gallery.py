@@ -24,7 +24,7 @@ BUDGET = 16_000_000
 SIDE = 1024
 """Longest side of a picture in the page, in pixels: less where a photo's share does not suffice."""
 SMALLEST = 192
-"""Longest side below which no picture is reduced; a page of several hundred photos is larger than ``BUDGET``."""
+"""Longest side below which no picture is reduced: a page of several hundred photos is larger than ``BUDGET``."""
 _PAGE, _FIGURE = 16_384, 2_048  # bytes of what is in every page, and of a photo's text
 _QUALITY = 80
 

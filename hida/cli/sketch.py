@@ -26,7 +26,7 @@ from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.files import require_file_place, require_folder_place
-from hida.images.gallery import Gallery
+from hida.images.gallery import Gallery, Pictures, reduce
 from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
@@ -108,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     failures: dict[Path, str] = {}
 
     def write(photo: Path) -> None:
-        pictures = draw(sketcher, photo, chosen, between, command, gallery)
+        pictures, reduced = draw(sketcher, photo, chosen, between, command, None if gallery is None else gallery.share)
         for target, picture in zip(targets[photo], pictures, strict=True):
             write_png(target, picture)
             written.append(target)
+        if gallery is not None and reduced is not None:
+            gallery.add(photo, reduced)
 
     failed = for_each(targets, write, failures=failures)
     if len(targets) == 1:
@@ -153,11 +155,11 @@ def draw(
     styles: Sequence[NamedStyle],
     between: Sequence[NamedStyle],
     command: Command,
-    gallery: Gallery | None = None,
-) -> list[Image.Image]:
-    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for.
+    share: int | None = None,
+) -> tuple[list[Image.Image], Pictures | None]:
+    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for, and for a gallery.
 
-    The photo and what was drawn of it are added to ``gallery``.
+    With ``share``, the bytes of it in a gallery's page, the second is what the page shows.
     """
     from hida.drawing.styles import style_heading, style_map_from_file
     from hida.images.sheet import picture_sheet, sheet
@@ -180,6 +182,6 @@ def draw(
     if between:
         height = min(512, max(256, image.height))
         result.append(sheet([[image, *swept]], ("photo", *steps), height))
-    if gallery is not None:
-        gallery.add(photo, image, dict(zip([*headings, *steps], drawn, strict=True)))
-    return result
+    if share is None:
+        return result, None
+    return result, reduce(image, dict(zip([*headings, *steps], drawn, strict=True)), share)

@@ -30,27 +30,24 @@ _QUALITY = 80
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One photo of a gallery, its pictures reduced and encoded.
+class Pictures:
+    """A photo and its sketches as a page has them: reduced and encoded.
 
     Args:
-        name: of the photo, as it is shown.
-        size: (width, height) of the pictures.
+        size: (width, height) of all of them.
         photo: its data URI.
         sketches: data URIs by heading.
     """
 
-    name: str
     size: tuple[int, int]
     photo: str
     sketches: Mapping[str, str]
 
 
-def entry(name: str, photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) -> Entry:
+def reduce(photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) -> Pictures:
     """Reduce and encode a photo and its sketches for a page.
 
     Args:
-        name: of the photo.
         photo: in any mode and size; what is transparent becomes white, here and in the sketches.
         sketches: by heading, all of one size; a photo of another shape is put into theirs, on white.
         share: bytes of the page that they may take.
@@ -63,7 +60,7 @@ def entry(name: str, photo: Image.Image, sketches: Mapping[str, Image.Image], sh
         scale = side / max(shape)
         size = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
         encoded = {heading: _encoded(sketch, size) for heading, sketch in sketches.items()}
-        result = Entry(name, size, _encoded(photo, size), encoded)
+        result = Pictures(size, _encoded(photo, size), encoded)
         taken = len(result.photo) + sum(map(len, result.sketches.values()))
         if taken <= share or side <= SMALLEST:
             return result
@@ -78,7 +75,9 @@ def _encoded(picture: Image.Image, size: tuple[int, int]) -> str:
 
 
 class Gallery:
-    """Collect photos with their sketches as they are drawn, then write the page.
+    """Collect the pictures of photos as they are drawn, in any order, then write the page.
+
+    ``share`` is the number of bytes for each photo's, of :func:`reduce`.
 
     Args:
         photos: all that may be added, in the order of the page.
@@ -86,12 +85,12 @@ class Gallery:
 
     def __init__(self, photos: Sequence[Path]) -> None:
         self.photos = list(photos)
-        self.entries: dict[Path, Entry] = {}
+        self.share = (BUDGET - _PAGE) // max(1, len(self.photos)) - _FIGURE
+        self._added: dict[Path, Pictures] = {}
 
-    def add(self, photo: Path, image: Image.Image, sketches: Mapping[str, Image.Image]) -> None:
-        """Add what was drawn of a photo: ``sketches`` by heading."""
-        share = (BUDGET - _PAGE) // len(self.photos) - _FIGURE
-        self.entries[photo] = entry(printed(photo.name), image, sketches, share)
+    def add(self, photo: Path, pictures: Pictures) -> None:
+        """Add a photo's pictures."""
+        self._added[photo] = pictures
 
     def write(self, path: Path, failures: Mapping[Path, str]) -> None:
         """Write the page whole or not at all.
@@ -100,44 +99,45 @@ class Gallery:
             path: the page.
             failures: why each photo that could not be drawn could not.
         """
-        drawn = [self.entries[photo] for photo in self.photos if photo in self.entries and photo not in failures]
+        drawn = [photo for photo in self.photos if photo in self._added and photo not in failures]
+        named = [(printed(photo.name), self._added[photo]) for photo in drawn]
         # The page may be sent to others, whom the folders here do not concern.
         reasons = [
             (printed(photo.name), printed(reason.replace(str(photo), photo.name))) for photo, reason in failures.items()
         ]
-        write_bytes(path, page(drawn, reasons).encode("utf-8", "backslashreplace"))
+        write_bytes(path, page(named, reasons).encode("utf-8", "backslashreplace"))
 
 
-def page(entries: list[Entry], failures: list[tuple[str, str]]) -> str:
+def page(photos: list[tuple[str, Pictures]], failures: list[tuple[str, str]]) -> str:
     """Return the HTML of a gallery.
 
     Args:
-        entries: the photos, in their order.
+        photos: name and pictures of each photo, in their order.
         failures: name and reason of each photo that was not drawn.
     """
     folder = files("hida.images")
     script = folder.joinpath("gallery.js").read_text(encoding="utf-8")
-    headings = list(dict.fromkeys(heading for one in entries for heading in one.sketches))
+    headings = list(dict.fromkeys(heading for _, pictures in photos for heading in pictures.sketches))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    count = f"{len(entries)} photo{'s' * (len(entries) != 1)}"
+    count = f"{len(photos)} photo{'s' * (len(photos) != 1)}"
     return Template(folder.joinpath("gallery.html").read_text(encoding="utf-8")).substitute(
         digest=digest,
         script=script,
         title=f"Sketches of {count}",
-        all=_buttons(headings, "Style of all photos", "All: ") if len(entries) > 1 else "",
+        all=_buttons(headings, "Style of all photos", "All: ") if len(photos) > 1 else "",
         order=html.escape(", ".join(["photo", *headings])),
-        figures="\n".join(_figure(one) for one in entries),
+        figures="\n".join(_figure(*photo) for photo in photos),
         failures=_failures(failures),
     )
 
 
-def _figure(one: Entry) -> str:
-    name = html.escape(one.name)
-    width, height = one.size
-    pictures = [f'<img class="photo" alt="Photo {name}" width="{width}" height="{height}" src="{one.photo}">']
-    for index, (heading, source) in enumerate(one.sketches.items()):
+def _figure(photo: str, pictures: Pictures) -> str:
+    name = html.escape(photo)
+    width, height = pictures.size
+    images = [f'<img class="photo" alt="Photo {name}" width="{width}" height="{height}" src="{pictures.photo}">']
+    for index, (heading, source) in enumerate(pictures.sketches.items()):
         classes = "sketch" if index else "sketch chosen"
-        pictures.append(
+        images.append(
             f'<img class="{classes}" data-style="{index}" alt="Sketch of {name}, {html.escape(heading)}" '
             f'width="{width}" height="{height}" src="{source}">'
         )
@@ -147,8 +147,8 @@ def _figure(one: Entry) -> str:
     )
     return (
         f'<figure aria-label="{name}"><h2>{name}</h2>\n'
-        f'<div class="stage" style="--width: {width}; --height: {height}">{"".join(pictures)}{slider}</div>\n'
-        f"{_buttons(list(one.sketches), f'Style of {one.name}')}</figure>"
+        f'<div class="stage" style="--width: {width}; --height: {height}">{"".join(images)}{slider}</div>\n'
+        f"{_buttons(list(pictures.sketches), f'Style of {photo}')}</figure>"
     )
 
 

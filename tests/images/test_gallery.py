@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hida.images import gallery
-from hida.images.gallery import BUDGET, SIDE, SMALLEST, Gallery, entry, page
+from hida.images.gallery import BUDGET, SIDE, SMALLEST, Gallery, page, reduce
 
 
 class Elements(HTMLParser):
@@ -58,7 +58,8 @@ def build(tmp_path, names=("a.jpg", "b.jpg"), failures=(), styles=("style 1", "s
     photos = [Path("photos") / name for name in (*names, *dict(failures))]
     made = Gallery(photos)
     for k, photo in enumerate(photos[: len(names)]):
-        made.add(photo, noise((60, 40), seed=k), {style: noise((60, 40), "L") for style in styles})
+        sketches = {style: noise((60, 40), "L") for style in styles}
+        made.add(photo, reduce(noise((60, 40), seed=k), sketches, made.share))
     made.write(tmp_path / "gallery.html", {Path("photos") / name: reason for name, reason in dict(failures).items()})
     return (tmp_path / "gallery.html").read_text(encoding="utf-8")
 
@@ -127,7 +128,7 @@ def test_photos_are_in_their_order_and_failed_ones_only_listed(tmp_path):
     photos = [Path(name) for name in ("1.jpg", "2.jpg", "3.jpg")]
     made = Gallery(photos)
     for photo in reversed(photos):
-        made.add(photo, noise((8, 8)), {"style 1": noise((8, 8), "L")})
+        made.add(photo, reduce(noise((8, 8)), {"style 1": noise((8, 8), "L")}, made.share))
     made.write(tmp_path / "x.html", {photos[1]: "2.jpg: the disk is full."})
     texts = Elements((tmp_path / "x.html").read_text(encoding="utf-8")).texts
     assert [text for tag, text in texts if tag == "h2"] == ["1.jpg", "3.jpg", "Not drawn"]
@@ -136,15 +137,15 @@ def test_photos_are_in_their_order_and_failed_ones_only_listed(tmp_path):
 
 def test_pictures_are_reduced_to_their_share():
     photo, sketch = noise((1500, 1000)), noise((1500, 1000), "L")  # noise is what takes the most bytes
-    large = entry("a", photo, {"style 1": sketch}, share=10**9)
+    large = reduce(photo, {"style 1": sketch}, share=10**9)
     assert large.size == (SIDE, round(SIDE * 2 / 3))
     assert decoded(large.photo).mode == "RGB"
     assert decoded(large.sketches["style 1"]).mode == "L"
-    small = entry("a", photo, {"style 1": sketch}, share=100_000)
+    small = reduce(photo, {"style 1": sketch}, share=100_000)
     assert SMALLEST < small.size[0] < SIDE
     assert 30_000 < len(small.photo) + len(small.sketches["style 1"]) <= 100_000
-    assert entry("a", photo, {"style 1": sketch}, share=1).size[0] == SMALLEST
-    assert entry("a", noise((40, 90)), {}, share=1).size == (40, 90)  # never enlarged
+    assert reduce(photo, {"style 1": sketch}, share=1).size[0] == SMALLEST
+    assert reduce(noise((40, 90)), {}, share=1).size == (40, 90)  # never enlarged
 
 
 def test_a_page_keeps_to_its_size_with_many_photos(tmp_path, monkeypatch):
@@ -152,14 +153,14 @@ def test_a_page_keeps_to_its_size_with_many_photos(tmp_path, monkeypatch):
     made = Gallery([Path(f"{k}.jpg") for k in range(5)])
     picture, sketches = noise((400, 400)), {"style 1": noise((400, 400), "L")}
     for photo in made.photos:
-        made.add(photo, picture, sketches)
+        made.add(photo, reduce(picture, sketches, made.share))
     made.write(tmp_path / "x.html", {})
     assert 80_000 < (tmp_path / "x.html").stat().st_size <= 300_000
     assert BUDGET <= 18_000_000  # mail makes a third more of it; most servers take 25 MB
 
 
 def test_a_photo_of_another_shape_is_put_into_the_sketches_shape_on_white():
-    one = entry("a", Image.new("RGB", (300, 100)), {"style 1": Image.new("L", (100, 100))}, 10**6)
+    one = reduce(Image.new("RGB", (300, 100)), {"style 1": Image.new("L", (100, 100))}, 10**6)
     assert one.size == (100, 100)
     photo = np.asarray(decoded(one.photo))
     assert photo[50].max() < 20
@@ -167,7 +168,7 @@ def test_a_photo_of_another_shape_is_put_into_the_sketches_shape_on_white():
 
 
 def test_what_is_transparent_is_paper():
-    one = entry("a", Image.new("RGBA", (32, 32)), {"style 1": Image.new("LA", (32, 32))}, 10**6)
+    one = reduce(Image.new("RGBA", (32, 32)), {"style 1": Image.new("LA", (32, 32))}, 10**6)
     assert np.asarray(decoded(one.photo)).min() == 255
     assert np.asarray(decoded(one.sketches["style 1"])).min() == 255
 

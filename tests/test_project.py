@@ -38,6 +38,15 @@ def test_relative_links_of_the_documents_lead_somewhere():
     assert broken == []
 
 
+def test_what_is_beside_the_modules_is_packaged():
+    lines = re.findall(r'^"(hida[.\w]*)" = (\[.*\])$', text("pyproject.toml"), re.MULTILINE)
+    packaged = {path for package, names in lines for name in ast.literal_eval(names) for path in
+                (ROOT / package.replace(".", "/")).glob(name)}  # fmt: skip
+    beside = {path for path in (ROOT / "hida").rglob("*.*") if path.is_file()}
+    assert [path for path in beside - packaged if path.suffix not in (".py", ".pyc", ".so")] == []
+    assert ROOT / "hida/images/gallery.html" in packaged
+
+
 PLACES = [*(ROOT / name for name in ("hida", "bench", "tools", "tests")), ROOT / "setup.py"]
 
 

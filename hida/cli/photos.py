@@ -118,7 +118,10 @@ def tell(text: str) -> None:
 
 
 def for_each(
-    targets: Mapping[Path, Sequence[Path]], work: Callable[[Path], None], description: str | None = None
+    targets: Mapping[Path, Sequence[Path]],
+    work: Callable[[Path], None],
+    description: str | None = None,
+    failures: dict[Path, str] | None = None,
 ) -> int:
     """Call ``work`` with every photo under a progress bar; one bad photo among several does not stop the others.
 
@@ -129,6 +132,7 @@ def for_each(
         targets: the photos with their files, of :func:`name_targets`.
         work: reads a photo, and writes its files once they are computed.
         description: what the bar says; if left out, the name of the photo at work.
+        failures: receives the reason of each photo that failed, if given.
 
     Returns:
         How many photos failed.
@@ -159,6 +163,8 @@ def for_each(
                     raise HidaError(reason) from None
                 tell(reason)
                 failed += 1
+                if failures is not None:
+                    failures[photo] = reason
             else:
                 for text in dict.fromkeys(str(warning.message) for warning in found):
                     tell(named(text) if several else text)

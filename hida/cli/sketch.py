@@ -2,6 +2,7 @@
 
     hida sketch photo.jpg
     hida sketch photos/ --style 1 3 --out drawings --sheet
+    hida sketch photos/ --gallery
     hida sketch photo.jpg --weights runs/mine --depth map.png
     hida sketch photo.jpg --style 1:0.6,3:0.4
     hida sketch photo.jpg --sweep 1 3 --steps 5
@@ -25,13 +26,18 @@ from PIL import Image
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map, tell
 from hida.errors import HidaError
-from hida.files import require_folder_place
+from hida.files import require_file_place, require_folder_place
+from hida.images.gallery import Gallery, Pictures, reduce
 from hida.images.io import read_image, write_png
 
 if TYPE_CHECKING:
     from hida.drawing.faces import Faces
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import NamedStyle, Style
+
+
+PAGE = "gallery.html"
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,11 @@ class Command:
     """which faces are drawn as faces, upright, at their own scale: all, largest, or how many of the largest; those
     smaller than 20 pixels are left to their surroundings"""
     sheet: bool = False
-    """also write NAME_sheet.png: photo, depth and all styles side by side"""
+    """also write NAME_sheet.png: the photo and its sketches in one picture"""
+    show_depth: bool = False
+    """also show the depth map on the sheet"""
+    gallery: bool = False
+    """also write gallery.html: one page, to open or to mail, with a slider between each photo and its sketches"""
     device: str = "auto"
     """cpu, cuda, or auto"""
 
@@ -85,6 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep; give both or neither.")
     check_options(command.frame, _faces(command.faces), command.size)
+    if command.show_depth and not command.sheet:
+        raise HidaError("--show-depth has no effect without --sheet; give both or neither.")
+    if command.sheet and command.sweep and not command.style:
+        raise HidaError("--sheet shows styles, of which --sweep alone draws none; add --style, or leave out --sheet.")
+    if command.gallery:
+        _require_gallery_place(command.out, photos)
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
@@ -97,20 +113,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
     targets = name_targets(photos, command.out, suffixes)
     written: list[Path] = []
+    gallery = Gallery(list(targets)) if command.gallery else None
+    failures: dict[Path, str] = {}
 
     def write(photo: Path) -> None:
-        pictures = draw(sketcher, photo, chosen, between, command)
+        pictures, reduced = draw(sketcher, photo, chosen, between, command, None if gallery is None else gallery.share)
         for target, picture in zip(targets[photo], pictures, strict=True):
             write_png(target, picture)
             written.append(target)
+        if gallery is not None and reduced is not None:
+            gallery.add(photo, reduced)
 
-    failed = for_each(targets, write)
+    failed = for_each(targets, write, failures=failures)
     if len(targets) == 1:
         print("\n".join(str(target) for target in written))
     else:
         print(f"{len(written)} pictures of {len(targets) - failed} photos in {command.out}")
+    if gallery is not None and failed < len(targets):
+        gallery.write(command.out / PAGE, failures)
+        print(command.out / PAGE)
     if failed:
         raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
+
+
+def _require_gallery_place(out: Path, photos: Sequence[Path]) -> None:
+    """Check that a gallery has a folder to be written to, and replaces no photo."""
+    if str(out) == "-" or (out.suffix.lower() in _PICTURES and not out.is_dir()):
+        raise HidaError(f"--gallery is a page in a folder of drawings, which --out {out} is not; give a folder.")
+    page = out / PAGE
+    if page.resolve() in {photo.resolve() for photo in photos}:
+        raise HidaError(f"{page} is one of the photos; choose another folder with --out.")
+    require_file_place(page)
 
 
 def _photos_apart(command: Command) -> Command:
@@ -131,11 +164,19 @@ def _faces(text: str) -> Faces:
 
 
 def draw(
-    sketcher: Sketcher, photo: Path, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], command: Command
-) -> list[Image.Image]:
-    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for."""
+    sketcher: Sketcher,
+    photo: Path,
+    styles: Sequence[NamedStyle],
+    between: Sequence[NamedStyle],
+    command: Command,
+    share: int | None = None,
+) -> tuple[list[Image.Image], Pictures | None]:
+    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for, and for a gallery.
+
+    With ``share``, the bytes of it in a gallery's page, the second is what the page shows.
+    """
     from hida.drawing.styles import style_heading, style_map_from_file
-    from hida.images.sheet import sheet
+    from hida.images.sheet import picture_sheet, sheet
 
     image = read_image(photo)
     wanted: list[Style] = [*styles]
@@ -152,17 +193,22 @@ def draw(
         [*wanted, *between],
         command.depth,
         command.frame,
-        show_depth=command.sheet,
+        show_depth=command.show_depth,
         faces=_faces(command.faces),
         size=command.size,
         report=report,
     )
     sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
-    height = min(512, max(256, image.height))
+    headings = [style_heading(style) for style in styles] if command.style_map is None else ["styles by region"]
+    steps = [style_heading(style) for style in between]
     result = list(sketches)
-    if depth is not None:  # with --sheet
-        headings = ("photo", "depth", *(style_heading(style) for style in styles))
-        result.append(sheet([[image, depth, *sketches]], headings, height))
+    if command.sheet:
+        shown = {"photo": image} if depth is None else {"photo": image, "depth": depth}
+        side = min(512, max(256, *image.size))
+        result.append(picture_sheet([*shown.values(), *sketches], [*shown, *headings], side))
     if between:
-        result.append(sheet([[image, *swept]], ("photo", *(style_heading(style) for style in between)), height))
-    return result
+        height = min(512, max(256, image.height))
+        result.append(sheet([[image, *swept]], ("photo", *steps), height))
+    if share is None:
+        return result, None
+    return result, reduce(image, dict(zip([*headings, *steps], drawn, strict=True)), share)

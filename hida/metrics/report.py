@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hida.images.embedding import data_uri
 from hida.metrics.pairing import Pair
 from hida.metrics.protocol import BY_KEY, METRICS, Metric
 
@@ -128,14 +127,10 @@ def _picture(path: Path) -> str:
     image.thumbnail((256, 256))
     channels = np.asarray(image)
     grey = bool((channels == channels[..., :1]).all())
-    buffer = io.BytesIO()
     if grey:
-        Image.fromarray(channels[..., 0]).save(buffer, format="PNG", optimize=True)
-    else:
-        # Only for looking at: what is measured is never recompressed.
-        image.save(buffer, format="JPEG", quality=92)
-    kind = "png" if grey else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+        return data_uri(Image.fromarray(channels[..., 0]), "png")
+    # Only for looking at: what is measured is never recompressed.
+    return data_uri(image, "jpeg", quality=92)
 
 
 def as_reported_row(values: Mapping[str, float], metrics: Sequence[str]) -> list[str]:

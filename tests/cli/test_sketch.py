@@ -1,5 +1,8 @@
 """hida sketch: files in, files out, one sentence for every mistake."""
 
+import os
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hida import depth
 from hida.cli.run import run_command
 from hida.cli.sketch import main
 from hida.config import Config, GeneratorConfig
+from hida.drawing.sketcher import Sketcher
 from hida.models import build_generator
 from hida.weights import checkpoint
 
@@ -39,7 +43,10 @@ def test_every_style_is_drawn_and_the_sheet_shows_them(folder, capsys):
     assert names == ["a_sheet.png", "a_style1.png", "a_style2.png", "a_style3.png"]
     assert capsys.readouterr().out.split() == [f"sketches/{n}" for n in (*names[1:], names[0])]
     sheet = Image.open(folder / "sketches" / "a_sheet.png")
-    assert sheet.width > 5 * 250
+    assert 4 * 250 < sheet.width < 5 * 250  # photo and styles
+    assert run("photos/a.png", "--sheet", "--show-depth", "--style", 2) == 0
+    with_depth = Image.open(folder / "sketches" / "a_sheet.png")
+    assert 3 * 250 < with_depth.width < 4 * 250
 
 
 def test_a_folder_and_chosen_styles(folder):
@@ -69,7 +76,7 @@ def test_mixtures_sweeps_and_regions(folder):
     names = sorted(path.name for path in (folder / "sketches").iterdir())
     assert names == ["a_regions.png", "a_sheet.png", "a_style1-50_3-50.png", "a_style2.png", "a_sweep.png"]
     widths = [Image.open(folder / "sketches" / f"a_{name}.png").width // 250 for name in ("sheet", "sweep")]
-    assert widths == [4, 6]  # photo, depth and two styles; photo and five steps
+    assert widths == [3, 6]  # photo and two styles; photo and five steps
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,11 @@ def test_mixtures_sweeps_and_regions(folder):
         (["--style", "1", "nothere.jpg"], "'nothere.jpg' cannot be read"),
         (["photos/a.png", "--sweep", "1", "1"], "two different styles"),
         (["photos/a.png", "--steps", "3"], "--steps has no effect"),
+        (["photos/a.png", "--show-depth"], "--show-depth has no effect without --sheet"),
+        (["photos/a.png", "--sheet", "--sweep", "1", "2"], "add --style, or leave out --sheet"),
+        (["photos/a.png", "--gallery", "--out", "one.png"], "--out one.png is not; give a folder"),
+        (["photos/a.png", "--gallery", "--out", "-"], "--out - is not; give a folder"),
+        (["photos/a.png", "--gallery", "--out", "taken"], "'taken/gallery.html' is a folder"),
         (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),
         (["photos/a.png", "--style-map", "black.png"], "style numbers, 1 to 3"),
         *[
@@ -111,6 +123,7 @@ def test_mixtures_sweeps_and_regions(folder):
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sentence):
     (folder / "empty").mkdir()
+    (folder / "taken" / "gallery.html").mkdir(parents=True)
     (folder / "other").mkdir()
     (folder / "text.jpg").write_text("no picture", encoding="utf-8")
     Image.new("RGB", (40, 40)).save(folder / "black.png")
@@ -156,6 +169,36 @@ def test_one_bad_photo_does_not_stop_the_others(folder, capsys):
     assert "c.jpg" in error
     assert "1 of 3 photos could not be drawn" in error
     assert sorted(p.name for p in (folder / "sketches").iterdir()) == ["a_style1.png", "b_style1.png"]
+
+
+def test_a_gallery_has_every_photo_once_drawn_and_says_why_others_are_not(folder, capsys, monkeypatch):
+    original, drawn = Sketcher.draw, []
+    monkeypatch.setattr(Sketcher, "draw", lambda self, *a, **k: (drawn.append(a[0].size), original(self, *a, **k))[1])
+    os.rename(folder / "photos" / "b.jpg", folder / "photos" / "<script>.jpg")
+    (folder / "photos" / "c.jpg").write_bytes((folder / "photos" / "<script>.jpg").read_bytes()[:900])
+    assert run("photos", "--style", 1, 3, "--gallery") == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["4 pictures of 2 photos in sketches", "sketches/gallery.html"]
+    assert len(drawn) == 2  # nothing again for the page
+    text = (folder / "sketches" / "gallery.html").read_text(encoding="utf-8")
+    assert text.count("<script>") == 1  # its own
+    assert [text.count(f'<figure aria-label="{name}.jpg') for name in ("&lt;script&gt;", "c")] == [1, 0]
+    assert "<li><strong>c.jpg</strong>: &#x27;c.jpg&#x27; is truncated" in text
+    assert run("photos/c.jpg", "photos/c.jpg", "--gallery", "--out", "none") == 2
+    assert not (folder / "none").exists()
+
+
+def test_a_gallery_shows_a_sweep_and_regions_too(folder):
+    Image.fromarray(np.full((9, 9, 3), (255, 0, 80), np.uint8)).save(folder / "mask.png")
+    page = folder / "sketches" / "gallery.html"
+    assert run("photos/a.png", "--sweep", 1, 3, "--steps", 3, "--style", 1, "--gallery") == 0
+    assert re.findall(r'alt="Sketch of a.png, ([^"]+)"', page.read_text(encoding="utf-8")) == [
+        "style 1", "50 % 1, 50 % 3", "style 3",
+    ]  # fmt: skip
+    assert run("photos/a.png", "--style-map", "mask.png", "--gallery") == 0
+    text = page.read_text(encoding="utf-8")
+    assert "Sketch of a.png, styles by region" in text
+    assert "<button" not in text
 
 
 def test_a_photo_is_never_overwritten(folder, capsys):

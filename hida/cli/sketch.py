@@ -6,6 +6,7 @@
     hida sketch photo.jpg --style 1:0.6,3:0.4
     hida sketch photo.jpg --sweep 1 3 --steps 5
     hida sketch photo.jpg --style-map regions.png
+    hida sketch photo.jpg --background white --tone 0.7 --line 1.3
 
 There is one PNG for each photo and style, of the photo's size and named after both.
 """
@@ -22,7 +23,7 @@ import tyro
 from PIL import Image
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
+from hida.cli.photos import Background, Frame, for_each, list_photos, name_targets, require_one_for_map
 from hida.errors import HidaError
 from hida.files import require_folder_place
 from hida.images.io import read_image, write_png
@@ -55,6 +56,14 @@ class Command:
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
     """auto: the whole photo, its face upright; face: white paper around the face; whole: the photo as it is"""
+    background: Background = "keep"
+    """keep; white: clean paper around the people; transparent: the people cut out"""
+    paper: Annotated[str | None, unset("COLOUR")] = None
+    """colour of the paper, such as #f4ecd8 or ivory; white if left out"""
+    tone: float = 1.0
+    """darkness of the masses, from 0 to 3"""
+    line: float = 1.0
+    """weight of the strokes, from 0 to 3"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -65,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
     from hida.device import choose_device, tune
+    from hida.drawing.finish import Finish
     from hida.drawing.sketcher import Sketcher
     from hida.drawing.styles import names, parse_style, sweep
 
@@ -76,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep; give both or neither.")
+    Finish(command.background, command.paper, command.tone, command.line)  # or it says what is of no use
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
@@ -127,7 +138,17 @@ def draw(
     wanted: list[Style] = [*styles]
     if command.style_map is not None:
         wanted = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
-    drawn, depth = sketcher.draw(image, [*wanted, *between], command.depth, command.frame, show_depth=command.sheet)
+    drawn, depth = sketcher.draw(
+        image,
+        [*wanted, *between],
+        command.depth,
+        command.frame,
+        show_depth=command.sheet,
+        background=command.background,
+        paper=command.paper,
+        tone=command.tone,
+        line=command.line,
+    )
     sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
     height = min(512, max(256, image.height))
     result = list(sketches)

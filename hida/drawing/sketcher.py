@@ -21,11 +21,13 @@ from hida.data.framing import CROP, centred_batch
 from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
+from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.styles import Style, mixture_weights, require_style
-from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
+from hida.drawing.views import Plan, compose_picture, face_points, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
+from hida.matte import person_matte
 from hida.models.generator import Generator
 from hida.weights.checkpoint import load_generator
 
@@ -82,6 +84,11 @@ class Sketcher:
         style: Style | Sequence[Style] = 1,
         depth: DepthSource | Sequence[DepthSource] | None = None,
         frame: Frame = "auto",
+        *,
+        background: Background = "keep",
+        paper: str | None = None,
+        tone: float = 1.0,
+        line: float = 1.0,
     ) -> Image.Image | list[Image.Image]:
         """Draw one photo or several.
 
@@ -94,9 +101,15 @@ class Sketcher:
             frame: "auto" draws the whole photo with its face upright at its own scale; a photo without a face is drawn
                 as it is if ``depth`` does not need one. "face" leaves the paper white around the face. "whole" draws
                 the photo as it is and looks for no face.
+            background: "keep"; "white" leaves the paper clean around the people of the photo, "transparent" cuts them
+                out. A photo without a person keeps its background, with a warning.
+            paper: the colour of the paper, such as "#f4ecd8" or "ivory"; None is white.
+            tone: darkness of the masses, from 0 to 3; 1 leaves it.
+            line: weight of the strokes, from 0 to 3; 1 leaves it.
 
         Returns:
-            Grey PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one.
+            PIL images of the photos' sizes: a list if ``photo`` or ``style`` is one. They are grey (mode "L"), with a
+            colour of the paper "RGB", and with a transparent background "LA" and "RGBA".
 
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
@@ -120,11 +133,12 @@ class Sketcher:
         if len(depths_given) != len(photos):
             raise HidaError(f"depth has {len(depths_given)} entries for {len(photos)} photos; give one for each.")
         self.require_styles(styles)
+        how = Finish(background, paper, tone, line)
         wanted = [[number] for number in styles] if several else [styles]
         sketches = [
             sketch
             for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
-            for sketch in self.draw(source, numbers, map_, frame)[0]
+            for sketch in self.draw(source, numbers, map_, frame, **vars(how))[0]
         ]
         return sketches if listed else sketches[0]
 
@@ -145,15 +159,23 @@ class Sketcher:
         depth: DepthSource | None = None,
         frame: Frame = "auto",
         show_depth: bool = False,
+        *,
+        background: Background = "keep",
+        paper: str | None = None,
+        tone: float = 1.0,
+        line: float = 1.0,
     ) -> tuple[list[Image.Image], Image.Image | None]:
         """Draw one photo in ``styles``; arguments and errors are those of :meth:`__call__`.
 
         Returns:
             The sketches, and, with ``show_depth``, the depth map of the whole photo as a picture.
         """
+        how = Finish(background, paper, tone, line)
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
+        matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
+        pixels = before_wall(pixels, matte)
         photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
@@ -165,7 +187,7 @@ class Sketcher:
             for style, pieces in zip(steering, drawn, strict=True):
                 sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
-        sketches = [compose_picture(views, pieces) for pieces in drawn]
+        sketches = [finish(compose_picture(views, pieces), how, matte, views.grain) for pieces in drawn]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
 

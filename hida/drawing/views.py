@@ -16,7 +16,18 @@ import numpy as np
 from PIL import Image
 
 from hida.data.framing import CROP
-from hida.images.alignment import FRAME, IDENTITY, apply, compose, invert, is_identity, placement, scale_of, warp
+from hida.images.alignment import (
+    FRAME,
+    IDENTITY,
+    TEMPLATE,
+    apply,
+    compose,
+    invert,
+    is_identity,
+    placement,
+    scale_of,
+    warp,
+)
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
@@ -59,6 +70,16 @@ class Plan:
     def views(self) -> tuple[np.ndarray, ...]:
         """The matrices of all views: the tiles, then the face."""
         return (*self.tiles, *(() if self.face is None else (self.face,)))
+
+    @property
+    def grain(self) -> float:
+        """Pixels of the photo for each pixel that is drawn: of the face, or of a photo without one."""
+        return 1 / scale_of(self.to_canvas if self.face is None else self.face)
+
+
+def face_points(plan: Plan) -> list[np.ndarray]:
+    """Return for each face that has a view about where its eyes and its mouth are in the photo, (3, 2)."""
+    return [] if plan.face is None else [apply(invert(plan.face), TEMPLATE + MARGIN)]
 
 
 def plan(size: tuple[int, int], points: np.ndarray | None, surroundings: bool = True) -> Plan:

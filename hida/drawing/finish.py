@@ -22,6 +22,8 @@ PERSON = 0.1, 0.9
 CUT_OUT = 0.12, 0.6
 """The same for the sketch: a little outside of the person, where the wall was drawn as paper, so that outlines are
 whole."""
+LEAST_WALL, DARKEST_PAPER = 0.01, 200
+"""Share of a picture that the wall needs to show the paper's grey, and the darkest that it can be."""
 COARSE = 8
 """Masses are what is left when so many drawn pixels become one; strokes are about two wide."""
 
@@ -58,9 +60,11 @@ class Finish:
 
 def _colour(paper: str) -> tuple[int, int, int]:
     try:
-        red, green, blue = ImageColor.getrgb(paper)
-    except (AttributeError, TypeError, ValueError):  # no text, no colour, or one with alpha
-        raise HidaError(f"paper is {paper!r}, which is no colour; give one such as #f4ecd8 or ivory.") from None
+        red, green, blue, *alpha = ImageColor.getrgb(paper)
+    except (AttributeError, TypeError, ValueError):
+        alpha = [0]
+    if alpha:
+        raise HidaError(f"paper is {paper!r}, which is no colour; give one such as #f4ecd8 or ivory.")
     return red, green, blue
 
 
@@ -90,6 +94,8 @@ def finish(sketch: Image.Image, how: Finish, matte: np.ndarray | None = None, gr
         A picture of mode "L", with a colour of the paper "RGB"; with a transparent background "LA" and "RGBA". Where
         it is transparent it has the colour of the paper.
     """
+    if matte is not None:
+        sketch = _bleached(sketch, matte)
     if how.tone != 1 or how.line != 1:
         sketch = _weighted(sketch, how.tone, how.line, COARSE * grain)
     alpha = None
@@ -115,6 +121,15 @@ def _between(matte: np.ndarray, ends: tuple[float, float]) -> Image.Image:
     at = np.clip((np.arange(256) / 255 - low) / (high - low), 0, 1)
     table = np.rint(255 * at * at * (3 - 2 * at)).astype(np.uint8)
     return Image.fromarray(table[matte])
+
+
+def _bleached(sketch: Image.Image, matte: np.ndarray) -> Image.Image:
+    """Return the sketch with its own paper white, which shows where the wall was drawn: no edge is seen against it."""
+    wall = np.asarray(sketch)[matte == 0]
+    if wall.size < LEAST_WALL * matte.size:
+        return sketch
+    paper = max(float(np.median(wall)), DARKEST_PAPER)
+    return sketch.point([min(255, round(level * 255 / paper)) for level in range(256)])
 
 
 def _weighted(sketch: Image.Image, tone: float, line: float, coarse: float) -> Image.Image:

@@ -41,7 +41,7 @@ NEAR = 4
 """Pixels of that picture around people where the matte is believed: hair in the wind is there."""
 PART = 0.25
 """A part without a face is kept if it is this share of the largest one with a face."""
-LEAST = 0.002
+LEAST = 0.02
 """A photo without a face shows a person if at least this share of its pixels is one's."""
 RADIUS, STRENGTH = 1 / 96, 1e-3
 """Of the guided filter: radius as a share of the longest side, about 3 pixels of the network's picture, and the

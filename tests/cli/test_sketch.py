@@ -86,6 +86,9 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos/a.png", "--steps", "3"], "--steps has no effect"),
         (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),
         (["photos/a.png", "--style-map", "black.png"], "style numbers, 1 to 3"),
+        (["photos/a.png", "--tone", "5"], "tone is 5.0; give a number from 0 to 3"),
+        (["photos/a.png", "--line", "-1"], "line is -1.0; give a number from 0 to 3"),
+        (["photos/a.png", "--paper", "nocolour"], "paper is 'nocolour'"),
         (["nothere.jpg"], "nothere.jpg"),
         (["empty"], "holds no pictures"),
         (["text.jpg"], "text.jpg"),
@@ -111,6 +114,15 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sent
     assert sentence in error
     assert error.count("\n") == 1
     assert not (folder / "sketches").exists()
+
+
+def test_people_cut_out_and_coloured_paper(folder):
+    words = ("--style", 1, "--background", "transparent", "--out")
+    assert run("photos/a.png", *words, "cut") == run("photos/a.png", *words, "warm", "--paper", "#f4ecd8") == 0
+    assert Image.open(folder / "cut" / "a_style1.png").mode == "LA"
+    with Image.open(folder / "warm" / "a_style1.png") as warm:
+        assert warm.mode == "RGBA"
+        assert warm.getpixel((0, 0)) == (0xF4, 0xEC, 0xD8, 0)
 
 
 def test_one_bad_photo_does_not_stop_the_others(folder, capsys):

@@ -31,6 +31,8 @@ CLOSE_UP, CLOSE_CENTRE = 790.0, (123.5, 233.0)
 WORTHWHILE = 0.8
 """A close-up is taken where its side is below this share of the photo's longest side."""
 MOST_CLOSE_UPS = 32
+WHOLE = 0.25
+"""Weight of what was seen of the whole photo; a close-up's is 1."""
 FADE = 0.15
 """Share of a close-up's side over which it gives way to what was seen of the whole."""
 FACE = (123.5, 135.0), (42.0, 60.0)
@@ -104,8 +106,8 @@ def _rough(
 ) -> Tensor:
     """Return (H, W) in [0, 1] of ``size``: the photo as a whole, and where there are close-ups mostly those."""
     width, height = size
-    total = 0.5 * _enlarged(_seen(network, image, (0, 0, *image.size)), size)
-    weight = torch.full((height, width), 0.5)
+    total = WHOLE * _enlarged(_seen(network, image, (0, 0, *image.size)), size)
+    weight = torch.full((height, width), WHOLE)
     for frame in frames:
         side = CLOSE_UP / scale_of(frame)
         if side >= WORTHWHILE * max(size):

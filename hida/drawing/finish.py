@@ -19,7 +19,7 @@ WALL = 200
 take away; against white it would lose white hair and collars."""
 PERSON = 0.1, 0.9
 """Where the matte begins and is complete for the photo: little of the old background remains."""
-CUT_OUT = 0.12, 0.6
+CUT_OUT = 0.25, 0.6
 """The same for the sketch: a little outside of the person, where the wall was drawn as paper, so that outlines are
 whole."""
 LEAST_WALL, DARKEST_PAPER = 0.01, 200
@@ -133,10 +133,14 @@ def _bleached(sketch: Image.Image, matte: np.ndarray) -> Image.Image:
 
 
 def _weighted(sketch: Image.Image, tone: float, line: float, coarse: float) -> Image.Image:
-    """Return the sketch with ``tone`` times its masses and ``line`` times its strokes, of the darkness on paper."""
+    """Return the sketch with ``tone`` times its masses and ``line`` times its strokes, of the darkness on paper.
+
+    Masses are its low frequencies, where there is as much ink; strokes are the rest.
+    """
     ink = Image.fromarray(255 - np.asarray(sketch, np.float32))
     width, height = (max(1, round(length / max(1.0, coarse))) for length in ink.size)
-    masses = ink.resize((width, height), Image.Resampling.BICUBIC).resize(ink.size, Image.Resampling.BICUBIC)
-    low = np.asarray(masses)
-    weighted = 255 - tone * low - line * (np.asarray(ink) - low)
+    low = ink.resize((width, height), Image.Resampling.BICUBIC).resize(ink.size, Image.Resampling.BICUBIC)
+    # Beside a mass there is no ink, and none comes there: a low-pass alone would leave a shadow, or a halo.
+    masses = np.minimum(np.asarray(low), ink)
+    weighted = 255 - tone * masses - line * (np.asarray(ink) - masses)
     return Image.fromarray(np.rint(weighted).clip(0, 255).astype(np.uint8))

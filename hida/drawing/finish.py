@@ -137,10 +137,10 @@ def _weighted(sketch: Image.Image, tone: float, line: float, coarse: float) -> I
 
     Masses are its low frequencies, where there is as much ink; strokes are the rest.
     """
-    ink = Image.fromarray(255 - np.asarray(sketch, np.float32))
-    width, height = (max(1, round(length / max(1.0, coarse))) for length in ink.size)
-    low = ink.resize((width, height), Image.Resampling.BICUBIC).resize(ink.size, Image.Resampling.BICUBIC)
+    ink = 255 - np.asarray(sketch, np.float32)
+    width, height = (max(1, round(length / max(1.0, coarse))) for length in sketch.size)
+    few = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     # Beside a mass there is no ink, and none comes there: a low-pass alone would leave a shadow, or a halo.
-    masses = np.minimum(np.asarray(low), ink)
-    weighted = 255 - tone * masses - line * (np.asarray(ink) - masses)
+    masses = np.clip(np.asarray(few.resize(sketch.size, Image.Resampling.BICUBIC)), 0, ink)
+    weighted = 255 - tone * masses - line * (ink - masses)
     return Image.fromarray(np.rint(weighted).clip(0, 255).astype(np.uint8))

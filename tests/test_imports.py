@@ -16,7 +16,7 @@ ORDER = [
     {"nn"},
     {"models"},
     {"weights"},
-    {"depth"},
+    {"depth", "matte"},
     {"data"},
     {"drawing"},
     {"metrics"},

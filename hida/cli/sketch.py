@@ -8,6 +8,7 @@
     hida sketch photo.jpg --sweep 1 3 --steps 5
     hida sketch photo.jpg --style-map regions.png
     hida sketch photo.jpg --frame portrait --size 1200
+    hida sketch photo.jpg --background white --tone 0.7 --line 1.3
 
 There is one PNG for each photo and style, named after both and of the photo's size; a portrait has its own.
 """
@@ -24,7 +25,7 @@ import tyro
 from PIL import Image
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map, tell
+from hida.cli.photos import Background, Frame, for_each, list_photos, name_targets, require_one_for_map, tell
 from hida.errors import HidaError
 from hida.files import require_file_place, require_folder_place
 from hida.images.gallery import Gallery, Pictures, reduce
@@ -69,6 +70,14 @@ class Command:
     faces: str = "all"
     """which faces are drawn as faces, upright, at their own scale: all, largest, or how many of the largest; those
     smaller than 20 pixels are left to their surroundings"""
+    background: Background = "keep"
+    """keep; white: clean paper around the people; transparent: the people cut out"""
+    paper: Annotated[str | None, unset("COLOUR")] = None
+    """colour of the paper, such as #f4ecd8 or ivory; white if left out"""
+    tone: float = 1.0
+    """darkness of the masses, from 0 to 3"""
+    line: float = 1.0
+    """weight of the strokes, from 0 to 3"""
     sheet: bool = False
     """also write NAME_sheet.png: the photo and its sketches in one picture"""
     show_depth: bool = False
@@ -83,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
     from hida.device import choose_device, tune
+    from hida.drawing.finish import Finish
     from hida.drawing.sketcher import Sketcher, check_options
     from hida.drawing.styles import names, parse_style, sweep
 
@@ -101,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--sheet shows styles, of which --sweep alone draws none; add --style, or leave out --sheet.")
     if command.gallery:
         _require_gallery_place(command.out, photos)
+    Finish(command.background, command.paper, command.tone, command.line)  # or it says what is of no use
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)
@@ -197,6 +208,10 @@ def draw(
         faces=_faces(command.faces),
         size=command.size,
         report=report,
+        background=command.background,
+        paper=command.paper,
+        tone=command.tone,
+        line=command.line,
     )
     sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
     headings = [style_heading(style) for style in styles] if command.style_map is None else ["styles by region"]

@@ -21,13 +21,15 @@ from hida.data.framing import CROP, centred_batch
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
+from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.styles import Style, mixture_weights, require_style
-from hida.drawing.views import Plan, compose_picture, plan, portrait, view_depth, view_photo, view_weights
+from hida.drawing.views import Plan, compose_picture, face_points, plan, portrait, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import warp
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
+from hida.matte import person_matte
 from hida.models.generator import Generator
 from hida.weights.checkpoint import load_generator
 
@@ -88,6 +90,11 @@ class Sketcher:
         frame: Frame = "auto",
         faces: Faces = "all",
         size: int | None = None,
+        *,
+        background: Background = "keep",
+        paper: str | None = None,
+        tone: float = 1.0,
+        line: float = 1.0,
     ) -> Image.Image | list[Image.Image]:
         """Draw one photo or several.
 
@@ -104,10 +111,16 @@ class Sketcher:
             faces: which faces get a view and depth of their own: "all", "largest", or the so many largest. Those whose
                 box is smaller than 20 pixels are drawn with what surrounds them, but for the largest.
             size: height of a portrait in pixels, 64 to 8192; 800 (by 640) if left out.
+            background: "keep"; "white" leaves the paper clean around the people of the photo, "transparent" cuts them
+                out. A photo without a person keeps its background, with a warning.
+            paper: the colour of the paper, such as "#f4ecd8" or "ivory"; None is white.
+            tone: darkness of the masses, from 0 to 3; 1 leaves it.
+            line: weight of the strokes, from 0 to 3; 1 leaves it.
 
         Returns:
-            Grey PIL images of the photos' sizes, portraits of 4:5 and ``size``: a list if ``photo`` or ``style`` is
-            one.
+            PIL images of the photos' sizes, portraits of 4:5 and ``size``: a list if ``photo`` or ``style`` is one.
+            They are grey (mode "L"), with a colour of the paper "RGB", and with a transparent background "LA" and
+            "RGBA".
 
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
@@ -130,11 +143,12 @@ class Sketcher:
         if len(depths_given) != len(photos):
             raise HidaError(f"depth has {len(depths_given)} entries for {len(photos)} photos; give one for each.")
         self.require_styles(styles)
+        how = Finish(background, paper, tone, line)
         wanted = [[number] for number in styles] if several else [styles]
         sketches = [
             sketch
             for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
-            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size)[0]
+            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size, **vars(how))[0]
         ]
         return sketches if listed else sketches[0]
 
@@ -158,6 +172,11 @@ class Sketcher:
         faces: Faces = "all",
         size: int | None = None,
         report: Callable[[int, int], None] | None = None,
+        *,
+        background: Background = "keep",
+        paper: str | None = None,
+        tone: float = 1.0,
+        line: float = 1.0,
     ) -> tuple[list[Image.Image], Image.Image | None]:
         """Draw one photo in ``styles``; other arguments and errors are those of :meth:`__call__`.
 
@@ -169,9 +188,12 @@ class Sketcher:
             The sketches, and, with ``show_depth``, the depth map of the whole picture as a picture.
         """
         check_options(frame, faces, size)
+        how = Finish(background, paper, tone, line)
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
+        matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
+        pixels = before_wall(pixels, matte)
         photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
         photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
@@ -184,10 +206,12 @@ class Sketcher:
                 sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
                 pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
         around = len(views.tiles)
-        sketches = [
+        pictures = (
             compose_picture(views, pieces[:around], list(map(FaceDrawing.of, pieces[around:], views.faces)))
             for pieces in drawn
-        ]
+        )
+        shown_matte = None if matte is None else warp(matte, views.place, views.size, fill="black")
+        sketches = [finish(picture, how, shown_matte, views.grain) for picture in pictures]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
 
@@ -231,11 +255,11 @@ class Sketcher:
         """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
         count, styles = len(views.views), self.config.generator.styles
         if isinstance(style, np.ndarray):
-            if style.shape[1::-1] != views.size:
+            if style.shape[1::-1] != views.photo:
                 raise HidaError(
                     f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size; resize it."
                 )
-            require_room("the style map", "F", views.size, more=4 * styles)
+            require_room("the style map", "F", views.photo, more=4 * styles)
             maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):

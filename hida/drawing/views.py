@@ -88,6 +88,16 @@ class Plan:
         """The matrices of all views: the tiles, then the faces."""
         return (*self.tiles, *self.faces)
 
+    @property
+    def grain(self) -> float:
+        """Pixels of the picture for each pixel that is drawn: of the largest face, or of a photo without one."""
+        return scale_of(self.place) / scale_of(self.faces[0]) if self.faces else 1 / scale_of(self.to_canvas)
+
+
+def face_points(plan: Plan) -> list[np.ndarray]:
+    """Return for each face that has a view about where its eyes and its mouth are in the photo, (3, 2)."""
+    return [apply(invert(face), TEMPLATE + MARGIN) for face in plan.faces]
+
 
 def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
     """Choose the views of a photo of ``size``, drawn whole.

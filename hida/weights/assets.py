@@ -131,6 +131,15 @@ ASSETS: dict[str, Asset] = {
             "built-in generator",
         ),
         Asset(
+            "matte",
+            "matte.safetensors",
+            222370,
+            "a311933add527c88fa7c114cedce8d6cd846cf2aa4b64e2c57f0de5f0d887788",
+            "Apache-2.0 (MediaPipe, Google)",
+            (Packaged(),),
+            "person's matte",
+        ),
+        Asset(
             "mb05",
             "mb05_120x120.pth",
             3752462,

@@ -107,6 +107,9 @@ def test_mixtures_sweeps_and_regions(folder):
             ["photos/a.png", "--size", "9", "--frame", "portrait"],
             "size is 9; give a portrait's height in pixels, 64 to",
         ),
+        (["photos/a.png", "--tone", "5"], "tone is 5.0; give a number from 0 to 3"),
+        (["photos/a.png", "--line", "-1"], "line is -1.0; give a number from 0 to 3"),
+        (["photos/a.png", "--paper", "nocolour"], "paper is 'nocolour'"),
         (["nothere.jpg"], "nothere.jpg"),
         (["empty"], "holds no pictures"),
         (["text.jpg"], "text.jpg"),
@@ -160,6 +163,13 @@ def test_the_number_of_faces_is_said_once_where_there_are_several(folder, capsys
     assert told.err.splitlines() == said
     assert told.out.split() == ["sketches/a_style1.png", "sketches/a_style2.png"]
     assert run("photos", "--style", 1, "--frame", "whole") == 0
+def test_people_cut_out_and_coloured_paper(folder):
+    words = ("--style", 1, "--background", "transparent", "--out")
+    assert run("photos/a.png", *words, "cut") == run("photos/a.png", *words, "warm", "--paper", "#f4ecd8") == 0
+    assert Image.open(folder / "cut" / "a_style1.png").mode == "LA"
+    with Image.open(folder / "warm" / "a_style1.png") as warm:
+        assert warm.mode == "RGBA"
+        assert warm.getpixel((0, 0)) == (0xF4, 0xEC, 0xD8, 0)
 
 
 def test_one_bad_photo_does_not_stop_the_others(folder, capsys):

@@ -339,7 +339,7 @@ class TestWithoutNativeOps:
             fields = message_from_bytes(archive.read(information))
             folder = information.replace("METADATA", "licenses/")
             texts = {name: archive.read(folder + name).decode() for name in fields.get_all("License-File")}
-        assert fields["License-Expression"] == "MIT AND LicenseRef-HIDA-research-weights"
+        assert fields["License-Expression"] == "MIT AND Apache-2.0 AND LicenseRef-HIDA-research-weights"
         assert texts["LICENSE"] == (ROOT / "LICENSE").read_text(encoding="utf-8")
         for card in (ROOT / "hida/assets").glob("*.md"):
             research_only = "non-commercial" in card.read_text(encoding="utf-8")

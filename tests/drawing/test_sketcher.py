@@ -194,3 +194,44 @@ def test_an_absent_device_is_named(monkeypatch):
     assert Sketcher.from_pretrained(device="auto").device.type == "cpu"
     with pytest.raises(HidaError, match="there is no device 'cuda' here"):
         Sketcher.from_pretrained(device="cuda")
+
+
+def test_the_people_are_drawn_before_a_wall_and_cut_out(sketcher, photo, monkeypatch):
+    matte = np.zeros((250, 250), np.uint8)
+    matte[:, :125] = 255
+    asked = []
+
+    def given(pixels, faces, device):
+        asked.append((pixels.shape, [face.round(6).tolist() for face in faces]))
+        return matte
+
+    monkeypatch.setattr("hida.drawing.sketcher.person_matte", given)
+    cut = sketcher(photo, background="transparent")
+    assert (cut.mode, cut.size) == ("LA", (250, 250))
+    np.testing.assert_array_equal(np.asarray(cut.getchannel("A")), matte)
+    # The half that is not a person's has no influence.
+    other = np.asarray(photo).copy()
+    other[:, 125:] = 7
+    assert sketcher(other, background="transparent").tobytes() == cut.tobytes()
+    assert sketcher(photo, background="white", paper="ivory").getpixel((249, 0)) == (255, 255, 240)
+    assert asked[0] == ((250, 250, 3), [TEMPLATE.tolist()])
+    sketcher(photo, frame="whole", depth=np.zeros((250, 250), np.float32), background="white")
+    assert asked[-1] == ((250, 250, 3), [])
+
+
+def test_a_photo_without_a_person_keeps_its_background(sketcher, photo):
+    depth_map = np.zeros((250, 250), np.float32)
+    plain = sketcher(photo, frame="whole", depth=depth_map)
+    for background, mode in (("white", "L"), ("transparent", "LA")):
+        with pytest.warns(UserWarning, match="no person was found"):
+            kept = sketcher(photo, frame="whole", depth=depth_map, background=background)
+        assert kept.mode == mode
+        assert kept.getchannel("L").tobytes() == plain.tobytes()
+
+
+def test_tone_and_line_of_one_change_nothing(sketcher, photo):
+    plain = sketcher(photo)
+    assert sketcher(photo, tone=1, line=1).tobytes() == plain.tobytes()
+    assert np.asarray(sketcher(photo, tone=0.5)).mean() > np.asarray(plain).mean()
+    with pytest.raises(HidaError, match="tone is 9"):
+        sketcher(photo, tone=9)

@@ -20,6 +20,7 @@ from hida.images.io import image_files
 _SHOWN = 40  # characters of a name before the bar
 _LONGEST = 255  # bytes of a file's name, which file systems take
 Frame = Literal["auto", "portrait", "face", "whole"]  # as hida.drawing.sketcher names them, which loads torch
+Detail = Literal["coarse", "fine", "auto"]  # as hida.drawing.detail does
 
 
 def list_photos(given: Sequence[Path]) -> list[Path]:

@@ -23,7 +23,7 @@ import tyro
 from PIL import Image
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map, tell
+from hida.cli.photos import Detail, Frame, for_each, list_photos, name_targets, require_one_for_map, tell
 from hida.errors import HidaError
 from hida.files import require_folder_place
 from hida.images.io import read_image, write_png
@@ -63,6 +63,9 @@ class Command:
     faces: str = "all"
     """which faces are drawn as faces, upright, at their own scale: all, largest, or how many of the largest; those
     smaller than 20 pixels are left to their surroundings"""
+    detail: Detail = "auto"
+    """auto: faces of many pixels are drawn two or four times as fine, where the photo shows more at that size; fine:
+    all that have the pixels; coarse: none"""
     sheet: bool = False
     """also write NAME_sheet.png: photo, depth and all styles side by side"""
     device: str = "auto"
@@ -155,6 +158,7 @@ def draw(
         show_depth=command.sheet,
         faces=_faces(command.faces),
         size=command.size,
+        detail=command.detail,
         report=report,
     )
     sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]

@@ -20,8 +20,9 @@ from hida.images.io import image_files
 _SHOWN = 40  # characters of a name before the bar
 _LONGEST = 255  # bytes of a file's name, which file systems take
 Frame = Literal["auto", "portrait", "face", "whole"]
-# As hida.drawing.sketcher and hida.drawing.finish name them, which load torch.
+# As hida.drawing's sketcher, finish and detail name them, which load torch.
 Background = Literal["keep", "white", "transparent"]
+Detail = Literal["coarse", "fine", "auto"]
 
 
 def list_photos(given: Sequence[Path]) -> list[Path]:

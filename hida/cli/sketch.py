@@ -25,7 +25,16 @@ import tyro
 from PIL import Image
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Background, Frame, for_each, list_photos, name_targets, require_one_for_map, tell
+from hida.cli.photos import (
+    Background,
+    Detail,
+    Frame,
+    for_each,
+    list_photos,
+    name_targets,
+    require_one_for_map,
+    tell,
+)
 from hida.errors import HidaError
 from hida.files import require_file_place, require_folder_place
 from hida.images.gallery import Gallery, Pictures, reduce
@@ -70,6 +79,9 @@ class Command:
     faces: str = "all"
     """which faces are drawn as faces, upright, at their own scale: all, largest, or how many of the largest; those
     smaller than 20 pixels are left to their surroundings"""
+    detail: Detail = "auto"
+    """auto: faces of many pixels are drawn two or four times as fine, where the photo shows more at that size; fine:
+    all that have the pixels; coarse: none"""
     background: Background = "keep"
     """keep; white: clean paper around the people; transparent: the people cut out"""
     paper: Annotated[str | None, unset("COLOUR")] = None
@@ -207,6 +219,7 @@ def draw(
         show_depth=command.show_depth,
         faces=_faces(command.faces),
         size=command.size,
+        detail=command.detail,
         report=report,
         background=command.background,
         paper=command.paper,

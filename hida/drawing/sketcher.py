@@ -20,13 +20,14 @@ from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
+from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely, require_detail
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.styles import Style, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, face_points, plan, portrait, view_depth, view_photo, view_weights
 from hida.errors import HidaError
-from hida.images.alignment import warp
+from hida.images.alignment import scale_of, warp
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
 from hida.matte import person_matte
@@ -35,6 +36,8 @@ from hida.weights.checkpoint import load_generator
 
 Frame = Literal["auto", "portrait", "face", "whole"]
 DepthSource = str | os.PathLike[str] | np.ndarray
+DepthOfView = Callable[[int, np.ndarray, int], np.ndarray]
+"""From a view's index in the plan, its matrix and its side to its depth, float32 (side, side)."""
 BATCH = 8
 PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
 """Height of a portrait in pixels, and from where to where it may be chosen."""
@@ -90,6 +93,7 @@ class Sketcher:
         frame: Frame = "auto",
         faces: Faces = "all",
         size: int | None = None,
+        detail: Detail = "auto",
         *,
         background: Background = "keep",
         paper: str | None = None,
@@ -111,6 +115,8 @@ class Sketcher:
             faces: which faces get a view and depth of their own: "all", "largest", or the so many largest. Those whose
                 box is smaller than 20 pixels are drawn with what surrounds them, but for the largest.
             size: height of a portrait in pixels, 64 to 8192; 800 (by 640) if left out.
+            detail: "auto" draws faces of many pixels two or four times as fine, where the photo shows more at that
+                size; "fine" wherever there are 1.5 pixels to a drawn one; "coarse" never.
             background: "keep"; "white" leaves the paper clean around the people of the photo, "transparent" cuts them
                 out. A photo without a person keeps its background, with a warning.
             paper: the colour of the paper, such as "#f4ecd8" or "ivory"; None is white.
@@ -125,7 +131,7 @@ class Sketcher:
         Raises:
             HidaError: if an argument, or a photo, cannot be used; the message names it.
         """
-        check_options(frame, faces, size)
+        check_options(frame, faces, size, detail)
         if isinstance(style, str | bytes | bool) or not isinstance(
             style, int | np.integer | Mapping | np.ndarray | Sequence
         ):
@@ -148,7 +154,7 @@ class Sketcher:
         sketches = [
             sketch
             for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
-            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size, **vars(how))[0]
+            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size, detail=detail, **vars(how))[0]
         ]
         return sketches if listed else sketches[0]
 
@@ -172,6 +178,7 @@ class Sketcher:
         faces: Faces = "all",
         size: int | None = None,
         report: Callable[[int, int], None] | None = None,
+        detail: Detail = "auto",
         *,
         background: Background = "keep",
         paper: str | None = None,
@@ -187,25 +194,30 @@ class Sketcher:
         Returns:
             The sketches, and, with ``show_depth``, the depth map of the whole picture as a picture.
         """
-        check_options(frame, faces, size)
+        check_options(frame, faces, size, detail)
         how = Finish(background, paper, tone, line)
         image = read_image(photo)
         pixels = np.asarray(image)
-        views, depth_views, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
+        for style in styles:
+            self._require_map_fits(style, image.size)
+        views, depth_of, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
         matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
+        scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]
         pixels = before_wall(pixels, matte)
-        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
-        photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
-        steering = [self._steering(style, views) for style in styles]
-        drawn: list[list[np.ndarray]] = [[] for _ in styles]
-        count = max(1, BATCH * CROP**2 // views.side**2)
-        for start in range(0, len(photos), count):
-            encoded = self.generator.encode(photos[start : start + count], maps[start : start + count])
-            for style, pieces in zip(steering, drawn, strict=True):
-                sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
-                pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
+        drawn = self._draw_views(pixels, range(len(views.views)), views.views, views.side, depth_of, styles)
         around = len(views.tiles)
+        for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True), around):
+
+            def draw_view(matrix: np.ndarray, side: int, index: int = index) -> list[np.ndarray]:
+                return [views[0] for views in self._draw_views(pixels, [index], [matrix], side, depth_of, styles)]
+
+            fine = draw_finely(draw_view, view, [pieces[index] for pieces in drawn], scale)
+            for pieces, sketch in zip(drawn, fine, strict=True):
+                pieces[index] = sketch
+        if detail == "fine" and max(scales, default=1) == 1:
+            warnings.warn(
+                f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely", stacklevel=2
+            )
         pictures = (
             compose_picture(views, pieces[:around], list(map(FaceDrawing.of, pieces[around:], views.faces)))
             for pieces in drawn
@@ -214,6 +226,40 @@ class Sketcher:
         sketches = [finish(picture, how, shown_matte, views.grain) for picture in pictures]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
+
+    def _draw_views(
+        self,
+        pixels: np.ndarray,
+        indices: Sequence[int],
+        matrices: Sequence[np.ndarray],
+        side: int,
+        depth_of: DepthOfView,
+        styles: Sequence[Style],
+    ) -> list[list[np.ndarray]]:
+        """Draw square views of a photo.
+
+        Args:
+            pixels: uint8 (H, W, 3), the photo.
+            indices: which of the plan's views they are, for their depth.
+            matrices: from the photo to each view.
+            side: of every view, in pixels.
+
+        Returns:
+            For each style the sketches of all views, uint8 (side, side).
+        """
+        drawn: list[list[np.ndarray]] = [[] for _ in styles]
+        count = max(1, BATCH * CROP**2 // side**2)
+        for start in range(0, len(matrices), count):
+            some = matrices[start : start + count]
+            photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, side) for matrix in some]))
+            photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            maps = [depth_of(*of, side) for of in zip(indices[start : start + count], some, strict=True)]
+            encoded = self.generator.encode(photos, torch.from_numpy(np.stack(maps)).to(self.device)[:, None])
+            for style, pieces in zip(styles, drawn, strict=True):
+                steering = self._steering(style, pixels, some, side)
+                sketch = self.generator.sketch(self.generator.decode(encoded, steering), encoded)
+                pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
+        return drawn
 
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
@@ -225,11 +271,12 @@ class Sketcher:
         """
         check_options(frame, "largest", None)
         pixels = np.asarray(read_image(photo))
-        views, depth_views, _ = self._prepare(pixels, depth, frame, "largest")
+        views, depth_of, _ = self._prepare(pixels, depth, frame, "largest")
         # The face's view is the last one.
-        index = -1 if views.faces else 0
-        view = torch.from_numpy(view_photo(pixels, views.views[index], views.side)).to(self.device)
-        map_ = torch.from_numpy(depth_views[index]).to(self.device)[None, None]
+        index = len(views.views) - 1 if views.faces else 0
+        matrix = views.views[index]
+        view = torch.from_numpy(view_photo(pixels, matrix, views.side)).to(self.device)
+        map_ = torch.from_numpy(depth_of(index, matrix, views.side)).to(self.device)[None, None]
         return view.permute(2, 0, 1)[None].float() / 127.5 - 1, map_
 
     @torch.inference_mode()
@@ -251,16 +298,19 @@ class Sketcher:
         first = (sketch.shape[-1] - side) // 2
         return _bytes(sketch[:, :, first : first + side, first : first + side])
 
-    def _steering(self, style: Style, views: Plan) -> Tensor:
-        """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
-        count, styles = len(views.views), self.config.generator.styles
+    def _require_map_fits(self, style: Style, size: tuple[int, int]) -> None:
         if isinstance(style, np.ndarray):
-            if style.shape[1::-1] != views.photo:
+            if style.shape[1::-1] != size:
                 raise HidaError(
                     f"the style map is {style.shape[1]}×{style.shape[0]} and not of the photo's size; resize it."
                 )
-            require_room("the style map", "F", views.photo, more=4 * styles)
-            maps = np.stack([view_weights(style, matrix, views.side) for matrix in views.views])
+            require_room("the style map", "F", size, more=4 * self.config.generator.styles)
+
+    def _steering(self, style: Style, pixels: np.ndarray, matrices: Sequence[np.ndarray], side: int) -> Tensor:
+        """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
+        count, styles = len(matrices), self.config.generator.styles
+        if isinstance(style, np.ndarray):
+            maps = np.stack([view_weights(style, matrix, side) for matrix in matrices])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):
             return torch.from_numpy(mixture_weights(style, styles)).to(self.device).expand(count, -1)
@@ -274,8 +324,8 @@ class Sketcher:
         faces: Faces,
         size: int | None = None,
         report: Callable[[int, int], None] | None = None,
-    ) -> tuple[Plan, list[np.ndarray], Callable[[], np.ndarray]]:
-        """Return the views, their depth maps, and a function that computes the whole picture's (in seconds)."""
+    ) -> tuple[Plan, DepthOfView, Callable[[], np.ndarray]]:
+        """Return the views, a function that computes their depth, and one for the whole picture's (in seconds)."""
         photo = pixels.shape[1], pixels.shape[0]
         method = _method(depth)
         model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
@@ -298,16 +348,23 @@ class Sketcher:
             deep = wanted or choose(find(pixels, model, faces), faces)
             # Without a face the whole picture is taken for one.
             deep = deep or [depths.face_model("builtin").whole(pixels)]
-            maps = [common_depth(deep, (views.side, views.side), matrix) for matrix in views.tiles]
-            maps += [wanted[k].depth((CROP, CROP), view) for k, view in zip(views.chosen, views.faces, strict=True)]
-            return views, maps, partial(common_depth, deep, views.size, views.place)
+            around = len(views.tiles)
+
+            def depth_of(index: int, matrix: np.ndarray, side: int) -> np.ndarray:
+                shown = deep if index < around else [wanted[views.chosen[index - around]]]
+                return common_depth(shown, (side, side), matrix)
+
+            return views, depth_of, partial(common_depth, deep, views.size, views.place)
         if method is None:
             map_ = depth_from_file(depth, photo)
         else:
             name, _, network = method.partition(":")
             map_ = depths.predict(pixels, name, model=network or None)
-        maps = [view_depth(map_, matrix, views.side) for matrix in views.views]
-        return views, maps, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
+
+        def depth_from_map(_: int, matrix: np.ndarray, side: int) -> np.ndarray:
+            return view_depth(map_, matrix, side)
+
+        return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 
 
 def _entries(value: Any, count: int = 1) -> list[Any]:
@@ -322,7 +379,7 @@ def _method(depth: DepthSource | None) -> str | None:
     return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
 
 
-def check_options(frame: Frame, faces: Faces, size: int | None) -> None:
+def check_options(frame: Frame, faces: Faces, size: int | None, detail: Detail = "auto") -> None:
     """Check what does not depend on the photo.
 
     Raises:
@@ -331,6 +388,9 @@ def check_options(frame: Frame, faces: Faces, size: int | None) -> None:
     if frame not in get_args(Frame):
         raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
     require_faces(faces)
+    require_detail(detail)
+    if detail == "fine" and frame == "whole":
+        raise HidaError("detail is a face's and has no effect with frame 'whole'; leave one of the two out.")
     if size is None:
         return
     if frame not in ("portrait", "face"):

@@ -255,7 +255,8 @@ DeformPlan plan_backward(const Convolution& d, const Launch& l, const Choice& ch
       taps * pieces * over(plan.padded, kTileSide) * over(d.out.c / d.groups, rows_of_weights(d, plan));
   const int64_t sums = numbers_of_weight(d, plan) * (d.wide ? 8 : 4);
   const int64_t at_a_time = (rows_of_weights(d, plan) == 128 ? 2 : 3) * l.multiprocessors;
-  plan.splits = std::max<int64_t>(1, std::min(at_a_time / blocks, aim / 2 / sums));
+  const int64_t room = plan.pack_x || plan.pack_grad ? aim / 4 : aim / 4 * 3;
+  plan.splits = std::max<int64_t>(1, std::min(at_a_time / blocks, room / sums));
   if (wants(d, true)) plan.bytes = fit(true, plan.images_of_dx);
   if (wants(d, false)) plan.bytes = std::max(plan.bytes, fit(false, plan.images));
   plan.splits = std::max<int64_t>(1, std::min(plan.splits, over(plan.images * plane, 128 / size_of(d.math)) / 8));

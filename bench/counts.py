@@ -1,8 +1,8 @@
 """What the CUDA ops launch: for each op, state, layout and map the kernels, with counts read off the code.
 
 States: "general", of any dtype and strides by branches (before 180a300); "two sweeps", of a known dtype (ac1a7ee), NHWC
-maps of more than 1024 pixels in two kernels; "now": those in one kernel, the images in turns, so that the second sweep
-reads from the second-level cache. Tilings follow the host code of csrc/cuda. Everything is bfloat16.
+maps of more than 1024 pixels in two kernels; "now": the kernels as built, of NHWC in two sweeps again, leaky_norm too.
+Tilings follow the host code of csrc/cuda. Everything is bfloat16.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Op(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Registers; instructions and MUFU of a warp for eight elements a thread: of a sweep for sums, and for results."""
+    """Registers; instructions and MUFU of a warp for eight elements a thread: of a sweep for sums, and for results.
+
+    Of two kernels the registers are those of the one that has more.
+    """
 
     registers: int
     sums: tuple[float, float]
@@ -91,12 +94,13 @@ GATHER_KERNEL = "deform_conv forward_kernel<Bf16, 64>"
 
 
 def names_of(op: str, back: bool, layout: str) -> list[str]:
-    """Return the names by tools/sass.py of an op's kernels: in NHWC of large planes; in NCHW by packs."""
+    """Return the names by tools/sass.py of an op's kernels: in NHWC, of large planes, by sweeps; in NCHW by packs."""
     file, logits = KERNELS[op]
     info, arguments = file == "info_acon", f"bf16, {logits}" if logits else "bf16"
     start = f"{file}_{layout}{'_backward' if back and not info else ''}"
     if layout == "nhwc":
-        return [f"{start} {('backward' if back else 'forward') if info else 'in_turns'}<{arguments}>"]
+        sweeps = [("backward" if back else "forward")] if info else ["first_sweep", "second_sweep"]
+        return [f"{start} {name}<{arguments}>" for name in sweeps]
     packs = range(1, 1 + len(NCHW.get((op, DIRECTIONS[back]), ())))
     return [f"{start} {'backward' if back else 'forward'}<{arguments}, {n}>" for n in packs]
 
@@ -115,15 +119,16 @@ def read_sass(kernels: list[dict]) -> Read:
             raise LookupError(name)
         return parts
 
-    def counts(name: str) -> Counts:
-        sweeps = [[p for p in parts_of(name) if bool(p["stores"]) == results] for results in (False, True)]
+    def counts(*names: str) -> Counts:
+        parts = [part for name in names for part in parts_of(name)]
+        sweeps = [[p for p in parts if bool(p["stores"]) == results] for results in (False, True)]
         per = [(sum(p["per_eight"] for p in s), sum(p["mufu_per_eight"] for p in s)) for s in sweeps]
-        return Counts(known[name]["registers"], *per)
+        return Counts(max(known[name]["registers"] for name in names), *per)
 
     read = Read({}, {}, parts_of(GATHER_KERNEL)[0]["per_eight"])
     for op in OPS:
         for back, direction in enumerate(DIRECTIONS):
-            read.nhwc[op, direction] = counts(names_of(op, bool(back), "nhwc")[0])
+            read.nhwc[op, direction] = counts(*names_of(op, bool(back), "nhwc"))
             read.nchw[op, direction] = tuple(map(counts, names_of(op, bool(back), "nchw")))
     return read
 
@@ -182,7 +187,7 @@ def tiles(op: str, plane: Plane) -> tuple[int, int]:
     return min([blocks, *(cut(8, each) for each in (32, 64) if blocks > 12 * fill)]), 256
 
 
-def nhwc(op: str, back: bool, plane: Plane, counts: Counts, turns: bool) -> list[Kernel]:
+def nhwc(op: str, back: bool, plane: Plane, counts: Counts) -> list[Kernel]:
     """Return the kernels that sweep over chunks of pixels, eight channels a thread."""
     floor, again, pixels = OPS[op].traffic[back], OPS[op].again[back], plane[1] ** 2
     units, (blocks, threads) = units_of(plane), tiles(op, plane)
@@ -194,9 +199,6 @@ def nhwc(op: str, back: bool, plane: Plane, counts: Counts, turns: bool) -> list
     )  # of chunks, for p1, p2 and logits
     if pixels <= whole_of(op) or not again:  # the second sweep, if any, reads from the first-level cache
         return [one, *adding]
-    if turns:  # blocks stay, and wait for each other's sums; the first launch clears the counters
-        again_near = one._replace(cached=EIGHTS * again, waits=1 + NEAR, once=10)
-        return [Kernel(), again_near._replace(blocks=SMS * one.resident)]
     kept = EIGHTS * again * (floor * units * EIGHTS <= CACHED)  # of the first sweep, if all that the op touches fits
     first = one._replace(moved=EIGHTS * again, instructions=counts.sums[0], mufu=counts.sums[1])
     second = one._replace(moved=one.moved - kept, cached=kept, instructions=counts.results[0], mufu=counts.results[1])
@@ -239,7 +241,7 @@ def kernels_of(state: str, op: str, back: bool, plane: Plane, layout: str, read:
         return general(op, back, plane, layout)
     key = op, DIRECTIONS[back]
     if layout == "nhwc":
-        return nhwc(op, back, plane, read.nhwc[key] if new and read else NHWC[key], new)
+        return nhwc(op, back, plane, read.nhwc[key] if new and read else NHWC[key])
     counts = read.nchw[key] if new and read else NCHW[key]
     packs = len(counts) if plane[1] ** 2 > 256 else 1
     return nchw(op, back, plane, counts[packs - 1], packs, rounds=new and back and not op.startswith("info_acon"))

@@ -11,6 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
+from bench.gpu import telling
 from bench.gpu.packing import LIBRARIES, ROOT
 from bench.gpu.parts import Outcome, Programme, Task, json_of, text_of
 from hida.files import atomic_path
@@ -177,7 +178,7 @@ class First:
 
     def tests(self) -> None:
         """Tests and sanitizers side by side, while torch.compile's work for the ratios is done ahead."""
-        tests = ["-m", "pytest", "-v", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider"]
+        tests = ["-m", "pytest", "-v", "-rfE", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "bench.gpu.telling"]
         tests += ["--junitxml", self.results / "test-gpu.xml"]
         tests += ["-n", self.options.workers] if self.gpu and self.options.workers else []
         tests += TESTS if self.gpu else ["tests/gpu", "tests/test_fields.py"]
@@ -194,9 +195,11 @@ class First:
             tasks.append(self.task("compile", "bash", "-c", f"{ahead} & wait"))
         self.part(*tasks, shown=6)
         # Also of a run that was cut before it summed up.
-        failed = [line[:200] for line in text_of(self.programme.log("tests")).splitlines() if "FAILED" in line]
+        lines = [line[: telling.WIDTH] for line in text_of(self.programme.log("tests")).splitlines()]
+        failed = [line for line in lines if "FAILED" in line]
         self.programme.record["failed tests"] = failed
-        self.programme.say("\n".join(failed[:20]) or "no test is known to have failed")
+        self.programme.record["why"] = told = [line for line in lines if line.startswith(telling.MARK)]
+        self.programme.say("\n".join(told[:60] or failed[:20]) or "no test is known to have failed")
 
     def ops_words(self) -> list[str]:
         words = ["bench/ops.py", "--device", self.options.device, "--op", "ida"]

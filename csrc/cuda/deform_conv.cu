@@ -224,7 +224,7 @@ void deform_forward(const Convolution& d, const DeformPlan& plan, void* workspac
     job.splits = int(plan.splits);
     job.out_tiles = int(over(job.outputs, plan.rows));
     pack_weight<Stored<M>>(job, plan, m.weight, l);
-    for_lots(job, plan, [&](int64_t count) {
+    for_lots(job, plan.images, [&](int64_t count) {
       take_x<Stored<M>>(job, plan, count, m.x, l);
       const int64_t blocks = d.groups * job.out_tiles * plan.splits * over(job.pixels, kTileSide);
       launch_forward<M>(job, blocks, plan.rows, l);

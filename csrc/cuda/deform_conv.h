@@ -20,6 +20,7 @@ struct Convolution : Deform {
 struct DeformPlan {
   bool tiny = false;
   int64_t images = 1;
+  int64_t images_of_dx = 1;              // backward, dx has lots of its own
   int64_t splits = 1;                    // of the sums over columns, forward; over pixels, for the weights' gradient
   int rows = 64;                         // output channels of a block's tile
   int64_t bytes = 0;                     // of workspace

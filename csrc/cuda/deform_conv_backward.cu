@@ -3,9 +3,10 @@
 // Gradients of offsets and mask (here): the columns' gradient, G[p][c] = mask·Σ_o W[o][c][tap]·dy[o][p], is made 64
 // pixels × 64 channels of a tap at a time, and meets the corners of its sampling points while in shared memory. It is
 // never written out. dx is a product of its own, from dy (deform_conv_grad_input.cu); so is dW
-// (deform_conv_grad_weight.cu). Images are done a few at a time (aim_of). Traffic: x, dy, offsets and mask read once,
-// twice that where x and dy have to be rearranged, dx, doffset, dmask written once; corners come from the second-level
-// cache. Share of the floor: not measured.
+// (deform_conv_grad_weight.cu). Images are done a few at a time (aim_of): for dx, whose sorted sampling points take the
+// most memory, in lots of their own, so that the other gradients are done in few lots, or, where nothing is rearranged,
+// in one. Traffic: x, dy, offsets and mask read once, twice that where x and dy have to be rearranged, dx, doffset,
+// dmask written once; corners come from the second-level cache. Share of the floor: not measured.
 #include "deform_launch.h"
 
 namespace hida {
@@ -198,8 +199,9 @@ void sample_gradients(const Job& base, const Launch& l) {
   launch(sample_gradient_kernel<M>, grid_of(tiles * job.tap_parts), kGemmThreads, shared, l, job);
 }
 
+// Of the lots for dx, or of the others.
 struct BackwardMemory {
-  void *x, *grad, *weight, *weights;
+  void *weight, *grad, *x, *weights;
   CellLists lists;
 };
 
@@ -207,12 +209,21 @@ bool wants_samples(const Convolution& d) {
   return d.doffset.data != nullptr || d.dmask.data != nullptr;
 }
 
-BackwardMemory take_backward(Arena& arena, const Convolution& d, const DeformPlan& plan) {
+// Whether there are lots for dx, or others.
+bool wants(const Convolution& d, bool dx) {
+  return dx ? d.dx.data != nullptr : wants_samples(d) || d.dweight != nullptr;
+}
+
+BackwardMemory take_backward(Arena& arena, const Convolution& d, const DeformPlan& plan, bool dx) {
   BackwardMemory m{};
-  if (plan.pack_x && (wants_samples(d) || d.dweight)) m.x = arena.take<char>(bytes_of_x(d, plan, plan.images));
-  if (plan.pack_grad) m.grad = arena.take<char>(bytes_of_grad(d, plan, plan.images));
-  if (d.dx.data || wants_samples(d) || d.dweight) m.weight = arena.take<char>(bytes_of_weight(d, plan));
-  if (d.dx.data) m.lists = take_lists(arena, d, plan.images);
+  const int64_t images = dx ? plan.images_of_dx : plan.images;
+  m.weight = arena.take<char>(bytes_of_weight(d, plan));
+  if (plan.pack_grad) m.grad = arena.take<char>(bytes_of_grad(d, plan, images));
+  if (dx) {
+    m.lists = take_lists(arena, d, images);
+    return m;
+  }
+  if (plan.pack_x) m.x = arena.take<char>(bytes_of_x(d, plan, images));
   if (d.dweight) m.weights = arena.take<char>(plan.splits * numbers_of_weight(d, plan) * (d.wide ? 8 : 4));
   return m;
 }
@@ -226,42 +237,59 @@ DeformPlan plan_backward(const Convolution& d, const Launch& l, const Choice& ch
     return plan;
   }
   const int64_t plane = d.out.pixels(), taps = d.taps(), pieces = d.in.c / plan.piece, aim = aim_of(d, choice);
-  const auto used = [&](int64_t images) {
-    plan.images = images;
-    Arena arena(nullptr);
-    take_backward(arena, d, plan);
-    return arena.used();
+  const int64_t most = std::min(d.in.n, (int64_t(1) << 31) / std::max(plane * taps, d.in.pixels()) - 1);
+  // Images of a lot: as many as the aim has memory for, in lots of equal size.
+  const auto fit = [&](bool dx, int64_t& lot) {
+    const auto used = [&](int64_t images) {
+      lot = images;
+      Arena arena(nullptr);
+      take_backward(arena, d, plan, dx);
+      return arena.used();
+    };
+    const int64_t one = used(1), each = std::max<int64_t>(used(2) - one, 1);
+    const int64_t images = std::max<int64_t>(1, std::min(most, 1 + (aim - one) / each));
+    return used(over(d.in.n, over(d.in.n, images)));
   };
-  // Blocks share the pixels of dW, if their sums leave room for images.
+  // Blocks share the pixels of dW, as many as run at a time, if their sums leave room for images.
   const int64_t blocks =
       taps * pieces * over(plan.padded, kTileSide) * over(d.out.c / d.groups, rows_of_weights(d, plan));
   const int64_t sums = numbers_of_weight(d, plan) * (d.wide ? 8 : 4);
-  plan.splits = std::max<int64_t>(1, std::min(over(2 * l.multiprocessors, blocks), aim / 4 / sums));
-  const int64_t one = used(1), each = std::max<int64_t>(used(2) - one, 1);
-  const int64_t most = std::min(d.in.n, (int64_t(1) << 31) / std::max(plane * taps, d.in.pixels()) - 1);
-  const int64_t images = std::max<int64_t>(1, std::min(most, 1 + (aim - one) / each));
-  plan.images = over(d.in.n, over(d.in.n, images));
+  const int64_t at_a_time = (rows_of_weights(d, plan) == 128 ? 2 : 3) * l.multiprocessors;
+  const int64_t room = plan.pack_x || plan.pack_grad ? aim / 4 : aim / 4 * 3;
+  plan.splits = std::max<int64_t>(1, std::min(at_a_time / blocks, room / sums));
+  if (wants(d, true)) plan.bytes = fit(true, plan.images_of_dx);
+  if (wants(d, false)) plan.bytes = std::max(plan.bytes, fit(false, plan.images));
   plan.splits = std::max<int64_t>(1, std::min(plan.splits, over(plan.images * plane, 128 / size_of(d.math)) / 8));
-  plan.bytes = used(plan.images);
   return plan;
 }
 
 void deform_backward(const Convolution& d, const DeformPlan& plan, void* workspace, const Launch& l) {
   if (plan.tiny) return tiny_backward(d, plan, workspace, l);
-  Arena arena(workspace);
-  const BackwardMemory m = take_backward(arena, d, plan);
+  Arena arena(workspace), of_dx(workspace);
+  const BackwardMemory m = take_backward(arena, d, plan, false), dx = take_backward(of_dx, d, plan, true);
   with_math(d, [&](auto math) {
     using M = decltype(math);
     Job job = start_job(d, plan, m.weight);
-    if (m.weight) pack_weight<Stored<M>>(job, plan, m.weight, l);
-    for_lots(job, plan, [&](int64_t count) {
-      if (wants_samples(d) || d.dweight) take_x<Stored<M>>(job, plan, count, m.x, l);
+    pack_weight<Stored<M>>(job, plan, m.weight, l);
+    const auto take_grad = [&](int64_t count) {
       job.grad = lines_of<Stored<M>>(d.grad, d.out, job.first, count, job.outputs, plan.grad_padded, m.grad, l);
-      if (wants_samples(d)) sample_gradients<M>(job, l);
-      if (d.dx.data) add_input_gradient<M>(job, m.lists, l);
-      if (d.dweight) add_weight_gradient<M>(job, plan, m.weights, l);
+    };
+    if (wants(d, false)) {
+      for_lots(job, plan.images, [&](int64_t count) {
+        take_x<Stored<M>>(job, plan, count, m.x, l);
+        take_grad(count);
+        if (wants_samples(d)) sample_gradients<M>(job, l);
+        if (d.dweight) add_weight_gradient<M>(job, plan, m.weights, l);
+      });
+      if (d.dweight) finish_weight_gradient<M>(job, plan, m.weights, l);
+    }
+    if (!wants(d, true)) return;
+    // Where every lot is all images, dy is there already.
+    const bool there = wants(d, false) && std::min(plan.images, plan.images_of_dx) == d.in.n;
+    for_lots(job, plan.images_of_dx, [&](int64_t count) {
+      if (!there) take_grad(count);
+      add_input_gradient<M>(job, dx.lists, l);
     });
-    if (d.dweight) finish_weight_gradient<M>(job, plan, m.weights, l);
   });
 }
 

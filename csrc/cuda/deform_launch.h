@@ -76,11 +76,11 @@ void take_x(J& job, const DeformPlan& plan, int64_t count, void* memory, const L
   job.row = int(job.x.row / kPerVec<M>);
   job.step = int(job.x.step / kPerVec<M>);
 }
-// f(images at work) for one lot after the other: sets job.first and job.pixels.
+// f(images at work) for one lot of images after the other: sets job.first and job.pixels.
 template <class J, class F>
-void for_lots(J& job, const DeformPlan& plan, F f) {
-  for (job.first = 0; job.first < job.d.in.n; job.first += plan.images) {
-    const int64_t count = std::min(plan.images, job.d.in.n - job.first);
+void for_lots(J& job, int64_t images, F f) {
+  for (job.first = 0; job.first < job.d.in.n; job.first += images) {
+    const int64_t count = std::min(images, job.d.in.n - job.first);
     job.pixels = count * job.d.out.pixels();
     f(count);
   }

@@ -2,14 +2,14 @@
 // Traffic: 5n (read x, logits, γ, β; write y), n more for a residual of its own; x and logits are read twice:
 //   up to 1024 pixels   a block has some channels of a plane as a whole, and reads again from the first-level cache; γ
 //                       and β are on their way to the second-level cache meanwhile.
-//   more                the images in turns (turns.h): statistics of an image's chunks while y of an earlier one is
-//   made
-//                       of what the second-level cache still has of its x and logits.
-// What is read for the last time is marked as not wanted any more. f is computed twice: 14 instructions per element
-// cost less than its bytes. Statistics: moments.h. Always the same order, no atomics in a result.
-// Share of the floor (ida, bfloat16, 16 images on an H100): two kernels, statistics of all images before y of all, had
-// 58 % of it for 64 channels of 128×128, 58 % for 128 of 64×64 (blocks of a cluster, of a plane each, took 24 to 29 %
-// longer); in turns, and instance_norm_modulate: not measured.
+//   more                two kernels: statistics of chunks first, y second. 7n; the second begins with the chunks that
+//                       were read last, so that it has from the second-level cache what that holds of x and logits.
+//                       (Blocks of a cluster, of a plane each, took 24 to 29 % longer; one kernel, in which the images
+//                       took turns and y was made of what the cache still had, 21 and 31 % longer.)
+// What is read for the last time is marked as not wanted any more, and read backwards, so that caches have more of it.
+// f is computed twice: 14 instructions per element cost less than its bytes. Statistics: moments.h. Always the same
+// order, no atomics. Share of the floor (ida, bfloat16, 16 images): 58 % for 64 channels of 128×128 on an H100, 58 % for
+// 128 of 64×64; 50 and 50 % on an H200; instance_norm_modulate: not measured.
 #include "moments.h"
 
 namespace hida {
@@ -45,8 +45,8 @@ HIDA_DEVICE Moments moments(const View<D>& x, const View<D>& logits, const Slope
   return own;
 }
 
-// y of the block's pixels, with the mean in two floats. Past: the caches, which are for other images.
-template <bool Past, Dtype D, Logits L>
+// y of the block's pixels, with the mean in two floats.
+template <Dtype D, Logits L>
 HIDA_DEVICE void apply(const Adapt& a, const View<D>& x, const View<D>& logits, const Slopes<D, L>& slopes,
                        const Tiling& m, const ThreadWork& p, float (&mean)[8], const float (&rest)[8],
                        const float (&rstd)[8]) {
@@ -85,14 +85,15 @@ HIDA_DEVICE void apply(const Adapt& a, const View<D>& x, const View<D>& logits, 
 #pragma unroll
         for (int k = 0; k < 8; ++k) v[k] += w[k];
       }
-      y.write(p.first + (left - 1 - u) * p.lanes, v, Past);
+      y.write(p.first + (left - 1 - u) * p.lanes, v);
     }
   }
 }
 
 // Planes of few pixels: a block has some channels of one as a whole.
 template <Dtype D, Logits L>
-__global__ void __launch_bounds__(kMost, 1) whole(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m) {
+__global__ void __launch_bounds__(kMost, 1)
+    whole(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, const __grid_constant__ Statistics to) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
   const ThreadWork p(m);
@@ -100,71 +101,63 @@ __global__ void __launch_bounds__(kMost, 1) whole(const __grid_constant__ Adapt 
   for (unsigned pixel = p.first; p.has(pixel); pixel += p.lanes) gamma.prefetch(pixel), beta.prefetch(pixel);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   Moments own = moments(x, logits, slopes, p);
-  const PlaneStatistics to{static_cast<float*>(a.mean), static_cast<float*>(a.rstd), a.eps};
+  to.find(own, m, p, s);
   float mean[8], rest[8], rstd[8];
-  to.find(own, m, p, s, mean, rest, rstd);
-  apply<false>(a, x, logits, slopes, m, p, mean, rest, rstd);
+  to.tell(m, p, s, mean, rest, rstd);
+  apply(a, x, logits, slopes, m, p, mean, rest, rstd);
 }
 
-// Blocks that a multiprocessor has at a time, so that one loads while another computes.
-constexpr unsigned kResident = 2;
-
-// Planes of more.
+// Planes of more, in chunks.
 template <Dtype D, Logits L>
-__global__ void __launch_bounds__(kTurnThreads, kResident)
-    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m,
-             const __grid_constant__ TurnStatistics statistics, const __grid_constant__ Turns t) {
+__global__ void __launch_bounds__(kMost, 1)
+    first_sweep(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m,
+                const __grid_constant__ Statistics to) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
-    const View<D> x(a.x, p), logits(a.logits, p);
-    const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-    if (job.first) {
-      Moments own = moments(x, logits, slopes, p);
-      statistics.write(own, t, job, m, p, s);
-    } else {
-      wait_until_open(t.done(true, job.unit), t.jobs);
-      float mean[8] = {}, rest[8] = {}, rstd[8] = {};
-      statistics.template read<D == Dtype::f32>(m, p, mean, rest, rstd);
-      apply<true>(a, x, logits, slopes, m, p, mean, rest, rstd);
-    }
-  });
+  const ThreadWork p(m);
+  const View<D> x(a.x, p), logits(a.logits, p);
+  Moments own = moments(x, logits, Slopes<D, L>(a.logits, a.p1, a.p2, p), p);
+  to.write_chunk(own, m, p, s);
+}
+template <Dtype D, Logits L>
+__global__ void __launch_bounds__(kMost, 1)
+    second_sweep(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m,
+                 const __grid_constant__ Statistics of) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m, true);
+  const View<D> x(a.x, p), logits(a.logits, p);
+  const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
+  of.find_of_chunks(m, p, s);
+  float mean[8], rest[8], rstd[8];
+  of.tell(m, p, s, mean, rest, rstd);
+  apply(a, x, logits, slopes, m, p, mean, rest, rstd);
 }
 
-template <Dtype D>
-auto whole_for(Logits logits) {
-  return with_logits(logits, [](auto kind) { return whole<D, decltype(kind)::value>; });
-}
-template <Dtype D>
-auto turns_for(Logits logits) {
-  return with_logits(logits, [](auto kind) { return in_turns<D, decltype(kind)::value>; });
-}
-
-bool is_whole(const Adapt& a) {
-  return a.planes.extent.pixels() <= kWholePixels;
-}
-Tiling turns_tiling(const Adapt& a, const Launch& l) {
-  return turn_tiling(a.planes.extent, size_of(a.x.dtype) * (kind_of(a.logits) == Logits::whole ? 2 : 1), l);
+Tiling tiling_for(const Adapt& a, const Launch& l) {
+  const Extent& e = a.planes.extent;
+  return e.pixels() <= kWholePixels ? whole_planes(e, l) : chunked(e, l);
 }
 
 }  // namespace
 
 int64_t adapt_workspace(const Adapt& a, const Launch& l) {
-  if (is_whole(a)) return 0;
-  const Tiling m = turns_tiling(a, l);
-  return counters_of(m) + statistics_of(m, a.planes.extent);
+  return statistics_of(tiling_for(a, l), a.planes.extent);
 }
 
 void adapt(const Adapt& a, void* workspace, const Launch& l) {
-  const Extent& e = a.planes.extent;
-  const Logits logits = kind_of(a.logits);
-  Tiling m = is_whole(a) ? whole_planes(e, l) : turns_tiling(a, l);
+  Tiling m = tiling_for(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
-  if (is_whole(a))
-    return run(with_dtype(a.x.dtype, [&](auto d) { return whole_for<decltype(d)::value>(logits); }), m, shared_of(m), l,
-               a, m);
-  run_turns(with_dtype(a.x.dtype, [&](auto d) { return turns_for<decltype(d)::value>(logits); }), m, kResident,
-            shared_of(m), workspace, l, a, m, turn_statistics(m, e, a.mean, a.rstd, a.eps, workspace));
+  const Statistics to(a.mean, a.rstd, a.eps, workspace);
+  with_dtype(a.x.dtype, [&](auto d) {
+    with_logits(kind_of(a.logits), [&](auto kind) {
+      constexpr Dtype D = decltype(d)::value;
+      constexpr Logits L = decltype(kind)::value;
+      if (m.chunks == 1) return run(whole<D, L>, m, shared_of(m), l, a, m, to);
+      run(first_sweep<D, L>, m, shared_of(m), l, a, m, to);
+      run(second_sweep<D, L>, m, shared_of(m), l, a, m, to);
+    });
+  });
 }
 
 }  // namespace nhwc

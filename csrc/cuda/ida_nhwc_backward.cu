@@ -2,12 +2,13 @@
 // Traffic: 7n (read grad, x, logits, γ; write dx, dlogits, dγ); what is read is read twice, first for the sums of d and
 // d·x̂, then for all gradients. The paths are those of ida_nhwc.cu:
 //   up to 1024 pixels   a block has some channels of a plane as a whole.
-//   more                the images in turns (turns.h), so that the second sweep reads from the second-level cache.
+//   more                two kernels: 11n, less what the second has from the second-level cache. A third, tiny one adds
+//                       up the chunks' sums towards p1, p2 and the logits. (One, in which the images took turns, took 15
+//                       and 18 % longer.)
 // dγ is written in the second sweep, so that the first leaves nothing in the caches but what the second reads. Always
-// the same order, no atomics in a result. Share of the floor (ida, bfloat16, 16 images on an H100): three kernels, with
-// the sums of all images before the gradients of all, had 47 % of it for 64 channels of 128×128, 43 % for 128 of 64×64;
-// in turns, and instance_norm_modulate: not measured.
-#include "turns.h"
+// the same order, no atomics. Share of the floor (ida, bfloat16, 16 images): 47 % for 64 channels of 128×128 on an H100,
+// 43 % for 128 of 64×64; 41 and 37 % on an H200; instance_norm_modulate: not measured.
+#include "nhwc.h"
 
 namespace hida {
 namespace cuda {
@@ -25,11 +26,6 @@ constexpr unsigned kWriting = D == Dtype::f32 || L == Logits::whole ? 1 : 2;
 // Threads of a block. One θ per plane needs more registers than so many threads leave each.
 HIDA_MATH constexpr unsigned most_for(Logits logits) {
   return logits == Logits::plane ? kMost / 2 : kMost;
-}
-// Blocks that a multiprocessor has at a time, so that one loads while another computes; one where two have too few
-// registers.
-HIDA_MATH constexpr unsigned resident_for(Dtype dtype, Logits logits) {
-  return logits == Logits::plane || (logits == Logits::whole && dtype == Dtype::f32) ? 1 : 2;
 }
 
 // The operands of a pack of channels.
@@ -79,8 +75,7 @@ HIDA_DEVICE void sums_of_d(const Views<D, L>& views, const Slopes<D, L>& slopes,
 
 // The gradients of the block's pixels, and their sums towards p1, p2 and, for one θ per plane, the logits.
 //   df = rstd·d − mean_d − mean_dx·x̂, both means times rstd
-// Past: the caches, which are for other images.
-template <bool Past, Dtype D, Logits L>
+template <Dtype D, Logits L>
 HIDA_DEVICE void gradients(const Adapt& a, const Views<D, L>& views, const Slopes<D, L>& slopes, const float (&mean)[8],
                            const float (&rstd)[8], float (&mean_d)[8], float (&mean_dx)[8], const Tiling& m,
                            const ThreadWork& p, float (&sums)[3][8]) {
@@ -125,20 +120,36 @@ HIDA_DEVICE void gradients(const Adapt& a, const Views<D, L>& views, const Slope
         sums[1][k] += weight * (1 - here.q);
         if (L == Logits::plane) sums[2][k] += u < left ? theta[k] : 0.0f;
       }
-      if (dgamma.present()) dgamma.write(at[u], to_gamma, Past);
-      if (dx.present()) dx.write(at[u], d, Past);
-      if (L == Logits::whole && dlogits.present()) dlogits.write(at[u], theta, Past);
+      if (dgamma.present()) dgamma.write(at[u], to_gamma);
+      if (dx.present()) dx.write(at[u], d);
+      if (L == Logits::whole && dlogits.present()) dlogits.write(at[u], theta);
     }
   }
 }
 
-// Sums towards p1, p2 and the logits.
-HIDA_MATH constexpr int kinds_for(Logits logits) {
-  return logits == Logits::none ? 0 : logits == Logits::plane ? 3 : 2;
+// Sums of the block's pixels towards p1, p2 and the logits, to where they go; partial: see write_sum.
+template <Logits L>
+HIDA_DEVICE void write_parameters(const Adapt& a, const float (&sums)[3][8], const Tiling& m, const ThreadWork& p,
+                                  const Shared& s, float* partial) {
+  void* const targets[3] = {a.dp1, a.dp2, a.dlogits_sum};
+#pragma unroll
+  for (int i = 0; i < (L == Logits::none ? 0 : L == Logits::plane ? 3 : 2); ++i) {
+    if (targets[i] == nullptr) continue;
+    float* const to =
+        partial == nullptr ? nullptr : partial + i * a.planes.extent.n * a.planes.extent.c * int64_t(m.chunks);
+    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { write_sum(targets[i], to, m, p, c, sum); });
+  }
 }
-HIDA_DEVICE void* target_of(const Adapt& a, int kind) {
-  return kind == 0 ? a.dp1 : kind == 1 ? a.dp2 : a.dlogits_sum;
-}
+
+// Mean and reciprocal deviation of the thread's channels.
+struct Normal {
+  float mean[8] = {}, rstd[8] = {};
+  HIDA_DEVICE Normal(const Adapt& a, const Tiling& m, const ThreadWork& p) {
+    if (!p.valid) return;
+    read_eight(a.mean, m, p, mean);
+    read_eight(a.rstd, m, p, rstd);
+  }
+};
 
 // Planes of few pixels: a block has some channels of one as a whole.
 template <Dtype D, Logits L>
@@ -149,118 +160,72 @@ __global__ void __launch_bounds__(most_for(L), 1)
   const ThreadWork p(m);
   const Views<D, L> views(a, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-  float mean[8] = {}, rstd[8] = {};
-  if (p.valid) {
-    read_eight(a.mean, m, p, mean);
-    read_eight(a.rstd, m, p, rstd);
-  }
+  const Normal of(a, m, p);
   float of_d[2][8] = {};
-  sums_of_d(views, slopes, mean, rstd, p, of_d);
+  sums_of_d(views, slopes, of.mean, of.rstd, p, of_d);
   float mean_d[8], mean_dx[8], sums[3][8] = {};
   tell_sums(of_d, m, p, s, mean_d, mean_dx);
-  gradients<false>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
+  gradients(a, views, slopes, of.mean, of.rstd, mean_d, mean_dx, m, p, sums);
   // Work is made anew for the end; the registers are for the loop.
-  const ThreadWork again(m);
-#pragma unroll
-  for (int i = 0; i < kinds_for(L); ++i) {
-    void* const target = target_of(a, i);
-    if (target == nullptr) continue;
-    add_lanes(sums[i], m, s, [&](unsigned c, float sum) { write_sum(target, nullptr, m, again, c, sum); });
-  }
+  write_parameters<L>(a, sums, m, ThreadWork(m), s, nullptr);
 }
 
-// Planes of more. chunks: of all units and chunks the sums towards p1, p2, logits.
+// Planes of more, in chunks. means: (N, chunks, 2, C); partial: see write_sum.
 template <Dtype D, Logits L>
-__global__ void __launch_bounds__(kTurnThreads, resident_for(D, L))
-    in_turns(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, const __grid_constant__ TurnSums means,
-             float* chunks, const __grid_constant__ Turns t) {
+__global__ void __launch_bounds__(kMost, 1)
+    first_sweep(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, float* means) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets& tickets) {
-    const Views<D, L> views(a, p);
-    const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
-    float mean[8] = {}, rstd[8] = {};
-    if (p.valid) {
-      read_eight(a.mean, m, p, mean);
-      read_eight(a.rstd, m, p, rstd);
-    }
-    if (job.first) {
-      float of_d[2][8] = {};
-      sums_of_d(views, slopes, mean, rstd, p, of_d);
-      means.write(of_d, t, job, m, p, s);
-      return;
-    }
-    wait_until_open(t.done(true, job.unit), t.jobs);
-    float mean_d[8] = {}, mean_dx[8] = {}, sums[3][8] = {};
-    means.read(0, m, p, mean_d);
-    means.read(1, m, p, mean_dx);
-    gradients<true>(a, views, slopes, mean, rstd, mean_d, mean_dx, m, p, sums);
-    if (L == Logits::none || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) return;
-    constexpr int kKinds = kinds_for(L) > 0 ? kinds_for(L) : 1;
-    // Made anew: the registers were for the loop.
-    const auto parts_of = [&](unsigned unit) { return ChunkArray<kKinds>(chunks, m, unit); };
-#pragma unroll
-    for (int i = 0; i < kKinds; ++i)
-      add_lanes(sums[i], m, s, [&](unsigned c, float sum) {
-        const Job again(t, tickets.now());
-        parts_of(again.unit).at(again.part, i)[c] = sum;
-      });
-    const unsigned unit = Job(t, tickets.now()).unit;
-    if (!is_last(t.done(false, unit), t.jobs)) return;
-    const ChunkArray<kKinds> parts = parts_of(unit);
-    const unsigned first = unit % m.tiles * m.width();
-    merge<kKinds>(
-        m, s,
-        [&](float (&v)[kKinds], unsigned c, unsigned i) {
-#pragma unroll
-          for (int k = 0; k < kKinds; ++k) v[k] += __ldcg(parts.at(i, k) + c);
-        },
-        [&](unsigned c, const float (&v)[kKinds]) {
-          if (first + c >= m.channels) return;
-          const int64_t at = int64_t(unit / m.tiles) * m.channels + first + c;
-#pragma unroll
-          for (int k = 0; k < kKinds; ++k)
-            if (target_of(a, k) != nullptr) static_cast<float*>(target_of(a, k))[at] = v[k];
-        });
-  });
+  const ThreadWork p(m);
+  const Normal of(a, m, p);
+  float of_d[2][8] = {};
+  sums_of_d(Views<D, L>(a, p), Slopes<D, L>(a.logits, a.p1, a.p2, p), of.mean, of.rstd, p, of_d);
+  write_sums(of_d, m, p, s, means);
+}
+template <Dtype D, Logits L>
+__global__ void __launch_bounds__(most_for(L), 1)
+    second_sweep(const __grid_constant__ Adapt a, const __grid_constant__ Tiling m, float* means, float* partial) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m, true);
+  const Views<D, L> views(a, p);
+  const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
+  const Normal of(a, m, p);
+  float mean_d[8], mean_dx[8], sums[3][8] = {};
+  tell_sums(means, m, p, s, mean_d, mean_dx);
+  gradients(a, views, slopes, of.mean, of.rstd, mean_d, mean_dx, m, p, sums);
+  write_parameters<L>(a, sums, m, ThreadWork(m, true), s, partial);
 }
 
-template <Dtype D>
-auto whole_for(Logits logits) {
-  return with_logits(logits, [](auto kind) { return whole<D, decltype(kind)::value>; });
-}
-template <Dtype D>
-auto turns_for(Logits logits) {
-  return with_logits(logits, [](auto kind) { return in_turns<D, decltype(kind)::value>; });
-}
-
-bool is_whole(const Adapt& a) {
-  return a.planes.extent.pixels() <= kWholePixels;
-}
-Tiling turns_tiling(const Adapt& a, const Launch& l) {
-  return turn_tiling(a.planes.extent, size_of(a.x.dtype) * (kind_of(a.logits) == Logits::whole ? 4 : 3), l);
+Tiling tiling_for(const Adapt& a, const Launch& l) {
+  const Extent& e = a.planes.extent;
+  return e.pixels() <= kWholePixels ? whole_planes(e, l, most_for(kind_of(a.logits))) : chunked(e, l);
 }
 
 }  // namespace
 
 int64_t adapt_backward_workspace(const Adapt& a, const Launch& l) {
-  if (is_whole(a)) return 0;
-  const Tiling m = turns_tiling(a, l);
-  return counters_of(m) + sums_of(m, a.planes.extent) + kinds_for(kind_of(a.logits)) * m.blocks * m.width();
+  const Tiling m = tiling_for(a, l);
+  return m.chunks > 1 ? 5 * a.planes.extent.n * a.planes.extent.c * m.chunks : 0;
 }
 
 void adapt_backward(const Adapt& a, void* workspace, const Launch& l) {
-  const Extent& e = a.planes.extent;
-  const Logits logits = kind_of(a.logits);
-  Tiling m = is_whole(a) ? whole_planes(e, l, most_for(logits)) : turns_tiling(a, l);
+  Tiling m = tiling_for(a, l);
   m.joins = a.residual == Residual::activated ? 1.0f : 0.0f;
   m.to_x = a.grad_to_x ? 1.0f : 0.0f;
-  if (is_whole(a))
-    return run(with_dtype(a.x.dtype, [&](auto d) { return whole_for<decltype(d)::value>(logits); }), m, shared_of(m), l,
-               a, m);
-  const TurnSums means = turn_sums(m, e, workspace);
-  run_turns(with_dtype(a.x.dtype, [&](auto d) { return turns_for<decltype(d)::value>(logits); }), m,
-            resident_for(a.x.dtype, logits), shared_of(m), workspace, l, a, m, means, means.totals + sums_of(m, e));
+  const int64_t planes = a.planes.extent.n * a.planes.extent.c;
+  float *const means = static_cast<float*>(workspace), *const partial = means + 2 * planes * m.chunks;
+  with_dtype(a.x.dtype, [&](auto d) {
+    with_logits(kind_of(a.logits), [&](auto kind) {
+      constexpr Dtype D = decltype(d)::value;
+      constexpr Logits L = decltype(kind)::value;
+      if (m.chunks == 1) return run(whole<D, L>, m, shared_of(m), l, a, m);
+      run(first_sweep<D, L>, m, shared_of(m), l, a, m, means);
+      run(second_sweep<D, L>, m, shared_of(m), l, a, m, means, partial);
+    });
+  });
+  if (m.chunks == 1 || (a.dp1 == nullptr && a.dp2 == nullptr && a.dlogits_sum == nullptr)) return;
+  add_chunks({partial, {a.dp1, a.dp2, a.dlogits_sum}, planes, int(m.chunks), false}, l);
 }
 
 }  // namespace nhwc

@@ -34,8 +34,8 @@ HIDA_DEVICE Moments moments(const View<D>& x, const ThreadWork& p, float before)
   return own;
 }
 
-// y of the block's pixels. Past: the caches, which are for other images.
-template <bool Past, Dtype D>
+// y of the block's pixels.
+template <Dtype D>
 HIDA_DEVICE void apply(const LeakyNorm& a, const View<D>& x, const ThreadWork& p, float before, float after,
                        float (&mean)[8], const float (&rest)[8], const float (&rstd)[8]) {
   // Where the result has 16 bits, one float has enough of the mean.
@@ -63,43 +63,49 @@ HIDA_DEVICE void apply(const LeakyNorm& a, const View<D>& x, const ThreadWork& p
         const float normalised = off * rstd[k];
         v[k] = leaky(normalised, normalised, after);
       }
-      y.write(at[u], v, Past);
+      y.write(at[u], v);
     }
   }
 }
 
+// Planes of few pixels: a block has some channels of one as a whole.
 template <Dtype D>
 __global__ void __launch_bounds__(kNormThreads, kResident)
-    whole(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after) {
+    whole(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
+          const __grid_constant__ Statistics to) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
   const ThreadWork p(m);
   const View<D> x(a.x, p);
   Moments own = moments(x, p, before);
-  const PlaneStatistics to{static_cast<float*>(a.mean), static_cast<float*>(a.rstd), a.eps};
+  to.find(own, m, p, s);
   float mean[8], rest[8], rstd[8];
-  to.find(own, m, p, s, mean, rest, rstd);
-  apply<false>(a, x, p, before, after, mean, rest, rstd);
+  to.tell(m, p, s, mean, rest, rstd);
+  apply(a, x, p, before, after, mean, rest, rstd);
 }
 
+// Planes of more, in chunks.
 template <Dtype D>
-__global__ void __launch_bounds__(kTurnThreads, kResident)
-    in_turns(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
-             const __grid_constant__ TurnStatistics statistics, const __grid_constant__ Turns t) {
+__global__ void __launch_bounds__(kNormThreads, kResident)
+    first_sweep(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before,
+                const __grid_constant__ Statistics to) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
-    const View<D> x(a.x, p);
-    if (job.first) {
-      Moments own = moments(x, p, before);
-      statistics.write(own, t, job, m, p, s);
-    } else {
-      wait_until_open(t.done(true, job.unit), t.jobs);
-      float mean[8] = {}, rest[8] = {}, rstd[8] = {};
-      statistics.template read<D == Dtype::f32>(m, p, mean, rest, rstd);
-      apply<true>(a, x, p, before, after, mean, rest, rstd);
-    }
-  });
+  const ThreadWork p(m);
+  Moments own = moments(View<D>(a.x, p), p, before);
+  to.write_chunk(own, m, p, s);
+}
+template <Dtype D>
+__global__ void __launch_bounds__(kNormThreads, kResident)
+    second_sweep(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
+                 const __grid_constant__ Statistics of) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m, true);
+  of.find_of_chunks(m, p, s);
+  float mean[8], rest[8], rstd[8];
+  of.tell(m, p, s, mean, rest, rstd);
+  apply(a, View<D>(a.x, p), p, before, after, mean, rest, rstd);
 }
 
 }  // namespace
@@ -113,20 +119,20 @@ bool leaky_norm_takes(const Image& image, const Extent& e) {
 }
 
 int64_t leaky_norm_workspace(const LeakyNorm& a, const Launch& l) {
-  if (nhwc::is_whole(a)) return 0;
-  const nhwc::Tiling m = nhwc::tiling_for(a, 1, l);
-  return nhwc::counters_of(m) + nhwc::statistics_of(m, a.extent);
+  return nhwc::statistics_of(nhwc::tiling_for(a, l), a.extent);
 }
 
 void leaky_norm(const LeakyNorm& a, void* workspace, const Launch& l) {
   using namespace nhwc;
-  const Tiling m = tiling_for(a, 1, l);
+  const Tiling m = tiling_for(a, l);
   const float before = float(a.before), after = float(a.after);
-  if (is_whole(a))
-    return run(with_dtype(a.x.dtype, [](auto d) { return whole<decltype(d)::value>; }), m, shared_of(m), l, a, m,
-               before, after);
-  run_turns(with_dtype(a.x.dtype, [](auto d) { return in_turns<decltype(d)::value>; }), m, kResident, shared_of(m),
-            workspace, l, a, m, before, after, turn_statistics(m, a.extent, a.mean, a.rstd, a.eps, workspace));
+  const Statistics to(a.mean, a.rstd, a.eps, workspace);
+  with_dtype(a.x.dtype, [&](auto d) {
+    constexpr Dtype D = decltype(d)::value;
+    if (m.chunks == 1) return run(whole<D>, m, shared_of(m), l, a, m, before, after, to);
+    run(first_sweep<D>, m, shared_of(m), l, a, m, before, to);
+    run(second_sweep<D>, m, shared_of(m), l, a, m, before, after, to);
+  });
 }
 
 }  // namespace cuda

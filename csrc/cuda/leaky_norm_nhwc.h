@@ -3,8 +3,8 @@
 //   d = grad·l₂'(x̂);  df = (d − mean(d) − x̂·mean(d·x̂))/√(var + eps);  dx = df·l₁'(x)
 // What is read is read twice, and by two paths:
 //   up to 2048 pixels   a block has some channels of a plane as a whole, and reads again from the first-level cache.
-//   more                the images in turns (turns.h), so that the second sweep reads from the second-level cache.
-// Always the same order, no atomics in a result.
+//   more                two kernels, the second backwards, so that it begins with what the second-level cache still has.
+// Always the same order, no atomics.
 #pragma once
 
 #include "moments.h"
@@ -26,12 +26,8 @@ HIDA_DEVICE float leaky(float x, float value, float slope) {
 
 // ---- on the host ------------------------------------------------------------------------------------------------
 
-inline bool is_whole(const LeakyNorm& a) {
-  return a.extent.pixels() <= kNormPixels;
-}
-// tensors: that are read.
-inline Tiling tiling_for(const LeakyNorm& a, int64_t tensors, const Launch& l) {
-  return is_whole(a) ? whole_planes(a.extent, l, kNormThreads) : turn_tiling(a.extent, tensors * size_of(a.x.dtype), l);
+inline Tiling tiling_for(const LeakyNorm& a, const Launch& l) {
+  return a.extent.pixels() <= kNormPixels ? whole_planes(a.extent, l, kNormThreads) : chunked(a.extent, l);
 }
 
 }  // namespace nhwc

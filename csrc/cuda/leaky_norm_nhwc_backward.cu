@@ -62,8 +62,8 @@ HIDA_DEVICE void sums_of_d(const View<D>& x, const View<D>& grad, const ThreadWo
   }
 }
 
-// dx of the block's pixels, from the two sums. Past: the caches, which are for other images.
-template <bool Past, Dtype D>
+// dx of the block's pixels, from the two sums.
+template <Dtype D>
 HIDA_DEVICE void gradients(const LeakyNorm& a, const View<D>& x, const View<D>& grad, const Tiling& m,
                            const ThreadWork& p, float before, float after, const float (&mean)[8], float (&mean_d)[8],
                            float (&mean_dx)[8]) {
@@ -91,11 +91,12 @@ HIDA_DEVICE void gradients(const LeakyNorm& a, const View<D>& x, const View<D>& 
         const float df = normalise_gradient(of.d[k], of.off[k] * rstd[k], mean_d[k], mean_dx[k], rstd[k]);
         v[k] = leaky(v[k], df, before);
       }
-      dx.write(at[u], v, Past);
+      dx.write(at[u], v);
     }
   }
 }
 
+// Planes of few pixels: a block has some channels of one as a whole.
 template <Dtype D>
 __global__ void __launch_bounds__(kNormThreads, kResident)
     whole(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after) {
@@ -107,51 +108,54 @@ __global__ void __launch_bounds__(kNormThreads, kResident)
   if (p.valid) read_eight(a.mean, m, p, mean);
   sums_of_d(x, grad, p, before, after, mean, sums);
   tell_sums(sums, m, p, s, mean_d, mean_dx);
-  gradients<false>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
+  gradients(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
 }
 
+// Planes of more, in chunks. means: (N, chunks, 2, C).
 template <Dtype D>
-__global__ void __launch_bounds__(kTurnThreads, kResident)
-    in_turns(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
-             const __grid_constant__ TurnSums means, const __grid_constant__ Turns t) {
+__global__ void __launch_bounds__(kNormThreads, kResident)
+    first_sweep(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
+                float* means) {
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
-  do_jobs(t, m, [&](const Job& job, const ThreadWork& p, const Tickets&) {
-    const View<D> x(a.x, p), grad(a.grad, p);
-    float mean[8] = {};
-    if (p.valid) read_eight(a.mean, m, p, mean);
-    if (job.first) {
-      float sums[2][8] = {};
-      sums_of_d(x, grad, p, before, after, mean, sums);
-      means.write(sums, t, job, m, p, s);
-    } else {
-      wait_until_open(t.done(true, job.unit), t.jobs);
-      float mean_d[8] = {}, mean_dx[8] = {};
-      means.read(0, m, p, mean_d);
-      means.read(1, m, p, mean_dx);
-      gradients<true>(a, x, grad, m, p, before, after, mean, mean_d, mean_dx);
-    }
-  });
+  const ThreadWork p(m);
+  float mean[8] = {}, sums[2][8] = {};
+  if (p.valid) read_eight(a.mean, m, p, mean);
+  sums_of_d(View<D>(a.x, p), View<D>(a.grad, p), p, before, after, mean, sums);
+  write_sums(sums, m, p, s, means);
+}
+template <Dtype D>
+__global__ void __launch_bounds__(kNormThreads, kResident)
+    second_sweep(const __grid_constant__ LeakyNorm a, const __grid_constant__ Tiling m, float before, float after,
+                 float* means) {
+  HIDA_DYNAMIC_SHARED(float, memory);
+  const Shared s(memory, m);
+  const ThreadWork p(m, true);
+  float mean[8] = {}, mean_d[8], mean_dx[8];
+  if (p.valid) read_eight(a.mean, m, p, mean);
+  tell_sums(means, m, p, s, mean_d, mean_dx);
+  gradients(a, View<D>(a.x, p), View<D>(a.grad, p), m, p, before, after, mean, mean_d, mean_dx);
 }
 
 }  // namespace
 }  // namespace nhwc
 
 int64_t leaky_norm_backward_workspace(const LeakyNorm& a, const Launch& l) {
-  if (nhwc::is_whole(a)) return 0;
-  const nhwc::Tiling m = nhwc::tiling_for(a, 2, l);
-  return nhwc::counters_of(m) + nhwc::sums_of(m, a.extent);
+  const nhwc::Tiling m = nhwc::tiling_for(a, l);
+  return m.chunks > 1 ? 2 * a.extent.n * a.extent.c * m.chunks : 0;
 }
 
 void leaky_norm_backward(const LeakyNorm& a, void* workspace, const Launch& l) {
   using namespace nhwc;
-  const Tiling m = tiling_for(a, 2, l);
+  const Tiling m = tiling_for(a, l);
   const float before = float(a.before), after = float(a.after);
-  if (is_whole(a))
-    return run(with_dtype(a.x.dtype, [](auto d) { return whole<decltype(d)::value>; }), m, shared_of(m), l, a, m,
-               before, after);
-  run_turns(with_dtype(a.x.dtype, [](auto d) { return in_turns<decltype(d)::value>; }), m, kResident, shared_of(m),
-            workspace, l, a, m, before, after, turn_sums(m, a.extent, workspace));
+  float* const means = static_cast<float*>(workspace);
+  with_dtype(a.x.dtype, [&](auto d) {
+    constexpr Dtype D = decltype(d)::value;
+    if (m.chunks == 1) return run(whole<D>, m, shared_of(m), l, a, m, before, after);
+    run(first_sweep<D>, m, shared_of(m), l, a, m, before, after, means);
+    run(second_sweep<D>, m, shared_of(m), l, a, m, before, after, means);
+  });
 }
 
 }  // namespace cuda

@@ -46,12 +46,13 @@ struct ThreadWork {
   unsigned first, end, lanes;  // pixels: first, first + lanes, …, below end
   bool valid;                  // the last tile may have fewer channels: its threads without any have no pixels either
 
-  HIDA_DEVICE explicit ThreadWork(const Tiling& m)
-      : ThreadWork(m, blockIdx.x / m.tiles / m.chunks, blockIdx.x % m.tiles, blockIdx.x / m.tiles % m.chunks) {}
-  HIDA_DEVICE ThreadWork(const Tiling& m, unsigned image, unsigned column, unsigned chunk)
-      : n(image), tile(column * m.width()), part(chunk), lanes(m.lanes) {
-    const unsigned group = threadIdx.x % m.groups;
-    at = 8 * group;
+  // backwards: the last blocks first, which read what the kernel before left in the second-level cache.
+  HIDA_DEVICE explicit ThreadWork(const Tiling& m, bool backwards = false) : lanes(m.lanes) {
+    const unsigned block = backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x, row = block / m.tiles;
+    n = row / m.chunks;
+    part = row % m.chunks;
+    tile = block % m.tiles * m.width();
+    at = 8 * (threadIdx.x % m.groups);
     channel = tile + at;
     valid = channel < m.channels;
     const unsigned begin = part * m.chunk, stop = begin + m.chunk < m.pixels ? begin + m.chunk : m.pixels;
@@ -79,15 +80,6 @@ HIDA_DEVICE void load(const void* from, bool last, Eight<Dtype::f32>& eight) {
   eight.high = load(static_cast<const uint4*>(from) + 1, last);
 }
 
-template <Dtype D>
-HIDA_DEVICE void stream(const Eight<D>& eight, void* to) {
-  __stcs(static_cast<uint4*>(to), eight.words);
-}
-HIDA_DEVICE void stream(const Eight<Dtype::f32>& eight, void* to) {
-  __stcs(static_cast<uint4*>(to), eight.low);
-  __stcs(static_cast<uint4*>(to) + 1, eight.high);
-}
-
 // A tensor as a thread goes through it: where its tile of the image begins, the same for the whole block, and 32 bits
 // of offset.
 template <Dtype D>
@@ -110,14 +102,8 @@ struct View {
     load(base + (pixel * step + own), true, eight);
     return eight;
   }
-  // past: what caches keep.
-  HIDA_DEVICE void write(unsigned pixel, const float (&v)[8], bool past = false) const {
-    const Eight<D> eight = Eight<D>::narrowed(v);
-    char* const to = base + (pixel * step + own);
-    if (past)
-      stream(eight, to);
-    else
-      eight.store(to);
+  HIDA_DEVICE void write(unsigned pixel, const float (&v)[8]) const {
+    Eight<D>::narrowed(v).store(base + (pixel * step + own));
   }
   // Has the second-level cache fetch it.
   HIDA_DEVICE void prefetch(unsigned pixel) const { cuda::prefetch(base + (pixel * step + own)); }
@@ -142,13 +128,6 @@ HIDA_DEVICE void read_eight(const Image& image, const ThreadWork& p, float (&v)[
 // Of an array (N, C).
 HIDA_DEVICE void read_eight(const void* array, const Tiling& m, const ThreadWork& p, float (&v)[8]) {
   Eight<Dtype::f32>(array, int64_t(p.n) * m.channels + p.channel).unpack(v);
-}
-// The same, which other blocks have written during this launch.
-HIDA_DEVICE void read_shared_eight(const float* array, const Tiling& m, const ThreadWork& p, float (&v)[8]) {
-  const float4* from = reinterpret_cast<const float4*>(array + int64_t(p.n) * m.channels + p.channel);
-  const float4 low = __ldcg(from), high = __ldcg(from + 1);
-  v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-  v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
 // exp where the result has 16 bits: e^x to a relative error of 6e-8·(1 + |x|).
@@ -252,12 +231,73 @@ HIDA_DEVICE void add_lanes(const float (&v)[8], const Tiling& m, const Shared& s
   }
 }
 
+// Where a number of each channel of the block's tile is, of a chunk of its image: in (N, chunks, Kinds, C).
+template <int Kinds>
+HIDA_DEVICE float* of_chunk(float* all, const Tiling& m, const ThreadWork& p, unsigned part, int kind) {
+  return all + ((size_t(p.n) * m.chunks + part) * Kinds + kind) * m.channels + p.tile;
+}
+
+// Merges what the chunks of an image have of the block's tile: add(sums, channel of the tile, chunk) for a part of the
+// chunks in each thread, then take(channel of the tile, sums) in one thread for each channel. Every thread of the block
+// has to come.
+template <int N, class Add, class Take>
+HIDA_DEVICE void merge_chunks(const Tiling& m, const ThreadWork& p, const Shared& s, Add add, Take take) {
+  const unsigned t = threadIdx.x, threads = m.threads(), width = m.width();
+  const unsigned parts = threads < 2 * width ? 1 : threads / width;
+  for (unsigned job = t; job < width * parts; job += threads) {
+    const unsigned c = job % width;
+    float sums[N] = {};
+    if (p.tile + c < m.channels) {
+#pragma unroll 4
+      for (unsigned i = job / width; i < m.chunks; i += parts) add(sums, c, i);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) s.lanes[k * width * parts + job] = sums[k];
+  }
+  __syncthreads();
+  for (unsigned c = t; c < width; c += threads) {
+    float sums[N] = {};
+    for (unsigned i = 0; i < parts; ++i) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) sums[k] += s.lanes[(k * parts + i) * width + c];
+    }
+    take(c, sums);
+  }
+}
+
 // Two sums of a block that has planes as a whole, told to all of its threads.
 HIDA_DEVICE void tell_sums(const float (&own)[2][8], const Tiling& m, const ThreadWork& p, const Shared& s,
                            float (&one)[8], float (&two)[8]) {
 #pragma unroll
   for (unsigned i = 0; i < 2; ++i)
     add_lanes(own[i], m, s, [&](unsigned c, float sum) { s.table[i * m.width() + c] = sum; });
+  __syncthreads();
+  s.tell(0, m, p, one);
+  s.tell(1, m, p, two);
+}
+
+// The same of planes in chunks: of the block's chunk; later, of all chunks, told to the threads of any of them. chunks:
+// (N, chunks, 2, C).
+HIDA_DEVICE void write_sums(const float (&own)[2][8], const Tiling& m, const ThreadWork& p, const Shared& s,
+                            float* chunks) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    add_lanes(own[i], m, s, [&](unsigned c, float sum) {
+      if (p.tile + c < m.channels) of_chunk<2>(chunks, m, p, p.part, i)[c] = sum;
+    });
+}
+HIDA_DEVICE void tell_sums(float* chunks, const Tiling& m, const ThreadWork& p, const Shared& s, float (&one)[8],
+                           float (&two)[8]) {
+  merge_chunks<2>(
+      m, p, s,
+      [&](float (&sums)[2], unsigned c, unsigned i) {
+        sums[0] += of_chunk<2>(chunks, m, p, i, 0)[c];
+        sums[1] += of_chunk<2>(chunks, m, p, i, 1)[c];
+      },
+      [&](unsigned c, const float (&sums)[2]) {
+        s.table[c] = sums[0];
+        s.table[m.width() + c] = sums[1];
+      });
   __syncthreads();
   s.tell(0, m, p, one);
   s.tell(1, m, p, two);

@@ -79,8 +79,8 @@ def test_of_ways_with_as_many_loads_the_shortest_is_counted():
     [
         ("ida_nhwc whole<bf16, whole>", 2, 1),
         ("ida_nhwc whole<bf16, none>", 1, 1),
-        ("ida_nhwc_backward in_turns<f16, whole>", 4, 3),
-        ("ida_nhwc_backward in_turns<f32, none>", 6, 4),
+        ("ida_nhwc_backward first_sweep<f16, whole>", 4, 3),
+        ("ida_nhwc_backward second_sweep<f32, none>", 6, 4),
         ("info_acon_nhwc backward<bf16, plane>", 2, 1),
         ("info_acon_nchw backward<bf16, whole, 1>", 3, 2),
         ("leaky_norm_nhwc backward<bf16>", 2, 1),
@@ -246,6 +246,6 @@ def test_of_the_kernels_that_were_built_known_ones_miss_a_goal_by_what_is_read_b
     assert sorted(printed) == sorted(one["loads"] for one in kernels)
     missed = {line.split(":")[0] for line in sass.misses(kernels)}
     assert {re.sub(r"<(bf16|f16), (none|plane)>", "", name) for name in missed} <= {
-        "ida_nhwc_backward in_turns",
+        "ida_nhwc_backward second_sweep",
         "ida_nhwc_backward whole",
     }

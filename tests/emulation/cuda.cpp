@@ -46,6 +46,7 @@ struct Block {
 Thread* current = nullptr;
 Chip chip;
 int usual;
+Rough rough;
 
 namespace {
 
@@ -319,6 +320,10 @@ void run(const void* kernel, dim3 grid, dim3 block, size_t shared, unsigned clus
 
 HIDA_EXPORT void hida_emulation_chip(int capability, int multiprocessors, int shared, int order) {
   emulation::chip = {capability, multiprocessors, shared, order};
+}
+
+HIDA_EXPORT void hida_emulation_rough(int how) {
+  emulation::rough = emulation::Rough(how);
 }
 
 // Of them, those of kernels for usual cases.

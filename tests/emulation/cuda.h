@@ -128,9 +128,21 @@ T shuffle(unsigned mask, const T& value, int source, int line) {
   return shown[source];
 }
 
-// What a chip's approximate instructions give: numbers below the normal ones are 0.
-inline float flushed(float x) {
-  return std::fabs(x) < std::numeric_limits<float>::min() ? 0.0f : x;
+// How the chip's approximate instructions err: not at all; as if by chance; all results too large, or too small.
+enum class Rough { exact, chance, above, below };
+extern Rough rough;
+
+// What such an instruction gives: numbers below the normal ones are 0, others wrong by up to so many times 2⁻²³ of
+// themselves, always by the same.
+inline float approximate(float x, int units) {
+  if (std::fabs(x) < std::numeric_limits<float>::min()) return 0.0f;
+  if (rough == Rough::exact || !std::isfinite(x)) return x;
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = (bits ^ bits >> 16) * 0x7feb352du;
+  bits = (bits ^ bits >> 15) * 0x846ca68bu;
+  const float share = rough == Rough::above ? 1.0f : rough == Rough::below ? -1.0f : float(bits >> 8) * 0x1p-23f - 1.0f;
+  return x + x * (float(units) * share * 0x1p-23f);
 }
 
 }  // namespace emulation
@@ -226,10 +238,6 @@ inline void __threadfence_block() {}
 
 template <class T>
 T __ldg(const T* from) {
-  return *from;
-}
-template <class T>
-T __ldcg(const T* from) {
   return *from;
 }
 template <class T>

@@ -83,10 +83,17 @@ def check(backend, name, given, **options):
     plain = None if wide else exact_outcome(call, given, torch.float32)
     terms = float((exact[1] * given[0].double()).abs().sum())
     limits = [backend.limit("adaptation", t.dtype, wide) for t in found]
+    if backend.kind == "cuda" and given[0].dtype == torch.float32 and not wide and given[0].shape[2:].numel() <= 64:
+        # A norm over a few pixels that are nearly alike makes much of what is little: thrice what it makes of errors as
+        # the chip's own exp2 and 1/x have them.
+        with oracle.chips_own():
+            own = exact_outcome(call, given)
+        limits = [max(limit, 3 * relative_error(a, b)) for limit, a, b in zip(limits, own, exact, strict=True)]
     more = [0.0] * len(found)
     for i, t in enumerate(exact):
         if t.shape != given[0].shape:
-            more[i] = limits[i] * backend.sums(terms / float(t.norm().clamp_min(1e-30)))
+            limit = backend.limit("adaptation", found[i].dtype, wide)
+            more[i] = limit * backend.sums(terms / float(t.norm().clamp_min(1e-30)))
     assert_near(found, exact, limits, plain, more)
     return found
 

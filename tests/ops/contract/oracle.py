@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 EPS = 1e-5
+logistic = torch.sigmoid
+
+
+@contextlib.contextmanager
+def chips_own() -> Iterator[None]:
+    """Let the logistic function err as 1/(1 + 2^x) of a GPU's own instructions may (PTX ISA: ex2.approx, rcp.approx).
+
+    2^x is wrong by 2⁻²² of itself, 1/x by 2⁻²³: together by 2⁻²²·(1 − σ) + 2⁻²³ of σ at most, here by a random share.
+    """
+    global logistic
+    generators = {}
+
+    def wrong(z: Tensor) -> Tensor:
+        generator = generators.setdefault(z.device, torch.Generator(z.device).manual_seed(1))
+        share = 2 * torch.rand(z.shape, dtype=z.dtype, device=z.device, generator=generator) - 1
+        exact = torch.sigmoid(z)
+        return exact * (1 + share * (2**-22 * (1 - exact) + 2**-23))
+
+    logistic = wrong
+    try:
+        yield
+    finally:
+        logistic = torch.sigmoid
 
 
 def info_acon(x, logits, p1, p2) -> Tensor:
-    return (p1 - p2) * x * torch.sigmoid(torch.sigmoid(logits) * (p1 - p2) * x) + p2 * x
+    return (p1 - p2) * x * logistic(logistic(logits) * (p1 - p2) * x) + p2 * x
 
 
 def instance_norm_modulate(x, gamma, beta, residual=None, eps=EPS) -> Tensor:

@@ -37,6 +37,7 @@ def run_command(
     """
     _require_streams()
     make_printable()
+    _wait_asleep()
     warnings.formatwarning = _formatted
     try:
         return _flushed(_run(main, argv, name), name)
@@ -90,6 +91,17 @@ def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | Non
         _tell(f"{name}: {stop}")
         return 128 + stop.number
     return 0
+
+
+def _wait_asleep() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user has said how they wait.
+
+    OpenMP's own way is to spin, for milliseconds: where another program has one of the cores, the thread that it holds
+    up is waited for by burning what is left of them. OpenMP reads this when torch is loaded, and whoever imports hida
+    into a program of their own decides for it.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _require_streams() -> None:

@@ -25,7 +25,7 @@ from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfi
 from hida.documents import parse_json
 from hida.errors import HidaError, first_line, label, shown
 from hida.files import atomic_path, require_file_place
-from hida.models import build_generator
+from hida.models.build import outline
 from hida.models.discriminator import Discriminator
 from hida.models.generator import Generator
 from hida.weights.foreign import check_header
@@ -146,10 +146,12 @@ def load_generator(path: str | os.PathLike[str]) -> tuple[Generator, Config]:
     """
     checkpoint = load_weights(path, ("ema.", "generator."))
     tensors = generator_tensors(checkpoint)
-    # Before any memory is taken for a network that the file does not hold.
-    require_fit(tensors, network_shapes(checkpoint.config.generator), checkpoint.path)
-    generator = build_generator(checkpoint.config)
-    fill_module(generator, tensors, checkpoint.path)
+    # No memory is taken for a network that the file does not hold, and none for weights that the file's replace.
+    generator = outline(Generator, checkpoint.config.generator)
+    require_fit(tensors, shapes_of(generator), checkpoint.path)
+    # Copies, since the file's tensors may be a view of it, at any address.
+    own = {name: value.to(torch.float32, copy=True) for name, value in tensors.items()}
+    generator.load_state_dict(own, assign=True)
     return generator.eval(), checkpoint.config
 
 
@@ -196,15 +198,20 @@ def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path)
     Raises:
         CheckpointError: as :func:`require_fit`.
     """
-    require_fit(tensors, {name: tuple(own.shape) for name, own in module.state_dict().items()}, path)
+    require_fit(tensors, shapes_of(module), path)
     module.load_state_dict(tensors)
 
 
 def network_shapes(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of a network's tensors, without the memory for it."""
-    with torch.device("meta"):
-        network = Generator(config) if isinstance(config, GeneratorConfig) else Discriminator(config)
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if isinstance(config, GeneratorConfig):
+        return shapes_of(outline(Generator, config))
+    return shapes_of(outline(Discriminator, config))
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a module's tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def require_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:

@@ -45,6 +45,28 @@ def test_every_end_has_its_status_and_one_line_at_most(error, status, said, caps
     assert ending(error, capsys) == (status, said)
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"KMP_BLOCKTIME": "0"}, {"KMP_BLOCKTIME": "0"}),
+    ],
+)
+def test_threads_wait_asleep_unless_the_user_has_said_how(monkeypatch, given, found):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    seen = []
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setenv(name, "")  # so that it is as before afterwards
+            patch.delenv(name)
+        for name, value in given.items():
+            patch.setenv(name, value)
+        run_command(lambda argv: seen.append({name: os.environ[name] for name in names if name in os.environ}), [])
+    assert seen == [found]
+
+
 def test_the_arguments_arrive():
     seen = []
     run_command(seen.append, ["--a", "1"])

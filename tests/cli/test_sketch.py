@@ -2,12 +2,15 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from faces import Cone, Model
 from PIL import Image
+from runs import PROCESS
 
 from hida import depth
 from hida.cli.run import run_command
@@ -216,3 +219,27 @@ def test_a_photo_is_never_overwritten(folder, capsys):
     assert run("photos/a.png", "photos/a_style1.png", "--style", 1, "--out", "photos") == 2
     assert "is one of the photos" in capsys.readouterr().err
     assert Image.open(folder / "photos" / "a_style1.png").size == (40, 40)
+
+
+@pytest.mark.slow
+def test_a_process_that_draws_loads_no_compiler_and_its_threads_wait_asleep(folder):
+    """What torch's compiler takes is a second and 150 MB; OpenMP itself says how its threads wait."""
+    code = (
+        "import sys\n"
+        "from hida.cli.main import entry\n"
+        "assert entry() == 0\n"
+        "heavy = 'torch._dynamo torch._inductor triton sympy mpmath scipy lpips matplotlib tensorboard rich'.split()\n"
+        "sys.exit(' '.join(name for name in heavy if name in sys.modules) or 0)\n"
+    )
+    words = ["sketch", "photos/a.png", "--depth", "builtin", "--frame", "whole", "--weights", "tiny.safetensors"]
+    environment = {name: value for name, value in PROCESS.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**environment, "OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a_style3.png" in done.stdout
+    assert "OMP_WAIT_POLICY" not in done.stderr or "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig
-from hida.models import build_generator
-from hida.weights import checkpoint
+from hida.models import Generator, build_generator
 from hida.weights.checkpoint import (
     CHECKPOINT,
     WEIGHTS,
@@ -199,15 +198,21 @@ def generator_tensors(prefix, seed=0, dtype=torch.float32):
 def test_the_generator_is_rebuilt_averaged_in_float32_and_for_drawing(tmp_path):
     tensors = {**generator_tensors("generator", 1), **generator_tensors("ema", 2, torch.float16)}
     path = write(checkpoint_path(tmp_path, 4), tensors)
+    before = torch.get_rng_state()
     for given in (path, tmp_path):
         generator, config = load_generator(given)
+        assert torch.equal(torch.get_rng_state(), before)  # nothing is drawn that the file replaces
         assert config == CONFIG
         assert not generator.training
         for name, value in generator.state_dict().items():
             assert value.dtype == torch.float32
             assert torch.equal(value, tensors[f"ema.{name}"].float())
+            assert value.untyped_storage().nbytes() == value.nbytes  # its own, and no view of the file
     only = write(tmp_path / "w.safetensors", generator_tensors("generator", 1), kind=WEIGHTS)
-    assert torch.equal(load_generator(only)[0].stem_photo.weight, tensors["generator.stem_photo.weight"])
+    own = load_generator(only)[0].stem_photo.weight
+    assert torch.equal(own, tensors["generator.stem_photo.weight"])
+    assert own.requires_grad
+    assert own.untyped_storage().nbytes() == own.nbytes
 
 
 @pytest.mark.parametrize(
@@ -251,8 +256,8 @@ FALSE = {
     [(field, value) for field, values in FALSE.items() for value in values],
     ids=lambda words: words[:20],
 )
-def test_a_false_configuration_is_refused_before_a_network_is_built(tmp_path, monkeypatch, field, value):
-    monkeypatch.setattr(checkpoint, "build_generator", lambda config: pytest.fail("a network was built"))
+def test_a_false_configuration_is_refused_before_a_network_is_filled(tmp_path, monkeypatch, field, value):
+    monkeypatch.setattr(Generator, "load_state_dict", lambda *_, **__: pytest.fail("a network was filled"))
     config = CONFIG.to_dict()
     *above, last = field.split(".")
     (config[above[0]] if above else config)[last] = "@"

@@ -21,7 +21,7 @@ from hida.data.framing import CROP, centred_batch
 from hida.depth.face import Face
 from hida.depth.maps import depth_from_file
 from hida.device import choose_device
-from hida.drawing.styles import Style, mixture_weights, require_style
+from hida.drawing.styles import Style, count_styles, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, plan, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.io import ImageSource, read_image
@@ -70,7 +70,7 @@ class Sketcher:
     @property
     def styles(self) -> int:
         """The number of styles that these weights can draw; one if the style does not enter the network."""
-        return self.config.generator.styles if self.config.generator.style_map else 1
+        return count_styles(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +86,7 @@ class Sketcher:
         """Draw one photo or several.
 
         Args:
-            photo: a path, a PIL image, an H×W(×3) array, or a list of these.
+            photo: a path, the bytes of a file, a binary file, a PIL image, an H×W(×3) array, or a list of these.
             style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel. A
                 list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the

@@ -17,7 +17,8 @@ import numpy as np
 import tyro
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import for_each, list_photos, name_targets
+from hida.cli.photos import for_each, list_photos, photo_source
+from hida.cli.targets import name_targets
 from hida.depth import load, predict, resolve
 from hida.errors import HidaError
 from hida.files import require_folder_place
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     largest, dtype = 2**command.bits - 1, np.uint8 if command.bits == 8 else np.uint16
 
     def write(photo: Path) -> None:
-        depth = predict(photo, method, model=command.model)
+        depth = predict(photo_source(photo), method, model=command.model)
         write_png(targets[photo][0], np.rint(depth * largest).astype(dtype))
 
     failed = for_each(targets, write, f"depth ({method})")

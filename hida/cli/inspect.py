@@ -20,7 +20,8 @@ import tyro
 from tqdm import tqdm
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, name_targets, require_one_for_map
+from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_one_for_map
+from hida.cli.targets import name_targets
 from hida.errors import HidaError
 from hida.files import atomic_path, require_folder_place
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def draw(photo: Path) -> None:
         features_path, modules_path = targets[photo]
-        given = sketcher.main_view(photo, command.depth, command.frame)
+        given = sketcher.main_view(photo_source(photo), command.depth, command.frame)
         style = torch.tensor([command.style - 1], device=sketcher.device)
         figures = (
             (features_path, features_figure(pyplot, features(sketcher.generator, *given, style))),

@@ -1,24 +1,21 @@
-"""Which photos a command was given, where each one's results go, and the loop over them."""
+"""Which photos a command was given, and the loop over them."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from tqdm import tqdm
 
 from hida.errors import HidaError, printed
-from hida.files import cut
 from hida.images.io import image_files
 
 _SHOWN = 40  # characters of a name before the bar
-_LONGEST = 255  # bytes of a file's name, which file systems take
+STDIN = Path("-")  # among the photos
 Frame = Literal["auto", "portrait", "face", "whole"]
 # As hida.drawing's sketcher, finish and detail name them, which load torch.
 Background = Literal["keep", "white", "transparent"]
@@ -26,17 +23,32 @@ Detail = Literal["coarse", "fine", "auto"]
 
 
 def list_photos(given: Sequence[Path]) -> list[Path]:
-    """Return the photos given by name and those directly in the given folders.
+    """Return the photos given by name and those directly in the given folders; "-" is standard input.
 
     Raises:
-        HidaError: if there is none, or a folder holds none.
+        HidaError: if there is none, or a folder holds none, or standard input is a terminal.
     """
     if not given:
         raise HidaError("no photo was given; give one or more photos, or folders of photos.")
+    if STDIN in given:
+        if getattr(sys.stdin, "buffer", None) is None:
+            raise HidaError("the photo - is read from standard input, which is closed; give a file.")
+        if sys.stdin.isatty():
+            raise HidaError("the photo - is read from standard input, which is the terminal; add < FILE.")
     photos: list[Path] = []
     for path in given:
         photos += _inside(path) if path.is_dir() else [path]
     return photos
+
+
+def photo_source(photo: Path) -> Path | BinaryIO:
+    """Return what a photo is read from."""
+    return sys.stdin.buffer if photo == STDIN else photo
+
+
+def photo_name(photo: Path) -> str:
+    """Return a photo's path for messages."""
+    return "stdin" if photo == STDIN else str(photo)
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -78,34 +90,6 @@ def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
         raise HidaError(f"--depth {depth} is one map for {len(photos)} photos; give the photos one by one.")
 
 
-def name_targets(photos: Sequence[Path], out: Path, suffixes: Sequence[str] = ("",)) -> dict[Path, list[Path]]:
-    """Return for each photo the PNGs to write: ``out/STEM`` and a suffix each; a stem too long for it is cut.
-
-    Raises:
-        HidaError: if two photos would share a file, or a file is itself one of the photos: none is overwritten unasked.
-    """
-    targets: dict[Path, list[Path]] = {}
-    taken: dict[Path, Path] = {}
-    originals = {photo.resolve() for photo in photos}
-    for photo in dict.fromkeys(photos):
-        targets[photo] = [out / _named(photo.stem, f"{suffix}.png") for suffix in suffixes]
-        for target in targets[photo]:
-            if target in taken:
-                raise HidaError(f"{taken[target]} and {photo} would both be written to {target}; do them one by one.")
-            if target.resolve() in originals:
-                raise HidaError(f"{target} is one of the photos; choose another folder with --out.")
-            taken[target] = photo
-    return targets
-
-
-def _named(stem: str, ending: str) -> str:
-    if len(os.fsencode(stem + ending)) <= _LONGEST:
-        return stem + ending
-    # What was cut off still tells names apart.
-    ending = f"-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
-    return cut(stem, _LONGEST - len(os.fsencode(ending))) + ending
-
-
 @contextlib.contextmanager
 def told_warnings() -> Iterator[None]:
     """Write warnings as a line each, above a progress bar if there is one."""
@@ -120,10 +104,33 @@ def tell(text: str) -> None:
     tqdm.write(f"hida: {printed(text)}", file=sys.stderr)
 
 
+class Outcome(NamedTuple):
+    """What became of one photo."""
+
+    value: Any = None
+    warnings: Sequence[str] = ()
+    failure: str | None = None
+
+
+def attempt(work: Callable[[Path], Any], photo: Path) -> Outcome:
+    """Call ``work`` with a photo, and return what it returns, or why it failed."""
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", UserWarning)
+            value = work(photo)
+    except MemoryError:
+        return Outcome(failure="it does not fit in memory; scale it down.")
+    except HidaError as error:
+        # Why it failed is all there is to say of it: its warnings are not told.
+        return Outcome(failure=str(error))
+    return Outcome(value, [str(warning.message) for warning in found])
+
+
 def for_each(
-    targets: Mapping[Path, Sequence[Path]],
-    work: Callable[[Path], None],
+    photos: Collection[Path],
+    work: Callable[[Path], Any] | None = None,
     description: str | None = None,
+    outcomes: Iterator[tuple[Path, Outcome]] | None = None,
     failures: dict[Path, str] | None = None,
 ) -> int:
     """Call ``work`` with every photo under a progress bar; one bad photo among several does not stop the others.
@@ -132,9 +139,10 @@ def for_each(
     several.
 
     Args:
-        targets: the photos with their files, of :func:`name_targets`.
+        photos: those to go through.
         work: reads a photo, and writes its files once they are computed.
         description: what the bar says; if left out, the name of the photo at work.
+        outcomes: instead of ``work``, yields what became of the photos, in any order.
         failures: receives the reason of each photo that failed, if given.
 
     Returns:
@@ -144,31 +152,28 @@ def for_each(
         HidaError: if the only photo failed.
     """
     failed = 0
-    several = len(targets) > 1
-    with tqdm(targets, desc=description, unit="photo", disable=not several) as bar:
-        for photo in bar:
-            if description is None:
-                name = printed(photo.name)
-                bar.set_description(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
+    several = len(photos) > 1
+    with tqdm(total=len(photos), desc=description, unit="photo", disable=not several) as bar:
 
-            def named(text: str, name: str = str(photo)) -> str:
-                return text if name in text else f"{name}: {text}"
+        def one_by_one() -> Iterator[tuple[Path, Outcome]]:
+            for photo in photos:
+                if description is None:
+                    name = printed("stdin" if photo == STDIN else photo.name)
+                    bar.set_description(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
+                assert work is not None
+                yield photo, attempt(work, photo)
 
-            try:
-                with warnings.catch_warnings(record=True) as found:
-                    warnings.simplefilter("always", UserWarning)
-                    work(photo)
-            except (HidaError, MemoryError) as error:
-                # Why it failed is all there is to say of it: its warnings are not told.
-                memory = isinstance(error, MemoryError)
-                reason = named("it does not fit in memory; scale it down." if memory else str(error))
+        for photo, outcome in outcomes or one_by_one():
+            name = photo_name(photo)
+            if outcome.failure is not None:
+                reason = outcome.failure if name in outcome.failure else f"{name}: {outcome.failure}"
                 if not several:
-                    raise HidaError(reason) from None
+                    raise HidaError(reason)
                 tell(reason)
                 failed += 1
                 if failures is not None:
                     failures[photo] = reason
-            else:
-                for text in dict.fromkeys(str(warning.message) for warning in found):
-                    tell(named(text) if several else text)
+            for text in dict.fromkeys(outcome.warnings):
+                tell(text if name in text or not several else f"{name}: {text}")
+            bar.update()
     return failed

@@ -9,8 +9,11 @@
     hida sketch photo.jpg --style-map regions.png
     hida sketch photo.jpg --frame portrait --size 1200
     hida sketch photo.jpg --background white --tone 0.7 --line 1.3
+    hida sketch IMG_0001.HEIC --style 2 --out me.svg
+    hida sketch photos/ --format webp --jobs 2 --skip-existing
+    curl … | hida sketch - --style 1 --out - > me.png
 
-There is one PNG for each photo and style, named after both and of the photo's size; a portrait has its own.
+There is one picture for each photo and style, named after both and of the photo's size; a portrait has its own.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from PIL import Image
 
+from hida.cli.jobs import run_side_by_side
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import (
     Background,
@@ -31,23 +35,20 @@ from hida.cli.photos import (
     Frame,
     for_each,
     list_photos,
-    name_targets,
+    photo_source,
     require_one_for_map,
-    tell,
 )
+from hida.cli.rendering import Rendered, begin, faces_wanted
+from hida.cli.targets import Place, read_place, without_existing
 from hida.errors import HidaError
-from hida.files import require_file_place, require_folder_place
-from hida.images.gallery import Gallery, Pictures, reduce
-from hida.images.io import read_image, write_png
+from hida.files import require_file_place
+from hida.images.gallery import Gallery
+from hida.images.writing import SUFFIXES, Format
 
 if TYPE_CHECKING:
-    from hida.drawing.faces import Faces
-    from hida.drawing.sketcher import Sketcher
-    from hida.drawing.styles import NamedStyle, Style
-
+    from hida.drawing.styles import NamedStyle
 
 PAGE = "gallery.html"
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Command:
     """Draw sketches of photos."""
 
     photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], unset("PHOTO...")]
-    """photos, or folders of photos"""
+    """photos, or folders of photos; - is standard input"""
     style: Annotated[tuple[str, ...], unset("STYLE...")] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Annotated[Path | None, unset("PATH")] = None
@@ -65,8 +66,14 @@ class Command:
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: Annotated[int | None, unset("INT")] = None
     """number of pictures in the sweep; 5 if left out"""
-    out: Path = Path("sketches")
-    """folder to write to"""
+    out: Annotated[str, tyro.conf.arg(metavar="PATH")] = "sketches"
+    """folder to write to; or, with a suffix, the file for a single drawing; - is standard output"""
+    format: Annotated[Format | None, unset("{png,jpeg,webp,svg}")] = None
+    """format of the drawings in a folder; png if left out (sheets and sweeps are never svg)"""
+    skip_existing: bool = False
+    """leave out photos whose files are all there"""
+    jobs: int = 1
+    """number of photos that are drawn side by side, in a process each"""
     weights: str = "small"
     """built-in weights by name, a weights or checkpoint file, or a run's folder"""
     depth: str = "auto"
@@ -103,70 +110,109 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
-    from hida.device import choose_device, tune
-    from hida.drawing.finish import Finish
-    from hida.drawing.sketcher import Sketcher, check_options
-    from hida.drawing.styles import names, parse_style, sweep
+    from hida.drawing.styles import count_styles, names, parse_style, require_style, sweep
 
     command = _photos_apart(command)
     chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
     photos = list_photos(command.photos)
+    if command.jobs < 1:
+        raise HidaError(f"--jobs is {command.jobs}; give 1 or more.")
+    place = read_place(command.out, command.format)
+    _require_sense(command, place, photos)
+    from hida.device import choose_device
+    from hida.weights import generator_path
+    from hida.weights.checkpoint import read_config
+
+    command = replace(command, device=choose_device(command.device))
+    styles = count_styles(read_config(generator_path(command.weights)))
+    if not chosen and command.sweep is None:
+        chosen = list(range(1, styles + 1))
+    between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
+    for style in (*chosen, *between):
+        require_style(style, styles)
+    suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
+    suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
+    maps = [path for path in (command.style_map, Path(command.depth)) if path is not None and path.is_file()]
+    targets = place.targets(photos, suffixes, maps)
+    kinds = [SUFFIXES.get(target.suffix.lower(), place.format) for target in next(iter(targets.values()))]
+    count = len(targets)
+    if command.skip_existing:
+        targets = without_existing(targets)
+        if not targets:
+            print(f"nothing to draw: the files of {_photos(count)} are in {command.out} already")
+            return
+    written: list[Path] = []
+    gallery = Gallery(list(targets)) if command.gallery else None
+    failures: dict[Path, str] = {}
+    load = partial(begin, command, chosen, between, kinds, None if gallery is None else gallery.share)
+
+    def write(photo: Path, rendered: Rendered) -> None:
+        for target, content in zip(targets[photo], rendered.contents, strict=True):
+            place.write(target, content)
+            written.append(target)
+        if gallery is not None and rendered.reduced is not None:
+            gallery.add(photo, rendered.reduced)
+
+    jobs = min(command.jobs, len(targets))
+    if jobs > 1:
+        outcomes = run_side_by_side(list(targets), load, write, jobs)
+        failed = for_each(targets, description="drawing", outcomes=outcomes, failures=failures)
+    else:
+        render = load()
+        failed = for_each(targets, lambda photo: write(photo, render(photo_source(photo))), failures=failures)
+    if place.is_stdout:
+        return
+    if count == 1:
+        print("\n".join(str(target) for target in written))
+    else:
+        there = f", where those of {_photos(count - len(targets))} were already" if len(targets) < count else ""
+        print(f"{len(written)} pictures of {_photos(len(targets) - failed)} in {command.out}{there}")
+    if gallery is not None and failed < len(targets):
+        page = place.path / PAGE
+        gallery.write(page, failures)
+        print(page)
+    if failed:
+        raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
+
+
+def _require_sense(command: Command, place: Place, photos: Sequence[Path]) -> None:
+    """Refuse what has no effect, or cannot be, together."""
+    from hida.drawing.finish import Finish
+    from hida.drawing.sketcher import check_options
+
+    if place.is_stdout and command.skip_existing:
+        raise HidaError("--skip-existing has no effect with --out -; give a file or a folder with --out.")
     require_one_for_map(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
         raise HidaError("--steps has no effect without --sweep; give both or neither.")
-    check_options(command.frame, _faces(command.faces), command.size)
+    check_options(command.frame, faces_wanted(command.faces), command.size, command.detail)
     if command.show_depth and not command.sheet:
         raise HidaError("--show-depth has no effect without --sheet; give both or neither.")
     if command.sheet and command.sweep and not command.style:
         raise HidaError("--sheet shows styles, of which --sweep alone draws none; add --style, or leave out --sheet.")
-    if command.gallery:
-        _require_gallery_place(command.out, photos)
     Finish(command.background, command.paper, command.tone, command.line)  # or it says what is of no use
-    require_folder_place(command.out)
-    device = choose_device(command.device)
-    tune(device)
-    sketcher = Sketcher.from_pretrained(command.weights, device)
-    if not chosen and command.sweep is None:
-        chosen = list(range(1, sketcher.styles + 1))
-    between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
-    sketcher.require_styles([*chosen, *between])
-    suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
-    suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
-    targets = name_targets(photos, command.out, suffixes)
-    written: list[Path] = []
-    gallery = Gallery(list(targets)) if command.gallery else None
-    failures: dict[Path, str] = {}
-
-    def write(photo: Path) -> None:
-        pictures, reduced = draw(sketcher, photo, chosen, between, command, None if gallery is None else gallery.share)
-        for target, picture in zip(targets[photo], pictures, strict=True):
-            write_png(target, picture)
-            written.append(target)
-        if gallery is not None and reduced is not None:
-            gallery.add(photo, reduced)
-
-    failed = for_each(targets, write, failures=failures)
-    if len(targets) == 1:
-        print("\n".join(str(target) for target in written))
-    else:
-        print(f"{len(written)} pictures of {len(targets) - failed} photos in {command.out}")
-    if gallery is not None and failed < len(targets):
-        gallery.write(command.out / PAGE, failures)
-        print(command.out / PAGE)
-    if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
-
-
-def _require_gallery_place(out: Path, photos: Sequence[Path]) -> None:
-    """Check that a gallery has a folder to be written to, and replaces no photo."""
-    if str(out) == "-" or (out.suffix.lower() in _PICTURES and not out.is_dir()):
-        raise HidaError(f"--gallery is a page in a folder of drawings, which --out {out} is not; give a folder.")
-    page = out / PAGE
+    if command.background == "transparent" and place.format == "jpeg":
+        raise HidaError("a JPEG has no transparent paper; give PNG, WebP or SVG, or --background white.")
+    if command.paper is not None and place.format == "svg":
+        raise HidaError("an SVG is traced in grey, without --paper; leave it out, or give another format.")
+    if not command.gallery:
+        return
+    if not place.is_folder:
+        raise HidaError(
+            f"--gallery is a page in a folder of drawings, which --out {command.out} is not; give a folder."
+        )
+    if command.skip_existing:
+        raise HidaError("--gallery shows what is drawn; leave out --skip-existing, which draws less.")
+    page = place.path / PAGE
     if page.resolve() in {photo.resolve() for photo in photos}:
         raise HidaError(f"{page} is one of the photos; choose another folder with --out.")
     require_file_place(page)
+
+
+def _photos(count: int) -> str:
+    return f"{count} photo{'' if count == 1 else 's'}"
 
 
 def _photos_apart(command: Command) -> Command:
@@ -179,64 +225,3 @@ def _photos_apart(command: Command) -> Command:
     if not at or (command.photos and not Path(command.style[at]).exists()):
         return command
     return replace(command, style=command.style[:at], photos=(*command.photos, *map(Path, command.style[at:])))
-
-
-def _faces(text: str) -> Faces:
-    """Return a choice of faces as :class:`hida.Sketcher` takes it, which also says what is wrong with another."""
-    return int(text) if re.fullmatch(r"-?\d{1,9}", text) else cast("Faces", text)
-
-
-def draw(
-    sketcher: Sketcher,
-    photo: Path,
-    styles: Sequence[NamedStyle],
-    between: Sequence[NamedStyle],
-    command: Command,
-    share: int | None = None,
-) -> tuple[list[Image.Image], Pictures | None]:
-    """Return the sketches of one photo, followed by the sheet and the sweep if they are asked for, and for a gallery.
-
-    With ``share``, the bytes of it in a gallery's page, the second is what the page shows.
-    """
-    from hida.drawing.styles import style_heading, style_map_from_file
-    from hida.images.sheet import picture_sheet, sheet
-
-    image = read_image(photo)
-    wanted: list[Style] = [*styles]
-    if command.style_map is not None:
-        wanted = [style_map_from_file(command.style_map, image.size, sketcher.styles)]
-
-    def report(found: int, shown: int) -> None:
-        if found > 1:
-            rest = ", the others as a part of their surroundings" if shown < found else ""
-            tell(f"{photo}: {found} faces found, {shown} drawn{rest}")
-
-    drawn, depth = sketcher.draw(
-        image,
-        [*wanted, *between],
-        command.depth,
-        command.frame,
-        show_depth=command.show_depth,
-        faces=_faces(command.faces),
-        size=command.size,
-        detail=command.detail,
-        report=report,
-        background=command.background,
-        paper=command.paper,
-        tone=command.tone,
-        line=command.line,
-    )
-    sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]
-    headings = [style_heading(style) for style in styles] if command.style_map is None else ["styles by region"]
-    steps = [style_heading(style) for style in between]
-    result = list(sketches)
-    if command.sheet:
-        shown = {"photo": image} if depth is None else {"photo": image, "depth": depth}
-        side = min(512, max(256, *image.size))
-        result.append(picture_sheet([*shown.values(), *sketches], [*shown, *headings], side))
-    if between:
-        height = min(512, max(256, image.height))
-        result.append(sheet([[image, *swept]], ("photo", *steps), height))
-    if share is None:
-        return result, None
-    return result, reduce(image, dict(zip([*headings, *steps], drawn, strict=True)), share)

@@ -24,7 +24,7 @@ from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely, requi
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
-from hida.drawing.styles import Style, mixture_weights, require_style
+from hida.drawing.styles import Style, count_styles, mixture_weights, require_style
 from hida.drawing.views import Plan, compose_picture, face_points, plan, portrait, view_depth, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import scale_of, warp
@@ -79,7 +79,7 @@ class Sketcher:
     @property
     def styles(self) -> int:
         """The number of styles that these weights can draw; one if the style does not enter the network."""
-        return self.config.generator.styles if self.config.generator.style_map else 1
+        return count_styles(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +103,7 @@ class Sketcher:
         """Draw one photo or several.
 
         Args:
-            photo: a path, a PIL image, an H×W(×3) array, or a list of these.
+            photo: a path, the bytes of a file, a binary file, a PIL image, an H×W(×3) array, or a list of these.
             style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel. A
                 list gives one for each photo of a list, or several drawings of a single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hida.config import Config
 from hida.errors import HidaError
 from hida.images.io import stored_values, to_rgb
 from hida.images.opening import load
@@ -56,6 +57,11 @@ def style_heading(style: NamedStyle) -> str:
     if len(parts) == 1:
         return f"style {next(iter(parts))}"
     return ", ".join(f"{share:.3g} % {number}" for number, share in parts.items())
+
+
+def count_styles(config: Config) -> int:
+    """Return how many styles weights with this configuration draw; one if the style does not enter the network."""
+    return config.generator.styles if config.generator.style_map else 1
 
 
 def require_style(style: Style, styles: int) -> None:

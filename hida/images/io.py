@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Union
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -23,15 +22,17 @@ from hida.images.opening import (
     stored_bytes,
 )
 from hida.images.samples import Picture, is_deep, own_numbers
+from hida.images.sources import Source, is_source
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageError", "ImageSource", "image_files", "read_image", "write_png"]
 
-ImageSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image, np.ndarray]
+ImageSource = Source | Image.Image | np.ndarray
 
-# Suffixes that a folder scan takes for pictures, those of opening.FORMATS; reading itself goes by content.
+# Suffixes that a folder scan takes for pictures, those of opening.FORMATS and HEIF; reading itself goes by content.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"}
+    | {".heic", ".heif", ".hif", ".heics", ".heifs"}
 )
 
 _WHITE = (255, 255, 255)
@@ -48,8 +49,8 @@ def read_image(source: ImageSource) -> Image.Image:
     stands, and the image is not changed.
 
     Args:
-        source: a path (the content decides the format, not the suffix), a binary file, a Pillow image, or an array H×W,
-            H×W×1, H×W×3 (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
+        source: a path (the content decides the format, not the suffix), the bytes of a file, a binary file, a Pillow
+            image, or an array H×W, H×W×1, H×W×3 (RGB) or H×W×4 (RGBA) of uint8, of uint16, or of floats in [0, 1].
 
     Raises:
         ImageError: nothing there, a folder, an empty file, no picture of :data:`hida.images.opening.FORMATS`,
@@ -58,9 +59,10 @@ def read_image(source: ImageSource) -> Image.Image:
     if isinstance(source, np.ndarray):
         with reported("the array"):
             return to_rgb(Picture(_from_array(source), "the array", own=True))
-    if not isinstance(source, (str, os.PathLike, Image.Image)) and not hasattr(source, "read"):
+    if not isinstance(source, Image.Image) and not is_source(source):
         raise ImageError(
-            f"a {type(source).__name__} is not a picture: give a path, a Pillow image or an H×W(×3) numpy array."
+            f"a {type(source).__name__} is not a picture: give a path, the bytes of a file, a Pillow image or an "
+            "H×W(×3) numpy array."
         )
     return to_rgb(load(source))
 

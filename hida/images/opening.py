@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from hida.errors import HidaError, first_line
-from hida.images import repair
+from hida.images import heif, repair
 from hida.images.colour import LARGEST
 from hida.images.samples import Picture, is_deep_mode, note_samples
+from hida.images.sources import ImageError, Source, opened
 
 # Formats of plain pictures, by Pillow's names. Left out are those that other programs decode (PostScript: Ghostscript),
-# and those of layers, icons and films. MPO, the container of phone cameras, is opened as JPEG.
+# and those of layers, icons and films. MPO, the container of phone cameras, is opened as JPEG. HEIF is besides these:
+# Pillow needs another package for it.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 
 # Pillow's own hard limit (2 * 89,478,485).
@@ -44,6 +43,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # by Pillow's names for what it was built with
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # bytes per pixel; others: 4
 # Bytes per pixel while decoding, measured at 9 to 25 megapixels.
 _WEBP, _AVIF, _JPEG2000_CHANNEL, _PPM_IN_PYTHON = 17, 16, 7, 16
@@ -51,13 +51,8 @@ _WEBP, _AVIF, _JPEG2000_CHANNEL, _PPM_IN_PYTHON = 17, 16, 7, 16
 _SCANS, _SCANNED = 500, 3e9
 _BMP_RLE = 64  # decoded by a loop in Python, so that the limit is one of time
 
-PictureSource = Union[str, "os.PathLike[str]", BinaryIO, Image.Image]
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+PictureSource = Source | Image.Image
 _quietly = threading.Lock()
-
-
-class ImageError(HidaError):
-    """A picture that cannot be read, with the reason."""
 
 
 def load(source: PictureSource, more: int = 0) -> Picture:
@@ -66,20 +61,20 @@ def load(source: PictureSource, more: int = 0) -> Picture:
     Of an animation the first frame is taken, with a warning; of a Pillow image the frame where it stands.
 
     Args:
-        source: a path (the content decides the format, not the suffix), a binary file, or a Pillow image, which is not
-            changed.
+        source: a path (the content decides the format, not the suffix), the bytes of a file, a binary file (one in
+            which nobody can seek is read to its end), or a Pillow image, which is not changed.
         more: bytes per pixel that the caller will need besides, which count for the limit.
 
     Raises:
-        ImageError: nothing there, no file, empty, no picture of ``FORMATS`` (a Pillow image: unless it is decoded),
-            truncated or damaged, above ``MAX_PIXELS`` or ``MAX_BYTES`` (estimated from the header, before anything is
-            decoded).
+        ImageError: nothing there, no file, empty, no picture of ``FORMATS`` or HEIF (a Pillow image: unless it is
+            decoded), truncated or damaged, HEIF without the package that reads it, above ``MAX_PIXELS`` or
+            ``MAX_BYTES`` (estimated from the header, before anything is decoded).
     """
     if isinstance(source, Image.Image):
         picture = Picture(source, "the image given", own=False)
         with reported(picture.name):
             decoded, file = _is_decoded(source), getattr(source, "fp", None)
-            if source.format not in (*FORMATS, "MPO") and not decoded:
+            if source.format not in (*FORMATS, "MPO", heif.FORMAT) and not decoded:
                 raise UnidentifiedImageError  # its decoder may be another program
             require_room(picture.name, source.mode, source.size, more)
             if file is not None and not decoded:
@@ -89,13 +84,13 @@ def load(source: PictureSource, more: int = 0) -> Picture:
             note_samples(picture)
             source.load()
             return _upright(picture)
-    with _stream(source) as (file, name), reported(name):
-        image = _open(file)
+    with opened(source) as (file, name, held), reported(name):
+        image = _open(file, name)
         frames = _frames(image, file)
-        if frames != "1" or image.format == "GIF":
-            image = _open(file)  # to count moved its reader
+        if (frames != "1" and image.format != heif.FORMAT) or image.format == "GIF":
+            image = _open(file, name)  # to count moved its reader
         require_room(name, image.mode, image.size, more)
-        _require_decodable(image, file, name)
+        _require_decodable(image, file, name, held)
         picture = Picture(image, name, own=True)
         picture.profiled = image.format == "JPEG2000" and repair.jpeg2000_has_profile(file)
         note_samples(picture)
@@ -106,12 +101,13 @@ def load(source: PictureSource, more: int = 0) -> Picture:
                 raise
             del image
             picture.image = Image.new("L", (1, 1))  # what was decoded is freed
-            complete = repair.jpeg_with_end(file, _open_and_load)
+            complete = repair.jpeg_with_end(file, lambda part: _open_and_load(part, name))
             if complete is None:
                 raise
             picture.image = complete
         if frames != "1":
-            warnings.warn(f"{name} holds {frames} frames: the first is used.", stacklevel=4)
+            which = "pictures: the main one" if image.format == heif.FORMAT else "frames: the first"
+            warnings.warn(f"{name} holds {frames} {which} is used.", stacklevel=4)
         return _upright(picture)
 
 
@@ -121,8 +117,8 @@ def is_transparent(path: str | os.PathLike[str]) -> bool:
     Raises:
         ImageError: as :func:`load` does.
     """
-    with _stream(path) as (file, name), reported(name):
-        return _open(file).has_transparency_data
+    with opened(path) as (file, name, _), reported(name):
+        return _open(file, name).has_transparency_data
 
 
 def tiff_tag(path: str | os.PathLike[str], tag: int) -> Any:
@@ -131,8 +127,8 @@ def tiff_tag(path: str | os.PathLike[str], tag: int) -> Any:
     Raises:
         ImageError: as :func:`load` does.
     """
-    with _stream(path) as (file, name), reported(name):
-        tags = getattr(_open(file), "tag_v2", {})
+    with opened(path) as (file, name, _), reported(name):
+        tags = getattr(_open(file, name), "tag_v2", {})
         return tags.get(tag)
 
 
@@ -148,7 +144,7 @@ def reported(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not a picture in a known format: "
-            "give a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000."
+            "give a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF, JPEG 2000 or HEIC."
         ) from None
     except Image.DecompressionBombError as error:
         # Pillow refuses some sizes while opening; its message holds the only trace of the size.
@@ -161,41 +157,12 @@ def reported(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is truncated or damaged ({reason}): copy or download it again.") from None
 
 
-@contextlib.contextmanager
-def _stream(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
-    if not isinstance(source, (str, os.PathLike)):
-        if isinstance(source, io.TextIOBase):
-            raise ImageError('the file given is open as text: open it with mode "rb".')
-        if not getattr(source, "seekable", lambda: True)():
-            raise ImageError("the file given is a pipe or a stream, not a file: give io.BytesIO of all that it holds.")
-        yield source, "the file given"
-        return
-    if isinstance(source, str) and (not source or _ADDRESS.match(source)):
-        kind = "a web address" if source else "no path (it would be the current folder)"
-        raise ImageError(f"'{source}' is {kind}: give the name of a file on this machine.")
-    path = Path(source)
-    try:
-        state = path.stat()
-        if stat.S_ISDIR(state.st_mode):
-            raise ImageError(f"'{path}' is a folder, not a picture: give a file in it.")
-        if not stat.S_ISREG(state.st_mode):
-            # A pipe may never end, and a device never does.
-            raise ImageError(f"'{path}' is a pipe or a device, not a file: save the picture to a file first.")
-        if state.st_size == 0:
-            raise ImageError(f"'{path}' is empty (0 bytes): copy or download it again.")
-        file = path.open("rb")
-    except OSError as error:
-        raise ImageError(f"'{path}' cannot be read ({error.strerror or error}): check the path.") from None
-    except ValueError as error:
-        raise ImageError(f"{os.fspath(path)!r} is no path ({error}): check it.") from None
-    with file:
-        yield file, f"'{path}'"
-
-
 @functools.lru_cache(1)
 def _formats() -> tuple[str, ...]:
+    """Return the formats that this Pillow can decode: it may have been built without some."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF and JPEG 2000 are not in every Pillow
+    lacking = {name for name, feature in _FEATURES.items() if not features.check(feature)}
+    return tuple(name for name in FORMATS if name in Image.OPEN and name not in lacking)
 
 
 @contextlib.contextmanager
@@ -206,8 +173,9 @@ def _without_bomb_warning() -> Iterator[None]:
         yield
 
 
-def _open(file: BinaryIO) -> Image.Image:
-    file.seek(0)
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    if heif.file_is_heif(file):
+        return heif.open_heif(file, name)
     profile = None
     if file.read(len(repair.PNG)) == repair.PNG:
         file, profile = repair.png_without_texts(file, LARGEST)
@@ -215,8 +183,14 @@ def _open(file: BinaryIO) -> Image.Image:
         with _without_bomb_warning():
             image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
-        if repair.kind_of_beginning(file) not in _formats():
+        kind = repair.kind_of_beginning(file)
+        if kind is None:
             raise
+        if kind not in _formats():
+            raise ImageError(
+                f"{name} is a picture in the format {kind}, which this Pillow was built without: "
+                "pip install --upgrade pillow, or save the picture as a JPEG."
+            ) from None
         raise OSError("no more than its beginning can be read") from None
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -232,14 +206,16 @@ def _load(image: Image.Image) -> None:
 
 def _is_decoded(image: Image.Image) -> bool:
     """Tell whether the pixels of a Pillow image are there, so that to load it decodes nothing."""
+    if image.format == heif.FORMAT and getattr(image, "fp", None) is not None:
+        return False
     try:
         return not getattr(image, "tile", None) and image.im is not None
     except (AssertionError, ValueError):  # how Pillow says that there are none yet, or no longer
         return image.format is None
 
 
-def _open_and_load(file: BinaryIO) -> Image.Image:
-    image = _open(file)
+def _open_and_load(file: BinaryIO, name: str) -> Image.Image:
+    image = _open(file, name)
     _load(image)
     return image
 
@@ -283,9 +259,9 @@ def require_room(name: str, mode: str, size: tuple[int, int], more: int = 0) -> 
     _limit(held + max(converted, width * height * more), name, mode, size)
 
 
-def _require_decodable(image: Image.Image, file: BinaryIO, name: str) -> None:
+def _require_decodable(image: Image.Image, file: BinaryIO, name: str, held: int = 0) -> None:
     needed = max(stored_bytes(image.mode, image.size), _decoding(image, file, name))
-    _limit(needed, name, image.mode, image.size)
+    _limit(needed + held, name, image.mode, image.size)
 
 
 def stored_bytes(mode: str, size: tuple[int, int]) -> int:
@@ -310,6 +286,8 @@ def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
         return pixels * _WEBP
     if image.format == "AVIF":
         return pixels * _AVIF
+    if image.format == heif.FORMAT:
+        return heif.decoding_bytes(image, file)
     if image.format == "JPEG2000":
         return pixels * _JPEG2000_CHANNEL * len(image.getbands())
     if decoder in ("ppm", "ppm_plain"):
@@ -338,6 +316,8 @@ def _decoding(image: Image.Image, file: BinaryIO, name: str) -> float:
 def _upright(picture: Picture) -> Picture:
     """Turn a decoded picture as its EXIF says."""
     image = picture.image
+    if image.format == heif.FORMAT:  # its container says how it is turned, which its decoder has done
+        return picture
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF is often malformed: without a readable orientation a picture is taken as it is

@@ -155,6 +155,17 @@ def load_generator(path: str | os.PathLike[str]) -> tuple[Generator, Config]:
     return generator.eval(), checkpoint.config
 
 
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Return the configuration of what :func:`load_weights` takes, without its tensors.
+
+    Raises:
+        CheckpointError: if nothing usable is there.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is passed over is told when the weights are loaded
+        return load_weights(path, ()).config
+
+
 def load_weights(path: str | os.PathLike[str], prefixes: tuple[str, ...] | None = None) -> Checkpoint:
     """Read a file, or a folder's newest whole checkpoint, or the weights.safetensors of one without checkpoints.
 

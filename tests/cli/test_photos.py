@@ -12,8 +12,9 @@ from cli.test_sketch import folder  # noqa: F401
 from PIL import Image
 
 from hida.cli import depth, inspect, sketch
-from hida.cli.photos import for_each, list_photos, name_targets
+from hida.cli.photos import for_each, list_photos
 from hida.cli.run import run_command
+from hida.cli.targets import name_targets
 from hida.errors import HidaError
 
 WEIGHTS = ["--weights", "tiny.safetensors", "--device", "cpu"]
@@ -121,12 +122,12 @@ def test_a_photo_that_does_not_fit_in_memory_is_one_of_the_bad(tmp_path, capsys)
 
 
 def test_what_a_folder_has_besides_its_photos_is_said(tmp_path, capsys):
-    for name in ("a.JPEG", "b.heic", "c.txt", ".d.jpg", "more/e.JFIF", "none/f.txt", "Thumbs.db"):
+    for name in ("a.JPEG", "b.psd", "c.txt", ".d.jpg", "more/e.JFIF", "none/f.txt", "Thumbs.db"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list_photos([tmp_path]) == [tmp_path / "a.JPEG"]
     assert capsys.readouterr().err.splitlines() == [
-        f"note: 2 files in {tmp_path} have no suffix of a picture and are left out (b.heic, c.txt).",
+        f"note: 2 files in {tmp_path} have no suffix of a picture and are left out (b.psd, c.txt).",
         f"note: 1 folders in {tmp_path} hold pictures too, and are left out; give them by name.",
     ]
     (tmp_path / "a.JPEG").unlink()

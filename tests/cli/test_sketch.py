@@ -150,10 +150,10 @@ def test_portraits_have_a_size_of_their_own(folder, frame):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], ["hida: photos/a.png: 3 faces found, 2 drawn, the others as a part of their surroundings"]),
+        ([], ["hida: 3 faces found, 2 drawn, the others as a part of their surroundings"]),
         (
             ["--faces", "largest"],
-            ["hida: photos/a.png: 3 faces found, 1 drawn, the others as a part of their surroundings"],
+            ["hida: 3 faces found, 1 drawn, the others as a part of their surroundings"],
         ),
         (["--frame", "whole"], []),
     ],
@@ -166,6 +166,8 @@ def test_the_number_of_faces_is_said_once_where_there_are_several(folder, capsys
     assert told.err.splitlines() == said
     assert told.out.split() == ["sketches/a_style1.png", "sketches/a_style2.png"]
     assert run("photos", "--style", 1, "--frame", "whole") == 0
+
+
 def test_people_cut_out_and_coloured_paper(folder):
     words = ("--style", 1, "--background", "transparent", "--out")
     assert run("photos/a.png", *words, "cut") == run("photos/a.png", *words, "warm", "--paper", "#f4ecd8") == 0

@@ -128,12 +128,20 @@ def test_the_beginning_of_a_picture_is_a_truncated_one_not_an_unknown_format(kin
         assert "known format" not in str(caught.value)
 
 
-def test_a_stream_and_a_file_opened_as_text_are_refused_in_their_own_words(tmp_path):
-    reader, writer = os.pipe()
-    os.write(writer, encoded(Image.new("RGB", (8, 6)), "PNG"))
-    os.close(writer)
-    with open(reader, "rb") as stream, pytest.raises(ImageError, match=r"pipe or a stream.*io\.BytesIO"):
-        read_image(stream)
+def test_a_stream_is_read_to_its_end_and_a_file_opened_as_text_is_refused(tmp_path, monkeypatch):
+    def stream():
+        reader, writer = os.pipe()
+        os.write(writer, encoded(Image.new("RGB", (8, 6), "red"), "PNG"))
+        os.close(writer)
+        return open(reader, "rb")
+
+    with stream() as whole:
+        same(read_image(whole), Image.new("RGB", (8, 6), "red"))
+        with pytest.raises(ImageError, match=r"the file given is empty \(0 bytes\)"):
+            read_image(whole)
+    monkeypatch.setattr("hida.images.sources.MAX_STREAM", 50)
+    with stream() as long, pytest.raises(ImageError, match="more than 50 bytes: save it to a file"):
+        read_image(long)
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 6)), "PNG"))
     with (tmp_path / "a.png").open(encoding="utf-8") as text, pytest.raises(ImageError, match='open it with mode "rb"'):
         read_image(text)

@@ -43,7 +43,7 @@ class Command:
 
 
 SKETCH = ("sketch", "{inputs}/photos", "--weights", "{inputs}/tiny.safetensors", "--depth", "none", "--out", "out")
-SKETCH += ("--device", "cpu", "--sheet", "--frame")
+SKETCH += ("--device", "cpu", "--sheet", "--gallery", "--frame")
 EVALUATE = ("evaluate", "--weights", "{inputs}/tiny.safetensors", "--target", "{inputs}/data", "--out", "out")
 EVALUATE += ("--device", "cpu", "--metrics", "scoot")
 PAIRS = ("prepare", "pairs", "{inputs}/pairs", "out", "--depth", "builtin", "--workers", "1")

@@ -37,7 +37,7 @@ ONLY = {
     "ops": {"errors"},
     "images": {"errors", "files"},
 }
-SHARED_BY_COMMANDS = {"run", "output", "parsing", "photos", "targets", "jobs", "figures"}
+SHARED_BY_COMMANDS = {"run", "output", "parsing", "photos", "targets", "jobs", "figures", "rendering"}
 
 
 def part(module: str) -> str:

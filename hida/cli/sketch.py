@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +37,7 @@ from hida.cli.photos import (
     photo_source,
     require_one_for_map,
 )
-from hida.cli.rendering import Rendered, begin, faces_wanted
+from hida.cli.rendering import Rendered, Work, faces_wanted
 from hida.cli.targets import Place, read_place, without_existing
 from hida.errors import HidaError
 from hida.files import require_file_place
@@ -144,7 +143,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     written: list[Path] = []
     gallery = Gallery(list(targets)) if command.gallery else None
     failures: dict[Path, str] = {}
-    load = partial(begin, command, chosen, between, kinds, None if gallery is None else gallery.share)
+    names_of = ("depth", "frame", "show_depth", "size", "detail", "background", "paper", "tone", "line")
+    how = {name: getattr(command, name) for name in names_of} | {"faces": faces_wanted(command.faces)}
+    share = None if gallery is None else gallery.share
+    work = Work(command.weights, command.device, how, chosen, between, kinds, command.style_map, command.sheet, share)
 
     def write(photo: Path, rendered: Rendered) -> None:
         for target, content in zip(targets[photo], rendered.contents, strict=True):
@@ -155,10 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     jobs = min(command.jobs, len(targets))
     if jobs > 1:
-        outcomes = run_side_by_side(list(targets), load, write, jobs)
+        outcomes = run_side_by_side(list(targets), work.begin, write, jobs)
         failed = for_each(targets, description="drawing", outcomes=outcomes, failures=failures)
     else:
-        render = load()
+        render = work.begin()
         failed = for_each(targets, lambda photo: write(photo, render(photo_source(photo))), failures=failures)
     if place.is_stdout:
         return

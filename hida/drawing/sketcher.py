@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -45,6 +45,22 @@ PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
 
 class NoFaceError(HidaError):
     """No face was found in a photo that is to be drawn around one."""
+
+
+class Drawn(NamedTuple):
+    """What is drawn of a photo.
+
+    Args:
+        found: the number of faces in it, 0 if none were looked for.
+        shown: the number of those that have views of their own.
+        place: (2, 3), from pixels of the photo to pixels of the picture.
+        size: (width, height) of the picture.
+    """
+
+    found: int
+    shown: int
+    place: np.ndarray
+    size: tuple[int, int]
 
 
 class Sketcher:
@@ -177,7 +193,7 @@ class Sketcher:
         show_depth: bool = False,
         faces: Faces = "all",
         size: int | None = None,
-        report: Callable[[int, int], None] | None = None,
+        report: Callable[[Drawn], None] | None = None,
         detail: Detail = "auto",
         *,
         background: Background = "keep",
@@ -189,7 +205,7 @@ class Sketcher:
 
         Args:
             show_depth: whether the depth map is wanted.
-            report: called with the number of faces that were found and of those that get views, if any were looked for.
+            report: called with what is about to be drawn.
 
         Returns:
             The sketches, and, with ``show_depth``, the depth map of the whole picture as a picture.
@@ -323,7 +339,7 @@ class Sketcher:
         frame: Frame,
         faces: Faces,
         size: int | None = None,
-        report: Callable[[int, int], None] | None = None,
+        report: Callable[[Drawn], None] | None = None,
     ) -> tuple[Plan, DepthOfView, Callable[[], np.ndarray]]:
         """Return the views, a function that computes their depth, and one for the whole picture's (in seconds)."""
         photo = pixels.shape[1], pixels.shape[0]
@@ -342,8 +358,8 @@ class Sketcher:
         wanted = choose(found, faces)
         points = [face.points for face in wanted]
         views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
-        if found and report is not None:
-            report(len(found), len(views.faces))
+        if report is not None:
+            report(Drawn(len(found), len(views.faces), views.place, views.size))
         if depth is None or method in ("auto", "tddfa", "builtin"):
             deep = wanted or choose(find(pixels, model, faces), faces)
             # Without a face the whole picture is taken for one.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+
+if TYPE_CHECKING:  # commands that lay out no tensors load no torch
+    from torch import Tensor
 
 MARGIN = 8
 """Pixels around the pictures of a sheet; more where they are higher than 256, a 32nd of the height."""
@@ -19,7 +21,7 @@ _SHAPE = 2.5  # width to height of a sheet that is easy to look at
 def to_image(values: Tensor, low: float = -1.0, high: float = 1.0) -> Image.Image:
     """Return (1, H, W) or (3, H, W) values in [low, high] as a grey or RGB picture; NaN is drawn black."""
     scaled = ((values.detach().float().cpu() - low) / (high - low)).clamp(0, 1)
-    array = torch.nan_to_num(scaled * 255).round().to(torch.uint8).numpy()
+    array = (scaled * 255).nan_to_num().round().byte().numpy()
     return Image.fromarray(array[0] if array.shape[0] == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 

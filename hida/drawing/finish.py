@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageFilter
 
 from hida.errors import HidaError
 
@@ -22,7 +22,7 @@ PERSON = 0.1, 0.9
 CUT_OUT = 0.25, 0.6
 """The same for the sketch: a little outside of the person, where the wall was drawn as paper, so that outlines are
 whole."""
-LEAST_WALL, DARKEST_PAPER = 0.01, 200
+LEAST_WALL, DARKEST_PAPER = 0.002, 200
 """Share of a picture that the wall needs to show the paper's grey, and the darkest that it can be."""
 COARSE = 8
 """Masses are what is left when so many drawn pixels become one; strokes are about two wide."""
@@ -125,11 +125,18 @@ def _between(matte: np.ndarray, ends: tuple[float, float]) -> Image.Image:
 
 def _bleached(sketch: Image.Image, matte: np.ndarray) -> Image.Image:
     """Return the sketch with its own paper white, which shows where the wall was drawn: no edge is seen against it."""
-    wall = np.asarray(sketch)[matte == 0]
+    wall = np.asarray(sketch)[(matte == 0) & _near(matte)]
     if wall.size < LEAST_WALL * matte.size:
         return sketch
     paper = max(float(np.median(wall)), DARKEST_PAPER)
     return sketch.point([min(255, round(level * 255 / paper)) for level in range(256)])
+
+
+def _near(matte: np.ndarray) -> np.ndarray:
+    """Return (H, W): whether people are near. Farther off, beyond the photo, nothing may have been drawn."""
+    image = Image.fromarray(matte)
+    small = image.reduce(max(1, max(image.size) // 64)).point([0] + [255] * 255).filter(ImageFilter.MaxFilter(5))
+    return np.asarray(small.resize(image.size, Image.Resampling.NEAREST)) > 0
 
 
 def _weighted(sketch: Image.Image, tone: float, line: float, coarse: float) -> Image.Image:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from PIL import Image
 
-from hida.cli.jobs import run_side_by_side
+from hida.cli.jobs import cores_each, run_side_by_side
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_one_for_map
 from hida.cli.targets import read_place, without_existing
@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not targets:
             print(f"nothing to draw: the files of {_photos(count)} are in {command.out} already")
             return
-    begin = partial(_begin, command, chosen, between, kinds)
+    jobs = min(command.jobs, len(targets))
+    begin = partial(_begin, command, chosen, between, kinds, jobs)
     written: list[Path] = []
 
     def write(photo: Path, contents: Sequence[bytes]) -> None:
@@ -121,7 +122,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             place.write(target, content)
             written.append(target)
 
-    jobs = min(command.jobs, len(targets))
     if jobs > 1:
         failed = for_each(targets, description="drawing", outcomes=run_side_by_side(list(targets), begin, write, jobs))
     else:
@@ -143,13 +143,20 @@ def _photos(count: int) -> str:
 
 
 def _begin(
-    command: Command, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], kinds: Sequence[Format]
+    command: Command, styles: Sequence[NamedStyle], between: Sequence[NamedStyle], kinds: Sequence[Format], jobs: int
 ) -> Callable[[ImageSource], list[bytes]]:
-    """Load the weights; return the function that draws a photo and returns the contents of its files."""
+    """Load the weights; return the function that draws a photo and returns the contents of its files.
+
+    This is one of ``jobs`` processes, which share the cores.
+    """
+    import torch
+
     from hida.device import tune
     from hida.drawing.sketcher import Sketcher
 
     tune(command.device)
+    if jobs > 1:
+        torch.set_num_threads(min(cores_each(jobs), torch.get_num_threads()))
     sketcher = Sketcher.from_pretrained(command.weights, command.device)
 
     def render(photo: ImageSource) -> list[bytes]:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from hida.cli import depth, inspect, sketch
 from hida.cli.photos import for_each, list_photos
-from hida.cli.targets import name_targets
 from hida.cli.run import run_command
+from hida.cli.targets import name_targets
 from hida.errors import HidaError
 
 WEIGHTS = ["--weights", "tiny.safetensors", "--device", "cpu"]

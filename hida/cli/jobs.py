@@ -47,6 +47,12 @@ def run_side_by_side(
             yield photo, outcome
 
 
+def cores_each(count: int) -> int:
+    """Return how many cores each of ``count`` processes may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // count)
+
+
 class _Workers:
     """A number of processes, each with the photo it is at.
 
@@ -97,16 +103,12 @@ class _Workers:
 
     def _start(self) -> Connection:
         own, other = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(other, self._begin, self._threads()), daemon=True)
+        process = self._context.Process(target=_work, args=(other, self._begin), daemon=True)
         with spawning(), _without_interrupts():
             process.start()
         other.close()
         self._processes[own] = process
         return own
-
-    def _threads(self) -> int:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, usable // self._count)
 
     def _end(self, pipe: Connection) -> None:
         process = self._processes.pop(pipe)
@@ -129,12 +131,9 @@ def _without_interrupts() -> Iterator[None]:
         mask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, begin: Begin, threads: int) -> None:
+def _work(pipe: Connection, begin: Begin) -> None:
     """Do what comes through a pipe until it is closed."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
     with contextlib.suppress(EOFError, OSError):
         source = pipe.recv()
         try:

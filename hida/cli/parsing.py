@@ -162,7 +162,8 @@ def _choice(text: str) -> str | None:
         return f"{name}: {needed} must follow"
     else:
         return None
-    wrong = _none_of(word, [choice.strip("'\"") for choice in choices.split(", ")])
+    listed = [choice.strip("'\"") for choice in choices.split(", ")]
+    wrong = _none_of(word, [choice for choice in listed if choice != "None"])  # which stands for none given
     return wrong if name.startswith("{") else f"{name}: {wrong}"
 
 

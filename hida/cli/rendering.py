@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from PIL import Image
 
+from hida.cli.jobs import cores_each
 from hida.images.alignment import warp
 from hida.images.gallery import Pictures, reduce
 from hida.images.io import ImageSource, read_image
@@ -34,6 +35,7 @@ class Work:
         style_map: the file of a style for every region, instead of ``styles``.
         sheet: whether there is one.
         share: bytes that a photo has in the gallery's page; None without one.
+        jobs: processes that share the cores.
     """
 
     weights: str
@@ -45,13 +47,18 @@ class Work:
     style_map: Path | None
     sheet: bool
     share: int | None
+    jobs: int = 1
 
     def begin(self) -> Callable[[ImageSource], Rendered]:
         """Load the weights; return the function that draws a photo."""
+        import torch
+
         from hida.device import tune
         from hida.drawing.sketcher import Sketcher
 
         tune(self.device)
+        if self.jobs > 1:
+            torch.set_num_threads(min(cores_each(self.jobs), torch.get_num_threads()))
         sketcher = Sketcher.from_pretrained(self.weights, self.device)
 
         def render(photo: ImageSource) -> Rendered:

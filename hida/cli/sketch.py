@@ -140,13 +140,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not targets:
             print(f"nothing to draw: the files of {_photos(count)} are in {command.out} already")
             return
+    jobs = min(command.jobs, len(targets))
     written: list[Path] = []
     gallery = Gallery(list(targets)) if command.gallery else None
     failures: dict[Path, str] = {}
     names_of = ("depth", "frame", "show_depth", "size", "detail", "background", "paper", "tone", "line")
     how = {name: getattr(command, name) for name in names_of} | {"faces": faces_wanted(command.faces)}
     share = None if gallery is None else gallery.share
-    work = Work(command.weights, command.device, how, chosen, between, kinds, command.style_map, command.sheet, share)
+    work = Work(
+        command.weights, command.device, how, chosen, between, kinds, command.style_map, command.sheet, share, jobs
+    )
 
     def write(photo: Path, rendered: Rendered) -> None:
         for target, content in zip(targets[photo], rendered.contents, strict=True):
@@ -155,7 +158,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if gallery is not None and rendered.reduced is not None:
             gallery.add(photo, rendered.reduced)
 
-    jobs = min(command.jobs, len(targets))
     if jobs > 1:
         outcomes = run_side_by_side(list(targets), work.begin, write, jobs)
         failed = for_each(targets, description="drawing", outcomes=outcomes, failures=failures)

@@ -52,7 +52,13 @@ class Place:
         count = len(photos) * len(suffixes)
         if count != 1:
             what = f"{count} drawings of {len(photos)} photos" if len(photos) > 1 else f"{count} drawings of one photo"
-            how = "one photo" if len(suffixes) == 1 else "one --style" if len(photos) == 1 else "one photo and --style"
+            how = (
+                "one photo"
+                if len(suffixes) == 1
+                else "one style, such as --style 1"
+                if len(photos) == 1
+                else "one of each"
+            )
             raise HidaError(f"--out {self.path} is one file for {what}; give {how}, or a folder with --out.")
         if self.format == "svg" and suffixes[0] in SHEETS:
             raise HidaError("a picture with the photo in it cannot be an SVG; give --out a file that ends in .png.")
@@ -128,9 +134,9 @@ def name_targets(
     photos = list(dict.fromkeys(photos))
     given = [*photos, *given]
     # Some file systems take names for one that differ by the case of letters.
-    stems = Counter(photo.stem.casefold() for photo in photos)
+    stems = Counter(_stem(photo).casefold() for photo in photos)
     for photo in photos:
-        name = "stdin" if photo == STDIN else photo.stem if stems[photo.stem.casefold()] == 1 else photo.name
+        name = _stem(photo) if photo == STDIN or stems[_stem(photo).casefold()] == 1 else photo.name
         targets[photo] = [out / _named(name, f"{suffix}{ending}") for suffix in suffixes]
         for target in targets[photo]:
             if target in taken:
@@ -141,6 +147,10 @@ def name_targets(
             _require_free(target, given)
             taken[target] = photo
     return targets
+
+
+def _stem(photo: Path) -> str:
+    return "stdin" if photo == STDIN else photo.stem
 
 
 def without_existing(targets: Mapping[Path, list[Path]]) -> dict[Path, list[Path]]:

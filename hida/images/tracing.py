@@ -26,6 +26,7 @@ _FINENESS = ((0.15, 2.0), (0.3, 6.0), (0.6, 16.0))
 _ROUNDS = 5
 _OPAQUE = 128  # what is less opaque is no paper
 _DARKEST_PAPER = 200
+_END = "</g></svg>\n"
 
 
 def trace(image: Image.Image, limit: int | None = None) -> str:
@@ -58,14 +59,14 @@ def trace(image: Image.Image, limit: int | None = None) -> str:
         parts = [_head(image.size, None if paper else white)]
         if paper is not None:
             parts.append(_path(white, paper.lines(255 - _OPAQUE + 0.5), tolerance, smallest))
-        size = len(parts[0])
+        size = len(_END) + sum(map(len, parts))
         for level, fill in zip(levels, fills, strict=True):
             parts.append(_path(fill, tones.lines(level), tolerance, smallest))
             size += len(parts[-1])
             if size > limit:
                 break
         else:
-            return "".join((*parts, "</g></svg>\n"))
+            return "".join((*parts, _END))
     raise ImageError(
         f"the SVG of this drawing ({image.width}×{image.height}) would have more than {limit / 1e6:g} MB: write a PNG, "
         "a JPEG or a WebP, or draw a smaller photo."

@@ -1,5 +1,6 @@
 """hida sketch: files in, files out, one sentence for every mistake."""
 
+import io
 import os
 import re
 import subprocess
@@ -245,3 +246,96 @@ def test_a_process_that_draws_loads_no_compiler_and_its_threads_wait_asleep(fold
     assert done.returncode == 0, done.stderr
     assert "a_style3.png" in done.stdout
     assert "OMP_WAIT_POLICY" not in done.stderr or "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+class Piped:
+    """Standard input or output that is no terminal, as a process has it."""
+
+    def __init__(self, data=b""):
+        self.buffer = io.BytesIO(data)
+
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        self.buffer.write(text.encode())
+
+    def flush(self):
+        pass
+
+
+def test_photos_come_by_standard_input_and_in_one_stem(folder, monkeypatch):
+    data = (folder / "photos" / "a.png").read_bytes()
+    Image.open(folder / "photos" / "a.png").save(folder / "photos" / "a.webp", lossless=True)
+    monkeypatch.setattr("sys.stdin", Piped(data))
+    assert run("-", "photos", "--style", 1) == 0
+    sketches = {path.name: path.read_bytes() for path in (folder / "sketches").iterdir()}
+    assert sorted(sketches) == ["a.png_style1.png", "a.webp_style1.png", "b_style1.png", "stdin_style1.png"]
+    assert len({sketches[f"{name}_style1.png"] for name in ("a.png", "a.webp", "stdin")}) == 1
+
+
+def test_one_drawing_goes_into_a_file_or_to_standard_output(folder, capsys, monkeypatch):
+    assert run("photos/a.png", "--style", 2, "--out", "new/me.png") == 0
+    assert capsys.readouterr().out == "new/me.png\n"
+    wanted = (folder / "new" / "me.png").read_bytes()
+    for kind, words in (("PNG", []), ("JPEG", ["--format", "jpeg"]), ("WEBP", ["--format", "webp"])):
+        out = Piped()
+        monkeypatch.setattr("sys.stdout", out)
+        assert run("photos/a.png", "--style", 2, "--out", "-", *words) == 0
+        assert Image.open(io.BytesIO(out.buffer.getvalue())).format == kind
+        assert kind != "PNG" or out.buffer.getvalue() == wanted  # and nothing else
+    assert sorted(path.name for path in folder.iterdir()) == ["new", "photos", "tiny.safetensors"]
+
+
+def test_a_folder_has_the_format_that_is_asked_for(folder):
+    pytest.importorskip("contourpy")
+    for kind in ("jpeg", "webp", "svg"):
+        assert run("photos/a.png", "--style", 1, "--sheet", "--format", kind, "--out", kind) == 0
+    found = {path.relative_to(folder).as_posix() for k in ("jpeg", "webp", "svg") for path in (folder / k).iterdir()}
+    assert found == {
+        "jpeg/a_style1.jpg", "jpeg/a_sheet.jpg", "webp/a_style1.webp", "webp/a_sheet.webp", "svg/a_style1.svg",
+        "svg/a_sheet.png",
+    }  # fmt: skip
+    assert (folder / "svg" / "a_style1.svg").read_text(encoding="utf-8").startswith("<svg ")
+
+
+def test_what_is_there_is_not_drawn_again(folder, capsys):
+    assert run("photos/a.png", "--style", 1) == 0
+    (folder / "photos" / "a.png").write_bytes(b"no longer a picture")
+    capsys.readouterr()
+    assert run("photos", "--style", 1, "--skip-existing") == 0
+    assert capsys.readouterr().out == "1 pictures of 1 photo in sketches, where those of 1 photo were already\n"
+    assert run("photos", "--style", 1, "--skip-existing") == 0
+    assert "nothing to draw" in capsys.readouterr().out
+    assert run("photos", "--style", 1, 2, "--skip-existing") == 2  # a drawing of it is missing
+
+
+@pytest.mark.slow
+def test_side_by_side_the_files_are_those_of_one_by_one(folder, capsys):
+    (folder / "photos" / "c.jpg").write_bytes(b"no picture")
+    words = ("photos", "--style", 1, 2, "--sweep", 1, 2, "--depth", "none", "--frame", "whole")
+    assert run(*words, "--out", "one") == run(*words, "--out", "two", "--jobs", 2) == 2
+    one, two = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("one", "two"))
+    assert len(one) == 6
+    assert one == two
+    said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("hida: ")]
+    assert sum("'photos/c.jpg' is not a picture" in line for line in said) == 2
+
+
+def test_where_it_goes_is_checked_before_the_weights_are_loaded(folder, capsys, monkeypatch):
+    monkeypatch.setattr("hida.drawing.sketcher.Sketcher.from_pretrained", lambda *_: pytest.fail("it was loaded"))
+    for words, sentence in (
+        (["--out", "me.png"], "one file for 3 drawings of one photo; give one style, such as --style 1"),
+        (["--out", "x.bmp"], "ends in '.bmp'"),
+        (["--out", "tiny.safetensors/x"], "there is a file where a folder was expected"),
+        (["--style", "1", "--out", "photos/a.png"], "photos/a.png is one of the photos"),
+        (["--style", "1", "--depth", "photos/b.jpg", "--out", "photos/b.jpg"], "photos/b.jpg is one of the photos or"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--format", "gif"], "'gif' is none of"),
+        (["--style", "1", "--out", "-", "--skip-existing"], "--skip-existing has no effect"),
+    ):
+        assert run("photos/a.png", *words) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["photos", "tiny.safetensors"]

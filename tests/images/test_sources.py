@@ -81,7 +81,7 @@ def test_a_closed_file_is_one_sentence():
 
 
 def test_standard_input_is_called_so(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture"), encoding="utf-8"))
     with pytest.raises(ImageError, match=r"^stdin is not a picture"):
         read_image(sys.stdin.buffer)
 

@@ -126,14 +126,16 @@ def _between(matte: np.ndarray, ends: tuple[float, float]) -> Image.Image:
 def _bleached(sketch: Image.Image, matte: np.ndarray) -> Image.Image:
     """Return the sketch with its own paper white, which shows where the wall was drawn: no edge is seen against it."""
     wall = np.asarray(sketch)[(matte == 0) & _near(matte)]
-    if wall.size < LEAST_WALL * matte.size:
+    # What is quite white was mostly not drawn: a portrait may reach beyond the photo.
+    drawn = wall[(wall >= DARKEST_PAPER) & (wall < 255)]
+    if drawn.size < max(LEAST_WALL * matte.size, 0.1 * wall.size):
         return sketch
-    paper = max(float(np.median(wall)), DARKEST_PAPER)
+    paper = float(np.median(drawn))
     return sketch.point([min(255, round(level * 255 / paper)) for level in range(256)])
 
 
 def _near(matte: np.ndarray) -> np.ndarray:
-    """Return (H, W): whether people are near. Farther off, beyond the photo, nothing may have been drawn."""
+    """Return (H, W): whether people are near."""
     image = Image.fromarray(matte)
     small = image.reduce(max(1, max(image.size) // 64)).point([0] + [255] * 255).filter(ImageFilter.MaxFilter(5))
     return np.asarray(small.resize(image.size, Image.Resampling.NEAREST)) > 0

@@ -2,7 +2,7 @@
 
 A MobileNetV3 (https://arxiv.org/abs/1905.02244, its small variant with narrower ends) that halves the size four times,
 and a decoder that gates each skip connection by the means of its channels. Written after the published graph,
-``selfie_segmentation.tflite``; the numbers in the names of tensors are the order of its operators.
+``selfie_segmentation.tflite``; layers are defined in the order of its operators.
 """
 
 from __future__ import annotations

@@ -161,8 +161,8 @@ def reported(name: str) -> Iterator[None]:
 def _formats() -> tuple[str, ...]:
     """Return the formats that this Pillow can decode: it may have been built without some."""
     Image.init()
-    lacking = {name for name, feature in _FEATURES.items() if not features.check(feature)}
-    return tuple(name for name in FORMATS if name in Image.OPEN and name not in lacking)
+    known = [name for name in FORMATS if name in Image.OPEN]
+    return tuple(name for name in known if name not in _FEATURES or features.check(_FEATURES[name]))
 
 
 @contextlib.contextmanager

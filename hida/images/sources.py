@@ -53,13 +53,16 @@ def _file(source: BinaryIO) -> tuple[BinaryIO, str, int]:
     if isinstance(source, io.TextIOBase):
         raise ImageError('the file given is open as text: open it with mode "rb".')
     name = "stdin" if source is getattr(sys.stdin, "buffer", None) else "the file given"
+    seekable = getattr(source, "seekable", lambda: hasattr(source, "seek"))
     try:
-        if getattr(source, "seekable", lambda: True)() and source.seek(0, os.SEEK_END):
+        if seekable() and source.seek(0, os.SEEK_END):
             return source, name, 0
         data = source.read(MAX_STREAM + 1) or b""
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"{name} cannot be read ({reason}): give an open file.") from None
+    if isinstance(data, str):
+        raise ImageError(f"{name} holds text: give one that was opened as binary.")
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): give all that a file of a picture holds.")
     if len(data) > MAX_STREAM:

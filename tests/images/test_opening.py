@@ -21,6 +21,7 @@ from hida.drawing.sketcher import Sketcher
 from hida.drawing.styles import style_map_from_file
 from hida.errors import HidaError
 from hida.images.io import ImageError, read_image
+from hida.images.opening import _formats
 from hida.metrics.inputs import as_batch
 
 READERS = [read_image, lambda path: depth_from_file(path, (4, 4)), lambda path: style_map_from_file(path, (4, 4), 3)]
@@ -98,6 +99,21 @@ def test_named_formats_are_read_from_paths_and_files(tmp_path, kind):
         found = read_image(source)
         assert (found.mode, found.size) == ("RGB", (8, 6))
         assert np.abs(np.asarray(found).astype(int) - 250).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG2000"])
+def test_a_format_that_pillow_was_built_without_is_named(monkeypatch, kind):
+    if kind not in Image.SAVE:
+        pytest.skip("it was built without")
+    data = encoded(Image.new("RGB", (8, 6)), kind)
+    lacking = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}[kind]
+    monkeypatch.setattr("PIL.features.check", lambda feature: feature != lacking)
+    _formats.cache_clear()
+    try:
+        with pytest.raises(ImageError, match=f"in the format {kind}, which this Pillow was built without"):
+            read_image(data)
+    finally:
+        _formats.cache_clear()
 
 
 @pytest.mark.parametrize("read", READERS)

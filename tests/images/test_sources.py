@@ -35,6 +35,7 @@ def in_a_zip():
         lambda: io.BufferedReader(io.BytesIO(DATA)),
         in_a_zip,
         lambda: SimpleNamespace(read=io.BytesIO(DATA).read, seekable=lambda: False),
+        lambda: SimpleNamespace(read=io.BytesIO(DATA).read),
     ],
 )
 def test_bytes_and_files_hold_the_picture_of_their_path(make):
@@ -65,6 +66,7 @@ def test_a_text_is_a_path_whatever_it_says(tmp_path, monkeypatch):
         (DATA[:100], "what the bytes hold is truncated or damaged"),
         (io.BytesIO(), r"the file given is empty \(0 bytes\)"),
         (io.StringIO("a"), 'open it with mode "rb"'),
+        (SimpleNamespace(read=lambda most: "text"), "the file given holds text"),
         (5, "a int is not a picture: give a path, the bytes of a file"),
     ],
 )

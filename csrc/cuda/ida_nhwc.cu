@@ -8,8 +8,8 @@
 //                       took turns and y was made of what the cache still had, 21 and 31 % longer.)
 // What is read for the last time is marked as not wanted any more, and read backwards, so that caches have more of it.
 // f is computed twice: 14 instructions per element cost less than its bytes. Statistics: moments.h. Always the same
-// order, no atomics. Share of the floor (ida, bfloat16, 16 images): 58 % for 64 channels of 128×128 on an H100, 58 % for
-// 128 of 64×64; 50 and 50 % on an H200; instance_norm_modulate: not measured.
+// order, no atomics. Share of the floor (ida, bfloat16, 16 images): 58 % for 64 channels of 128×128 on an H100, 58 %
+// for 128 of 64×64; 50 and 50 % on an H200 (when both sweeps were of one kernel); instance_norm_modulate: not measured.
 #include "moments.h"
 
 namespace hida {

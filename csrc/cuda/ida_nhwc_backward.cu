@@ -3,12 +3,13 @@
 // d·x̂, then for all gradients. The paths are those of ida_nhwc.cu:
 //   up to 1024 pixels   a block has some channels of a plane as a whole.
 //   more                two kernels: 11n, less what the second has from the second-level cache. A third, tiny one adds
-//                       up the chunks' sums towards p1, p2 and the logits. (One, in which the images took turns, took 15
-//                       and 18 % longer.)
+//                       up the chunks' sums towards p1, p2 and the logits. (One, in which the images took turns, took
+//                       15 and 18 % longer.)
 // dγ is written in the second sweep, so that the first leaves nothing in the caches but what the second reads. Always
-// the same order, no atomics. Share of the floor (ida, bfloat16, 16 images): 47 % for 64 channels of 128×128 on an H100,
-// 43 % for 128 of 64×64; 41 and 37 % on an H200; instance_norm_modulate: not measured.
-#include "nhwc.h"
+// the same order, no atomics. Share of the floor (ida, bfloat16, 16 images): 47 % for 64 channels of 128×128 on an
+// H100, 43 % for 128 of 64×64; 41 and 37 % on an H200 (when both sweeps were of one kernel); instance_norm_modulate:
+// not measured.
+#include "chunks.h"
 
 namespace hida {
 namespace cuda {

@@ -3,7 +3,8 @@
 //   d = grad·l₂'(x̂);  df = (d − mean(d) − x̂·mean(d·x̂))/√(var + eps);  dx = df·l₁'(x)
 // What is read is read twice, and by two paths:
 //   up to 2048 pixels   a block has some channels of a plane as a whole, and reads again from the first-level cache.
-//   more                two kernels, the second backwards, so that it begins with what the second-level cache still has.
+//   more                two kernels, the second backwards, so that it begins with what the second-level cache still
+//   has.
 // Always the same order, no atomics.
 #pragma once
 

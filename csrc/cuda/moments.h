@@ -1,10 +1,10 @@
 // Mean and variance of channels_last planes. Sums of a thread are off its first element, of which it has a few dozen;
 // those of a block are off its mean, those of a plane off its first chunk's: so no sum is much larger than what is left
-// of it, whatever the mean is and wherever an outlier is. A mean comes in two floats, the second what rounding took from
-// the first.
+// of it, whatever the mean is and wherever an outlier is. A mean comes in two floats, the second what rounding took
+// from the first.
 #pragma once
 
-#include "nhwc.h"
+#include "chunks.h"
 
 namespace hida {
 namespace cuda {

@@ -154,20 +154,25 @@ class Sketcher:
         image = read_image(photo)
         pixels = np.asarray(image)
         views, depth_views, depth_map = self._prepare(pixels, depth, frame)
-        photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views]))
-        photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        maps = torch.from_numpy(np.stack(depth_views)).to(self.device)[:, None]
         steering = [self._steering(style, views) for style in styles]
         drawn: list[list[np.ndarray]] = [[] for _ in styles]
         count = max(1, BATCH * CROP**2 // views.side**2)
-        for start in range(0, len(photos), count):
-            encoded = self.generator.encode(photos[start : start + count], maps[start : start + count])
-            for style, pieces in zip(steering, drawn, strict=True):
-                sketch = self.generator.sketch(self.generator.decode(encoded, style[start : start + count]), encoded)
-                pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
+        for start in range(0, len(depth_views), count):
+            some = slice(start, start + count)
+            photos = np.stack([view_photo(pixels, matrix, views.side) for matrix in views.views[some]])
+            maps = torch.from_numpy(np.stack(depth_views[some])).to(self.device)[:, None]
+            pieces = self._drawn(_from_bytes(photos, self.device), maps, [style[some] for style in steering])
+            for sketches_of_style, sketch in zip(drawn, pieces, strict=True):
+                sketches_of_style.extend(sketch)
         sketches = [compose_picture(views, pieces) for pieces in drawn]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
+
+    def _drawn(self, photos: Tensor, maps: Tensor, styles: Sequence[Tensor]) -> list[np.ndarray]:
+        """Return uint8 sketches (N, H, W) of views in every style; what the network makes on the way ends here."""
+        encoded = self.generator.encode(photos, maps)._replace(stem_depth=None)  # which only the depth's head reads
+        sketches = (self.generator.sketch(self.generator.decode(encoded, style), encoded) for style in styles)
+        return [_bytes(sketch)[:, 0].cpu().numpy() for sketch in sketches]
 
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
@@ -181,9 +186,9 @@ class Sketcher:
         views, depth_views, _ = self._prepare(pixels, depth, frame)
         # The face's view is the last one.
         index = 0 if views.face is None else -1
-        view = torch.from_numpy(view_photo(pixels, views.views[index], views.side)).to(self.device)
+        view = _from_bytes(view_photo(pixels, views.views[index], views.side)[None], self.device)
         map_ = torch.from_numpy(depth_views[index]).to(self.device)[None, None]
-        return view.permute(2, 0, 1)[None].float() / 127.5 - 1, map_
+        return view, map_
 
     @torch.inference_mode()
     def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:
@@ -270,6 +275,11 @@ def _first_face(pixels: np.ndarray, model: str) -> Face | None:
 def _any_face(pixels: np.ndarray, model: str) -> Face:
     """Return the largest face or, if there is none, the whole picture as if it were one."""
     return _first_face(pixels, model) or depths.face_model("builtin").whole(pixels)
+
+
+def _from_bytes(photos: np.ndarray, device: torch.device) -> Tensor:
+    """Return uint8 photos (N, H, W, 3) as the generator takes them: (N, 3, H, W) in [−1, 1]."""
+    return torch.from_numpy(photos).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _bytes(sketch: Tensor) -> Tensor:

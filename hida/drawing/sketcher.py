@@ -5,62 +5,35 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from hida import depth as depths
 from hida import weights
 from hida.config import Config
 from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
-from hida.depth.maps import depth_from_file
 from hida.device import choose_device
-from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely, require_detail
-from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
+from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely
+from hida.drawing.faces import Faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
+from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
 from hida.drawing.styles import Style, count_styles, mixture_weights, require_style
-from hida.drawing.views import Plan, compose_picture, face_points, plan, portrait, view_depth, view_photo, view_weights
+from hida.drawing.views import compose_picture, face_points, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import scale_of, warp
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
 from hida.matte import person_matte
-from hida.models.generator import Generator
+from hida.models.generator import Encoded, Generator
 from hida.weights.checkpoint import load_generator
 
-Frame = Literal["auto", "portrait", "face", "whole"]
-DepthSource = str | os.PathLike[str] | np.ndarray
-DepthOfView = Callable[[int, np.ndarray, int], np.ndarray]
-"""From a view's index in the plan, its matrix and its side to its depth, float32 (side, side)."""
 BATCH = 8
-PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
-"""Height of a portrait in pixels, and from where to where it may be chosen."""
-
-
-class NoFaceError(HidaError):
-    """No face was found in a photo that is to be drawn around one."""
-
-
-class Drawn(NamedTuple):
-    """What is drawn of a photo.
-
-    Args:
-        found: the number of faces in it, 0 if none were looked for.
-        shown: the number of those that have views of their own.
-        place: (2, 3), from pixels of the photo to pixels of the picture.
-        size: (width, height) of the picture.
-    """
-
-    found: int
-    shown: int
-    place: np.ndarray
-    size: tuple[int, int]
+__all__ = ["Drawn", "Frame", "NoFaceError", "Sketcher", "check_options"]
 
 
 class Sketcher:
@@ -216,7 +189,7 @@ class Sketcher:
         pixels = np.asarray(image)
         for style in styles:
             self._require_map_fits(style, image.size)
-        views, depth_of, depth_map = self._prepare(pixels, depth, frame, faces, size, report)
+        views, depth_of, depth_map = prepare(pixels, depth, frame, faces, size, report)
         matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
         scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]
         pixels = before_wall(pixels, matte)
@@ -267,15 +240,17 @@ class Sketcher:
         count = max(1, BATCH * CROP**2 // side**2)
         for start in range(0, len(matrices), count):
             some = matrices[start : start + count]
-            photos = torch.from_numpy(np.stack([view_photo(pixels, matrix, side) for matrix in some]))
-            photos = photos.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            photos = _from_bytes(np.stack([view_photo(pixels, matrix, side) for matrix in some]), self.device)
             maps = [depth_of(*of, side) for of in zip(indices[start : start + count], some, strict=True)]
             encoded = self.generator.encode(photos, torch.from_numpy(np.stack(maps)).to(self.device)[:, None])
+            encoded = encoded._replace(stem_depth=None)  # which only the depth's head reads
             for style, pieces in zip(styles, drawn, strict=True):
-                steering = self._steering(style, pixels, some, side)
-                sketch = self.generator.sketch(self.generator.decode(encoded, steering), encoded)
-                pieces.extend(_bytes(sketch)[:, 0].cpu().numpy())
+                pieces.extend(self._drawn(encoded, self._steering(style, some, side)))
         return drawn
+
+    def _drawn(self, encoded: Encoded, steering: Tensor) -> np.ndarray:
+        """Return uint8 sketches (N, H, W); what the network makes on the way ends here."""
+        return _bytes(self.generator.sketch(self.generator.decode(encoded, steering), encoded))[:, 0].cpu().numpy()
 
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
@@ -287,7 +262,7 @@ class Sketcher:
         """
         check_options(frame, "largest", None)
         pixels = np.asarray(read_image(photo))
-        views, depth_of, _ = self._prepare(pixels, depth, frame, "largest")
+        views, depth_of, _ = prepare(pixels, depth, frame, "largest")
         # The face's view is the last one.
         index = len(views.views) - 1 if views.faces else 0
         matrix = views.views[index]
@@ -322,7 +297,7 @@ class Sketcher:
                 )
             require_room("the style map", "F", size, more=4 * self.config.generator.styles)
 
-    def _steering(self, style: Style, pixels: np.ndarray, matrices: Sequence[np.ndarray], side: int) -> Tensor:
+    def _steering(self, style: Style, matrices: Sequence[np.ndarray], side: int) -> Tensor:
         """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
         count, styles = len(matrices), self.config.generator.styles
         if isinstance(style, np.ndarray):
@@ -332,90 +307,15 @@ class Sketcher:
             return torch.from_numpy(mixture_weights(style, styles)).to(self.device).expand(count, -1)
         return torch.full((count,), style - 1, device=self.device)
 
-    def _prepare(
-        self,
-        pixels: np.ndarray,
-        depth: DepthSource | None,
-        frame: Frame,
-        faces: Faces,
-        size: int | None = None,
-        report: Callable[[Drawn], None] | None = None,
-    ) -> tuple[Plan, DepthOfView, Callable[[], np.ndarray]]:
-        """Return the views, a function that computes their depth, and one for the whole picture's (in seconds)."""
-        photo = pixels.shape[1], pixels.shape[0]
-        method = _method(depth)
-        model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
-        cut_out = frame in ("portrait", "face")
-        # Whoever wants to know how many there are is told of all.
-        found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
-        if not found and frame != "whole":
-            if cut_out or depth is None or method in ("auto", "tddfa"):
-                raise NoFaceError(
-                    "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
-                    "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
-                )
-            warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
-        wanted = choose(found, faces)
-        points = [face.points for face in wanted]
-        views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
-        if report is not None:
-            report(Drawn(len(found), len(views.faces), views.place, views.size))
-        if depth is None or method in ("auto", "tddfa", "builtin"):
-            deep = wanted or choose(find(pixels, model, faces), faces)
-            # Without a face the whole picture is taken for one.
-            deep = deep or [depths.face_model("builtin").whole(pixels)]
-            around = len(views.tiles)
-
-            def depth_of(index: int, matrix: np.ndarray, side: int) -> np.ndarray:
-                shown = deep if index < around else [wanted[views.chosen[index - around]]]
-                return common_depth(shown, (side, side), matrix)
-
-            return views, depth_of, partial(common_depth, deep, views.size, views.place)
-        if method is None:
-            map_ = depth_from_file(depth, photo)
-        else:
-            name, _, network = method.partition(":")
-            map_ = depths.predict(pixels, name, model=network or None)
-
-        def depth_from_map(_: int, matrix: np.ndarray, side: int) -> np.ndarray:
-            return view_depth(map_, matrix, side)
-
-        return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
-
 
 def _entries(value: Any, count: int = 1) -> list[Any]:
     """Return a list's entries, or one value ``count`` times: no type tells a path, itself a sequence, from a list."""
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def _method(depth: DepthSource | None) -> str | None:
-    """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
-    if depth is None:
-        return "auto"
-    return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None
-
-
-def check_options(frame: Frame, faces: Faces, size: int | None, detail: Detail = "auto") -> None:
-    """Check what does not depend on the photo.
-
-    Raises:
-        HidaError: naming the argument that cannot be used.
-    """
-    if frame not in get_args(Frame):
-        raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
-    require_faces(faces)
-    require_detail(detail)
-    if detail == "fine" and frame == "whole":
-        raise HidaError("detail is a face's and has no effect with frame 'whole'; leave one of the two out.")
-    if size is None:
-        return
-    if frame not in ("portrait", "face"):
-        raise HidaError(
-            f"size is a portrait's and has no effect with frame {frame!r}; choose 'portrait', or leave it out."
-        )
-    low, high = PORTRAIT_SIZES
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not low <= size <= high:
-        raise HidaError(f"size is {size!r}; give a portrait's height in pixels, {low} to {high}.")
+def _from_bytes(photos: np.ndarray, device: torch.device) -> Tensor:
+    """Return uint8 photos (N, H, W, 3) as the generator takes them: (N, 3, H, W) in [−1, 1]."""
+    return torch.from_numpy(photos).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _bytes(sketch: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ output points: out = matrix[:, :2] @ point + matrix[:, 2].
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
@@ -186,30 +187,34 @@ def warp(
 def _warp_array(
     array: np.ndarray, matrix: np.ndarray, inverse: np.ndarray, size: tuple[int, int], fill: str, resample: str
 ) -> np.ndarray:
+    if array.shape[:2] == (size[1], size[0]) and is_identity(matrix):
+        return array.copy()
+    if array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2] == 3):
+        return np.array(_warp_pillow(array, inverse, size, fill, resample))
     if array.ndim == 3:
         channels = [_warp_array(array[:, :, c], matrix, inverse, size, fill, resample) for c in range(array.shape[2])]
         return np.stack(channels, axis=2)
-    if array.shape == (size[1], size[0]) and is_identity(matrix):
-        return array.copy()
-    if array.dtype == np.uint8:
-        return np.array(_warp_pillow(Image.fromarray(array), inverse, size, fill, resample))
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"warp takes uint8 and float arrays, not {array.dtype}")
-    drawn = np.array(_warp_pillow(Image.fromarray(array.astype(np.float32)), inverse, size, fill, resample))
+    drawn = np.array(_warp_pillow(array.astype(np.float32), inverse, size, fill, resample))
     edge = {"white": 1.0, "black": 0.0}.get(fill, float(array.flat[0]))
     # Bicubic overshoots at edges; a depth or a mask must not leave its range.
     return np.clip(drawn, min(array.min(), edge), max(array.max(), edge)).astype(array.dtype)
 
 
 def _warp_pillow(
-    image: Image.Image, inverse: np.ndarray, size: tuple[int, int], fill: str, resample: str
+    source: Image.Image | np.ndarray, inverse: np.ndarray, size: tuple[int, int], fill: str, resample: str
 ) -> Image.Image:
-    """Draw by ``inverse``, which carries output pixel centres to source pixel centres."""
+    """Draw by ``inverse``, which carries output pixel centres to source pixel centres.
+
+    ``source`` is a picture of mode "L", "RGB" or "F", or an array of one.
+    """
     width, height = size
     smooth = resample != "nearest"
-    bands = len(image.getbands())
-    white = 1.0 if image.mode == "F" else 255
-    colour = paper_tone(image) if fill == "paper" else (white if fill == "white" else 0,) * bands
+    corner = _cut(source, (0, 0), (1, 1))
+    bands = len(corner.getbands())
+    white = 1.0 if corner.mode == "F" else 255
+    colour = paper_tone(source) if fill == "paper" else (white if fill == "white" else 0,) * bands
     minify = scale_of(inverse)  # source pixels to one output pixel
 
     # Only the part of the source that can be seen is worth filtering. Where it is cut inside the picture, the cut
@@ -218,9 +223,10 @@ def _warp_pillow(
     corners = apply(inverse, [[-1, -1], [width, -1], [-1, height], [width, height]])
     low = np.floor(corners.min(axis=0) - reach).astype(int)
     high = np.ceil(corners.max(axis=0) + reach).astype(int) + 1
-    start = np.clip(low, 0, np.array(image.size) - 1)
-    end = np.clip(high, start + 1, image.size)
-    image = image.crop((*start.tolist(), *end.tolist()))
+    extent = source.size if isinstance(source, Image.Image) else source.shape[1::-1]
+    start = np.clip(low, 0, np.array(extent) - 1)
+    end = np.clip(high, start + 1, extent)
+    image = _cut(source, start.tolist(), end.tolist())
     low, high = low - start, high - start
     inverse = inverse - [[0, 0, start[0]], [0, 0, start[1]]]
 
@@ -253,6 +259,13 @@ def _warp_pillow(
         fillcolor=colour[0] if bands == 1 else colour,
     )
     return drawn.resize((width, height), Image.Resampling.BICUBIC) if supersample > 1 else drawn
+
+
+def _cut(source: Image.Image | np.ndarray, start: Sequence[int], end: Sequence[int]) -> Image.Image:
+    """Cut [start, end), each (x, y), out of a picture or its array."""
+    if isinstance(source, Image.Image):
+        return source.crop((start[0], start[1], end[0], end[1]))
+    return Image.fromarray(source[start[1] : end[1], start[0] : end[0]])
 
 
 def _extend(image: Image.Image, low: np.ndarray, high: np.ndarray) -> Image.Image:

@@ -108,6 +108,17 @@ def test_warp_samples_the_right_place_at_every_scale(scale, kind):
     assert np.abs(drawn - shifted).mean() > 0.01
 
 
+@pytest.mark.parametrize("fill", ["white", "black", "replicate", "paper"])
+@pytest.mark.parametrize("scale", [0.11, 0.4, 1.7])
+def test_an_array_of_three_channels_is_each_channel_and_the_picture(scale, fill):
+    array = np.random.default_rng(4).integers(0, 256, (90, 70, 3), np.uint8)
+    matrix = _matrix(scale, 20, 9, -12)
+    drawn = warp(array, matrix, (48, 40), fill)
+    for channel in range(3):
+        np.testing.assert_array_equal(drawn[:, :, channel], warp(array[:, :, channel].copy(), matrix, (48, 40), fill))
+    np.testing.assert_array_equal(drawn, np.asarray(warp(Image.fromarray(array), matrix, (48, 40), fill)))
+
+
 def test_minifying_is_antialiased():
     lines = np.full((900, 900), 70, np.uint8)
     lines[:, ::3] = 115  # mean 85, standard deviation 21: what point sampling would keep

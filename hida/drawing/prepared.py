@@ -1,0 +1,126 @@
+"""What is decided about a photo before it is drawn: its faces, the views, and their depth."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from hida import depth as depths
+from hida.depth.maps import depth_from_file
+from hida.drawing.detail import Detail, require_detail
+from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
+from hida.drawing.views import Plan, plan, portrait, view_depth
+from hida.errors import HidaError
+from hida.images.alignment import warp
+
+Frame = Literal["auto", "portrait", "face", "whole"]
+DepthSource = str | os.PathLike[str] | np.ndarray
+DepthOfView = Callable[[int, np.ndarray, int], np.ndarray]
+"""From a view's index in the plan, its matrix and its side to its depth, float32 (side, side)."""
+PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
+"""Height of a portrait in pixels, and from where to where it may be chosen."""
+
+
+class NoFaceError(HidaError):
+    """No face was found in a photo that is to be drawn around one."""
+
+
+class Drawn(NamedTuple):
+    """What is drawn of a photo.
+
+    Args:
+        found: the number of faces in it, 0 if none were looked for.
+        shown: the number of those that have views of their own.
+        place: (2, 3), from pixels of the photo to pixels of the picture.
+        size: (width, height) of the picture.
+    """
+
+    found: int
+    shown: int
+    place: np.ndarray
+    size: tuple[int, int]
+
+
+def check_options(frame: Frame, faces: Faces, size: int | None, detail: Detail = "auto") -> None:
+    """Check what does not depend on the photo.
+
+    Raises:
+        HidaError: naming the argument that cannot be used.
+    """
+    if frame not in get_args(Frame):
+        raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
+    require_faces(faces)
+    require_detail(detail)
+    if detail == "fine" and frame == "whole":
+        raise HidaError("detail is a face's and has no effect with frame 'whole'; leave one of the two out.")
+    if size is None:
+        return
+    if frame not in ("portrait", "face"):
+        raise HidaError(
+            f"size is a portrait's and has no effect with frame {frame!r}; choose 'portrait', or leave it out."
+        )
+    low, high = PORTRAIT_SIZES
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not low <= size <= high:
+        raise HidaError(f"size is {size!r}; give a portrait's height in pixels, {low} to {high}.")
+
+
+def prepare(
+    pixels: np.ndarray,
+    depth: DepthSource | None,
+    frame: Frame,
+    faces: Faces,
+    size: int | None = None,
+    report: Callable[[Drawn], None] | None = None,
+) -> tuple[Plan, DepthOfView, Callable[[], np.ndarray]]:
+    """Return the views, a function that computes their depth, and one for the whole picture's (in seconds)."""
+    photo = pixels.shape[1], pixels.shape[0]
+    method = _method(depth)
+    model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
+    cut_out = frame in ("portrait", "face")
+    # Whoever wants to know how many there are is told of all.
+    found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
+    if not found and frame != "whole":
+        if cut_out or depth is None or method in ("auto", "tddfa"):
+            raise NoFaceError(
+                "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
+                "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
+            )
+        warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
+    wanted = choose(found, faces)
+    points = [face.points for face in wanted]
+    views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
+    if report is not None:
+        report(Drawn(len(found), len(views.faces), views.place, views.size))
+    if depth is None or method in ("auto", "tddfa", "builtin"):
+        deep = wanted or choose(find(pixels, model, faces), faces)
+        # Without a face the whole picture is taken for one.
+        deep = deep or [depths.face_model("builtin").whole(pixels)]
+        around = len(views.tiles)
+
+        def depth_of(index: int, matrix: np.ndarray, side: int) -> np.ndarray:
+            shown = deep if index < around else [wanted[views.chosen[index - around]]]
+            return common_depth(shown, (side, side), matrix)
+
+        return views, depth_of, partial(common_depth, deep, views.size, views.place)
+    if method is None:
+        map_ = depth_from_file(depth, photo)
+    else:
+        name, _, network = method.partition(":")
+        map_ = depths.predict(pixels, name, model=network or None)
+
+    def depth_from_map(_: int, matrix: np.ndarray, side: int) -> np.ndarray:
+        return view_depth(map_, matrix, side)
+
+    return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
+
+
+def _method(depth: DepthSource | None) -> str | None:
+    """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
+    if depth is None:
+        return "auto"
+    return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None

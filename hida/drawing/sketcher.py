@@ -32,8 +32,9 @@ from hida.matte import person_matte
 from hida.models.generator import Encoded, Generator
 from hida.weights.checkpoint import load_generator
 
-BATCH = 8
 __all__ = ["Drawn", "Frame", "NoFaceError", "Sketcher", "check_options"]
+
+BATCH = 8
 
 
 class Sketcher:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from hida.cli.jobs import cores_each, run_side_by_side
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_one_for_map
+from hida.cli.photos import STDIN, Frame, for_each, list_photos, photo_source, require_one_for_map
 from hida.cli.targets import read_place, without_existing
 from hida.errors import HidaError
 from hida.images.io import ImageSource, read_image
@@ -172,10 +172,11 @@ def _photos_apart(command: Command) -> Command:
     A word that can be no style is a photo, and so are those after it, unless there is no such file and photos were
     given before.
     """
-    at = next((k for k, word in enumerate(command.style) if not re.fullmatch(r"[-+\d.:,]+", word)), 0)
-    if not at or (command.photos and not Path(command.style[at]).exists()):
+    words = [Path(word) for word in command.style]
+    at = next((k for k, word in enumerate(words) if word == STDIN or not re.fullmatch(r"[-+\d.:,]+", str(word))), 0)
+    if not at or (command.photos and words[at] != STDIN and not words[at].exists()):
         return command
-    return replace(command, style=command.style[:at], photos=(*command.photos, *map(Path, command.style[at:])))
+    return replace(command, style=command.style[:at], photos=(*command.photos, *words[at:]))
 
 
 def draw(

@@ -1,7 +1,9 @@
 """Photos side by side in processes, which compute and write nothing: what they return is written by this process.
 
-Processes, since threads of one would compute in turns wherever Python is at work, and share its warnings. Each is at
-the end of a pipe: it ends when this process does, however that happens, and one that dies takes one photo with it.
+Processes, since threads of one would compute in turns wherever Python is at work, could not be interrupted, and share
+its warnings. In turns, ten photos took 15.5, 28.7 and 17.5 s in two processes, 18.0, 30.3 and 20.2 s in two threads,
+one core for each, on two cores that other programs used as well. Each process is at the end of a pipe: it ends when
+this one does, however that happens, and one that dies takes one photo with it.
 """
 
 from __future__ import annotations

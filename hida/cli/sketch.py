@@ -29,6 +29,7 @@ import tyro
 from hida.cli.jobs import run_side_by_side
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import (
+    STDIN,
     Background,
     Detail,
     Frame,
@@ -225,7 +226,8 @@ def _photos_apart(command: Command) -> Command:
     A word that can be no style is a photo, and so are those after it, unless there is no such file and photos were
     given before.
     """
-    at = next((k for k, word in enumerate(command.style) if not re.fullmatch(r"[-+\d.:,]+", word)), 0)
-    if not at or (command.photos and not Path(command.style[at]).exists()):
+    words = [Path(word) for word in command.style]
+    at = next((k for k, word in enumerate(words) if word == STDIN or not re.fullmatch(r"[-+\d.:,]+", str(word))), 0)
+    if not at or (command.photos and words[at] != STDIN and not words[at].exists()):
         return command
-    return replace(command, style=command.style[:at], photos=(*command.photos, *map(Path, command.style[at:])))
+    return replace(command, style=command.style[:at], photos=(*command.photos, *words[at:]))

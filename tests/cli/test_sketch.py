@@ -267,8 +267,9 @@ class Piped:
 def test_photos_come_by_standard_input_and_in_one_stem(folder, monkeypatch):
     data = (folder / "photos" / "a.png").read_bytes()
     Image.open(folder / "photos" / "a.png").save(folder / "photos" / "a.webp", lossless=True)
-    monkeypatch.setattr("sys.stdin", Piped(data))
-    assert run("-", "photos", "--style", 1) == 0
+    for words in (["-", "photos", "--style", "1"], ["--style", "1", "-"], ["photos", "--style", "1", "-"]):
+        monkeypatch.setattr("sys.stdin", Piped(data))
+        assert run(*words) == 0
     sketches = {path.name: path.read_bytes() for path in (folder / "sketches").iterdir()}
     assert sorted(sketches) == ["a.png_style1.png", "a.webp_style1.png", "b_style1.png", "stdin_style1.png"]
     assert len({sketches[f"{name}_style1.png"] for name in ("a.png", "a.webp", "stdin")}) == 1

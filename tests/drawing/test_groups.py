@@ -77,8 +77,8 @@ def around(photo, face, grow):
     return (*low.tolist(), *high.tolist())
 
 
-def alike(sketcher, photo, sketch, face, model, style):
-    """FSIM of a face in the group's sketch and drawn alone, from a part of the photo in which it is the largest."""
+def alone(sketcher, photo, face, model, style):
+    """The sketch of a part of the photo in which the face is the largest, on white paper at its place in the photo."""
     for grow in (1.55, 1.8, 2.2, 1.35, 1.2):
         window = around(photo, face, grow)
         part = photo.crop(window)
@@ -87,10 +87,15 @@ def alike(sketcher, photo, sketch, face, model, style):
             break
     else:
         pytest.fail(f"the face at {face.box} is not found alone")
-    alone = sketcher(part, style=style, depth="builtin", faces="largest")
-    inner = around(photo, face, 1)
-    own = [edge - start for edge, start in zip(inner, window[:2] * 2, strict=True)]
-    return fsim(np.asarray(sketch.crop(inner)), np.asarray(alone.crop(own)))
+    result = Image.new("L", photo.size, 255)
+    result.paste(sketcher(part, style=style, depth="builtin", faces="largest"), window[:2])
+    return result
+
+
+def alike(photo, one, two, face):
+    """FSIM of two sketches within the box of a face."""
+    box = around(photo, face, 1)
+    return fsim(np.asarray(one.crop(box)), np.asarray(two.crop(box)))
 
 
 def apart(points, face, window):
@@ -145,12 +150,13 @@ def test_every_face_of_a_group_is_drawn_as_it_is_alone(sketcher, model, monkeypa
     faces = model.group(np.asarray(group))
     assert len(faces) == len(made[0].faces) == 2
     largest = sketcher(group, depth="builtin", faces="largest")
-    for face in faces:
-        assert alike(sketcher, group, sketch, face, model, 1) >= ALIKE
+    singles = [alone(sketcher, group, face, model, 1) for face in faces]
+    for face, single in zip(faces, singles, strict=True):
+        assert alike(group, sketch, single, face) >= ALIKE
         assert found_again(group, sketch, face, model) <= APART
     assert seam(sketch, made) <= SEAM
     # The test can fail: without a view of its own the smaller face is another.
-    assert alike(sketcher, group, largest, faces[1], model, 1) < ALIKE
+    assert alike(group, largest, singles[1], faces[1]) < ALIKE
 
 
 def wild():
@@ -174,7 +180,7 @@ def wild():
 @pytest.mark.slow
 @pytest.mark.skipif(not WILD, reason="HIDA_WILD names no folder of photos")
 @pytest.mark.parametrize("group", list(wild()), ids=lambda group: group[0])
-@pytest.mark.parametrize("style", [1, 3])
+@pytest.mark.parametrize("style", [1, 2, 3])
 def test_every_face_of_real_groups_is_drawn_as_it_is_alone(sketcher, model, monkeypatch, group, style):
     _, paths, heights, rows = group
     photos = [read_image(path) for path in paths]
@@ -188,9 +194,14 @@ def test_every_face_of_real_groups_is_drawn_as_it_is_alone(sketcher, model, monk
     sketch, made = drawn(sketcher, photo, style, monkeypatch)
     faces = model.group(np.asarray(photo))
     assert len(faces) == len(made[0].faces) > 1
-    similar = [alike(sketcher, photo, sketch, face, model, style) for face in faces]
-    distances = [found_again(photo, sketch, face, model) for face in faces]
+    singles = [alone(sketcher, photo, face, model, style) for face in faces]
+    similar = [alike(photo, sketch, single, face) for face, single in zip(faces, singles, strict=True)]
+    distances = np.array([found_again(photo, sketch, face, model) for face in faces])
     print(f"\nFSIM {np.round(similar, 3)}, points {np.round(distances, 3)}, seam {seam(sketch, made):.3f}")
     assert min(similar) >= ALIKE
-    assert max(distances) <= APART
+    # The drawing itself moves some points, in style 2 by up to 0.1: then it does so where the face is alone, too.
+    for k in np.flatnonzero(distances > APART):
+        by_itself = found_again(photo, singles[k], faces[k], model)
+        print(f"points {distances[k]:.3f}, alone {by_itself:.3f}")
+        assert distances[k] <= by_itself + 0.03
     assert seam(sketch, made) <= SEAM

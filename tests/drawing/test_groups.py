@@ -14,8 +14,8 @@ from PIL import Image
 
 from hida import Sketcher, depth
 from hida.drawing import sketcher as drawing
-from hida.drawing.joining import FaceDrawing
-from hida.images.alignment import IDENTITY, TEMPLATE, apply, invert, similarity, warp
+from hida.drawing.joining import FaceDrawing, finer
+from hida.images.alignment import TEMPLATE, apply, invert, similarity, warp
 from hida.images.io import image_files, read_image
 from hida.metrics import fsim
 
@@ -77,8 +77,8 @@ def around(photo, face, grow):
     return (*low.tolist(), *high.tolist())
 
 
-def alike(sketcher, photo, sketch, face, model, style):
-    """FSIM of a face in the group's sketch and drawn alone, from a part of the photo in which it is the largest."""
+def alone(sketcher, photo, face, model, style):
+    """The sketch of a part of the photo in which the face is the largest, on white paper at its place in the photo."""
     for grow in (1.55, 1.8, 2.2, 1.35, 1.2):
         window = around(photo, face, grow)
         part = photo.crop(window)
@@ -87,10 +87,15 @@ def alike(sketcher, photo, sketch, face, model, style):
             break
     else:
         pytest.fail(f"the face at {face.box} is not found alone")
-    alone = sketcher(part, style=style, depth="builtin", faces="largest")
-    inner = around(photo, face, 1)
-    own = [edge - start for edge, start in zip(inner, window[:2] * 2, strict=True)]
-    return fsim(np.asarray(sketch.crop(inner)), np.asarray(alone.crop(own)))
+    result = Image.new("L", photo.size, 255)
+    result.paste(sketcher(part, style=style, depth="builtin", faces="largest"), window[:2])
+    return result
+
+
+def alike(photo, one, two, face):
+    """FSIM of two sketches within the box of a face."""
+    box = around(photo, face, 1)
+    return fsim(np.asarray(one.crop(box)), np.asarray(two.crop(box)))
 
 
 def apart(points, face, window):
@@ -100,18 +105,21 @@ def apart(points, face, window):
 
 
 def found_again(photo, sketch, face, model):
-    """How far a face's points in the sketch are from those in the photo: seen upright, else in the whole sketch."""
+    """How far a face's points in the sketch are from those in the photo: the median of looks at three sizes, upright.
+
+    One look may miss by much: the detector was not made for sketches, and its box moves the points.
+    """
     upright = similarity(face.points, TEMPLATE + 3)
+    distances = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for matrix, size in ((upright, (256, 256)), (IDENTITY, photo.size)):
-            seen = warp(np.asarray(sketch), matrix, size)
-            back = invert(matrix)
-            points = [apply(back, found.points) for found in model.faces(np.repeat(seen[:, :, None], 3, 2))]
-            distances = [apart(own, face, (0, 0)) for own in points]
-            if distances and min(distances) < 1:
-                return min(distances)
-    return np.inf
+        for side in (256, 320, 400):
+            matrix = finer(upright, side / 256)
+            seen = warp(np.asarray(sketch), matrix, (side, side))
+            faces = model.faces(np.repeat(seen[:, :, None], 3, 2))
+            found = [apart(apply(invert(matrix), one.points), face, (0, 0)) for one in faces]
+            distances.append(min(found, default=np.inf))
+    return float(np.median(distances))
 
 
 def steepness(picture):
@@ -145,12 +153,13 @@ def test_every_face_of_a_group_is_drawn_as_it_is_alone(sketcher, model, monkeypa
     faces = model.group(np.asarray(group))
     assert len(faces) == len(made[0].faces) == 2
     largest = sketcher(group, depth="builtin", faces="largest")
-    for face in faces:
-        assert alike(sketcher, group, sketch, face, model, 1) >= ALIKE
+    singles = [alone(sketcher, group, face, model, 1) for face in faces]
+    for face, single in zip(faces, singles, strict=True):
+        assert alike(group, sketch, single, face) >= ALIKE
         assert found_again(group, sketch, face, model) <= APART
     assert seam(sketch, made) <= SEAM
     # The test can fail: without a view of its own the smaller face is another.
-    assert alike(sketcher, group, largest, faces[1], model, 1) < ALIKE
+    assert alike(group, largest, singles[1], faces[1]) < ALIKE
 
 
 def wild():
@@ -174,7 +183,7 @@ def wild():
 @pytest.mark.slow
 @pytest.mark.skipif(not WILD, reason="HIDA_WILD names no folder of photos")
 @pytest.mark.parametrize("group", list(wild()), ids=lambda group: group[0])
-@pytest.mark.parametrize("style", [1, 3])
+@pytest.mark.parametrize("style", [1, 2, 3])
 def test_every_face_of_real_groups_is_drawn_as_it_is_alone(sketcher, model, monkeypatch, group, style):
     _, paths, heights, rows = group
     photos = [read_image(path) for path in paths]
@@ -188,9 +197,14 @@ def test_every_face_of_real_groups_is_drawn_as_it_is_alone(sketcher, model, monk
     sketch, made = drawn(sketcher, photo, style, monkeypatch)
     faces = model.group(np.asarray(photo))
     assert len(faces) == len(made[0].faces) > 1
-    similar = [alike(sketcher, photo, sketch, face, model, style) for face in faces]
-    distances = [found_again(photo, sketch, face, model) for face in faces]
+    singles = [alone(sketcher, photo, face, model, style) for face in faces]
+    similar = [alike(photo, sketch, single, face) for face, single in zip(faces, singles, strict=True)]
+    distances = np.array([found_again(photo, sketch, face, model) for face in faces])
     print(f"\nFSIM {np.round(similar, 3)}, points {np.round(distances, 3)}, seam {seam(sketch, made):.3f}")
     assert min(similar) >= ALIKE
-    assert max(distances) <= APART
+    # The drawing itself moves some points, in style 2 by up to 0.1: then it does so where the face is alone, too.
+    for k in np.flatnonzero(distances > APART):
+        by_itself = found_again(photo, singles[k], faces[k], model)
+        print(f"points {distances[k]:.3f}, alone {by_itself:.3f}")
+        assert distances[k] <= by_itself + 0.03
     assert seam(sketch, made) <= SEAM

@@ -12,7 +12,7 @@ from hida.images.alignment import apply, compose, invert, scale_of, warp
 
 FEATHER = 40
 """Pixels of a 256×256 view over which it gives way to what surrounds it."""
-_MIDDLE, _RADII = (126.5, 118.0), (72.0, 95.0)
+MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
 _BETWEEN = 0.4
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
@@ -125,7 +125,7 @@ def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: floa
     x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
     across, down = (
         (row[0] * x + row[1] * y + row[2] - middle) / radius
-        for row, middle, radius in zip(view.astype(np.float32), _MIDDLE, _RADII, strict=True)
+        for row, middle, radius in zip(view.astype(np.float32), MIDDLE, RADII, strict=True)
     )
     return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _NEARER)
 

@@ -40,8 +40,8 @@ class Detector(nn.Module):
         super().__init__()
         self.boxes = np.array(boxes, float).reshape(-1, 4)
 
-    def detect(self, photo):
+    def detect(self, photo, *, times=1):
         return self.boxes, np.linspace(0.9, 0.8, len(self.boxes))
 
-    def detect_small(self, photo, threshold=0.2, *, most=0):
+    def detect_small(self, photo):
         return np.empty((0, 4)), np.empty(0)

@@ -40,7 +40,7 @@ class Command:
     depth: str = "auto"
     """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
     frame: Frame = "auto"
-    """auto and face: the view of the face; whole: the first view of the photo as it is"""
+    """auto, portrait, face: the view of the largest face; whole: the first view of the photo as it is"""
     device: str = "auto"
     """cpu, cuda, or auto"""
 

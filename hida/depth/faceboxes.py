@@ -127,13 +127,17 @@ class FaceBoxes(nn.Module):
         return torch.cat(boxes), torch.cat(scores)
 
     @torch.inference_mode()
-    def detect(self, photo: np.ndarray, threshold: float = 0.5, overlap: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    def detect(
+        self, photo: np.ndarray, threshold: float = 0.5, overlap: float = 0.3, *, times: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find faces; photos over 1080×720 are reduced first.
 
         Args:
             photo: (H, W, 3) uint8 RGB.
             threshold: faces scoring at most this are dropped.
             overlap: faces that overlap a better one by more than this (intersection over union) are dropped.
+            times: what the size at which the photo is seen is multiplied by, for smaller faces; time grows by its
+                square.
 
         Returns:
             Boxes (K, 4) float64 in pixels of the photo and scores (K,), the largest face first.
@@ -143,25 +147,25 @@ class FaceBoxes(nn.Module):
         """
         check_photo(photo)
         height, width = photo.shape[:2]
-        scale = min(1.0, MAX_HEIGHT / height, MAX_WIDTH / width)
-        pixels = _reduced(photo, scale)
+        scale = times * min(1.0, MAX_HEIGHT / height, MAX_WIDTH / width)
+        pixels = _scaled(photo, scale)
         boxes, scores = self._see(pixels, threshold)
         return _sorted(boxes * _factors(photo, pixels), scores, overlap)
 
     @torch.inference_mode()
     def detect_small(
-        self, photo: np.ndarray, threshold: float = 0.2, overlap: float = 0.3, *, most: int = _MOST_PIXELS
+        self, photo: np.ndarray, threshold: float = 0.2, overlap: float = 0.3
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find what may be faces that :meth:`detect` misses because it reduces the photo; none where it does not.
 
-        Up to ``most`` pixels the photo is seen at full size, larger ones are reduced to that. Other arguments, results
-        and errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
+        Up to 24 megapixels the photo is seen at full size, larger ones are reduced to that. Arguments, results and
+        errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]
         if height <= MAX_HEIGHT and width <= MAX_WIDTH:
             return np.empty((0, 4)), np.empty(0)
-        pixels = _reduced(photo, min(1.0, (most / (height * width)) ** 0.5))
+        pixels = _scaled(photo, min(1.0, (_MOST_PIXELS / (height * width)) ** 0.5))
         found = [(np.empty((0, 4)), np.empty(0))]
         for top, above, below in _tiles(pixels.shape[2]):
             for left, before, after in _tiles(pixels.shape[3]):
@@ -182,11 +186,11 @@ class FaceBoxes(nn.Module):
         return boxes[keep].double().cpu().numpy(), scores[keep].double().cpu().numpy()
 
 
-def _reduced(photo: np.ndarray, scale: float) -> Tensor:
-    """Return the photo as uint8 (1, 3, H, W), reduced if ``scale`` is below 1."""
-    # Reduced while still bytes: a 50-megapixel photo would take 600 MB as floats.
+def _scaled(photo: np.ndarray, scale: float) -> Tensor:
+    """Return the photo as uint8 (1, 3, H, W), ``scale`` times as large."""
+    # Scaled while still bytes: a 50-megapixel photo would take 600 MB as floats.
     pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None]
-    if scale >= 1:
+    if scale == 1:
         return pixels
     size = (max(1, round(photo.shape[0] * scale)), max(1, round(photo.shape[1] * scale)))
     return F.interpolate(pixels, size, mode="bilinear", antialias=True)

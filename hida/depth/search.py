@@ -30,8 +30,8 @@ _CERTAIN_SMALL = 0.99
 _PREFERENCE, _LARGEST = 0.02, 4
 # How many of the small faces are looked at again, the best scores first.
 _CANDIDATES = 16
-# A group's small faces are looked for if the largest has fewer pixels as the detector sees it, in so many pixels.
-_SMALL, _GROUP_PIXELS = 64, 4_000_000
+# A group's small faces are looked for if the box of the first has fewer pixels as the detector sees it.
+_SMALL = 64
 
 Build = Callable[[np.ndarray, np.ndarray, np.ndarray], list[Face]]
 
@@ -39,11 +39,9 @@ Build = Callable[[np.ndarray, np.ndarray, np.ndarray], list[Face]]
 class Detector(Protocol):
     """What is asked of :class:`hida.depth.faceboxes.FaceBoxes`; both return boxes (K, 4) and scores (K,)."""
 
-    def detect(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def detect(self, photo: np.ndarray, *, times: float = ...) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def detect_small(
-        self, photo: np.ndarray, threshold: float = ..., *, most: int = ...
-    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def detect_small(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -110,27 +108,24 @@ def find_faces(photo: np.ndarray, detector: Detector, build: Build) -> list[Face
 def find_group(photo: np.ndarray, detector: Detector, build: Build) -> list[Face]:
     """Return the first face of :func:`find_faces`, and of the others those that are faces, the largest first.
 
-    Each of the others is brought upright by its own points and looked at again; one that is turned by quarters against
-    the photo, such as a lying child's, is built anew. In a large photo with small faces only, smaller ones are looked
-    for. Arguments as there.
+    Each of the others is brought upright by its own points and looked at again. Where the first is small, smaller ones
+    are looked for at twice the size. Arguments as there.
     """
     faces = find_faces(photo, detector, build)
     if not faces:
         return []
     first, *others = faces
     reduced = max(photo.shape[0] / MAX_HEIGHT, photo.shape[1] / MAX_WIDTH)
-    if reduced > 1 and _side(first) / reduced < _SMALL:
-        boxes, scores = detector.detect_small(photo, 0.5, most=_GROUP_PIXELS)
+    if _side(first) < _SMALL * max(1.0, reduced):
+        boxes, scores = detector.detect(photo, times=2)
         some = np.sort(np.argsort(-scores, kind="stable")[: len(faces) + _CANDIDATES])
         small = build(photo, boxes[some], scores[some])
         others += [face for face in small if not any(_same(face, known) for known in faces)]
-    group = [first]
+    group: list[Face] = []
     for face in others:
-        sure = _upright(photo, face, detector, build)
-        if sure is not None and not any(_same(sure, known) for known in group):
-            group.append(sure)
-    # Stable: of equal faces the first is the first that find_faces has.
-    return [first, *sorted(group[1:], key=_side, reverse=True)]
+        if not any(_same(face, known) for known in (first, *group)) and _certainty(photo, face, detector) >= _CERTAIN:
+            group.append(face)
+    return [first, *sorted(group, key=_side, reverse=True)]
 
 
 def _side(face: Face) -> float:
@@ -142,23 +137,6 @@ def _same(one: Face, two: Face) -> bool:
     """Return whether two boxes show one face: the middles nearer than a third of the smaller one's side."""
     apart = np.abs(np.add(one.box[:2], one.box[2:]) - np.add(two.box[:2], two.box[2:])).max() / 2
     return bool(apart < min(_side(one), _side(two)) / 3)
-
-
-def _upright(photo: np.ndarray, face: Face, detector: Detector, build: Build) -> Face | None:
-    """Return a face with points that bring it upright; None if it does not look like one however it is turned."""
-    if _certainty(photo, face, detector) >= _CERTAIN:
-        return face
-    quarters, certainty = _stance(photo, face.box, detector)
-    if quarters == 0 or certainty < _CERTAIN:
-        return None
-    matrix = _to_turned(photo, quarters)
-    corners = apply(matrix, np.reshape(face.box, (2, 2)))
-    box = np.concatenate([corners.min(0), corners.max(0)])
-    for found in build(np.rot90(photo, quarters), box[None], np.array([certainty])):
-        turned = _turned(found, photo, quarters)
-        if _certainty(photo, turned, detector) >= _CERTAIN:
-            return turned
-    return None
 
 
 def _most_certain(photo: np.ndarray, faces: list[Face], detector: Detector) -> tuple[list[Face], float]:
@@ -234,17 +212,11 @@ def _central(boxes: np.ndarray, scores: np.ndarray) -> Iterator[float]:
 
 def _turned(face: Face, photo: np.ndarray, quarters: int) -> Face:
     """Tell ``face``, found in ``np.rot90(photo, quarters)``, in pixels of ``photo``."""
-    matrix = _to_turned(photo, quarters)
-    corners = apply(invert(matrix), np.reshape(face.box, (2, 2)))
-    box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
-    return TurnedFace(box, face.score, face, matrix)
-
-
-def _to_turned(photo: np.ndarray, quarters: int) -> np.ndarray:
-    """Return the matrix from pixels of ``photo`` to pixels of ``np.rot90(photo, quarters)``."""
     matrix = np.eye(2, 3)
     height, width = photo.shape[:2]
     for _ in range(quarters):
         matrix = compose(matrix, np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, width - 1.0]]))
         height, width = width, height
-    return matrix
+    corners = apply(invert(matrix), np.reshape(face.box, (2, 2)))
+    box = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
+    return TurnedFace(box, face.score, face, matrix)

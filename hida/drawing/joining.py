@@ -18,8 +18,9 @@ _BETWEEN = 0.4
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
 _KEPT = 0.3
 """How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""
-_NEARER = 0.25
-"""A face twice as large counts as 2 to this power times nearer: in most photos the larger face is the one in front."""
+_LARGER, _LOWER = 0.1, 0.15
+"""What is larger and what is lower is mostly in front, such as a child on a lap: a face twice as large counts as 2 to
+the first times further inside its head, and the lower of two touching heads by the second."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
             own = _distance(views[k], window, largest)
         for j in others:
             reach, farther = _reach(views[j], window), own - _distance(views[j], window, largest)
+            farther += _LOWER * _higher(views[k], views[j])
             weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
             strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
         mixed[inside] += (over - picture[inside]) * weight
@@ -127,7 +129,16 @@ def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: floa
         (row[0] * x + row[1] * y + row[2] - middle) / radius
         for row, middle, radius in zip(view.astype(np.float32), MIDDLE, RADII, strict=True)
     )
-    return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _NEARER)
+    return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _LARGER)
+
+
+def _higher(one: np.ndarray, two: np.ndarray) -> float:
+    """Return by how much one head is higher than another, as they are upright: 1 if it touches it from above."""
+    apart = np.diff([apply(invert(view), _MIDDLE) for view in (one, two)], axis=0)[0]
+    down = one[1, :2] / scale_of(one) + two[1, :2] / scale_of(two)
+    return float(
+        apart @ down / max(np.linalg.norm(down), 1e-6) / (_RADII[1] / scale_of(one) + _RADII[1] / scale_of(two))
+    )
 
 
 def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -40,7 +40,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["train"], "--data and --out are missing"),
         (["evaluate", "--taget", "t"], "there is no option --taget; did you mean --target?"),
         (["sketch", "p", "--out"], "--out: a value must follow"),
-        (["sketch", "p", "--frame", "upside"], "--frame: 'upside' is none of auto, face, whole"),
+        (["sketch", "p", "--frame", "upside"], "--frame: 'upside' is none of auto, portrait, face, whole"),
         (["sketch", "p", "--sheet", "yes"], "the word 'yes' is one too many"),
         (["sketch", "p", "--steps", "caf\udce9"], "--steps: 'caf\\udce9' is no integer"),
         (["depth", "p", "--bits", "9"], "--bits: '9' is none of 8, 16"),

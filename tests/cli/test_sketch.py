@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from faces import Model
+from faces import Cone, Model
 from PIL import Image
 
 from hida import depth
@@ -86,6 +86,15 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos/a.png", "--steps", "3"], "--steps has no effect"),
         (["photos/a.png", "--style-map", "photos/a.png", "--style", "1"], "--style-map gives every region its style"),
         (["photos/a.png", "--style-map", "black.png"], "style numbers, 1 to 3"),
+        *[
+            (["photos/a.png", "--faces", word], f"faces is {told}; give")
+            for word, told in (("both", "'both'"), ("0", 0))
+        ],
+        (["photos/a.png", "--size", "400"], "size is a portrait's and has no effect with frame 'auto'"),
+        (
+            ["photos/a.png", "--size", "9", "--frame", "portrait"],
+            "size is 9; give a portrait's height in pixels, 64 to",
+        ),
         (["nothere.jpg"], "nothere.jpg"),
         (["empty"], "holds no pictures"),
         (["text.jpg"], "text.jpg"),
@@ -111,6 +120,33 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, capsys, words, sent
     assert sentence in error
     assert error.count("\n") == 1
     assert not (folder / "sketches").exists()
+
+
+@pytest.mark.parametrize("frame", ["portrait", "face"])
+def test_portraits_have_a_size_of_their_own(folder, frame):
+    assert run("photos/a.png", "--style", 1, "--frame", frame, "--size", 300) == 0
+    assert Image.open(folder / "sketches" / "a_style1.png").size == (240, 300)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ["hida: photos/a.png: 3 faces found, 2 drawn, the others as a part of their surroundings"]),
+        (
+            ["--faces", "largest"],
+            ["hida: photos/a.png: 3 faces found, 1 drawn, the others as a part of their surroundings"],
+        ),
+        (["--frame", "whole"], []),
+    ],
+)
+def test_the_number_of_faces_is_said_once_where_there_are_several(folder, capsys, monkeypatch, words, said):
+    group = [Cone((60, 60, 190, 220), 0.9), Cone((10, 10, 40, 40), 0.9), Cone((0, 0, 15, 15), 0.9)]
+    monkeypatch.setattr(Model, "group", lambda self, photo: group)
+    assert run("photos/a.png", "--style", 1, 2, *words) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == said
+    assert told.out.split() == ["sketches/a_style1.png", "sketches/a_style2.png"]
+    assert run("photos", "--style", 1, "--frame", "whole") == 0
 
 
 def test_one_bad_photo_does_not_stop_the_others(folder, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hida.depth.builtin.network import BuiltinDepth
 from hida.depth.faceboxes import FaceBoxes, _tiles
-from hida.depth.search import find_faces
+from hida.depth.search import find_faces, find_group
 
 PHOTO = Path(__file__).parents[2] / "docs/images/astronaut.jpg"
 
@@ -158,3 +158,41 @@ def test_the_work_for_a_huge_picture_without_a_face_is_bounded(monkeypatch):
     assert find_faces(huge, FaceBoxes(), lambda photo, boxes, scores: list(boxes)) == []
     assert max(seen) <= 2048**2
     assert sum(seen) < 4 * 40e6  # 24 megapixels with what tiles share, four ways round
+
+
+def test_a_group_has_the_largest_face_and_those_that_are_faces_when_seen_again(model, photo):
+    head = np.asarray(Image.fromarray(photo[20:220, 130:330]).resize((110, 110)))
+    group = photo.copy()
+    group[380:490, 20:130] = group[380:490, 390:500] = head
+    found = model.group(group)
+    assert found[0].box == model.faces(group)[0].box
+    assert len(found) == 3
+    # The head's place: 110 pixels for 200, pixel centres at whole numbers.
+    expected = (model.faces(photo)[0].points - (130, 20) + 0.5) * 0.55 - 0.5
+    for face, corner in zip(sorted(found[1:], key=lambda face: face.box[0]), ((20, 380), (390, 380)), strict=True):
+        np.testing.assert_allclose(face.points - corner, expected, atol=1.5)
+
+
+def test_what_does_not_look_like_a_face_is_left_out_of_the_group(model, photo):
+    class Eager:
+        """Sees what the detector sees, and a face in a place where there is none."""
+
+        def detect(self, picture, **options):
+            boxes, scores = model.detector.detect(picture, **options)
+            if picture.shape == photo.shape:
+                boxes, scores = np.vstack([boxes, [(20, 20, 80, 90)]]), np.append(scores, 0.99)
+            return boxes, scores
+
+        detect_small = model.detector.detect_small
+
+    assert len(find_faces(photo, Eager(), model._faces)) == 2
+    assert len(find_group(photo, Eager(), model._faces)) == 1
+
+
+def test_small_faces_of_a_group_are_found_at_twice_the_size(model, photo):
+    head = Image.fromarray(photo[20:220, 130:330])
+    group = np.full((160, 300, 3), 128, np.uint8)
+    for left, side in ((0, 110), (130, 44), (200, 42)):
+        group[20 : 20 + side, left : left + side] = np.asarray(head.resize((side, side), Image.Resampling.LANCZOS))
+    assert len(model.faces(group)) < 3
+    assert len(model.group(group)) == 3

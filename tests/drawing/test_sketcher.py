@@ -126,15 +126,15 @@ def test_tiles_leave_no_seam(monkeypatch):
     """Where two tiles meet, the picture changes no more abruptly than one of the tiles itself does there."""
     pieces = []
 
-    def note(views, drawn):
-        pieces.extend(drawn)
-        return compose_picture(views, drawn)
+    def note(views, tiles, faces):
+        pieces.extend(tiles)
+        return compose_picture(views, tiles, faces)
 
     monkeypatch.setattr("hida.drawing.sketcher.compose_picture", note)
     random = np.random.default_rng(5)
     blobs = Image.fromarray(random.integers(0, 256, (15, 32, 3), np.uint8)).resize((640, 300), Image.Resampling.BICUBIC)
     picture = Sketcher.from_pretrained("small")(blobs, style=1, depth=np.zeros((300, 640)), frame="whole")
-    starts = [np.rint(-matrix[:, 2]).astype(int) for matrix in plan(blobs.size, None).tiles]
+    starts = [np.rint(-matrix[:, 2]).astype(int) for matrix in plan(blobs.size, []).tiles]
     assert len(starts) == 2
     overlap = range(starts[1][0], starts[0][0] + 512)
 
@@ -153,7 +153,10 @@ def test_tiles_leave_no_seam(monkeypatch):
     [
         *[(1, {"style": [style]}, f"there is no style {style}") for style in (0, 4, -1)],
         *[(1, {"style": style}, f"style is {style!r}; give a whole number from 1") for style in ("1", 1.0, 1.5)],
-        (1, {"frame": "face-on"}, r"frame is 'face-on'; give one of auto, face, whole\."),
+        (1, {"frame": "face-on"}, r"frame is 'face-on'; give one of auto, portrait, face, whole\."),
+        *[(1, {"faces": faces}, f"faces is {faces!r}") for faces in ("both", 0, -1, True, 1.5, None)],
+        (1, {"size": 300}, "size is a portrait's and has no effect with frame 'auto'"),
+        *[(1, {"size": size, "frame": "portrait"}, f"size is {size!r}; give") for size in (0, 63, 8193, 300.0, True)],
         (3, {"style": [1, 2]}, "2 entries for 3 photos"),
         (2, {"depth": [None]}, "depth has 1 entries"),
     ],

@@ -1,0 +1,111 @@
+"""Faces over their surroundings: each keeps its own head, whatever the order and the fineness of the drawings."""
+
+import numpy as np
+import pytest
+
+from hida.data.framing import CROP
+from hida.drawing.joining import FaceDrawing, blend_faces, finer
+from hida.images.alignment import IDENTITY, TEMPLATE, apply, compose, invert, similarity
+
+PAPER = np.full((400, 600), 255, np.uint8)
+
+
+def view(scale, x, y, angle=0):
+    """The view of a face whose eyes and mouth have their mean at (x, y), ``scale`` times the template's size."""
+    turn = scale * np.exp(1j * np.deg2rad(angle))
+    placed = (TEMPLATE - TEMPLATE.mean(0)) @ (1, 1j) * turn + x + 1j * y
+    return similarity(np.stack([placed.real, placed.imag], 1), TEMPLATE + 3)
+
+
+def flat(matrix, level, times=1):
+    return FaceDrawing.of(np.full((CROP * times,) * 2, level, np.uint8), matrix)
+
+
+def inner(matrix):
+    """Points of the photo on a face: eyes, mouth, forehead, cheeks, chin, in its view."""
+    return apply(invert(matrix), [(98, 110), (155, 110), (127, 172), (127, 70), (85, 140), (168, 140), (127, 195)])
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        (view(0.6, 200, 200), view(0.6, 290, 200)),  # side by side, touching
+        (view(0.6, 300, 120), view(0.6, 310, 250)),  # one above the other
+        (view(0.9, 250, 170), view(0.45, 330, 290, 15)),  # a child before a parent's shoulder
+        (view(0.5, 150, 200, -20), view(0.55, 230, 210), view(0.5, 310, 190, 10)),
+    ],
+)
+def test_every_face_is_drawn_by_its_own_view_alone(views):
+    levels = [10 + 60 * k for k in range(len(views))]
+    picture = blend_faces(PAPER, [flat(*pair) for pair in zip(views, levels, strict=True)], IDENTITY)
+    backwards = blend_faces(PAPER, [flat(*pair) for pair in zip(views[::-1], levels[::-1], strict=True)], IDENTITY)
+    assert np.abs(picture.astype(int) - backwards).max() <= 1
+    for matrix, level in zip(views, levels, strict=True):
+        for x, y in np.rint(inner(matrix)).astype(int):
+            # Strokes of a neighbour may be kept, but only beyond the face.
+            assert picture[y, x] == level, (level, x, y)
+
+
+@pytest.mark.parametrize("angle", [0, 90, 180, -90])
+def test_of_two_heads_that_touch_the_larger_and_the_lower_reaches_further(angle):
+    turn = np.exp(1j * np.deg2rad(angle))
+
+    def reach(one, two):
+        """How far each of two faces covers the other, beyond where the heads touch, in units of its own size."""
+        middles = [(x + 1j * y) * turn + 200 + 200j for _, x, y in (one, two)]
+        # The mean of a face's points is 11.7 pixels below the middle of its head, at scale 1.
+        means = [at + 11.7j * scale * turn for at, (scale, *_) in zip(middles, (one, two), strict=True)]
+        scales = one[0], two[0]
+        views = [view(scale, at.real, at.imag, angle) for scale, at in zip(scales, means, strict=True)]
+        share = np.linspace(0, 1, 500)
+        found = []
+        for black in (0, 1):
+            drawings = [flat(matrix, 0 if k == black else 255) for k, matrix in enumerate(views)]
+            line = middles[black] + share * (middles[1 - black] - middles[black])
+            levels = blend_faces(PAPER[:, :400], drawings, IDENTITY)[
+                np.rint(line.imag).astype(int), np.rint(line.real).astype(int)
+            ]
+            end = share[np.argmax(levels > 127)] - scales[black] / sum(scales)
+            found.append(end * abs(middles[1] - middles[0]) / scales[black])
+        return found
+
+    one, two = reach((0.6, -43, 0), (0.6, 43, 0))
+    assert one == pytest.approx(two, abs=2)
+    larger, smaller = reach((0.8, -58, 0), (0.4, 29, 0))
+    assert larger * 0.8 > smaller * 0.4 + 2
+    higher, lower = reach((0.5, -30, -25), (0.5, 30, 25))
+    assert lower > higher + 4
+
+
+def test_faces_far_apart_are_blended_as_if_they_were_alone():
+    views = view(0.3, 100, 200), view(0.3, 480, 200, 30)
+    together = blend_faces(PAPER, [flat(matrix, 90) for matrix in views], IDENTITY)
+    alone = np.minimum(*(blend_faces(PAPER, [flat(matrix, 90)], IDENTITY) for matrix in views))
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_a_finer_drawing_is_at_the_same_place(times):
+    ramp = np.add.outer(np.arange(CROP), np.arange(CROP)).astype(np.float32)
+    coarse = np.rint(ramp / ramp.max() * 200).astype(np.uint8)
+    at = (np.arange(CROP * times) + 0.5) / times - 0.5
+    fine = np.rint(np.add.outer(at, at) / ramp.max() * 200).clip(0, 255).astype(np.uint8)
+    matrix = view(0.7, 300, 210, 25)
+    drawings = FaceDrawing.of(coarse, matrix), FaceDrawing.of(fine, matrix)
+    np.testing.assert_allclose(drawings[1].view, matrix, atol=1e-12)
+    one, two = (blend_faces(PAPER, [drawing], IDENTITY).astype(int) for drawing in drawings)
+    assert np.abs(one - two).max() <= 3
+
+
+def test_pixel_centres_of_finer_views_cover_the_same_square():
+    for times in (2, 3):
+        outer = finer(IDENTITY, times)
+        np.testing.assert_allclose(apply(outer, [[-0.5, -0.5], [255.5, 255.5]]), [[-0.5] * 2, [256 * times - 0.5] * 2])
+        np.testing.assert_allclose(finer(outer, 1 / times), IDENTITY, atol=1e-12)
+
+
+def test_the_place_moves_faces_with_the_picture():
+    matrix, place = view(0.5, 200, 150, 10), np.array([[0.0, 1.0, 40.0], [-1.0, 0.0, 380.0]])
+    drawing = FaceDrawing.of(np.random.default_rng(2).integers(0, 255, (CROP, CROP), np.uint8), matrix)
+    moved = FaceDrawing.of(drawing.sketch, compose(invert(place), matrix))
+    np.testing.assert_array_equal(blend_faces(PAPER, [drawing], place), blend_faces(PAPER, [moved], IDENTITY))

@@ -134,10 +134,10 @@ def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: floa
 
 def _higher(one: np.ndarray, two: np.ndarray) -> float:
     """Return by how much one head is higher than another, as they are upright: 1 if it touches it from above."""
-    apart = np.diff([apply(invert(view), _MIDDLE) for view in (one, two)], axis=0)[0]
+    apart = np.diff([apply(invert(view), MIDDLE) for view in (one, two)], axis=0)[0]
     down = one[1, :2] / scale_of(one) + two[1, :2] / scale_of(two)
     return float(
-        apart @ down / max(np.linalg.norm(down), 1e-6) / (_RADII[1] / scale_of(one) + _RADII[1] / scale_of(two))
+        apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two))
     )
 
 

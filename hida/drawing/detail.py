@@ -181,10 +181,10 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _head() -> Tensor:
-    """Return (256, 256) weights: 1 on the head and its hair, a smooth fall to 0 around it."""
+    """Return (256, 256) weights: 1 on the head and in what is above the mouth, a smooth fall to 0 on the shoulders."""
     y, x = torch.meshgrid(torch.arange(CROP), torch.arange(CROP), indexing="ij")
     distance = torch.hypot(*((at - middle) / radius for at, middle, radius in zip((x, y), MIDDLE, RADII, strict=True)))
-    return 1 - _smooth((distance - 1.15) / 0.3)
+    return 1 - torch.minimum(_smooth((distance - 1.15) / 0.3), _smooth((y - 140) / 50))
 
 
 def _paper(sketch: Tensor) -> Tensor:

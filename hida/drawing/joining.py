@@ -136,9 +136,7 @@ def _higher(one: np.ndarray, two: np.ndarray) -> float:
     """Return by how much one head is higher than another, as they are upright: 1 if it touches it from above."""
     apart = np.diff([apply(invert(view), MIDDLE) for view in (one, two)], axis=0)[0]
     down = one[1, :2] / scale_of(one) + two[1, :2] / scale_of(two)
-    return float(
-        apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two))
-    )
+    return float(apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two)))
 
 
 def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hida.data.framing import CROP
-from hida.drawing.joining import finer
+from hida.drawing.joining import MIDDLE, RADII, finer
 from hida.drawing.views import view_photo
 from hida.errors import HidaError
 from hida.images.alignment import scale_of
@@ -34,13 +34,24 @@ ENOUGH = {2: 1.5, 4: 3.0}
 half of what is drawn could not be seen."""
 FEWEST = round(ENOUGH[2] * CROP)
 """The least pixels across a face's view that are enough for fine strokes."""
-DETAIL = 0.3
+DETAIL = 0.125
 """Energy of the photo's finest octave at a scale, by that of the octave below it, from which there is detail to draw.
-It is about 1 in sharp photos, 0.5 in soft ones, and below 0.1 in enlarged or blurred ones."""
+It is 0.17 to 0.7 in real photos, below 0.1 in enlarged or blurred ones."""
 TONE = 4.0
 """Standard deviation, in pixels of the coarse view, of the low-pass that is the tone: a third of an iris."""
 TOLERANCE = 1.5 / 255
 """How exactly a joined drawing has the coarse one's tone."""
+GAIN = 3.5
+"""How many times its density a fine stroke is drawn at most: more would make its soft edges strokes, too."""
+SHARE, MOST = 0.25, 0.25
+"""Share of the coarse drawing's density that is added where the fine one has little ink: at first, and at most."""
+SKIN = 0.5
+"""The share that is added where there is little tone: strokes on skin are the coarse drawing's, only sharper, since
+the fine one has blotches there."""
+OPEN = 1.2
+"""How much contrast is added to strokes in dark places, where they would run together."""
+ROUNDS, SAMPLED = 7, 512
+"""Rounds in which the gain is found, and the side to which a drawing is thinned for it."""
 
 
 def require_detail(detail: Detail) -> None:
@@ -132,6 +143,7 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     The fine drawing's density is multiplied, place by place, by what makes its tone the wanted one; this leaves paper
     white, and blotches where the coarse drawing has none next to nothing. Where the fine drawing has too little ink to
     multiply, as in dark masses, the coarse one's density is added. What then still differs, little, is added evenly.
+    Clothes keep the coarse strokes, as they have beyond the view.
 
     Args:
         coarse: (h, h) in [0, 1], a drawing at a smaller scale.
@@ -143,17 +155,23 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     paper, fine_paper = _paper(coarse), _paper(fine)
     need = (1 - wanted / paper).clamp(0, 1)
     strokes = _density(fine / fine_paper)
-    masses = _density(_enlarged(coarse, side) / paper)
+    before = _enlarged(coarse, side)
+    masses = _density(before / paper)
     lack = _ratio(need, torch.exp(-strokes))
-    added = SHARE * _smooth((lack - 1) / 1.5)
+    added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN * (1 - _smooth((need - 0.1) / 0.25)))
     # In dark places, single strands: the gaps between them are opened.
     strokes = (strokes + _spread(OPEN * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))).clamp(min=0)
     gain = torch.ones_like(need)
+    # A tone is the mean of so many pixels that some of them are enough to find the gain.
+    step = max(1, side // SAMPLED)
+    some, some_masses = strokes[::step, ::step], masses[::step, ::step]
     for _ in range(ROUNDS):
-        lack = _ratio(need, torch.exp(-_spread(gain, side) * (strokes + _spread(added, side) * masses)))
+        density = some + _spread(added, side // step) * some_masses
+        lack = _ratio(need, torch.exp(-_spread(gain, side // step) * density))
         added = torch.where(gain > 0.99 * GAIN, added + (lack - 1).clamp(0, 1) * 0.3, added).clamp(max=MOST)
         gain = (gain * lack**1.2).clamp(max=GAIN)
     result = paper * torch.exp(-_spread(gain, side) * (strokes + _spread(added, side) * masses))
+    result = before + (result - before) * _spread(_head(), side)
     for _ in range(4 * ROUNDS):
         missing = wanted - tone(result)
         if missing.abs().max() <= TOLERANCE:
@@ -162,11 +180,11 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     return result
 
 
-SHARE = 0.25
-OPEN = 0.7
-GAIN = 3.5
-MOST = 0.6
-ROUNDS = 7
+def _head() -> Tensor:
+    """Return (256, 256) weights: 1 on the head and in what is above the mouth, a smooth fall to 0 on the shoulders."""
+    y, x = torch.meshgrid(torch.arange(CROP), torch.arange(CROP), indexing="ij")
+    distance = torch.hypot(*((at - middle) / radius for at, middle, radius in zip((x, y), MIDDLE, RADII, strict=True)))
+    return 1 - torch.minimum(_smooth((distance - 1.15) / 0.3), _smooth((y - 140) / 50))
 
 
 def _paper(sketch: Tensor) -> Tensor:

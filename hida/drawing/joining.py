@@ -12,7 +12,7 @@ from hida.images.alignment import apply, compose, invert, scale_of, warp
 
 FEATHER = 40
 """Pixels of a 256×256 view over which it gives way to what surrounds it."""
-_MIDDLE, _RADII = (126.5, 118.0), (72.0, 95.0)
+MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
 _BETWEEN = 0.4
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
@@ -127,18 +127,16 @@ def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: floa
     x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
     across, down = (
         (row[0] * x + row[1] * y + row[2] - middle) / radius
-        for row, middle, radius in zip(view.astype(np.float32), _MIDDLE, _RADII, strict=True)
+        for row, middle, radius in zip(view.astype(np.float32), MIDDLE, RADII, strict=True)
     )
     return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _LARGER)
 
 
 def _higher(one: np.ndarray, two: np.ndarray) -> float:
     """Return by how much one head is higher than another, as they are upright: 1 if it touches it from above."""
-    apart = np.diff([apply(invert(view), _MIDDLE) for view in (one, two)], axis=0)[0]
+    apart = np.diff([apply(invert(view), MIDDLE) for view in (one, two)], axis=0)[0]
     down = one[1, :2] / scale_of(one) + two[1, :2] / scale_of(two)
-    return float(
-        apart @ down / max(np.linalg.norm(down), 1e-6) / (_RADII[1] / scale_of(one) + _RADII[1] / scale_of(two))
-    )
+    return float(apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two)))
 
 
 def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -189,11 +189,11 @@ __global__ void __launch_bounds__(most_for(L), 1)
   HIDA_DYNAMIC_SHARED(float, memory);
   const Shared s(memory, m);
   const ThreadWork p(m, true);
-  const Views<D, L> views(a, p);
   const Slopes<D, L> slopes(a.logits, a.p1, a.p2, p);
   const Normal of(a, m, p);
   float mean_d[8], mean_dx[8], sums[3][8] = {};
   tell_sums(means, m, p, s, mean_d, mean_dx);
+  const Views<D, L> views(a, p);
   gradients(a, views, slopes, of.mean, of.rstd, mean_d, mean_dx, m, p, sums);
   write_parameters<L>(a, sums, m, ThreadWork(m, true), s, partial);
 }

@@ -45,7 +45,7 @@ GAIN = 3.5
 """How many times its density a fine stroke is drawn at most: more would make its soft edges strokes, too."""
 SHARE, MOST = 0.25, 0.25
 """Share of the coarse drawing's density that is added where the fine one has little ink: at first, and at most."""
-SKIN = 0.5
+SKIN = 1.5
 """The share that is added where there is little tone: strokes on skin are the coarse drawing's, only sharper, since
 the fine one has blotches there."""
 OPEN = 1.2
@@ -158,7 +158,7 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     before = _enlarged(coarse, side)
     masses = _density(before / paper)
     lack = _ratio(need, torch.exp(-strokes))
-    added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN * (1 - _smooth((need - 0.1) / 0.25)))
+    added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN * (1 - _smooth((need - 0.2) / 0.3)))
     # In dark places, single strands: the gaps between them are opened.
     strokes = (strokes + _spread(OPEN * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))).clamp(min=0)
     gain = torch.ones_like(need)
@@ -168,7 +168,8 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         density = some + _spread(added, side // step) * some_masses
         lack = _ratio(need, torch.exp(-_spread(gain, side // step) * density))
-        added = torch.where(gain > 0.99 * GAIN, added + (lack - 1).clamp(0, 1) * 0.3, added).clamp(max=MOST)
+        more = (added + (lack - 1).clamp(0, 1) * 0.3).clamp(max=MOST)
+        added = torch.where(gain > 0.99 * GAIN, torch.maximum(added, more), added)
         gain = (gain * lack**1.2).clamp(max=GAIN)
     result = paper * torch.exp(-_spread(gain, side) * (strokes + _spread(added, side) * masses))
     result = before + (result - before) * _spread(_head(), side)

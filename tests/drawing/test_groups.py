@@ -105,9 +105,9 @@ def apart(points, face, window):
 
 
 def found_again(photo, sketch, face, model):
-    """How far a face's points in the sketch are from those in the photo: the median of looks at three sizes, upright.
+    """How far a face's points in the sketch are from those in the photo: the best of three looks, upright.
 
-    One look may miss by much: the detector was not made for sketches, and its box moves the points.
+    One look may miss it, or its points: the detector was not made for sketches, and its box moves the points.
     """
     upright = similarity(face.points, TEMPLATE + 3)
     distances = []
@@ -119,7 +119,7 @@ def found_again(photo, sketch, face, model):
             faces = model.faces(np.repeat(seen[:, :, None], 3, 2))
             found = [apart(apply(invert(matrix), one.points), face, (0, 0)) for one in faces]
             distances.append(min(found, default=np.inf))
-    return float(np.median(distances))
+    return min(distances)
 
 
 def steepness(picture):

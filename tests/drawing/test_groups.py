@@ -15,7 +15,7 @@ from PIL import Image
 from hida import Sketcher, depth
 from hida.drawing import sketcher as drawing
 from hida.drawing.joining import FaceDrawing, finer
-from hida.images.alignment import TEMPLATE, apply, invert, similarity, warp
+from hida.images.alignment import IDENTITY, TEMPLATE, apply, invert, similarity, warp
 from hida.images.io import image_files, read_image
 from hida.metrics import fsim
 
@@ -105,7 +105,7 @@ def apart(points, face, window):
 
 
 def found_again(photo, sketch, face, model):
-    """How far a face's points in the sketch are from those in the photo: the best of three looks, upright.
+    """How far a face's points in the sketch are from those in the photo: the best of four looks.
 
     One look may miss it, or its points: the detector was not made for sketches, and its box moves the points.
     """
@@ -113,9 +113,9 @@ def found_again(photo, sketch, face, model):
     distances = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for side in (256, 320, 400):
-            matrix = finer(upright, side / 256)
-            seen = warp(np.asarray(sketch), matrix, (side, side))
+        looks = [(finer(upright, side / 256), (side, side)) for side in (256, 320, 400)]
+        for matrix, size in (*looks, (IDENTITY, photo.size)):
+            seen = warp(np.asarray(sketch), matrix, size)
             faces = model.faces(np.repeat(seen[:, :, None], 3, 2))
             found = [apart(apply(invert(matrix), one.points), face, (0, 0)) for one in faces]
             distances.append(min(found, default=np.inf))

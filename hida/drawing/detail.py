@@ -48,8 +48,8 @@ SHARE, MOST = 0.25, 0.25
 SKIN = {2: 0.3, 4: 1.5}
 """The share that is added, by scale, where there is little tone: strokes on skin are the coarser drawing's, only
 sharper, since the finest one has blotches there."""
-OPEN = 1.2
-"""How much contrast is added to strokes in dark places, where they would run together."""
+OPEN = {2: 0.6, 4: 1.2}
+"""How much contrast is added to strokes, by scale, in dark places, where they would run together."""
 ROUNDS, SAMPLED = 7, 512
 """Rounds in which the gain is found, and the side to which a drawing is thinned for it."""
 
@@ -160,7 +160,9 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     lack = _ratio(need, torch.exp(-strokes))
     added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN[side // CROP] * (1 - _smooth((need - 0.2) / 0.3)))
     # In dark places, single strands: the gaps between them are opened.
-    strokes = (strokes + _spread(OPEN * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))).clamp(min=0)
+    strokes = (
+        strokes + _spread(OPEN[side // CROP] * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))
+    ).clamp(min=0)
     gain = torch.ones_like(need)
     # A tone is the mean of so many pixels that some of them are enough to find the gain.
     step = max(1, side // SAMPLED)

@@ -45,11 +45,11 @@ GAIN = 3.5
 """How many times its density a fine stroke is drawn at most: more would make its soft edges strokes, too."""
 SHARE, MOST = 0.25, 0.25
 """Share of the coarse drawing's density that is added where the fine one has little ink: at first, and at most."""
-SKIN = 1.5
-"""The share that is added where there is little tone: strokes on skin are the coarse drawing's, only sharper, since
-the fine one has blotches there."""
-OPEN = 1.2
-"""How much contrast is added to strokes in dark places, where they would run together."""
+SKIN = {2: 0.3, 4: 1.5}
+"""The share that is added, by scale, where there is little tone: strokes on skin are the coarser drawing's, only
+sharper, since the finest one has blotches there."""
+OPEN = {2: 0.6, 4: 1.2}
+"""How much contrast is added to strokes, by scale, in dark places, where they would run together."""
 ROUNDS, SAMPLED = 7, 512
 """Rounds in which the gain is found, and the side to which a drawing is thinned for it."""
 
@@ -147,7 +147,7 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
 
     Args:
         coarse: (h, h) in [0, 1], a drawing at a smaller scale.
-        fine: (H, H) in [0, 1].
+        fine: (H, H) in [0, 1], H = 512 or 1024.
         wanted: (256, 256), the tone.
     """
     side = fine.shape[0]
@@ -158,9 +158,11 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor) -> Tensor:
     before = _enlarged(coarse, side)
     masses = _density(before / paper)
     lack = _ratio(need, torch.exp(-strokes))
-    added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN * (1 - _smooth((need - 0.2) / 0.3)))
+    added = torch.maximum(SHARE * _smooth((lack - 1) / 1.5), SKIN[side // CROP] * (1 - _smooth((need - 0.2) / 0.3)))
     # In dark places, single strands: the gaps between them are opened.
-    strokes = (strokes + _spread(OPEN * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))).clamp(min=0)
+    strokes = (
+        strokes + _spread(OPEN[side // CROP] * _smooth((need - 0.2) / 0.4), side) * (strokes - _blurred(strokes))
+    ).clamp(min=0)
     gain = torch.ones_like(need)
     # A tone is the mean of so many pixels that some of them are enough to find the gain.
     step = max(1, side // SAMPLED)

@@ -83,7 +83,7 @@ class Work:
         told: list[Drawn] = []
         drawn, depth = sketcher.draw(image, [*wanted, *self.between], **self.how, report=told.append)
         found, shown, place, size = told[0]
-        if found > 1:
+        if found > 1 and self.how["frame"] == "auto":
             rest = ", the others as a part of their surroundings" if shown < found else ""
             warnings.warn(f"{found} faces found, {shown} drawn{rest}", stacklevel=2)
         # Beside a portrait belongs what it shows of the photo.

@@ -56,6 +56,8 @@ def check_options(frame: Frame, faces: Faces, size: int | None, detail: Detail =
         raise HidaError(f"frame is {frame!r}; give one of {', '.join(get_args(Frame))}.")
     require_faces(faces)
     require_detail(detail)
+    if faces != "all" and frame == "whole":
+        raise HidaError("faces has no effect with frame 'whole', which looks for none; leave one of the two out.")
     if detail == "fine" and frame == "whole":
         raise HidaError("detail is a face's and has no effect with frame 'whole'; leave one of the two out.")
     if size is None:
@@ -86,9 +88,10 @@ def prepare(
     found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
     if not found and frame != "whole":
         if cut_out or depth is None or method in ("auto", "tddfa"):
+            instead = " or a depth of its own (--depth builtin, midas:MODEL or a file)" if not cut_out else ""
             raise NoFaceError(
                 "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
-                "frame 'whole' (--frame whole) or a depth of its own (--depth builtin, midas:MODEL or a file)."
+                f"frame 'whole' (--frame whole){instead}."
             )
         warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
     wanted = choose(found, faces)

@@ -22,7 +22,7 @@ from hida.drawing.faces import Faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
-from hida.drawing.styles import Style, count_styles, mixture_weights, require_style
+from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
 from hida.drawing.views import compose_picture, face_points, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import scale_of, warp
@@ -94,8 +94,9 @@ class Sketcher:
 
         Args:
             photo: a path, the bytes of a file, a binary file, a PIL image, an H×W(×3) array, or a list of these.
-            style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel. A
-                list gives one for each photo of a list, or several drawings of a single photo.
+            style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel;
+                weights are scaled to sums of 1. A list gives one for each photo of a list, or several drawings of a
+                single photo.
             depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
                 photo's size; a list gives one for each photo.
             frame: "auto" draws the whole photo, every face upright at its own scale; a photo without a face is drawn as
@@ -190,6 +191,7 @@ class Sketcher:
         pixels = np.asarray(image)
         for style in styles:
             self._require_map_fits(style, image.size)
+        styles = [map_weights(style) if isinstance(style, np.ndarray) else style for style in styles]
         views, depth_of, depth_map = prepare(pixels, depth, frame, faces, size, report)
         matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
         scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]
@@ -261,7 +263,7 @@ class Sketcher:
         Returns:
             (1, 3, H, W) in [−1, 1] and (1, 1, H, W) in [0, 1], as the generator takes them.
         """
-        check_options(frame, "largest", None)
+        check_options(frame, "all", None)
         pixels = np.asarray(read_image(photo))
         views, depth_of, _ = prepare(pixels, depth, frame, "largest")
         # The face's view is the last one.

@@ -20,6 +20,9 @@ NamedStyle = int | Mapping[int, float]
 Style = NamedStyle | np.ndarray
 """A number or a mixture for the whole photo, or weights (H, W, S) for each of its pixels."""
 
+MOST_STEPS = 100
+"""of a sweep, whose pictures are side by side"""
+
 
 def parse_style(text: str) -> int | dict[int, float]:
     """Read "2", or a mixture such as "1:0.6,3:0.4".
@@ -76,6 +79,8 @@ def require_style(style: Style, styles: int) -> None:
             raise HidaError(f"a style map must be (H, W, {styles}) finite weights ≥ 0; its shape is {style.shape}.")
         if style.max() > np.finfo(np.float32).max:
             raise HidaError(f"the weights of a style map go up to {style.max():g}; scale them to sums of 1.")
+        if not style.any(2).all():
+            raise HidaError("a style map must have a weight above 0 at every pixel; some have none.")
         return
     numbers = list(style) if isinstance(style, Mapping) else [style]
     for number in numbers:
@@ -102,14 +107,22 @@ def mixture_weights(style: Mapping[int, float], styles: int) -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
+def map_weights(style: np.ndarray) -> np.ndarray:
+    """Return a style map (H, W, S) whose weights sum to 1 at every pixel, as the generator knows them."""
+    total = style.sum(2, keepdims=True, dtype=np.float64)
+    return style if np.abs(total - 1).max() <= 1e-3 else (style / total).astype(np.float32)
+
+
 def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
     """Return ``steps`` mixtures from one style to another, both ends included.
 
     Raises:
-        HidaError: for one style, or fewer than two steps.
+        HidaError: for one style, fewer than two steps, or more than can be looked at.
     """
-    if steps < 2 or first == last:
-        raise HidaError("a sweep needs two different styles and 2 steps or more; change --sweep or --steps.")
+    if not 2 <= steps <= MOST_STEPS or first == last:
+        raise HidaError(
+            f"a sweep needs two different styles and 2 steps or more, {MOST_STEPS} at most; change --sweep or --steps."
+        )
     return [{first: 1 - k / (steps - 1), last: k / (steps - 1)} for k in range(steps)]
 
 

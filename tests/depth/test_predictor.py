@@ -170,9 +170,10 @@ def test_none_is_said_on_stderr(bright, tmp_path, capsys):
 
 def test_nothing_is_overwritten_by_another_photo(models, bright, tmp_path):
     (tmp_path / "other").mkdir()
-    Image.new("RGB", (9, 9), "white").save(tmp_path / "other/bright.jpg")
+    other = tmp_path / "other" / bright.name
+    Image.new("RGB", (9, 9), "white").save(other)
     with pytest.raises(HidaError, match="both be written"):
-        main([str(bright), str(tmp_path / "other/bright.jpg"), "--out", str(tmp_path / "out"), "--method", "builtin"])
+        main([str(bright), str(other), "--out", str(tmp_path / "out"), "--method", "builtin"])
     before = bright.read_bytes()
     with pytest.raises(HidaError, match="one of the photos"):
         main([str(bright), "--out", str(tmp_path), "--method", "builtin"])

@@ -11,7 +11,7 @@ from small_set import inputs
 
 from hida.config import Config, GeneratorConfig, LossConfig
 from hida.drawing.sketcher import Sketcher
-from hida.drawing.styles import mixture_weights, parse_style, style_map_from_file, style_name, sweep
+from hida.drawing.styles import map_weights, mixture_weights, parse_style, style_map_from_file, style_name, sweep
 from hida.errors import HidaError
 from hida.models import build_generator
 from hida.models.conditions import style_at
@@ -188,6 +188,7 @@ def test_the_sketcher_takes_mixtures_and_maps(generator):
         (np.full((200, 300, 3), 1e39), "weights of a style map go up to 1e.39"),
         (np.ones((5, 5, 2), np.float32), "style map must be"),
         (np.full((200, 300, 3), -1.0), "style map must be"),
+        (np.zeros((200, 300, 3)), "a weight above 0 at every pixel"),
         (np.ones((5, 5, 3), np.float32), "5×5 and not of the photo's size"),
     ],
 )
@@ -218,3 +219,13 @@ def test_a_network_without_a_style_map_has_one_style():
     assert sketcher.styles == 1
     with pytest.raises(HidaError, match="no style 2"):
         sketcher(np.zeros((64, 64, 3), np.uint8), style=2, frame="whole")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float64])
+def test_the_weights_of_a_map_are_scaled_to_sums_of_one(kind):
+    given = np.zeros((2, 3, 3), kind)
+    given[..., 0], given[..., 2] = 200, 50
+    found = map_weights(given)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.broadcast_to([0.8, 0, 0.2], (2, 3, 3)), rtol=1e-6)
+    assert map_weights(found) is found

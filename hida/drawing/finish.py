@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
+from hida.drawing.joining import smooth
 from hida.errors import HidaError
 
 Background = Literal["keep", "white", "transparent"]
@@ -118,8 +119,7 @@ def finish(sketch: Image.Image, how: Finish, matte: np.ndarray | None = None, gr
 def _between(matte: np.ndarray, ends: tuple[float, float]) -> Image.Image:
     """Return a matte that rises smoothly from 0 to 255 between two levels, given on [0, 1]."""
     low, high = ends
-    at = np.clip((np.arange(256) / 255 - low) / (high - low), 0, 1)
-    table = np.rint(255 * at * at * (3 - 2 * at)).astype(np.uint8)
+    table = np.rint(255 * smooth((np.arange(256) / 255 - low) / (high - low))).astype(np.uint8)
     return Image.fromarray(table[matte])
 
 

@@ -269,9 +269,9 @@ class Sketcher:
         # The face's view is the last one.
         index = len(views.views) - 1 if views.faces else 0
         matrix = views.views[index]
-        view = torch.from_numpy(view_photo(pixels, matrix, views.side)).to(self.device)
+        view = _from_bytes(view_photo(pixels, matrix, views.side)[None], self.device)
         map_ = torch.from_numpy(depth_of(index, matrix, views.side)).to(self.device)[None, None]
-        return view.permute(2, 0, 1)[None].float() / 127.5 - 1, map_
+        return view, map_
 
     @torch.inference_mode()
     def draw_aligned(self, photos: Tensor, depths: Tensor, styles: Tensor) -> Tensor:

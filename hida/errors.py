@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 _SHOWN = 60  # characters of a value in a message
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji
+_AGAIN = 0.02  # seconds after which a signal that came at a bad moment is sent again
 
 
 class HidaError(Exception):
@@ -80,10 +83,18 @@ def stops() -> list[int]:
     return numbers
 
 
+Handler = Callable[[int, Any], Any]
+
+
 @contextlib.contextmanager
-def handled(numbers: Iterable[int], handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
-    """Give signals to ``handler`` in here; in another thread than the main one, which may not, its caller has them."""
+def handled(numbers: Iterable[int], handler: Handler | signal.Handlers) -> Iterator[None]:
+    """Give signals to ``handler`` in here; in another thread than the main one, which may not, its caller has them.
+
+    A function gets them :func:`outside_imports`.
+    """
     before: dict[int, Any] = {}
+    if not isinstance(handler, signal.Handlers):
+        handler = outside_imports(handler)
     try:
         for number in numbers if threading.current_thread() is threading.main_thread() else ():
             before[number] = signal.signal(number, handler)
@@ -91,3 +102,39 @@ def handled(numbers: Iterable[int], handler: Callable[[int, Any], Any] | signal.
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def outside_imports(handler: Handler) -> Handler:
+    """Return a signal handler that is called when what is being imported has been.
+
+    What a handler raises would arise anywhere in there. Compiled modules, such as torch's, end the process by abort()
+    when Python code that they call as they are imported raises, and no file would be put in order.
+    """
+    imports = _imports(sys._getframe())
+
+    def later(number: int, frame: FrameType | None) -> None:
+        if _imports(frame) <= imports:
+            handler(number, frame)
+            return
+        again = threading.Timer(_AGAIN, _send, (number,))
+        again.daemon = True
+        again.start()
+
+    return later
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread, which may be waiting for something."""
+    if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
+
+
+def _imports(frame: FrameType | None) -> int:
+    """Return how many frames of the import system are below this one."""
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        frame = frame.f_back
+    return count

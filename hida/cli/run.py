@@ -65,7 +65,9 @@ def _flushed(status: int, name: str) -> int:
 
 def _run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, name: str) -> int:
     try:
-        with handled((number for number in stops() if number != signal.SIGINT), _unwind):
+        # Where SIGINT does something else, as in a program of the caller's own, it still does.
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with handled((number for number in stops() if ours or number != signal.SIGINT), _unwind):
             main(argv)
     except HidaError as error:
         _tell(f"{name}: {printed(str(error))}")  # names of files in it may hold anything
@@ -134,6 +136,8 @@ def _discard_output() -> None:
 
 def _unwind(number: int, frame: object) -> None:
     """Let SIGTERM and SIGHUP unwind like an interrupt: what is half done is removed. A second one ends at once."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)
     raise Interrupted(f"stopped by {signal.Signals(number).name}.", number)
 

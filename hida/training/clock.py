@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import distributed
 
-from hida.errors import stops
+from hida.errors import outside_imports, stops
 from hida.training.distributed import World, at_once
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class StopFlag:
             return  # in another thread the caller handles signals
         further = [getattr(signal, name) for name in _FURTHER if hasattr(signal, name)]
         for number in (*stops(), *(n for n in further if signal.getsignal(n) is not signal.SIG_IGN)):
-            self.previous[number] = signal.signal(number, self._note)
+            self.previous[number] = signal.signal(number, outside_imports(self._note))
 
     def __enter__(self) -> StopFlag:
         return self

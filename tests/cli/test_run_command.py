@@ -136,6 +136,42 @@ def test_a_signal_ends_with_one_line_and_leaves_nothing(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
+IMPORTING = """
+import sys
+from hida.cli.run import run_command
+from hida.files import folder_lock
+def main(argv):
+    with folder_lock("run", "hida test"):
+        import slow
+        slow.time.sleep(60)
+sys.exit(run_command(main))
+"""
+SLOW = """
+import time
+try:
+    print("ready", flush=True)
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    print("imported", flush=True)
+except BaseException as error:
+    print("never", type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_what_is_being_imported_has_been(tmp_path, number):
+    # Code that a compiled module calls as it is imported may not raise: torch ends the process by abort() then.
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-c", IMPORTING], cwd=tmp_path, stdin=-1, stdout=-1, stderr=-1) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        printed, told = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (128 + number, b"imported\n")
+    assert told.count(b"\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_closed_terminal_does_not_end_what_ignores_it(tmp_path):
     command = [sys.executable, "-c", HALF_WRITTEN, "nohup"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=-1, stdout=-1) as process:

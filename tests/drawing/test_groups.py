@@ -133,8 +133,8 @@ def shares(made):
     below = np.asarray(drawing.compose_picture(views, tiles, [])) if views.tiles else whole[0]
     seen = [np.zeros(below.shape) for _ in faces]
     for share, found in zip(seen, face_shares(below, faces, views.place), strict=True):
-        (left, top, right, bottom), weight, _ = found
-        share[top:bottom, left:right] = weight
+        (left, top, right, bottom), weight, strokes = found
+        share[top:bottom, left:right] = weight if strokes is None else np.maximum(weight, strokes)
     return [(1 - sum(seen)).clip(0), *seen], [below, *whole]
 
 

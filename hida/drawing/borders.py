@@ -25,6 +25,9 @@ STEP = 3
 PLAIN, AWAY, INTRUDING = 0.5, 0.02, 255.0
 """Costs of a pixel of the line: of a level of gradient, of a pixel off the distance that is liked, and of being in the
 head. A level of difference costs 1."""
+LOST, PAPER = 0.04, 20
+"""Cost of each pixel's level of the face's ink that is beyond the line and that its surroundings have not, above so many
+levels: hair that the line would cut off."""
 MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
 AROUND = 1.08
@@ -52,7 +55,8 @@ def border(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     middle = (CROP - 1) / 2
     radius = (middle - distances) * reach[:, None]
     x, y = (np.rint(middle + radius * part(angles)[:, None]).astype(int) for part in (np.cos, np.sin))
-    path = NEAREST + cheapest_loop(cost[y, x] + AWAY * np.abs(distances - LIKED))
+    lost = np.nan_to_num(under - over - PAPER).clip(0)[y, x].cumsum(1)
+    path = NEAREST + cheapest_loop(cost[y, x] + AWAY * np.abs(distances - LIKED) + LOST * lost)
     # A line of steps of whole pixels would look cut with scissors.
     path = np.convolve(np.pad(path, 2, mode="wrap"), np.full(5, 1 / 5), "valid")
     y, x = np.mgrid[:CROP, :CROP].astype(np.float32) - np.float32(middle)

@@ -26,8 +26,8 @@ PLAIN, AWAY, INTRUDING = 0.5, 0.02, 255.0
 """Costs of a pixel of the line: of a level of gradient, of a pixel off the distance that is liked, and of being in the
 head. A level of difference costs 1."""
 LOST, PAPER = 0.04, 20
-"""Cost of each pixel's level of the face's ink that is beyond the line and that its surroundings have not, above so many
-levels: hair that the line would cut off."""
+"""Cost of each level of ink that a pixel of the face has beyond the line and its surroundings have not, above so many
+levels: of hair that the line would cut off."""
 MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
 AROUND = 1.08

@@ -93,7 +93,8 @@ def finest_octave(photo: np.ndarray, view: np.ndarray, scale: int) -> float:
     A photo whose energy falls as 1/f², as that of most sharp ones does, has 1; enlarged ones have next to nothing.
     """
     side = CROP * scale
-    grey = view_photo(photo, finer(view, scale), side).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    colours = view_photo(photo, finer(view, scale), (side, side)).astype(np.float32)
+    grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     middle = grey[side // 4 : -side // 8, side // 4 : -side // 4]
     window = np.hanning(middle.shape[0])[:, None] * np.hanning(middle.shape[1])
     power = np.abs(np.fft.rfft2((middle - middle.mean()) * window)) ** 2

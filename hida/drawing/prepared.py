@@ -20,8 +20,9 @@ from hida.images.alignment import warp
 
 Frame = Literal["auto", "portrait", "face", "whole"]
 DepthSource = str | os.PathLike[str] | np.ndarray
-DepthOfView = Callable[[int, np.ndarray, int], np.ndarray]
-"""From a view's index in the plan, its matrix and its side to its depth, float32 (side, side)."""
+DepthOfView = Callable[[int | None, np.ndarray, tuple[int, int]], np.ndarray]
+"""From a face's index in the plan, or None for what surrounds the faces, its view's matrix and (width, height) to the
+view's depth, float32 (height, width)."""
 PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
 """Height of a portrait in pixels, and from where to where it may be chosen."""
 
@@ -103,11 +104,9 @@ def prepare(
         deep = wanted or choose(find(pixels, model, faces), faces)
         # Without a face the whole picture is taken for one.
         deep = deep or [depths.face_model("builtin").whole(pixels)]
-        around = len(views.tiles)
 
-        def depth_of(index: int, matrix: np.ndarray, side: int) -> np.ndarray:
-            shown = deep if index < around else [wanted[views.chosen[index - around]]]
-            return common_depth(shown, (side, side), matrix)
+        def depth_of(index: int | None, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+            return common_depth(deep if index is None else [wanted[views.chosen[index]]], size, matrix)
 
         return views, depth_of, partial(common_depth, deep, views.size, views.place)
     if method is None:
@@ -116,8 +115,8 @@ def prepare(
         name, _, network = method.partition(":")
         map_ = depths.predict(pixels, name, model=network or None)
 
-    def depth_from_map(_: int, matrix: np.ndarray, side: int) -> np.ndarray:
-        return view_depth(map_, matrix, side)
+    def depth_from_map(_: int | None, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return view_depth(map_, matrix, size)
 
     return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
-from hida.drawing.views import compose_picture, face_points, picture_matte, view_photo, view_weights
+from hida.drawing.views import compose_picture, face_points, only, picture_matte, view_photo, view_weights
 from hida.errors import HidaError
 from hida.images.alignment import scale_of
 from hida.images.io import ImageSource, read_image
@@ -34,7 +35,8 @@ from hida.weights.checkpoint import load_generator
 
 __all__ = ["Drawn", "Frame", "NoFaceError", "Sketcher", "check_options"]
 
-BATCH = 8
+BATCH = 4
+"""Faces that are drawn at once: more need memory, and save little time."""
 
 
 class Sketcher:
@@ -194,27 +196,34 @@ class Sketcher:
         styles = [map_weights(style) if isinstance(style, np.ndarray) else style for style in styles]
         views, depth_of, depth_map = prepare(pixels, depth, frame, faces, size, report)
         matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
+        shown_matte = None if matte is None else picture_matte(matte, views)
+        if shown_matte is not None:
+            views = only(views, shown_matte)
         scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]
         pixels = before_wall(pixels, matte)
-        drawn = self._draw_views(pixels, range(len(views.views)), views.views, views.side, depth_of, styles)
-        around = len(views.tiles)
-        for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True), around):
+        around: list[np.ndarray] | list[None] = [None] * len(styles)
+        if views.around is not None:
+            pieces = self._draw_views(pixels, [None], [views.around.matrix], views.around.frame, depth_of, styles)
+            around = [drawn[0] for drawn in pieces]
+        square = (CROP, CROP)
+        heads = self._draw_views(pixels, range(len(views.faces)), views.faces, square, depth_of, styles)
+        for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True)):
 
             def draw_view(matrix: np.ndarray, side: int, index: int = index) -> list[np.ndarray]:
-                return [views[0] for views in self._draw_views(pixels, [index], [matrix], side, depth_of, styles)]
+                finely = self._draw_views(pixels, [index], [matrix], (side, side), depth_of, styles)
+                return [drawn[0] for drawn in finely]
 
-            fine = draw_finely(draw_view, view, [pieces[index] for pieces in drawn], scale)
-            for pieces, sketch in zip(drawn, fine, strict=True):
-                pieces[index] = sketch
+            fine = draw_finely(draw_view, view, [drawn[index] for drawn in heads], scale)
+            for drawn, sketch in zip(heads, fine, strict=True):
+                drawn[index] = sketch
         if detail == "fine" and max(scales, default=1) == 1:
             warnings.warn(
                 f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely", stacklevel=2
             )
         pictures = (
-            compose_picture(views, pieces[:around], list(map(FaceDrawing.of, pieces[around:], views.faces)))
-            for pieces in drawn
+            compose_picture(views, rest, list(map(FaceDrawing.of, drawn, views.faces)))
+            for rest, drawn in zip(around, heads, strict=True)
         )
-        shown_matte = None if matte is None else picture_matte(matte, views)
         sketches = [finish(picture, how, shown_matte, views.grain) for picture in pictures]
         shown = Image.fromarray(np.rint(depth_map() * 255).astype(np.uint8)) if show_depth else None
         return sketches, shown
@@ -222,33 +231,33 @@ class Sketcher:
     def _draw_views(
         self,
         pixels: np.ndarray,
-        indices: Sequence[int],
+        faces: Sequence[int | None],
         matrices: Sequence[np.ndarray],
-        side: int,
+        size: tuple[int, int],
         depth_of: DepthOfView,
         styles: Sequence[Style],
     ) -> list[list[np.ndarray]]:
-        """Draw square views of a photo.
+        """Draw views of a photo.
 
         Args:
             pixels: uint8 (H, W, 3), the photo.
-            indices: which of the plan's views they are, for their depth.
+            faces: which of the plan's faces each view shows, for its depth; None for what surrounds them.
             matrices: from the photo to each view.
-            side: of every view, in pixels.
+            size: (width, height) of every view.
 
         Returns:
-            For each style the sketches of all views, uint8 (side, side).
+            For each style the sketches of all views, uint8 (height, width).
         """
         drawn: list[list[np.ndarray]] = [[] for _ in styles]
-        count = max(1, BATCH * CROP**2 // side**2)
+        count = max(1, BATCH * CROP**2 // math.prod(size))
         for start in range(0, len(matrices), count):
             some = matrices[start : start + count]
-            photos = _from_bytes(np.stack([view_photo(pixels, matrix, side) for matrix in some]), self.device)
-            maps = [depth_of(*of, side) for of in zip(indices[start : start + count], some, strict=True)]
+            photos = _from_bytes(np.stack([view_photo(pixels, matrix, size) for matrix in some]), self.device)
+            maps = [depth_of(*of, size) for of in zip(faces[start : start + count], some, strict=True)]
             encoded = self.generator.encode(photos, torch.from_numpy(np.stack(maps)).to(self.device)[:, None])
             encoded = encoded._replace(stem_depth=None)  # which only the depth's head reads
             for style, pieces in zip(styles, drawn, strict=True):
-                pieces.extend(self._drawn(encoded, self._steering(style, some, side)))
+                pieces.extend(self._drawn(encoded, self._steering(style, some, size)))
         return drawn
 
     def _drawn(self, encoded: Encoded, steering: Tensor) -> np.ndarray:
@@ -258,7 +267,7 @@ class Sketcher:
     def main_view(
         self, photo: ImageSource, depth: DepthSource | None = None, frame: Frame = "auto"
     ) -> tuple[Tensor, Tensor]:
-        """Return the photo and the depth of the largest face's view, or of the first view of a photo without a face.
+        """Return the photo and the depth of the largest face's view, or of the only view of a photo without a face.
 
         Returns:
             (1, 3, H, W) in [−1, 1] and (1, 1, H, W) in [0, 1], as the generator takes them.
@@ -266,11 +275,12 @@ class Sketcher:
         check_options(frame, "all", None)
         pixels = np.asarray(read_image(photo))
         views, depth_of, _ = prepare(pixels, depth, frame, "largest")
-        # The face's view is the last one.
-        index = len(views.views) - 1 if views.faces else 0
-        matrix = views.views[index]
-        view = _from_bytes(view_photo(pixels, matrix, views.side)[None], self.device)
-        map_ = torch.from_numpy(depth_of(index, matrix, views.side)).to(self.device)[None, None]
+        if views.faces or views.around is None:
+            index, matrix, size = 0, views.faces[0], (CROP, CROP)
+        else:
+            index, matrix, size = None, views.around.matrix, views.around.frame
+        view = _from_bytes(view_photo(pixels, matrix, size)[None], self.device)
+        map_ = torch.from_numpy(depth_of(index, matrix, size)).to(self.device)[None, None]
         return view, map_
 
     @torch.inference_mode()
@@ -300,11 +310,11 @@ class Sketcher:
                 )
             require_room("the style map", "F", size, more=4 * self.config.generator.styles)
 
-    def _steering(self, style: Style, matrices: Sequence[np.ndarray], side: int) -> Tensor:
+    def _steering(self, style: Style, matrices: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
         """Return the style of each view as the generator takes it: numbers, weights, or maps of weights."""
         count, styles = len(matrices), self.config.generator.styles
         if isinstance(style, np.ndarray):
-            maps = np.stack([view_weights(style, matrix, side) for matrix in matrices])
+            maps = np.stack([view_weights(style, matrix, size) for matrix in matrices])
             return torch.from_numpy(maps).permute(0, 3, 1, 2).to(self.device)
         if isinstance(style, Mapping):
             return torch.from_numpy(mixture_weights(style, styles)).to(self.device).expand(count, -1)

@@ -1,9 +1,11 @@
 """Which squares of a photo are drawn, and how the drawn squares become one picture.
 
 The generator knows one thing: a face in its place in a 256×256 frame. A photo is therefore drawn as *views*: every
-face upright at its place, at its own scale, and around the faces overlapping tiles at a scale that they share. Without
-a face the photo is drawn as it is: in one piece up to 512 pixels, in overlapping tiles of 512 beyond, which see more of
-it than the smaller ones and leave fewer seams. The picture is the photo's frame, or a portrait cut out of it.
+face upright at its place, at its own scale, and all that surrounds the faces in one view of as many pixels as it needs,
+at a scale that suits them. In one piece, because the generator tells what is a person, and worth drawing, from what is
+behind one: in pieces of 256 pixels it takes each for a person, draws blotches on walls, and breaks off at their borders
+(it also took four times as long). Without a face the photo is drawn as it is, in that view alone. The picture is the
+photo's frame, or a portrait cut out of it.
 Coordinates are pixels with integers at pixel centres; a view's matrix carries the photo's to its.
 """
 
@@ -11,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from hida.data.framing import CROP
 from hida.drawing.joining import FaceDrawing, blend_faces, covers
-from hida.drawing.vignette import enlarged, photo_share, run_out
+from hida.drawing.vignette import photo_share, run_out
 from hida.images.alignment import (
     FRAME,
     IDENTITY,
@@ -34,17 +36,17 @@ from hida.images.alignment import (
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
-CANVAS = 896
-"""Longest side, in drawn pixels, of what surrounds the faces: at most 49 tiles."""
-LARGE = 2 * CROP
-"""Side of the views of a photo without a face."""
-WHOLE_CANVAS = 1536
-"""Longest side, in drawn pixels, of a photo without a face: at most 16 large tiles."""
 RIM = 32
-"""Drawn pixels of a tile's own rim that are not used: sketches end there in the training data, some in white paper.
-The tiles reach beyond the photo by as much."""
-OVERLAP = 128
-"""Drawn pixels that neighbouring tiles share at least: both rims, and the blend between them."""
+"""Drawn pixels of a larger view's own rim that are not used: sketches end there in the training data, some in white
+paper. The view reaches beyond the photo by as much."""
+LENGTHS = {CROP: CROP, 448: 512, 704: 768, 960: 1024}
+"""Up to how many drawn pixels a view of which length shows: all of its own at the generator's own size, all
+but its rims beyond. The last is the largest: what surrounds small faces has fewer pixels than they deserve."""
+MARGIN_AROUND = 64
+"""Drawn pixels around what is wanted that are drawn, too: outlines need their other side."""
+SHRINK, SHRINK_WHOLE = 0.9, 0.8
+"""Down to how much smaller what surrounds faces, and a photo without one, is drawn where that saves 256 rows or columns
+of pixels."""
 PORTRAIT = (6.0, 7.5)
 """Width and height of a portrait in distances of the eyes: a head is about 2.6 wide and 4 high, shoulders are about 6
 wide."""
@@ -60,6 +62,28 @@ ASIDE = np.array([[-0.1, -0.06], [0.1, 0.1]])
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """The view of what surrounds the faces, and where it is in the picture.
+
+    Args:
+        matrix: from the photo to the view.
+        frame: (width, height) of the view, multiples of 256.
+        inner: (left, top, right, bottom), the pixels of it that are used.
+        part: (left, top, right, bottom), those of the picture that they become.
+    """
+
+    matrix: np.ndarray
+    frame: tuple[int, int]
+    inner: tuple[int, int, int, int]
+    part: tuple[int, int, int, int]
+
+    @property
+    def scale(self) -> float:
+        """Drawn pixels to a pixel of the picture."""
+        return (self.inner[2] - self.inner[0]) / (self.part[2] - self.part[0])
+
+
+@dataclass(frozen=True)
 class Plan:
     """The views of one photo.
 
@@ -67,10 +91,7 @@ class Plan:
         size: (width, height) of the picture.
         faces: matrices of the faces' views, the largest face first; every view is 256×256.
         chosen: which of the faces that were given these are: a portrait does not show all.
-        tiles: matrices of the other views.
-        canvas: (width, height) that the tiles share; 0×0 without tiles.
-        to_canvas: matrix from the picture to the canvas.
-        side: of every tile, in pixels.
+        around: what surrounds them; None where the first face's view shows the whole photo.
         photo: (width, height) of the photo.
         place: matrix from the photo to the picture.
     """
@@ -78,22 +99,16 @@ class Plan:
     size: tuple[int, int]
     faces: tuple[np.ndarray, ...]
     chosen: tuple[int, ...]
-    tiles: tuple[np.ndarray, ...]
-    canvas: tuple[int, int]
-    to_canvas: np.ndarray
-    side: int
+    around: Surroundings | None
     photo: tuple[int, int]
     place: np.ndarray
 
     @property
-    def views(self) -> tuple[np.ndarray, ...]:
-        """The matrices of all views: the tiles, then the faces."""
-        return (*self.tiles, *self.faces)
-
-    @property
     def grain(self) -> float:
         """Pixels of the picture for each pixel that is drawn: of the largest face, or of a photo without one."""
-        return scale_of(self.place) / scale_of(self.faces[0]) if self.faces else 1 / scale_of(self.to_canvas)
+        if self.around is not None and not self.faces:
+            return 1 / self.around.scale
+        return scale_of(self.place) / scale_of(self.faces[0])
 
 
 def face_points(plan: Plan) -> list[np.ndarray]:
@@ -109,14 +124,12 @@ def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
         faces: the points (3, 2) of every face that gets a view, the largest first; none to draw the photo as it is.
     """
     if not faces:
-        longest = max(size)
-        # A photo little larger than a small view is not worth a large one, in which it would be enlarged.
-        side = CROP if longest <= 1.5 * CROP else LARGE
-        return _tiled(size, (), side / longest if longest <= LARGE else min(1.0, WHOLE_CANVAS / longest), side)
+        # A photo little larger than a small view is not worth a large one.
+        scale = CROP / max(size) if max(size) <= 1.5 * CROP else 1.0
+        return Plan(size, (), (), _surroundings(size, scale, IDENTITY, shrink=SHRINK_WHOLE), size, IDENTITY)
     views = [view_of_face(points, size) for points in faces]
-    if covers(views[0], size):
-        return Plan(size, tuple(views), tuple(range(len(views))), (), (0, 0), IDENTITY, CROP, size, IDENTITY)
-    return _tiled(size, views, min(_common_scale(views), CANVAS / max(size)))
+    around = None if covers(views[0], size) else _surroundings(size, _common_scale(views), IDENTITY)
+    return Plan(size, tuple(views), tuple(range(len(views))), around, size, IDENTITY)
 
 
 def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -> Plan:
@@ -153,9 +166,9 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     place = np.array([[factor.real, -factor.imag, moved.real], [factor.imag, factor.real, moved.imag]])
     views = [view_of_face(points, size) for points in faces]
     from_picture = invert(place)
-    seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height), CROP)]
-    scale = scale_of(view) / scale_of(place)
-    return _tiled((width, height), views, scale, chosen=seen, photo=size, place=place)
+    seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height))]
+    around = _surroundings((width, height), scale_of(view) / scale_of(place), place)
+    return Plan((width, height), tuple(views[k] for k in seen), tuple(seen), around, size, place)
 
 
 def _kept_tilt(angle: float) -> float:
@@ -186,40 +199,64 @@ def _common_scale(views: Sequence[np.ndarray]) -> float:
     return float(np.exp(np.average(np.log(scales), weights=1 / scales)))
 
 
-def _tiled(
+def only(views: Plan, wanted: np.ndarray) -> Plan:
+    """Return the plan with no more around the faces than is wanted.
+
+    Args:
+        wanted: (H, W) of the picture; where it is 0 the picture stays white.
+    """
+    if views.around is None or not wanted.any():
+        return views
+    margin = math.ceil(MARGIN_AROUND / views.around.scale)
+    columns, rows = (np.flatnonzero(wanted.max(axis)) for axis in (0, 1))
+    left, top = (max(0, int(along[0]) - margin) for along in (columns, rows))
+    right, bottom = (
+        min(int(along[-1]) + 1 + margin, length) for along, length in zip((columns, rows), views.size, strict=True)
+    )
+    around = _surroundings(views.size, views.around.scale, views.place, (left, top, right, bottom))
+    return replace(views, around=around)
+
+
+def _surroundings(
     size: tuple[int, int],
-    faces: Sequence[np.ndarray],
     scale: float,
-    side: int = CROP,
-    chosen: Sequence[int] | None = None,
-    photo: tuple[int, int] | None = None,
-    place: np.ndarray = IDENTITY,
-) -> Plan:
-    # A picture smaller than one view is drawn larger, or it would be mostly border.
-    scale = max(scale, CROP / max(size))
-    width, height = (max(1, round(length * scale)) for length in size)
-    canvas = width, height
-    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the picture's edges meet the canvas's.
-    kx, ky = canvas[0] / size[0], canvas[1] / size[1]
-    to_canvas = np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]])
-    lefts, tops = (_starts(length, side) for length in canvas)
-    from_photo = compose(place, to_canvas)
-    tiles = (compose(from_photo, shift(-left, -top)) for top in tops for left in lefts)
-    # Where a portrait reaches beyond the photo there is nothing to draw.
-    photo = photo or size
-    seen = tuple(tile for tile in tiles if _meets(tile, photo, side))
-    chosen = range(len(faces)) if chosen is None else chosen
-    views = tuple(faces[k] for k in chosen)
-    return Plan(size, views, tuple(chosen), seen, canvas, to_canvas, side, photo, place)
+    place: np.ndarray,
+    part: tuple[int, int, int, int] | None = None,
+    shrink: float = SHRINK,
+) -> Surroundings:
+    """Choose the view of what surrounds the faces.
+
+    Args:
+        size: (width, height) of the picture.
+        scale: drawn pixels to a pixel of the picture, as they suit the faces.
+        place: from the photo to the picture.
+        part: the pixels of the picture that are drawn; all if left out.
+        shrink: the least share of ``scale``.
+    """
+    part = (0, 0, *size) if part is None else part
+    lengths = part[2] - part[0], part[3] - part[1]
+    # A picture smaller than a view is drawn larger, or it would be mostly border.
+    least, most = (limit / max(lengths) for limit in (min(LENGTHS), max(LENGTHS)))
+    scale = min(max(scale, least), most)
+    others = (full / length for length in lengths for full in LENGTHS)
+    scales = [scale, *(other for other in others if max(shrink * scale, least) <= other < scale)]
+    # The fewest pixels, and of those scales the largest.
+    scale = min(scales, key=lambda each: (math.prod(_frame(lengths, each)), -each))
+    width, height = (max(1, round(length * scale)) for length in lengths)
+    frame = _frame(lengths, scale)
+    left, top = (frame[0] - width) // 2, (frame[1] - height) // 2
+    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the part's edges meet the inner pixels' edges.
+    kx, ky = width / lengths[0], height / lengths[1]
+    to_view = np.array([[kx, 0, (0.5 - part[0]) * kx - 0.5 + left], [0, ky, (0.5 - part[1]) * ky - 0.5 + top]])
+    return Surroundings(compose(place, to_view), frame, (left, top, left + width, top + height), part)
 
 
-def _starts(length: int, side: int) -> list[float]:
-    """Return where tiles of ``side`` begin along a length: evenly spread, centred if one is enough."""
-    if length <= side:
-        return [float(-((side - length) // 2))]
-    room = length + 2 * RIM
-    count = math.ceil((room - OVERLAP) / (side - OVERLAP))
-    return [float(round(k * (room - side) / (count - 1)) - RIM) for k in range(count)]
+def _frame(lengths: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return (width, height) of the view that shows so many pixels of a picture at a scale."""
+    width, height = (
+        next(length for full, length in LENGTHS.items() if round(pixels * scale) <= full) for pixels in lengths
+    )
+    return width, height
 
 
 def shift(x: float, y: float) -> np.ndarray:
@@ -227,22 +264,23 @@ def shift(x: float, y: float) -> np.ndarray:
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
 
 
-def _meets(matrix: np.ndarray, size: tuple[int, int], side: int) -> bool:
-    """Return whether the square view of a matrix shows any of a picture of ``size``."""
+def _meets(matrix: np.ndarray, size: tuple[int, int]) -> bool:
+    """Return whether the 256×256 view of a matrix shows any of a picture of ``size``."""
     # A view is a turned square in the picture: its bounding box is near enough.
-    corners = apply(invert(matrix), [[-0.5, -0.5], [side - 0.5, -0.5], [-0.5, side - 0.5], [side - 0.5, side - 0.5]])
+    edge = CROP - 0.5
+    corners = apply(invert(matrix), [[-0.5, -0.5], [edge, -0.5], [-0.5, edge], [edge, edge]])
     return bool((corners.max(0) > -0.5).all() and (corners.min(0) < np.array(size) - 0.5).all())
 
 
-def compose_picture(plan: Plan, tiles: Sequence[np.ndarray], faces: Sequence[FaceDrawing]) -> Image.Image:
+def compose_picture(plan: Plan, around: np.ndarray | None, faces: Sequence[FaceDrawing]) -> Image.Image:
     """Join what was drawn into a grey picture of ``plan.size``.
 
     Args:
-        tiles: uint8 squares of ``plan.side``, in the order of ``plan.tiles``.
+        around: uint8, the sketch of ``plan.around``.
         faces: the drawings of ``plan.faces``, in their order.
     """
-    if plan.tiles:
-        picture = blend_faces(_resized(_joined(plan, tiles), plan), faces, plan.place)
+    if plan.around is not None and around is not None:
+        picture = blend_faces(_laid(around, plan.around, plan.size), faces, plan.place)
     else:
         # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
         picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")
@@ -260,52 +298,36 @@ def picture_matte(matte: np.ndarray, plan: Plan) -> np.ndarray:
 
 def _share(plan: Plan) -> np.ndarray | None:
     """Return how much of a portrait is drawn in each of its pixels; None if all of it, as it is of whole photos."""
-    if is_identity(plan.place):
-        return None
-    share = photo_share(plan.canvas, compose(plan.place, plan.to_canvas), plan.photo)
-    return None if share is None else enlarged(share, plan.size)
+    return None if is_identity(plan.place) else photo_share(plan.size, plan.place, plan.photo, plan.grain)
 
 
-def _joined(plan: Plan, drawn: Sequence[np.ndarray]) -> np.ndarray:
-    """Blend the tiles on the canvas, each pixel weighted by its distance to its tile's rim."""
-    width, height = plan.canvas
-    side = plan.side
-    distance = np.minimum(np.arange(side), np.arange(side)[::-1]).astype(np.float32)
-    # Never quite zero: where one tile is enough, its rim is all there is.
-    ramp = np.clip((distance - RIM) / (OVERLAP - 2 * RIM), 1e-4, 1)
-    window = ramp[:, None] * ramp
-    total, weights = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    from_canvas = invert(compose(plan.place, plan.to_canvas))
-    for matrix, tile in zip(plan.tiles, drawn, strict=True):
-        left, top = (round(-value) for value in compose(from_canvas, matrix)[:, 2])
-        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-        inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        total[y0:y1, x0:x1] += tile[inner] * window[inner]
-        weights[y0:y1, x0:x1] += window[inner]
-    # Beyond the photo, where a portrait has no tiles, is paper.
-    total[weights == 0], weights[weights == 0] = 255, 1
-    return np.rint(total / weights).clip(0, 255).astype(np.uint8)
+def _laid(drawn: np.ndarray, around: Surroundings, size: tuple[int, int]) -> np.ndarray:
+    """Return a picture of ``size`` with what surrounds the faces in its place, white elsewhere."""
+    left, top, right, bottom = around.inner
+    x0, y0, x1, y1 = around.part
+    inner = Image.fromarray(drawn[top:bottom, left:right])
+    if inner.size != (x1 - x0, y1 - y0):
+        inner = inner.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
+    if inner.size == size:
+        return np.asarray(inner)
+    picture = np.full(size[::-1], 255, np.uint8)
+    picture[y0:y1, x0:x1] = np.asarray(inner)
+    return picture
 
 
-def _resized(canvas: np.ndarray, plan: Plan) -> np.ndarray:
-    if (canvas.shape[1], canvas.shape[0]) == plan.size:
-        return canvas
-    return np.asarray(Image.fromarray(canvas).resize(plan.size, Image.Resampling.BICUBIC))
-
-
-def view_photo(photo: np.ndarray, matrix: np.ndarray, side: int = CROP) -> np.ndarray:
-    """Return the square view of an H×W×3 uint8 photo; beyond its edge the edge continues."""
-    if is_identity(matrix) and photo.shape[:2] == (side, side):
+def view_photo(photo: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:
+    """Return the view, of ``size`` (width, height), of an H×W×3 uint8 photo; beyond its edge the edge continues."""
+    if is_identity(matrix) and photo.shape[1::-1] == size:
         return photo
-    return warp(photo, matrix, (side, side), fill="replicate")
+    return warp(photo, matrix, size, fill="replicate")
 
 
-def view_depth(depth: np.ndarray, matrix: np.ndarray, side: int = CROP) -> np.ndarray:
-    """Return the square view of an H×W depth map in [0, 1]; beyond its edge it is far."""
-    return np.clip(warp(depth.astype(np.float32), matrix, (side, side), fill="black", resample="bilinear"), 0, 1)
+def view_depth(depth: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:
+    """Return the view of an H×W depth map in [0, 1]; beyond its edge it is far."""
+    return np.clip(warp(depth.astype(np.float32), matrix, size, fill="black", resample="bilinear"), 0, 1)
 
 
-def view_weights(weights: np.ndarray, matrix: np.ndarray, side: int = CROP) -> np.ndarray:
-    """Return the square view of H×W×S style weights; beyond their edge the edge continues."""
+def view_weights(weights: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:
+    """Return the view of H×W×S style weights; beyond their edge the edge continues."""
     planes = [np.ascontiguousarray(plane, np.float32) for plane in weights.transpose(2, 0, 1)]
-    return np.stack([warp(plane, matrix, (side, side), fill="replicate", resample="bilinear") for plane in planes], 2)
+    return np.stack([warp(plane, matrix, size, fill="replicate", resample="bilinear") for plane in planes], 2)

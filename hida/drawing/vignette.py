@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from hida.drawing.joining import smooth
-from hida.images.alignment import apply, invert, scale_of
+from hida.drawing.borders import smooth
+from hida.images.alignment import apply, compose, invert, scale_of
 
 INSIDE, OUTSIDE = 24, 20
 """Drawn pixels inside of the photo's edge from where on strokes get lighter, and beyond it to where the longest end."""
@@ -26,18 +26,24 @@ DARKEST = 200
 """The darkest that paper can be."""
 
 
-def photo_share(canvas: tuple[int, int], place: np.ndarray, photo: tuple[int, int]) -> np.ndarray | None:
-    """Return how much is drawn in each pixel: 1 well inside of the photo, 0 beyond it.
+def photo_share(
+    size: tuple[int, int], place: np.ndarray, photo: tuple[int, int], grain: float = 1.0
+) -> np.ndarray | None:
+    """Return how much is drawn in each pixel of a picture: 1 well inside of the photo, 0 beyond it.
 
     Args:
-        canvas: (width, height) in drawn pixels.
-        place: from the photo to the canvas.
-        photo: its (width, height).
+        size: (width, height) of the picture.
+        place: from the photo to the picture.
+        photo: (width, height) of the photo.
+        grain: pixels of the picture to a drawn one.
 
     Returns:
-        float32 (height, width); None if the photo fills the canvas.
+        float32 (height, width); None if the photo fills the picture.
     """
-    width, height = canvas
+    # Nothing here is finer than drawn pixels.
+    width, height = canvas = tuple(max(2, round(length / grain)) for length in size)
+    kx, ky = np.divide(canvas, size)
+    place = compose(place, np.array([[kx, 0, kx / 2 - 0.5], [0, ky, ky / 2 - 0.5]]))
     scale = scale_of(place)
     back = invert(place).astype(np.float32)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
@@ -60,7 +66,8 @@ def photo_share(canvas: tuple[int, int], place: np.ndarray, photo: tuple[int, in
     direction = np.arctan2(y - height / 2, x - width / 2)
     around = np.pi * min(canvas)
     distance -= RAGGED / 2 * sum(_lengths(direction, around / apart) for apart in (STROKES, TUFTS))
-    return smooth((distance + OUTSIDE) / (INSIDE + OUTSIDE))
+    share = smooth((distance + OUTSIDE) / (INSIDE + OUTSIDE)).astype(np.float32)
+    return share if canvas == size else np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))
 
 
 def _lengths(direction: np.ndarray, count: float) -> np.ndarray:
@@ -87,8 +94,3 @@ def paper_level(pixels: np.ndarray) -> int:
     """Return the level of the paper between strokes, which is the most frequent of the light ones."""
     counts = np.bincount(pixels.ravel(), minlength=256)[DARKEST:]
     return DARKEST + int(counts.argmax()) if counts.any() else 255
-
-
-def enlarged(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the shares at the picture's size (width, height)."""
-    return np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))

@@ -128,9 +128,9 @@ def steepness(picture):
 
 def shares(made):
     """How much of the surroundings and of each face is seen in each pixel, and the pictures of them."""
-    views, tiles, faces = made
+    views, around, faces = made
     whole = [warp(face.sketch, invert(face.matrix), views.size, fill="replicate") for face in faces]
-    below = np.asarray(drawing.compose_picture(views, tiles, [])) if views.tiles else whole[0]
+    below = np.asarray(drawing.compose_picture(views, around, [])) if around is not None else whole[0]
     seen = [np.zeros(below.shape) for _ in faces]
     for share, found in zip(seen, face_shares(below, faces, views.place), strict=True):
         (left, top, right, bottom), weight, strokes = found

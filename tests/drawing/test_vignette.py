@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hida.drawing.vignette import enlarged, paper_level, photo_share, run_out
+from hida.drawing.vignette import paper_level, photo_share, run_out
 from hida.images.alignment import IDENTITY
 
 
@@ -48,8 +48,9 @@ def test_the_papers_level_is_the_most_frequent_light_one():
     assert paper_level(np.zeros(5, np.uint8)) == 255
 
 
-def test_shares_are_enlarged_smoothly():
-    ramp = np.linspace(0, 1, 20, dtype=np.float32)[None].repeat(10, 0)
-    larger = enlarged(ramp, (80, 40))
-    assert larger.shape == (40, 80)
-    assert (np.diff(larger, axis=1) < 0.02).all()
+def test_it_has_the_size_of_drawn_pixels():
+    place = np.array([[1.0, 0, 100], [0, 1, 100]])
+    one = photo_share((400, 400), place, (200, 200))
+    three = photo_share((1200, 1200), 3 * place + [[0, 0, 1], [0, 0, 1]], (200, 200), grain=3)
+    assert three.shape == (1200, 1200)
+    assert np.abs(three[1::3, 1::3] - one).max() < 0.02

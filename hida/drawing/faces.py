@@ -46,10 +46,10 @@ def choose(found: Sequence[Face], faces: Faces) -> list[Face]:
 
 
 def common_depth(faces: Sequence[Face], size: tuple[int, int], matrix: np.ndarray) -> np.ndarray:
-    """Return the depth of one or several faces in one map, the nearest value of each pixel: float32 in [0, 1].
+    """Return the depth of any number of faces in one map, the nearest value of each pixel: float32 in [0, 1].
 
     Every face has a range of its own, from 0 at its outline to 1 at its nose, as the generator knows it; how much
-    nearer one face is than another does not show.
+    nearer one face is than another does not show. Without a face all is far: where one is supposed, it is drawn.
 
     Args:
         size: (width, height) of the map.

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hida.data.framing import CROP
-from hida.drawing.joining import MIDDLE, RADII, finer
+from hida.drawing.borders import MIDDLE, RADII
+from hida.drawing.joining import finer
 from hida.drawing.views import view_photo
 from hida.errors import HidaError
 from hida.images.alignment import scale_of

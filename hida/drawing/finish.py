@@ -126,7 +126,7 @@ def _between(matte: np.ndarray, ends: tuple[float, float]) -> Image.Image:
 def _bleached(sketch: Image.Image, matte: np.ndarray) -> Image.Image:
     """Return the sketch with its own paper white, which shows where the wall was drawn: no edge is seen against it."""
     wall = np.asarray(sketch)[(matte == 0) & _near(matte)]
-    # What is quite white was mostly not drawn: a portrait may reach beyond the photo.
+    # What is quite white was mostly not drawn.
     drawn = wall[(wall >= DARKEST_PAPER) & (wall < 255)]
     if drawn.size < max(LEAST_WALL * matte.size, 0.1 * wall.size):
         return sketch

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hida.data.framing import CROP
+from hida.drawing.borders import MIDDLE, RADII, border, smooth
 from hida.images.alignment import apply, compose, invert, scale_of, warp
 
-FEATHER = 40
-"""Pixels of a 256×256 view over which it gives way to what surrounds it."""
-MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
-"""The head in a 256×256 view: an ellipse from the hair to the chin."""
+Window = tuple[int, int, int, int]
 _BETWEEN = 0.4
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
 _KEPT = 0.3
@@ -62,8 +60,8 @@ def covers(view: np.ndarray, size: tuple[int, int]) -> bool:
 def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray) -> np.ndarray:
     """Return ``picture`` with the faces over it.
 
-    A face's drawing counts everywhere in its view, less and less towards its rim, but for what nearer faces cover: in
-    each pixel that face is nearer of whose head, an ellipse, the pixel is further inside.
+    A face's drawing counts inside of a line around its head, along which least is seen of the change, but for what
+    nearer faces cover: in each pixel that face is nearer of whose head, an ellipse, the pixel is further inside.
 
     Args:
         picture: uint8 (H, W).
@@ -71,28 +69,16 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
         place: from the photo to the picture.
     """
     mixed = picture.astype(np.float32)
-    size = picture.shape[1], picture.shape[0]
-    views = [compose(invert(place), drawing.view) for drawing in drawings]
-    windows = [_window(view, size) for view in views]
-    largest = min((scale_of(view) for view in views), default=1.0)
     beside = []
-    for k, (drawing, window) in enumerate(zip(drawings, windows, strict=True)):
-        if window[0] >= window[2] or window[1] >= window[3]:
+    for drawing, share in zip(drawings, face_shares(picture, drawings, place), strict=True):
+        if share is None:
             continue
+        window, weight, strokes = share
         inside = np.s_[window[1] : window[3], window[0] : window[2]]
         over = warp(drawing.sketch, _moved(compose(invert(drawing.matrix), place), window), _size(window), fill="white")
         over = over.astype(np.float32)
-        weight = strokes = _reach(views[k], window)
-        others = [j for j, other in enumerate(windows) if j != k and _meet(other, window)]
-        if others:
-            own = _distance(views[k], window, largest)
-        for j in others:
-            reach, farther = _reach(views[j], window), own - _distance(views[j], window, largest)
-            farther += _LOWER * _higher(views[k], views[j])
-            weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
-            strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
         mixed[inside] += (over - picture[inside]) * weight
-        if others:
+        if strokes is not None:
             beside.append((inside, 255 - (255 - over) * strokes))
     # Hair is pale in the view of the head beside it: where two heads meet, both keep their strokes.
     for inside, kept in beside:
@@ -100,25 +86,53 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 
-def _reach(view: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-    """Return how far a window of the picture is inside a view: 1, with a smooth fall to 0 at the view's edge."""
-    return warp(_feather(), _moved(invert(view), window), _size(window), fill="black", resample="bilinear")
+def face_shares(
+    picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray
+) -> Iterator[tuple[Window, np.ndarray, np.ndarray | None] | None]:
+    """Yield how much of each face's drawing is seen in the picture; the arguments are those of :func:`blend_faces`.
+
+    Yields:
+        The part of the picture that holds the face's view: left, top, right, bottom; in it how much of the drawing is
+        seen, 0 to 1, and how much of its strokes is kept at least, None where no other face is near. None for a face
+        that is not in the picture.
+    """
+    size = picture.shape[1], picture.shape[0]
+    views = [compose(invert(place), drawing.view) for drawing in drawings]
+    windows = [_window(view, size) for view in views]
+    reaches = [_reach(*pair, picture) for pair in zip(drawings, views, strict=True)]
+    largest = min((scale_of(view) for view in views), default=1.0)
+    for k, window in enumerate(windows):
+        if window[0] >= window[2] or window[1] >= window[3]:
+            yield None
+            continue
+        weight = strokes = _seen(reaches[k], views[k], window)
+        others = [j for j, other in enumerate(windows) if j != k and _meet(other, window)]
+        if others:
+            own = _distance(views[k], window, largest)
+        for j in others:
+            reach, farther = _seen(reaches[j], views[j], window), own - _distance(views[j], window, largest)
+            farther += _LOWER * _higher(views[k], views[j])
+            weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
+            strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
+        yield window, weight, strokes if others else None
 
 
-def _feather() -> np.ndarray:
-    """Return (256, 256) weights: 1 inside, a smooth fall to 0 at the edge."""
-    distance = np.minimum(np.arange(CROP), np.arange(CROP)[::-1]).astype(np.float32)
-    ramp = smooth(distance / FEATHER)
-    return ramp[:, None] * ramp
+def _reach(drawing: FaceDrawing, view: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return how much of a face's drawing counts in each pixel of its view, were it alone: (256, 256)."""
+    side = drawing.sketch.shape[0] // CROP
+    over = drawing.sketch.reshape(CROP, side, CROP, side).astype(np.float32).mean((1, 3))
+    size = CROP, CROP
+    under = warp(picture, view, size, fill="replicate").astype(np.float32)
+    shown = warp(np.ones(picture.shape, np.float32), view, size, fill="black", resample="bilinear")
+    return border(over, np.where(shown > 0.5, under, np.nan))
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Return 0 below 0, 1 above 1, and a smooth rise between."""
-    ramp = np.clip(values, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+def _seen(values: np.ndarray, view: np.ndarray, window: Window) -> np.ndarray:
+    """Return (256, 256) values of a view in a window of the picture: 0 beyond the view."""
+    return warp(values, _moved(invert(view), window), _size(window), fill="black", resample="bilinear")
 
 
-def _distance(view: np.ndarray, window: tuple[int, int, int, int], largest: float) -> np.ndarray:
+def _distance(view: np.ndarray, window: Window, largest: float) -> np.ndarray:
     """Return for a window of the picture the distance from a head's middle, about 1 at its outline.
 
     ``largest`` is the scale of the largest face's view, the smallest of all scales.
@@ -139,7 +153,7 @@ def _higher(one: np.ndarray, two: np.ndarray) -> float:
     return float(apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two)))
 
 
-def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _window(view: np.ndarray, size: tuple[int, int]) -> Window:
     """Return the part of a picture that holds a view: left, top, right, bottom."""
     edge = CROP - 0.5
     corners = apply(invert(view), [[-0.5, -0.5], [edge, -0.5], [-0.5, edge], [edge, edge]])
@@ -148,14 +162,14 @@ def _window(view: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int
     return left, top, right, bottom
 
 
-def _meet(one: tuple[int, int, int, int], two: tuple[int, int, int, int]) -> bool:
+def _meet(one: Window, two: Window) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def _moved(matrix: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+def _moved(matrix: np.ndarray, window: Window) -> np.ndarray:
     """Return a matrix into the picture as one into a window of it."""
     return matrix - [[0, 0, window[0]], [0, 0, window[1]]]
 
 
-def _size(window: tuple[int, int, int, int]) -> tuple[int, int]:
+def _size(window: Window) -> tuple[int, int]:
     return window[2] - window[0], window[3] - window[1]

@@ -24,9 +24,9 @@ from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
-from hida.drawing.views import compose_picture, face_points, only, view_photo, view_weights
+from hida.drawing.views import compose_picture, face_points, only, picture_matte, view_photo, view_weights
 from hida.errors import HidaError
-from hida.images.alignment import scale_of, warp
+from hida.images.alignment import scale_of
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
 from hida.matte import person_matte
@@ -103,7 +103,7 @@ class Sketcher:
                 photo's size; a list gives one for each photo.
             frame: "auto" draws the whole photo, every face upright at its own scale; a photo without a face is drawn as
                 it is if ``depth`` does not need one. "portrait" draws head and shoulders of the largest face, filling
-                a picture of 4:5, with paper where the photo ends; "face" is another word for it. "whole" draws the
+                a picture of 4:5, running out where the photo ends; "face" is another word for it. "whole" draws the
                 photo as it is, with no views of faces.
             faces: which faces get a view and depth of their own: "all", "largest", or the so many largest. Those whose
                 box is smaller than 20 pixels are drawn with what surrounds them, but for the largest.
@@ -196,7 +196,7 @@ class Sketcher:
         styles = [map_weights(style) if isinstance(style, np.ndarray) else style for style in styles]
         views, depth_of, depth_map = prepare(pixels, depth, frame, faces, size, report)
         matte = None if background == "keep" else person_matte(pixels, face_points(views), self.device)
-        shown_matte = None if matte is None else warp(matte, views.place, views.size, fill="black")
+        shown_matte = None if matte is None else picture_matte(matte, views)
         if shown_matte is not None:
             views = only(views, shown_matte)
         scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from hida.data.framing import CROP
-from hida.drawing.joining import FaceDrawing, blend_faces, covers, smooth
+from hida.drawing.joining import FaceDrawing, blend_faces, covers
+from hida.drawing.vignette import photo_share, run_out
 from hida.images.alignment import (
     FRAME,
     IDENTITY,
@@ -49,14 +50,15 @@ of pixels."""
 PORTRAIT = (6.0, 7.5)
 """Width and height of a portrait in distances of the eyes: a head is about 2.6 wide and 4 high, shoulders are about 6
 wide."""
-CLOSEST = 0.8
-"""Down to what share of that a portrait is narrowed where the photo shows less."""
+CLOSEST = 0.64
+"""Down to what share of that a portrait is narrowed where the photo shows less: to little more than a head."""
 EYES = (0.5, 0.4)
 """Where the middle of the eyes is in a portrait, as shares of its width and height."""
+TILT = 25.0
+"""Degrees by which a head may be tilted and stay as it is. Whether the head is tilted or the camera cannot be told from
+a face; people tilt their heads by no more."""
 ASIDE = np.array([[-0.1, -0.06], [0.1, 0.1]])
 """How far a portrait may move, to the left and up, to the right and down, to stay inside the photo: shares likewise."""
-FADE = 16
-"""Drawn pixels over which a portrait gives way to paper where the photo ends."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
 def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -> Plan:
     """Choose the views of the first face's portrait: its head and shoulders, in a picture of 4:5.
 
-    The person keeps the tilt of the head; only a photo that is turned by quarters is turned upright. Faces beside the
-    first that are in the picture have their views, too.
+    The person keeps the tilt of the head, which is character; a photo that is turned is turned upright, by quarters, or
+    as it must be that has a head tilted beyond what a neck does. Faces beside the first that are in the picture have
+    their views, too.
 
     Args:
         size: (width, height) of the photo.
@@ -145,15 +148,17 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     # The aligned frame defines the distance of the eyes, which a turned head's own points would make too short.
     eyes = apply(invert(view), TEMPLATE[:2] + MARGIN)
     along = complex(*(eyes[1] - eyes[0]))
-    upright = 1j ** -round(float(np.angle(along)) / (math.pi / 2))
+    upright = np.exp(1j * np.deg2rad(_kept_tilt(math.degrees(np.angle(along))))) * abs(along) / along
     # The photo turned upright, told in distances of the eyes from the middle of the eyes.
     corners = np.array([[-0.5, -0.5], np.subtract(size, 0.5)]) - eyes.mean(0)
     corners = corners @ (1, 1j) * upright / abs(along)
     low, high = (np.array([pick(corners.real), pick(corners.imag)]) for pick in (np.min, np.max))
     extent = np.array(PORTRAIT) * np.clip(((high - low) / PORTRAIT).min(), CLOSEST, 1)
     first = -extent * EYES
-    # Moved into the photo as far as the eyes may move.
-    first += np.clip(np.where(low > first, low - first, np.minimum(high - first - extent, 0)), *(extent * ASIDE))
+    # Moved into the photo, or to its middle if that shows less, as far as the eyes may move.
+    room = np.sort([low - first, high - first - extent], axis=0)
+    into = np.where(high - low < extent, room.mean(0), np.clip(0, room[0], room[1]))
+    first += np.clip(into, *(extent * ASIDE))
     height = longest
     width = max(1, round(height * PORTRAIT[0] / PORTRAIT[1]))
     factor = height / extent[1] / abs(along) * upright
@@ -164,6 +169,16 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height))]
     around = _surroundings((width, height), scale_of(view) / scale_of(place), place)
     return Plan((width, height), tuple(views[k] for k in seen), tuple(seen), around, size, place)
+
+
+def _kept_tilt(angle: float) -> float:
+    """Return the tilt that a head has in its portrait, both in degrees; quarter turns are not tilt.
+
+    Up to :data:`TILT` it is the photo's. Beyond, the photo is turned; the more, the more upright, so that nearly equal
+    photos have nearly equal portraits.
+    """
+    tilt = (angle + 45) % 90 - 45
+    return math.copysign(min(abs(tilt), max(0.0, 3 * TILT - 2 * abs(tilt))), tilt)
 
 
 def view_of_face(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -270,26 +285,20 @@ def compose_picture(plan: Plan, around: np.ndarray | None, faces: Sequence[FaceD
         # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
         picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")
         picture = blend_faces(picture, faces, plan.place) if len(faces) > 1 else picture
-    return Image.fromarray(picture if is_identity(plan.place) else _on_paper(picture, plan))
+    share = _share(plan)
+    return Image.fromarray(picture if share is None else run_out(picture, share))
 
 
-def _on_paper(picture: np.ndarray, plan: Plan) -> np.ndarray:
-    """Return a portrait with white paper where the photo ends."""
-    scale = scale_of(plan.place)
-    fade = FADE / plan.around.scale if plan.around is not None else FADE
-    # Distances to the photo's edges, in pixels of the picture, are linear in its coordinates.
-    back = invert(plan.place)
-    x, y = np.arange(plan.size[0], dtype=np.float32), np.arange(plan.size[1], dtype=np.float32)[:, None]
-    weight = np.ones(picture.shape, np.float32)
-    right, bottom = (length - 1 for length in plan.size)
-    corners = apply(back, [[0, 0], [right, 0], [0, bottom], [right, bottom]])
-    for axis, length in enumerate(plan.photo):
-        at = np.float32(back[axis, 0]) * x + np.float32(back[axis, 1]) * y + np.float32(back[axis, 2])
-        if corners[:, axis].min() < -0.5:
-            weight *= smooth((at + 0.5) * scale / fade)
-        if corners[:, axis].max() > length - 0.5:
-            weight *= smooth((length - 0.5 - at) * scale / fade)
-    return np.rint(255 + (picture - np.float32(255)) * weight).clip(0, 255).astype(np.uint8)
+def picture_matte(matte: np.ndarray, plan: Plan) -> np.ndarray:
+    """Return a photo's uint8 (H, W) matte as the picture shows it: it runs out where a portrait does."""
+    shown = warp(matte, plan.place, plan.size, fill="replicate")
+    share = _share(plan)
+    return shown if share is None else np.rint(shown * share).astype(np.uint8)
+
+
+def _share(plan: Plan) -> np.ndarray | None:
+    """Return how much of a portrait is drawn in each of its pixels; None if all of it, as it is of whole photos."""
+    return None if is_identity(plan.place) else photo_share(plan.size, plan.place, plan.photo, plan.grain)
 
 
 def _laid(drawn: np.ndarray, around: Surroundings, size: tuple[int, int]) -> np.ndarray:

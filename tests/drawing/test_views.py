@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from hida.data.framing import CROP
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.views import CANVAS, MARGIN, RIM, compose_picture, plan, portrait, shift, view_depth, view_photo
 from hida.images.alignment import TEMPLATE, apply, compose, scale_of, similarity, warp
@@ -127,18 +126,6 @@ def test_a_portrait_is_the_upright_photo_around_the_head(quarters):
     expected = warp(photo[:, :, 0].copy(), to_picture, (400, 500), fill="replicate")
     difference = np.abs(np.asarray(picture).astype(int) - expected)
     assert np.quantile(difference, 0.99) <= 4
-
-
-def test_a_portrait_shows_paper_where_the_photo_ends_and_no_face_that_is_outside():
-    black = np.zeros((300, 300), np.uint8)
-    faces = [face_points(1, 0, 150, 150), face_points(0.5, 0, 290, 100)]
-    drawn = portrait((300, 300), [*faces, face_points(0.3, 0, 3000, 100)], 600)
-    assert drawn.chosen == (0, 1)
-    picture = np.asarray(joined(drawn, [np.zeros((CROP, CROP), np.uint8)] * len(drawn.views)))
-    inside = warp(black, drawn.place, (480, 600), fill="white") == 0
-    assert (picture[~inside] == 255).all()
-    assert picture[inside].mean() < 60
-    assert picture[300, 240] == 0
 
 
 @pytest.mark.parametrize(("middle", "sides"), [((100, 90), "lt"), ((900, 850), "rb"), ((500, 500), "")])

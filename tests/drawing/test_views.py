@@ -190,7 +190,7 @@ def test_no_more_than_is_wanted_is_drawn_and_the_rest_is_white():
     # 80×200 pixels, and 64 drawn ones on each side of them.
     assert drawn.around.part == (356, 186, 564, 514)
     assert drawn.around.frame == (256, 512)
-    picture = np.asarray(joined(drawn, shown(drawn, photo)[0], []))
+    picture = np.array(joined(drawn, shown(drawn, photo)[0], []))
     assert np.abs(picture[186:514, 356:564].astype(int) - photo[186:514, 356:564, 0]).mean() < 1.5
     picture[186:514, 356:564] = 255
     assert (picture == 255).all()

@@ -1,7 +1,5 @@
 """``python -m hida COMMAND …``."""
 
-import sys
+from hida.cli.main import script
 
-from hida.cli.main import entry
-
-sys.exit(entry())
+script()

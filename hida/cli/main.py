@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
-from hida.cli.run import run_command
+from hida.cli.run import end_process, run_command
 from hida.errors import HidaError
 from hida.version import __version__
 
@@ -84,5 +85,10 @@ def entry() -> int:
     return run_command(main)
 
 
+def script() -> NoReturn:
+    """Run the console script ``hida``, and end its process."""
+    end_process(entry)
+
+
 if __name__ == "__main__":
-    sys.exit(entry())
+    script()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import errno
@@ -11,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hida.cli.output import make_printable
 from hida.errors import HidaError, Interrupted, handled, printed, shown, stops
@@ -46,6 +47,27 @@ def run_command(
         if isinstance(status, int) and (flushed := _flushed(status, name)) != status:
             return flushed
         raise
+
+
+def end_process(command: Callable[[], int]) -> NoReturn:
+    """Run a command that is all that this process is for, and end with its exit status.
+
+    What Python does at its end is done, but what is loaded is not taken down piece by piece: a torch with CUDA takes
+    0.4 s and 130 MB for that, which the system does at once.
+    """
+    statuses: list[int] = []
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # what cannot be printed has been told
+                stream.flush()
+        if statuses:
+            os._exit(statuses[0])
+
+    # The first to be registered is the last to be called.
+    atexit.register(leave)
+    statuses.append(command())
+    sys.exit(statuses[0])
 
 
 def _flushed(status: int, name: str) -> int:

@@ -15,7 +15,7 @@ from hida.images.alignment import apply, invert
 Faces = Literal["all", "largest"] | int
 """Every face, the largest, or so many of the largest."""
 SMALLEST = 20
-"""Pixels of a face's box, the mean of its sides, below which a face is left to the tiles: about 9 between the eyes."""
+"""Pixels of a face's box, the mean of its sides, below which a face is left to its surroundings: about 9 between the eyes."""
 _REACH = 2.0
 """Within how many times a face's box its depth is: 3DDFA's mesh reaches to 1.6 times of it."""
 
@@ -46,10 +46,10 @@ def choose(found: Sequence[Face], faces: Faces) -> list[Face]:
 
 
 def common_depth(faces: Sequence[Face], size: tuple[int, int], matrix: np.ndarray) -> np.ndarray:
-    """Return the depth of one or several faces in one map, the nearest value of each pixel: float32 in [0, 1].
+    """Return the depth of any number of faces in one map, the nearest value of each pixel: float32 in [0, 1].
 
     Every face has a range of its own, from 0 at its outline to 1 at its nose, as the generator knows it; how much
-    nearer one face is than another does not show.
+    nearer one face is than another does not show. Without a face all is far: where one is supposed, it is drawn.
 
     Args:
         size: (width, height) of the map.

@@ -101,9 +101,7 @@ def prepare(
     if report is not None:
         report(Drawn(len(found), len(views.faces), views.place, views.size))
     if depth is None or method in ("auto", "tddfa", "builtin"):
-        deep = wanted or choose(find(pixels, model, faces), faces)
-        # Without a face the whole picture is taken for one.
-        deep = deep or [depths.face_model("builtin").whole(pixels)]
+        deep = choose(find(pixels, model, faces), faces) if frame == "whole" else wanted
 
         def depth_of(index: int | None, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             return common_depth(deep if index is None else [wanted[views.chosen[index]]], size, matrix)

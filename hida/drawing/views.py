@@ -189,7 +189,7 @@ def view_of_face(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _common_scale(views: Sequence[np.ndarray]) -> float:
     """Return the scale of what surrounds several faces: their mean, weighted by how long the borders are.
 
-    Strokes are as wide as the scale says, so that this is the scale at which they change least from the tiles to the
+    Strokes are as wide as the scale says, so that this is the scale at which they change least from there to the
     views. One of the largest face's would draw the others' shoulders with strokes that are too wide for them, one of
     the smallest would fill a large person's clothes with detail, and cost more.
     """

@@ -164,9 +164,11 @@ class Generator(nn.Module):
             depth = _for_convolution(depth, self.stem_depth.weight)
         stem_photo = self.stem_photo(photo)
         stem_depth = self.stem_depth(depth) if self.config.depth else None
-        features = [stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)]
+        x = stem_photo if stem_depth is None else torch.cat((stem_photo, stem_depth), 1)
+        features = []
         for level in self.encoder:
-            features.append(level(features[-1]))
+            x = level(x)
+            features.append(x)
         depths: Sequence[Tensor | None] = [None] * len(self.decoder)
         if self.config.depth:
             depths = depth_pyramid(depth, len(self.decoder), self.config.depth_per_level)

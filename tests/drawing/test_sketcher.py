@@ -10,7 +10,6 @@ import hida
 from hida import depth
 from hida.config import AugmentConfig, Config, GeneratorConfig
 from hida.drawing.sketcher import NoFaceError, Sketcher, _bytes
-from hida.drawing.views import compose_picture, plan
 from hida.errors import HidaError
 from hida.images.alignment import TEMPLATE, placement, warp
 from hida.models import build_generator
@@ -120,32 +119,6 @@ def test_without_a_face_a_depth_of_ones_own_draws_the_photo_as_it_is(sketcher):
             sketcher(black, depth=depth_source, frame="face")
     with pytest.raises(NoFaceError):
         sketcher(black, depth="auto")
-
-
-def test_tiles_leave_no_seam(monkeypatch):
-    """Where two tiles meet, the picture changes no more abruptly than one of the tiles itself does there."""
-    pieces = []
-
-    def note(views, tiles, faces):
-        pieces.extend(tiles)
-        return compose_picture(views, tiles, faces)
-
-    monkeypatch.setattr("hida.drawing.sketcher.compose_picture", note)
-    random = np.random.default_rng(5)
-    blobs = Image.fromarray(random.integers(0, 256, (15, 32, 3), np.uint8)).resize((640, 300), Image.Resampling.BICUBIC)
-    picture = Sketcher.from_pretrained("small")(blobs, style=1, depth=np.zeros((300, 640)), frame="whole")
-    starts = [np.rint(-matrix[:, 2]).astype(int) for matrix in plan(blobs.size, []).tiles]
-    assert len(starts) == 2
-    overlap = range(starts[1][0], starts[0][0] + 512)
-
-    def steps(values, left, top):
-        rows = slice(-top, -top + 300)
-        columns = np.asarray(values, np.float64)[rows, overlap.start - left : overlap.stop - left]
-        return np.abs(np.diff(columns, axis=1)).mean(0)
-
-    own = [steps(piece, *start) for piece, start in zip(pieces, starts, strict=True)]
-    joined = np.abs(np.diff(np.asarray(picture, np.float64)[:, overlap.start : overlap.stop], axis=1)).mean(0)
-    assert (joined <= np.maximum(*own) + 0.5).all()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from hida.drawing.joining import FaceDrawing
-from hida.drawing.views import CANVAS, MARGIN, RIM, compose_picture, plan, portrait, shift, view_depth, view_photo
+from hida.drawing.views import (
+    LENGTHS,
+    MARGIN,
+    RIM,
+    compose_picture,
+    only,
+    plan,
+    portrait,
+    shift,
+    view_depth,
+    view_photo,
+)
 from hida.images.alignment import TEMPLATE, apply, compose, scale_of, similarity, warp
 
 
@@ -22,20 +33,25 @@ def face_points(scale, angle, x, y):
     return np.stack([placed.real, placed.imag], 1)
 
 
-def joined(drawn, views):
+def shown(drawn, photo):
+    """What the views show of a photo, in grey: of its surroundings, or None, and of every face."""
+    around = drawn.around and view_photo(photo, drawn.around.matrix, drawn.around.frame)[:, :, 0]
+    return around, [view_photo(photo, matrix)[:, :, 0] for matrix in drawn.faces]
+
+
+def joined(drawn, around, faces):
     """The picture of views that are drawn at 256 pixels."""
-    around = len(drawn.tiles)
-    return compose_picture(drawn, views[:around], list(map(FaceDrawing.of, views[around:], drawn.faces)))
+    return compose_picture(drawn, around, list(map(FaceDrawing.of, faces, drawn.faces)))
 
 
 def test_an_aligned_photo_is_one_view_cut_without_resampling():
     photo = np.random.default_rng(0).integers(0, 256, (250, 250, 3), np.uint8)
     drawn = plan((250, 250), [TEMPLATE])
-    assert len(drawn.views) == 1
+    assert drawn.around is None
     np.testing.assert_array_equal(drawn.faces[0], shift(MARGIN, MARGIN))
     view = view_photo(photo, drawn.faces[0])
     np.testing.assert_array_equal(view[3:253, 3:253], photo)
-    picture = np.asarray(joined(drawn, [view[:, :, 0]]))
+    picture = np.asarray(joined(drawn, None, [view[:, :, 0]]))
     np.testing.assert_array_equal(picture, photo[:, :, 0])
 
 
@@ -64,9 +80,7 @@ def test_the_face_stands_upright_in_its_place(angle):
 def test_drawing_the_photo_itself_gives_the_photo_back(size, faces):
     photo = smooth(*size)
     drawn = plan(size, faces)
-    views = [view_photo(photo, matrix, drawn.side) for matrix in drawn.views]
-    assert all(view.shape == (drawn.side, drawn.side, 3) for view in views)
-    picture = joined(drawn, [view[:, :, 0] for view in views])
+    picture = joined(drawn, *shown(drawn, photo))
     assert picture.size == size
     assert picture.mode == "L"
     difference = np.abs(np.asarray(picture).astype(int) - photo[:, :, 0])
@@ -74,27 +88,31 @@ def test_drawing_the_photo_itself_gives_the_photo_back(size, faces):
     assert difference.mean() < 1.5
 
 
-def test_large_photos_cost_a_bounded_number_of_views():
-    drawn = plan((10000, 8000), [face_points(0.2, 0, 5000, 3000)])
-    assert len(drawn.views) <= 1 + 7 * 7
-    assert max(drawn.canvas) <= CANVAS
-    assert len(plan((9000, 7000), []).views) <= 16
-    # Up to the bound nothing is enlarged or reduced.
-    assert plan((1500, 900), []).canvas == (1500, 900)
+@pytest.mark.parametrize("faces", [[], [face_points(0.2, 0, 5000, 3000)]])
+def test_large_photos_are_drawn_in_a_bounded_view(faces):
+    drawn = plan((10000, 8000), faces)
+    # 960 pixels and the rims would fit across; a little less saves 256 rows.
+    assert drawn.around.frame == (1024, 768)
+    assert drawn.around.inner == (72, 32, 952, 736)
 
 
-def test_tiles_have_the_scale_of_the_face():
-    drawn = plan((380, 380), [face_points(0.5, 0, 190, 190)])
+def test_what_surrounds_a_face_has_its_scale():
+    drawn = plan((340, 250), [face_points(0.5, 0, 170, 125)])
     assert np.hypot(*drawn.faces[0][:, 0]) == pytest.approx(2.0)
-    assert drawn.canvas == (760, 760)
+    assert drawn.around.scale == pytest.approx(2.0)
+    # 680×500 pixels, and 32 for every rim, in multiples of 256.
+    assert drawn.around.frame == (768, 768)
+    # 460 pixels would need 768: a little smaller they fit into 512.
+    assert plan((230, 230), [face_points(0.5, 0, 115, 115)]).around.frame == (512, 512)
+    assert plan((230, 230), [face_points(0.5, 0, 115, 115)]).around.scale == pytest.approx(448 / 230)
 
 
-def test_tiles_of_several_faces_have_a_scale_between_theirs_nearer_to_the_large():
+def test_what_surrounds_several_faces_has_a_scale_between_theirs_nearer_to_the_large():
     scales = []
     for sizes in ((1.0,), (0.5,), (1.0, 0.5), (1.0, 0.5, 0.5), (1.0, 1.0, 0.5)):
-        faces = [face_points(size, 0, 150 + 150 * k, 200) for k, size in enumerate(sizes)]
-        drawn = plan((440, 400), faces)
-        scales.append(scale_of(drawn.to_canvas))
+        faces = [face_points(size, 0, 150 + 150 * k, 176) for k, size in enumerate(sizes)]
+        drawn = plan((440, 352), faces)
+        scales.append(drawn.around.scale)
         np.testing.assert_allclose([scale_of(view) for view in drawn.faces], 1 / np.array(sizes))
     large, small, two, more_small, more_large = scales
     assert (large, small) == (pytest.approx(1), pytest.approx(2, rel=0.02))
@@ -116,7 +134,7 @@ def test_a_portrait_is_the_upright_photo_around_the_head(quarters):
     size = turned.shape[1], turned.shape[0]
     drawn = portrait(size, [points], 500)
     assert drawn.size == (400, 500)
-    picture = joined(drawn, [view_photo(turned, matrix)[:, :, 0] for matrix in drawn.views])
+    picture = joined(drawn, *shown(drawn, turned))
     assert (picture.size, picture.mode) == ((400, 500), "L")
     eyes = face_points(0.8, 0, *middle)[:2]
     apart = np.hypot(*(eyes[1] - eyes[0]))
@@ -139,21 +157,45 @@ def test_a_portrait_moves_into_the_photo_as_far_as_the_eyes_may(middle, sides):
     assert y == pytest.approx({"t": 0.3, "b": 0.46}.get(sides[1:], 0.4), abs=2e-3)
 
 
-def test_the_rims_of_tiles_are_not_used():
-    drawn = plan((1536, 1500), [])
-    tile = np.zeros((drawn.side, drawn.side), np.uint8)
-    tile[RIM:-RIM, RIM:-RIM] = 200
-    picture = np.asarray(joined(drawn, [tile] * len(drawn.views)))
-    assert (picture == 200).all()
+def test_the_rims_of_large_views_are_not_used():
+    drawn = plan((960, 700), [])
+    sketch = np.zeros(drawn.around.frame[::-1], np.uint8)
+    sketch[RIM:-RIM, RIM:-RIM] = 200
+    assert (np.asarray(joined(drawn, sketch, [])) == 200).all()
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "count"),
-    [((200, 100), 256, 1), ((512, 400), 512, 1), ((513, 200), 512, 2), ((1536, 1536), 512, 16)],
+    ("size", "frame", "scale"),
+    [
+        ((200, 100), (256, 256), 1.28),
+        ((384, 200), (256, 256), 2 / 3),
+        ((512, 400), (512, 512), 448 / 512),
+        ((700, 400), (768, 512), 1),
+        ((3000, 3000), (1024, 1024), 0.32),
+    ],
 )
-def test_without_a_face_one_piece_up_to_512_pixels_and_large_tiles_beyond(size, side, count):
-    drawn = plan(size, [])
-    assert (drawn.side, len(drawn.views)) == (side, count)
+def test_without_a_face_one_view_of_as_many_pixels_as_the_photo_has(size, frame, scale):
+    around = plan(size, []).around
+    assert (around.frame, around.scale) == (frame, pytest.approx(scale))
+    assert set(frame) <= set(LENGTHS.values())
+
+
+def test_no_more_than_is_wanted_is_drawn_and_the_rest_is_white():
+    photo = smooth(900, 600)
+    whole = plan((900, 600), [face_points(1, 0, 450, 300)])
+    wanted = np.zeros((600, 900), np.uint8)
+    wanted[250:450, 420:500] = 1
+    drawn = only(whole, wanted)
+    assert whole.around.frame == (1024, 768)
+    # 80×200 pixels, and 64 drawn ones on each side of them.
+    assert drawn.around.part == (356, 186, 564, 514)
+    assert drawn.around.frame == (256, 512)
+    picture = np.array(joined(drawn, shown(drawn, photo)[0], []))
+    assert np.abs(picture[186:514, 356:564].astype(int) - photo[186:514, 356:564, 0]).mean() < 1.5
+    picture[186:514, 356:564] = 255
+    assert (picture == 255).all()
+    # Where nobody is, all is drawn.
+    assert only(whole, np.zeros_like(wanted)) is whole
 
 
 def test_depth_beyond_the_photo_is_far_and_stays_in_range():

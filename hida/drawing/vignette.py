@@ -12,9 +12,9 @@ from PIL import Image
 from hida.drawing.borders import smooth
 from hida.images.alignment import apply, compose, invert, scale_of
 
-INSIDE, OUTSIDE = 24, 20
+INSIDE, OUTSIDE = 20, 20
 """Drawn pixels inside of the photo's edge from where on strokes get lighter, and beyond it to where the longest end."""
-RAGGED, STROKES, TUFTS = 14, 4, 20
+RAGGED, STROKES, TUFTS = 20, 4, 20
 """By how much strokes differ in length, how far apart those that differ are, and tufts of them, in drawn pixels."""
 CORNER = 60
 """Radius of the corners in drawn pixels, about the distance of the eyes."""

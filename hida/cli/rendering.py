@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from PIL import Image
 
 from hida.cli.jobs import cores_each
+from hida.errors import warn
 from hida.images.alignment import warp
 from hida.images.gallery import Pictures, reduce
 from hida.images.io import ImageSource, read_image
@@ -85,7 +85,7 @@ class Work:
         found, shown, place, size = told[0]
         if found > 1 and self.how["frame"] == "auto":
             rest = ", the others as a part of their surroundings" if shown < found else ""
-            warnings.warn(f"{found} faces found, {shown} drawn{rest}", stacklevel=2)
+            warn(f"{found} faces found, {shown} drawn{rest}")
         # Beside a portrait belongs what it shows of the photo.
         image = warp(image, place, size)
         sketches, swept = drawn[: len(wanted)], drawn[len(wanted) :]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from hida import weights
 from hida.depth.face import FaceModel, largest_face
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 from hida.images.io import ImageSource, read_image
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     method = _checked(method, model)
     if method == "none":
         image = read_image(photo)
-        warnings.warn(
-            "depth 'none': the depth is zero everywhere, which the generator was not trained on", stacklevel=2
-        )
+        warn("depth 'none': the depth is zero everywhere, which the generator was not trained on")
         return np.zeros((image.height, image.width), np.float32)
     if method == "midas":
         return _midas(model).predict(photo)
@@ -58,7 +55,7 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     pixels = np.asarray(image)
     faces = builtin.faces(pixels)
     if not faces:
-        warnings.warn("no face was found in the photo: the whole picture is taken for one", stacklevel=2)
+        warn("no face was found in the photo: the whole picture is taken for one")
     return (faces[0] if faces else builtin.whole(pixels)).depth(image.size)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -15,7 +14,7 @@ from hida.depth.maps import depth_from_file
 from hida.drawing.detail import Detail, require_detail
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.views import Plan, plan, portrait, view_depth
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 from hida.images.alignment import warp
 
 Frame = Literal["auto", "portrait", "face", "whole"]
@@ -93,7 +92,7 @@ def prepare(
                 "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
                 f"frame 'whole' (--frame whole){instead}."
             )
-        warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
+        warn("no face was found in the photo: it is drawn as it is")
     wanted = choose(found, faces)
     points = [face.points for face in wanted]
     views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)

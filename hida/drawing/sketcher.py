@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from hida.drawing.joining import FaceDrawing
 from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
 from hida.drawing.views import compose_picture, face_points, view_photo, view_weights
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 from hida.images.alignment import scale_of, warp
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
@@ -207,9 +206,7 @@ class Sketcher:
             for pieces, sketch in zip(drawn, fine, strict=True):
                 pieces[index] = sketch
         if detail == "fine" and max(scales, default=1) == 1:
-            warnings.warn(
-                f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely", stacklevel=2
-            )
+            warn(f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely")
         pictures = (
             compose_picture(views, pieces[:around], list(map(FaceDrawing.of, pieces[around:], views.faces)))
             for pieces in drawn

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from hida.errors import warn
 from hida.files import atomic_path
 from hida.images.colour import Colours, lab_to_srgb
 from hida.images.opening import (
@@ -79,10 +79,7 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
     with reported(picture.name):
         image = picture.image
         if managed and picture.profiled:
-            warnings.warn(
-                f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.",
-                stacklevel=3,
-            )
+            warn(f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.")
         mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
         colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
         if is_deep(image):

@@ -34,9 +34,9 @@ def warn(message: str, category: type[Warning] = HidaWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 photo", "1,200 photos"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, "1 photo", "1,200 photos"; ``nouns`` is its plural where that is not with an s."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ def test_a_warning_names_the_line_that_called_this_package(tmp_path):
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     with pytest.warns(HidaWarning, match="holds 2 frames") as found:
         read_image(tmp_path / "film.gif")
-        line = currentframe().f_lineno - 1
+    line = currentframe().f_lineno - 1
     assert (found[0].filename, found[0].lineno) == (__file__, line)
 
 

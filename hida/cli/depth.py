@@ -20,7 +20,7 @@ from hida.cli.parsing import read_command, unset
 from hida.cli.photos import for_each, list_photos, photo_source
 from hida.cli.targets import name_targets
 from hida.depth import load, predict, resolve
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 from hida.files import require_folder_place
 from hida.images.io import write_png
 
@@ -56,5 +56,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     failed = for_each(targets, write, f"depth ({method})")
     if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos gave no depth; the reasons are above.")
-    print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {command.out}")
+        raise HidaError(f"{failed} of {counted(len(targets), 'photo')} gave no depth; the reasons are above.")
+    print(f"{counted(len(targets), 'depth map')} by {method} in {command.out}")

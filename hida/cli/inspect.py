@@ -22,7 +22,7 @@ from tqdm import tqdm
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_one_for_map
 from hida.cli.targets import name_targets
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 from hida.files import atomic_path, require_folder_place
 
 
@@ -82,4 +82,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     failed = for_each(targets, draw)
     if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos could not be inspected; the reasons are above.")
+        raise HidaError(f"{failed} of {counted(len(targets), 'photo')} could not be inspected; the reasons are above.")

@@ -158,9 +158,8 @@ def train(options: Options, faces: Faces, before: Progress | None = None) -> tup
                 progress.save(options.checkpoint, Progress(step + 1, seconds, chosen, tensors))
             if signals:
                 bar.close()
-                print(
-                    f"stopped after {counted(step + 1, 'step')}: the same command continues from '{options.checkpoint}'."
-                )
+                made = counted(step + 1, "step")
+                print(f"stopped after {made}: the same command continues from '{options.checkpoint}'.")
                 break
     if signals:
         signal.raise_signal(signals[0])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hida.depth.npy import read_array
 from hida.errors import HidaError
-from hida.images.io import stored_values, tiles
+from hida.images.io import require_shape, stored_values, tiles
 from hida.images.opening import load, reported, require_room
 from hida.images.samples import is_deep
 
@@ -54,6 +54,7 @@ def _depth(values: np.ndarray, white: int, size: tuple[int, int], name: str) -> 
         raise HidaError(f"{name} has the shape {values.shape}; give one value per pixel, H×W.")
     depth = _to_unit(values, white, name)
     if depth.shape != (size[1], size[0]):
+        require_shape(name, (depth.shape[1], depth.shape[0]), size)
         resized = Image.fromarray(depth).resize((int(size[0]), int(size[1])), Image.Resampling.BILINEAR)
         depth = np.clip(np.asarray(resized), 0, 1)
     return depth

@@ -126,6 +126,24 @@ def _tile_to_rgb(tile: Image.Image, mode: str, colours: Colours, clear: bool) ->
     return white
 
 
+def require_shape(name: str, size: tuple[int, int], photo: tuple[int, int]) -> None:
+    """Check that a map can be scaled to a photo without being stretched, but for what tools round.
+
+    Args:
+        name: of the map, for the message.
+        size, photo: (width, height) of both.
+
+    Raises:
+        ImageError: their sides differ in ratio by more than a pixel of the map, and than 2 %.
+    """
+    (width, height), (wide, high) = size, photo
+    if abs(width * high - height * wide) > max(wide, high, 0.02 * width * high):
+        raise ImageError(
+            f"{name} is {width}×{height} and would be stretched to the photo's {wide}×{high}; give one of the photo's "
+            "size or shape."
+        )
+
+
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     """List the pictures directly in ``folder`` by suffix (any case), hidden files left out, sorted by name."""
     return sorted(

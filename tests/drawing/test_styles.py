@@ -127,7 +127,7 @@ def test_a_mask_of_two_bits_keeps_its_numbers(tmp_path):
         (np.array([[[0, 0, 9], [9, 0, 0]]], np.uint8), 2, "more colours"),
         (np.array([[[200, 150, 120], [90, 60, 50]]], np.uint8), 3, "looks like a photo"),
         (
-            np.array([[[255, 255, 255]]], np.uint8),
+            np.array([[[255, 240, 250]]], np.uint8),
             4,
             "a photo.* 1 to 4, as grey .* red, green and blue for styles 1, 2",
         ),

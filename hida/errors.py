@@ -39,6 +39,17 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Let the message of an error in here begin with what it is about, if that is not empty."""
+    try:
+        yield
+    except HidaError as error:
+        if what:
+            error.args = (f"{what}: {error}", *error.args[1:])
+        raise
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -57,6 +58,22 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     if not faces:
         warn("no face was found in the photo: the whole picture is taken for one")
     return (faces[0] if faces else builtin.whole(pixels)).depth(image.size)
+
+
+def require_method(name: str) -> None:
+    """Check a choice of depth that is a word: a method, midas:MODEL, or the path of a map that is there.
+
+    Raises:
+        HidaError: if it is none of these, with the method that may be meant.
+    """
+    word = name.partition(":")[0]
+    if word in METHODS or os.path.exists(name):
+        return
+    near = difflib.get_close_matches(word.lower(), METHODS, 1)
+    if not near and (os.path.splitext(name)[1] or os.path.dirname(name)):
+        raise HidaError(f"the depth map '{name}' does not exist; check the path.")
+    hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(METHODS)} (as midas:MODEL), or give a file."
+    raise HidaError(f"there is no depth method and no file '{name}'; {hint}")
 
 
 def load(method: str = "auto", model: str | os.PathLike[str] | None = None) -> FaceModel | Midas | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -10,15 +9,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from hida import depth as depths
-from hida.depth.maps import depth_from_file
+from hida.depth.maps import depth_from_file, require_depth_source
 from hida.drawing.detail import Detail, require_detail
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.views import Plan, plan, portrait, view_depth
 from hida.errors import HidaError, warn
 from hida.images.alignment import warp
+from hida.images.io import ImageSource
 
 Frame = Literal["auto", "portrait", "face", "whole"]
-DepthSource = str | os.PathLike[str] | np.ndarray
+DepthSource = ImageSource
+"""A method by name, or a map: a path, the bytes of a file, a picture, an array."""
 DepthOfView = Callable[[int, np.ndarray, int], np.ndarray]
 """From a view's index in the plan, its matrix and its side to its depth, float32 (side, side)."""
 PORTRAIT_SIZE, PORTRAIT_SIZES = 800, (64, 8192)
@@ -121,8 +122,21 @@ def prepare(
     return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 
 
+def require_depth(depth: DepthSource | None) -> None:
+    """Check what does not depend on the photo.
+
+    Raises:
+        HidaError: if ``depth`` is no method and no source of a map.
+    """
+    if isinstance(depth, str):
+        depths.require_method(depth)
+    elif depth is not None:
+        require_depth_source(depth)
+
+
 def _method(depth: DepthSource | None) -> str | None:
     """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
+    require_depth(depth)
     if depth is None:
         return "auto"
     return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None

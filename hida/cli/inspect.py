@@ -24,6 +24,7 @@ from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_
 from hida.cli.targets import name_targets
 from hida.errors import HidaError, counted
 from hida.files import atomic_path, require_folder_place
+from hida.images.writing import MARK
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             for path, figure in figures:
                 with atomic_path(path) as temporary:
-                    figure.savefig(temporary, dpi=110)
+                    figure.savefig(temporary, dpi=110, metadata={"Software": MARK})
                 tqdm.write(str(path))
         finally:
             pyplot.close("all")

@@ -163,7 +163,9 @@ def _choice(text: str) -> str | None:
     else:
         return None
     listed = [choice.strip("'\"") for choice in choices.split(", ")]
-    wrong = _none_of(word, [choice for choice in listed if choice != "None"])  # which stands for none given
+    if "None" in listed:  # which stands for none given, in a set, whose order is another in every process
+        listed = sorted(choice for choice in listed if choice != "None")
+    wrong = _none_of(word, listed)
     return wrong if name.startswith("{") else f"{name}: {wrong}"
 
 

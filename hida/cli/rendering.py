@@ -63,7 +63,7 @@ class Work:
 
         def render(photo: ImageSource) -> Rendered:
             pictures, reduced = self.draw(sketcher, photo)
-            contents = [encode(picture, kind) for picture, kind in zip(pictures, self.kinds, strict=True)]
+            contents = [encode(picture, kind, marked=True) for picture, kind in zip(pictures, self.kinds, strict=True)]
             return Rendered(contents, reduced)
 
         return render

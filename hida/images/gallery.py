@@ -18,6 +18,7 @@ from hida.errors import printed
 from hida.files import write_bytes
 from hida.images.embedding import data_uri
 from hida.images.sheet import on_white
+from hida.images.writing import MARK
 
 BUDGET = 16_000_000
 """Bytes of a page, of which each photo has the same share: what mail takes as an attachment."""
@@ -122,6 +123,7 @@ def page(photos: list[tuple[str, Pictures]], failures: list[tuple[str, str]]) ->
     count = f"{len(photos)} photo{'s' * (len(photos) != 1)}"
     return Template(folder.joinpath("gallery.html").read_text(encoding="utf-8")).substitute(
         digest=digest,
+        mark=MARK,
         script=script,
         title=f"Sketches of {count}",
         all=_buttons(headings, "Style of all photos", "All: ") if len(photos) > 1 else "",

@@ -18,6 +18,7 @@ from hida.images.writing import is_marked
 
 _SHOWN = 40  # characters of a name before the bar
 STDIN = Path("-")  # among the photos
+_STDIN = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 Frame = Literal["auto", "portrait", "face", "whole"]
 # As hida.drawing's sketcher, finish and detail name them, which load torch.
 Background = Literal["keep", "white", "transparent"]
@@ -40,6 +41,7 @@ def list_photos(given: Sequence[Path]) -> list[Path]:
             raise HidaError("the photo - is read from standard input, which is closed; give a file.")
         if sys.stdin.isatty():
             raise HidaError("the photo - is read from standard input, which is the terminal; add < FILE.")
+    given = [STDIN if str(path) in _STDIN else path for path in given]
     named = [path for path in given if path != STDIN and not path.is_dir()]
     ours = {path for path in named if is_marked(path)}
     if len(ours) == len(given):

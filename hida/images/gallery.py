@@ -15,7 +15,7 @@ from string import Template
 from PIL import Image, ImageOps
 
 from hida.errors import printed
-from hida.files import write_bytes
+from hida.files import told_apart, write_bytes
 from hida.images.embedding import data_uri
 from hida.images.sheet import on_white
 from hida.images.writing import MARK
@@ -101,11 +101,14 @@ class Gallery:
             failures: why each photo that could not be drawn could not.
         """
         drawn = [photo for photo in self.photos if photo in self._added and photo not in failures]
-        named = [(printed(photo.name), self._added[photo]) for photo in drawn]
-        # The page may be sent to others, whom the folders here do not concern.
+        # The page may be sent to others, whom the folders here concern only where they tell photos apart.
+        names = told_apart(self.photos, [lambda photo: photo.name if photo.name != "-" else "stdin"], "/")
+        named = [(printed(names[photo]), self._added[photo]) for photo in drawn]
         reasons = [
-            (printed(photo.name), printed(reason.replace(str(photo), photo.name))) for photo, reason in failures.items()
+            (names[photo], reason.replace(str(photo), names[photo]) if photo.name != "-" else reason)
+            for photo, reason in failures.items()
         ]
+        reasons = [(printed(name), printed(reason)) for name, reason in reasons]
         write_bytes(path, page(named, reasons).encode("utf-8", "backslashreplace"))
 
 

@@ -121,7 +121,7 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos", "--depth", "photos/a.png"], "one map for 2 photos"),
         (["photos/a.png", "--depth", "no.png"], "no.png"),
         (["photos/a.png", "--device", "cuda:9"], "no device"),
-        (["photos/a.png", "other/a.png"], "would both be written"),
+        (["photos/a.png", "other/a.png", "photos-a.png"], "would both be written"),
         (["photos/a.png", "--weights", "text.jpg"], "text.jpg"),
         (["photos/a.png", "--weights", "absent.safetensors"], "absent.safetensors"),
         (["photos/a.png", "--weights", "nosuch"], "no weights named 'nosuch'"),

@@ -161,9 +161,9 @@ def _stem(photo: Path) -> str:
     return "stdin" if photo == STDIN else photo.stem
 
 
-def without_existing(targets: Mapping[Path, list[Path]]) -> dict[Path, list[Path]]:
-    """Return the photos of which not all files are there."""
-    return {photo: files for photo, files in targets.items() if not all(file.is_file() for file in files)}
+def existing(targets: Mapping[Path, list[Path]]) -> dict[Path, list[Path]]:
+    """Return the photos of which all files are there, with these."""
+    return {photo: files for photo, files in targets.items() if all(file.is_file() for file in files)}
 
 
 def _require_free(target: Path, given: Iterable[Path]) -> None:

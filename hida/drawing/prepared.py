@@ -134,6 +134,19 @@ def require_depth(depth: DepthSource | None) -> None:
         require_depth_source(depth)
 
 
+def load_depth(depth: DepthSource | None) -> None:
+    """Load the networks of a depth method, so that what is wrong with them is told before any photo is drawn.
+
+    Raises:
+        HidaError: its weights are missing, or it needs a network.
+    """
+    method, _, network = (_method(depth) or "none").partition(":")
+    if method in ("auto", "tddfa", "builtin") and not network:
+        depths.face_model(depths.resolve(method))
+    else:
+        depths.load(method, network or None)
+
+
 def _method(depth: DepthSource | None) -> str | None:
     """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
     require_depth(depth)

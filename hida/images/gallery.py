@@ -50,12 +50,12 @@ def reduce(photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) 
 
     Args:
         photo: in any mode and size; what is transparent becomes white, here and in the sketches.
-        sketches: by heading, all of one size; a photo of another shape is put into theirs, on white.
+        sketches: by heading; the photo and others of another shape than the first are put into its shape, on white.
         share: bytes of the page that they may take.
     """
     shape = next(iter(sketches.values()), photo).size
-    if abs(math.log(photo.width * shape[1] / (photo.height * shape[0]))) > 0.01:
-        photo = ImageOps.pad(on_white(photo), shape, color="white")
+    photo = _in_shape(photo, shape)
+    sketches = {heading: _in_shape(sketch, shape) for heading, sketch in sketches.items()}
     side = min(SIDE, max(shape))
     while True:
         scale = side / max(shape)
@@ -67,6 +67,13 @@ def reduce(photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) 
             return result
         # Bytes go with the area, roughly: a little less, so that one more time is usually enough.
         side = max(SMALLEST, min(side - 1, int(side * math.sqrt(share / taken) * 0.95)))
+
+
+def _in_shape(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Return a picture with white beside it, or above and below, so that it has a shape (width, height)."""
+    if abs(math.log(picture.width * shape[1] / (picture.height * shape[0]))) <= 0.01:
+        return picture
+    return ImageOps.pad(on_white(picture), shape, color="white")
 
 
 def _encoded(picture: Image.Image, size: tuple[int, int]) -> str:

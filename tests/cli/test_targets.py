@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hida.cli.photos import STDIN, list_photos
-from hida.cli.targets import STDOUT, Place, name_targets, read_place, without_existing
+from hida.cli.targets import STDOUT, Place, existing, name_targets, read_place
 from hida.errors import HidaError
 
 
@@ -144,8 +144,8 @@ def test_what_leads_to_standard_output_is_it_and_a_device_is_no_folder(inside, m
     assert list_photos([Path("/dev/stdin")]) == [STDIN]
 
 
-def test_only_photos_with_a_missing_file_are_left(inside):
+def test_a_photo_with_a_missing_file_is_not_there(inside):
     targets = name_targets([Path("a.jpg"), Path("b.jpg")], inside, ["_style1", "_style2"])
     for name in ("a_style1", "a_style2", "b_style1"):
         (inside / f"{name}.png").touch()
-    assert list(without_existing(targets)) == [Path("b.jpg")]
+    assert existing(targets) == {Path("a.jpg"): [inside / "a_style1.png", inside / "a_style2.png"]}

@@ -25,6 +25,7 @@ MAX_HEIGHT, MAX_WIDTH = 720, 1080
 # the first look misses are wide.
 _MOST_PIXELS, _TILE, _OVERLAP = 24_000_000, 2048, 256
 ENLARGED = 256
+"""Longest side in pixels up to which smaller photos are enlarged for a second look."""
 # Per feature map: step in pixels, and (anchor side, anchors along each side of a cell). Section 3.2, densification.
 _ANCHORS = ((32, ((32, 4), (64, 2), (128, 1))), (64, ((256, 1),)), (128, ((512, 1),)))
 _VARIANCE_CENTRE, _VARIANCE_SIZE = 0.1, 0.2
@@ -160,8 +161,9 @@ class FaceBoxes(nn.Module):
         """Find what may be faces that :meth:`detect` misses: it reduces large photos, and sees no very small faces.
 
         Photos of less than ``ENLARGED`` pixels along both sides are enlarged to that: the smallest anchors are 32 pixels
-        long. Other photos in which :meth:`detect` reduces nothing have none. Up to 24 megapixels the photo is seen at full size, larger ones are reduced to that. Arguments, results and
-        errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
+        wide. Others that :meth:`detect` does not reduce have none. Up to 24 megapixels the photo is seen at full size,
+        larger ones are reduced to that. Arguments, results and errors as for :meth:`detect`; the threshold is low, for
+        faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]

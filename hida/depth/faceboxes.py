@@ -160,10 +160,10 @@ class FaceBoxes(nn.Module):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find what may be faces that :meth:`detect` misses: it reduces large photos, and sees no very small faces.
 
-        Photos of less than ``ENLARGED`` pixels along both sides are enlarged to that: the smallest anchors are 32 pixels
-        wide. Others that :meth:`detect` does not reduce have none. Up to 24 megapixels the photo is seen at full size,
-        larger ones are reduced to that. Arguments, results and errors as for :meth:`detect`; the threshold is low, for
-        faces of 40 pixels: look at what is found again.
+        Photos of less than ``ENLARGED`` pixels along both sides are enlarged to that: the smallest anchors are 32
+        pixels wide. Others that :meth:`detect` does not reduce have none. Up to 24 megapixels the photo is seen at full
+        size, larger ones are reduced to that. Arguments, results and errors as for :meth:`detect`; the threshold is
+        low, for faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]

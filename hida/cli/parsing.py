@@ -185,7 +185,10 @@ def _reason(parts: list[list[str]]) -> str | None:
     for pattern, what in (
         (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no integer"),
         (r"could not convert string to float: (.*)", r"\1 is no number"),
-        (r"input length (\d+) did not match expected argument count (\d+).*", r"\2 values must follow, not \1"),
+        (
+            r"input length (\d+) did not match expected argument count (\d+).*",
+            r"\2 values, with spaces between, must follow, not \1",
+        ),
     ):
         reason = re.sub(pattern, what, reason)
     return f"{name}: {reason}"

@@ -100,7 +100,8 @@ class Work:
         drawn, depth = sketcher.draw(image, [*wanted, *self.between], **self.how, report=told.append)
         found, shown, place, size = told[0]
         if found > 1 and self.how["frame"] == "auto":
-            rest = ", the others as a part of their surroundings" if shown < found else ""
+            others = "other as a part of its" if found - shown == 1 else "others as a part of their"
+            rest = f", the {others} surroundings" if shown < found else ""
             warn(f"{found} faces found, {shown} drawn{rest}")
         if ends := _photo_ends(place, size, image.size):
             warn(f"the photo ends inside the portrait, which fades into paper {ends}; --frame auto draws all of it")

@@ -111,6 +111,9 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
+    words = sys.argv[1:] if argv is None else argv
+    if sum(word.partition("=")[0] == "--style" for word in words) > 1:  # the last would count, without a word
+        raise HidaError("--style is given twice; give it once, with all styles after it, such as --style 1 3.")
     from hida.drawing.styles import count_styles, names, parse_style, read_style_map, require_style, sweep
 
     command = _photos_apart(command)

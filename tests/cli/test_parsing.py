@@ -64,7 +64,9 @@ def test_a_mistake_is_told_in_one_sentence_that_names_it(words, sentence, capsys
     assert said(words, capsys) == sentence
 
 
-@pytest.mark.parametrize(("given", "counts"), [("1", "2 values must follow"), ("a b", "'a' is no integer")])
+@pytest.mark.parametrize(
+    ("given", "counts"), [("1", "2 values, with spaces between, must follow, not 1"), ("a b", "'a' is no integer")]
+)
 def test_a_pair_of_values(given, counts, capsys):
     assert said(["sketch", "p", "--sweep", *given.split()], capsys).startswith(f"--sweep: {counts}")
 

@@ -124,6 +124,7 @@ def test_mixtures_sweeps_and_regions(folder):
         (["photos", "--depth", "bultin"], "no depth method and no file 'bultin'; did you mean builtin?"),
         (["photos", "--depth", "midas"], "the depth method midas needs a network"),
         (["photos", "--style", "1,3"], "give 1 3, with spaces, to draw each"),
+        (["photos", "--style", "1", "--style=3"], "--style is given twice; give it once, with all styles"),
         (["photos", "--paper", "f4ecd8"], "did you mean #f4ecd8?"),
         (["photos", "--style-map", "text.jpg"], "'text.jpg' is not a picture in a known format"),
         (["photos", "--style-map", "nothere.png"], "'nothere.png' cannot be read"),
@@ -160,7 +161,7 @@ def test_portraits_have_a_size_of_their_own(folder, frame):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], ["hida: 3 faces found, 2 drawn, the others as a part of their surroundings"]),
+        ([], ["hida: 3 faces found, 2 drawn, the other as a part of its surroundings"]),
         (
             ["--faces", "largest"],
             ["hida: 3 faces found, 1 drawn, the others as a part of their surroundings"],

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hida.depth.npy import read_array
-from hida.errors import HidaError
+from hida.errors import HidaError, about
 from hida.images.io import require_shape, stored_values, tiles
 from hida.images.opening import PictureSource, load, reported, require_room
 from hida.images.samples import is_deep
@@ -24,8 +24,8 @@ def require_depth_source(source: object) -> None:
     """
     if not isinstance(source, (Image.Image, np.ndarray)) and not is_source(source):
         raise HidaError(
-            f"a depth map cannot be a {type(source).__name__}; give a path, the bytes of a file, a Pillow image or an "
-            "H×W array."
+            f"a depth map cannot be of the type {type(source).__name__}; give a path, the bytes of a file, a Pillow "
+            "image or an H×W array."
         )
 
 
@@ -50,7 +50,9 @@ def depth_from_file(source: PictureSource | np.ndarray, size: tuple[int, int]) -
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".npy":
             return _depth(read_array(Path(source)), 0, size, name)
         if not isinstance(source, np.ndarray):
-            return _depth(*_read(source, name), size, name)
+            with about("" if isinstance(source, (str, os.PathLike)) else name):
+                read = _read(source, name)
+            return _depth(*read, size, name)
         array = source
         if array.ndim in (2, 3):  # bounded as one that is read
             sides = sorted(array.shape)[-2:]

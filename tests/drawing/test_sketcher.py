@@ -162,10 +162,10 @@ def test_tiles_leave_no_seam(monkeypatch):
         (1, {"size": 300}, "size is a portrait's and has no effect with frame 'auto'"),
         *[(1, {"size": size, "frame": "portrait"}, f"size is {size!r}; give") for size in (0, 63, 8193, 300.0, True)],
         (3, {"style": [1, 2]}, "2 entries for 3 photos"),
-        *[(1, {"depth": d}, f"a depth map cannot be a {type(d).__name__}; give a path") for d in (5, 0.5, True, {})],
+        *[(1, {"depth": d}, f"a depth map cannot be of the type {type(d).__name__}; give") for d in (5, 0.5, True, {})],
         (1, {"depth": "bultin"}, "no depth method and no file 'bultin'; did you mean builtin"),
         (1, {"depth": np.zeros((50, 250))}, "the depth map is 250×50 and would be stretched to the photo's 250×250"),
-        (1, {"depth": b"no picture"}, "what the bytes hold is not a picture"),
+        (1, {"depth": b"no picture"}, "the depth map: what the bytes hold is not a picture"),
         (2, {"depth": [None]}, "depth has 1 entry for 2 photos"),
     ],
 )

@@ -61,8 +61,8 @@ def read_image(source: ImageSource) -> Image.Image:
             return to_rgb(Picture(_from_array(source), "the array", own=True))
     if not isinstance(source, Image.Image) and not is_source(source):
         raise ImageError(
-            f"a picture cannot be of the type {type(source).__name__}: give a path, the bytes of a file, a Pillow image "
-            "or an H×W(×3) numpy array."
+            f"a picture cannot be of the type {type(source).__name__}: give a path, the bytes of a file, a Pillow "
+            "image or an H×W(×3) numpy array."
         )
     return to_rgb(load(source))
 

@@ -102,12 +102,15 @@ def _note(text: str) -> None:
     print(f"note: {printed(text)}", file=sys.stderr)
 
 
-def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
-    """Check that a depth map given as a file is for one photo.
+def require_depth(photos: Sequence[Path], depth: str) -> None:
+    """Check what does not depend on the photos: that ``depth`` is a method or a map, and a map is for one photo.
 
     Raises:
-        HidaError: if ``depth`` is a file and there are several photos.
+        HidaError: if it is neither, or a map for several photos.
     """
+    from hida.depth import require_method
+
+    require_method(depth)
     if len(photos) > 1 and Path(depth).is_file():
         raise HidaError(f"--depth {depth} is one map for {counted(len(photos), 'photo')}; give the photos one by one.")
 

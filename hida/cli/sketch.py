@@ -37,7 +37,7 @@ from hida.cli.photos import (
     for_each,
     list_photos,
     photo_source,
-    require_one_for_map,
+    require_depth,
 )
 from hida.cli.rendering import Rendered, Work, faces_wanted
 from hida.cli.targets import Place, existing, read_place
@@ -61,14 +61,15 @@ class Command:
     style: Annotated[tuple[str, ...], unset("STYLE...")] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Annotated[Path | None, unset("PATH")] = None
-    """mask with a style for every region, instead of --style: 1, 2, … as grey levels or indices of a palette, or red,
-    green, blue for 1 to 3"""
+    """picture of the photo's shape with a style for every region, instead of --style: 1, 2, … as grey levels or indices
+    of a palette, or red, green, blue for 1 to 3"""
     sweep: Annotated[tuple[int, int] | None, unset("INT INT")] = None
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: Annotated[int | None, unset("INT")] = None
     """number of pictures in the sweep; 5 if left out"""
     out: Annotated[str, tyro.conf.arg(metavar="PATH")] = "sketches"
-    """folder to write to; or, with a suffix, the file for a single drawing; - is standard output"""
+    """folder to write to, which may be that of the photos; or, with a suffix, the file for a single drawing; - is
+    standard output"""
     format: Annotated[Format | None, unset("{png,jpeg,webp,svg}")] = None
     """format of the drawings in a folder; png if left out (sheets and sweeps are never svg)"""
     skip_existing: bool = False
@@ -78,7 +79,7 @@ class Command:
     weights: str = "small"
     """built-in weights by name, a weights or checkpoint file, or a run's folder"""
     depth: str = "auto"
-    """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
+    """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo, of its shape, near is bright)"""
     frame: Frame = "auto"
     """auto: the whole photo, its faces upright; portrait (or face): head and shoulders of the largest face, filling the
     picture; whole: the photo as it is"""
@@ -197,12 +198,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _require_sense(command: Command, place: Place, photos: Sequence[Path]) -> None:
     """Refuse what has no effect, or cannot be, together."""
     from hida.drawing.finish import Finish
-    from hida.drawing.prepared import check_options, require_depth
+    from hida.drawing.prepared import check_options
 
     if place.is_stdout and command.skip_existing:
         raise HidaError("--skip-existing has no effect with --out -; give a file or a folder with --out.")
-    require_depth(command.depth)
-    require_one_for_map(photos, command.depth)
+    require_depth(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:

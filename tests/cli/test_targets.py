@@ -140,7 +140,7 @@ def test_what_leads_to_standard_output_is_it_and_a_device_is_no_folder(inside, m
     assert read_place("/dev/null", "webp") == Place(Path("/dev/null"), False, "webp")
     os.mkfifo("pipe")
     assert not read_place("pipe").is_folder
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photo")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photo"), encoding="utf-8"))
     assert list_photos([Path("/dev/stdin")]) == [STDIN]
 
 

@@ -29,7 +29,7 @@ class HidaWarning(UserWarning):
 def warn(message: str, category: type[Warning] = HidaWarning) -> None:
     """Warn in the name of the line that called this package, however deep in it the reason is."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _WITHIN:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _WITHIN:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

@@ -61,8 +61,7 @@ class Command:
     style: Annotated[tuple[str, ...], unset("STYLE...")] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Annotated[Path | None, unset("PATH")] = None
-    """picture of the photo's shape with a style for every region, instead of --style: 1, 2, … as grey levels or indices
-    of a palette, or red, green, blue for 1 to 3"""
+    """picture with a style for every region: 1, 2, … as grey levels or palette indices, or red, green, blue"""
     sweep: Annotated[tuple[int, int] | None, unset("INT INT")] = None
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: Annotated[int | None, unset("INT")] = None

@@ -12,7 +12,7 @@ from hida.drawing.borders import MIDDLE, RADII, border, smooth
 from hida.images.alignment import apply, compose, invert, scale_of, warp
 
 Window = tuple[int, int, int, int]
-_BETWEEN = 0.4
+_BETWEEN = 0.2
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
 _KEPT = 0.3
 """How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""

@@ -21,3 +21,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return import_module(f"hida.{name}")
     raise AttributeError(f"module 'hida' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of this module with those that are imported on first use."""
+    return sorted({*globals(), *__all__})

@@ -7,17 +7,47 @@ import signal
 import sys
 import threading
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
 _SHOWN = 60  # characters of a value in a message
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji
+_WITHIN = ("hida", "torch", "contextlib")  # modules of frames between a warning and who called: torch's decorate ours
 _AGAIN = 0.02  # seconds after which a signal that came at a bad moment is sent again
 
 
 class HidaError(Exception):
     """A fault in what the user gave: the message is one sentence naming what is wrong and what to do."""
+
+
+class HidaWarning(UserWarning):
+    """What the user should know of a result: the message is one sentence."""
+
+
+def warn(message: str, category: type[Warning] = HidaWarning) -> None:
+    """Warn in the name of the line that called this package, however deep in it the reason is."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _WITHIN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, "1 photo", "1,200 photos"; ``nouns`` is its plural where that is not with an s."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Let the message of an error in here begin with what it is about, if that is not empty."""
+    try:
+        yield
+    except HidaError as error:
+        if what:
+            error.args = (f"{what}: {error}", *error.args[1:])
+        raise
 
 
 def first_line(error: BaseException) -> str:

@@ -15,14 +15,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
+from PIL import Image
 
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import for_each, list_photos, photo_source
 from hida.cli.targets import name_targets
 from hida.depth import load, predict, resolve
-from hida.errors import HidaError
-from hida.files import require_folder_place
-from hida.images.io import write_png
+from hida.errors import HidaError, counted
+from hida.files import require_folder_place, write_bytes
+from hida.images.writing import encode
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def write(photo: Path) -> None:
         depth = predict(photo_source(photo), method, model=command.model)
-        write_png(targets[photo][0], np.rint(depth * largest).astype(dtype))
+        write_bytes(targets[photo][0], encode(Image.fromarray(np.rint(depth * largest).astype(dtype)), marked=True))
 
     failed = for_each(targets, write, f"depth ({method})")
     if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos gave no depth; the reasons are above.")
-    print(f"{len(targets)} depth map{'s' if len(targets) > 1 else ''} by {method} in {command.out}")
+        raise HidaError(f"{failed} of {counted(len(targets), 'photo')} gave no depth; the reasons are above.")
+    print(f"{counted(len(targets), 'depth map')} by {method} in {command.out}")

@@ -20,10 +20,11 @@ import tyro
 from tqdm import tqdm
 
 from hida.cli.parsing import read_command, unset
-from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_one_for_map
+from hida.cli.photos import Frame, for_each, list_photos, photo_source, require_depth
 from hida.cli.targets import name_targets
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 from hida.files import atomic_path, require_folder_place
+from hida.images.writing import MARK
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from hida.cli.figures import features_figure, modules_figure, require_pyplot
     from hida.device import choose_device
+    from hida.drawing.prepared import load_depth
     from hida.drawing.sketcher import Sketcher
     from hida.models.inspection import ablations, features
 
     photos = list_photos(command.photos)
-    require_one_for_map(photos, command.depth)
+    require_depth(photos, command.depth)
     require_folder_place(command.out)
     pyplot = require_pyplot()
     sketcher = Sketcher.from_pretrained(command.weights, choose_device(command.device))
     sketcher.require_styles([command.style])
+    load_depth(command.depth)
     targets = name_targets(photos, command.out, ("_features", "_modules"))
 
     def draw(photo: Path) -> None:
@@ -75,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             for path, figure in figures:
                 with atomic_path(path) as temporary:
-                    figure.savefig(temporary, dpi=110)
+                    figure.savefig(temporary, dpi=110, metadata={"Software": MARK})
                 tqdm.write(str(path))
         finally:
             pyplot.close("all")
 
     failed = for_each(targets, draw)
     if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos could not be inspected; the reasons are above.")
+        raise HidaError(f"{failed} of {counted(len(targets), 'photo')} could not be inspected; the reasons are above.")

@@ -21,7 +21,7 @@ from hida.cli.parsing import read_command
 from hida.data.packed import QUALITY, pack, require_pack_place
 from hida.data.prepared import PreparedSet
 from hida.data.source import SPLITS
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 
 
 @dataclass(frozen=True)
@@ -57,4 +57,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         lost = pack(prepared, command.out, splits, quality, bar.update)
     for kind, psnr in lost.items():
         print(f"{kind:<7} quality {quality[kind]:>3}: PSNR {psnr['mean']:.1f} dB, at least {psnr['least']:.1f} dB")
-    print(f"{total:,} pairs, {command.out.stat().st_size / 2**20:.1f} MiB: {command.out}")
+    print(f"{counted(total, 'pair')}, {command.out.stat().st_size / 2**20:.1f} MiB: {command.out}")

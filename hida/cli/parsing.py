@@ -21,6 +21,7 @@ import tyro
 from hida.errors import HidaError
 
 _WIDE = "10000"  # columns, so that nothing is wrapped
+_COUNT = r"\2 values, separated by spaces, must follow, not \1"
 _EDGE = 2  # columns of a box's left edge and of the space beside it
 
 
@@ -163,7 +164,9 @@ def _choice(text: str) -> str | None:
     else:
         return None
     listed = [choice.strip("'\"") for choice in choices.split(", ")]
-    wrong = _none_of(word, [choice for choice in listed if choice != "None"])  # which stands for none given
+    if "None" in listed:  # which stands for none given, in a set, whose order is another in every process
+        listed = sorted(choice for choice in listed if choice != "None")
+    wrong = _none_of(word, listed)
     return wrong if name.startswith("{") else f"{name}: {wrong}"
 
 
@@ -183,7 +186,10 @@ def _reason(parts: list[list[str]]) -> str | None:
     for pattern, what in (
         (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no integer"),
         (r"could not convert string to float: (.*)", r"\1 is no number"),
-        (r"input length (\d+) did not match expected argument count (\d+).*", r"\2 values must follow, not \1"),
+        (
+            r"input length (\d+) did not match expected argument count (\d+).*",
+            r"\2 values, with spaces between, must follow, not \1",
+        ),
     ):
         reason = re.sub(pattern, what, reason)
     return f"{name}: {reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,11 +12,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from hida.errors import HidaError, printed
+from hida.errors import HidaError, counted, printed
 from hida.images.io import image_files
+from hida.images.writing import is_marked
 
 _SHOWN = 40  # characters of a name before the bar
 STDIN = Path("-")  # among the photos
+_STDIN = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 Frame = Literal["auto", "portrait", "face", "whole"]
 # As hida.drawing's sketcher, finish and detail name them, which load torch.
 Background = Literal["keep", "white", "transparent"]
@@ -24,6 +27,9 @@ Detail = Literal["coarse", "fine", "auto"]
 
 def list_photos(given: Sequence[Path]) -> list[Path]:
     """Return the photos given by name and those directly in the given folders; "-" is standard input.
+
+    What commands have made of photos is left out: among files of a folder, and among names, which may be a pattern of
+    the shell's, unless nothing else is given. A file that is given twice is there once.
 
     Raises:
         HidaError: if there is none, or a folder holds none, or standard input is a terminal.
@@ -35,10 +41,17 @@ def list_photos(given: Sequence[Path]) -> list[Path]:
             raise HidaError("the photo - is read from standard input, which is closed; give a file.")
         if sys.stdin.isatty():
             raise HidaError("the photo - is read from standard input, which is the terminal; add < FILE.")
-    photos: list[Path] = []
+    given = [STDIN if str(path) in _STDIN else path for path in given]
+    named = [path for path in given if path != STDIN and not path.is_dir()]
+    ours = {path for path in named if is_marked(path)}
+    if len(ours) == len(given):
+        ours = set()
+    _note_left_out([path.name for path in given if path in ours], "made by hida")
+    photos: dict[Path, Path] = {}
     for path in given:
-        photos += _inside(path) if path.is_dir() else [path]
-    return photos
+        for photo in _inside(path) if path.is_dir() else [path] if path not in ours else []:
+            photos.setdefault(photo if photo == STDIN else Path(os.path.abspath(photo)), photo)
+    return list(photos.values())
 
 
 def photo_source(photo: Path) -> Path | BinaryIO:
@@ -53,41 +66,53 @@ def photo_name(photo: Path) -> str:
 
 def _inside(folder: Path) -> list[Path]:
     """Return the photos in a folder, and say what is left out of it."""
-    photos = image_files(folder)
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    deeper = sum(_holds_pictures(path) for path in visible)
+    ours = {path for path in visible if path.is_file() and is_marked(path)}
+    pictures = image_files(folder)
+    photos = [path for path in pictures if path not in ours]
+    deeper = sum(_holds_photos(path) for path in visible)
     if not photos:
-        more = f" itself, {deeper:,} folders in it do" if deeper else ""
-        raise HidaError(f"the folder {folder} holds no pictures{more}; give photos, or another folder.")
-    known = {*photos, folder / "Thumbs.db", folder / "desktop.ini"}
+        made = " but what hida has drawn" if pictures else ""
+        more = f" itself, {counted(deeper, 'folder in it does', 'folders in it do')}" if deeper else ""
+        raise HidaError(f"the folder {folder} holds no pictures{made}{more}; give photos, or another folder.")
+    known = {*pictures, *ours, folder / "Thumbs.db", folder / "desktop.ini"}
     others = sorted(path.name for path in visible if path.is_file() and path not in known)
-    if others:
-        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        _note(f"{len(others):,} files in {folder} have no suffix of a picture and are left out ({named}).")
+    _note_left_out(sorted(path.name for path in ours), f"in {folder} made by hida")
+    _note_left_out(others, f"in {folder} without the suffix of a picture")
     if deeper:
-        _note(f"{deeper:,} folders in {folder} hold pictures too, and are left out; give them by name.")
+        holds = counted(deeper, f"folder in {folder} holds", f"folders in {folder} hold")
+        _note(f"{holds} pictures too: left out; to draw them, give the name of the folder.")
     return photos
 
 
-def _holds_pictures(path: Path) -> bool:
+def _holds_photos(path: Path) -> bool:
     try:
-        return path.is_dir() and bool(image_files(path))
+        return path.is_dir() and any(not is_marked(picture) for picture in image_files(path))
     except OSError:  # a folder of somebody else
         return False
+
+
+def _note_left_out(names: Sequence[str], what: str) -> None:
+    if names:
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        _note(f"{counted(len(names), 'file')} {what}: left out ({some}).")
 
 
 def _note(text: str) -> None:
     print(f"note: {printed(text)}", file=sys.stderr)
 
 
-def require_one_for_map(photos: Sequence[Path], depth: str) -> None:
-    """Check that a depth map given as a file is for one photo.
+def require_depth(photos: Sequence[Path], depth: str) -> None:
+    """Check what does not depend on the photos: that ``depth`` is a method or a map, and a map is for one photo.
 
     Raises:
-        HidaError: if ``depth`` is a file and there are several photos.
+        HidaError: if it is neither, or a map for several photos.
     """
+    from hida.depth import require_method
+
+    require_method(depth)
     if len(photos) > 1 and Path(depth).is_file():
-        raise HidaError(f"--depth {depth} is one map for {len(photos)} photos; give the photos one by one.")
+        raise HidaError(f"--depth {depth} is one map for {counted(len(photos), 'photo')}; give the photos one by one.")
 
 
 @contextlib.contextmanager

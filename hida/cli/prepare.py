@@ -24,7 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from hida.cli.parsing import read_command, unset
-from hida.errors import HidaError, printed
+from hida.errors import HidaError, counted, printed
 from hida.files import folder_lock, is_ours, require_folder_place
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ def summary(prepared: PreparedSet) -> str:
         pairs = prepared.split(split)
         by_style = [sum(pair.style == style for pair in pairs) for style in range(len(prepared.styles))]
         counts = ", ".join(f"{printed(name)} {count:,}" for name, count in zip(prepared.styles, by_style, strict=True))
-        lines.append(f"{split}: {len(pairs):,} pairs ({counts})")
+        lines.append(f"{split}: {counted(len(pairs), 'pair')} ({counts})")
     exact = sum(is_identity(np.array(pair.matrix)) for pair in prepared.pairs)
     several = sum(pair.faces > 1 for pair in prepared.pairs)
     lines.append(f"{exact:,} came aligned and keep their pixels, {len(prepared.pairs) - exact:,} were aligned;")
-    lines[-1] += f" {several:,} photos show several faces, the largest is taken; depth: {prepared.depth}"
+    lines[-1] += f" {counted(several, 'photo')} with several faces, the largest is taken; depth: {prepared.depth}"
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hida.cli.output import make_printable
-from hida.errors import HidaError, Interrupted, handled, printed, shown, stops
+from hida.errors import HidaError, HidaWarning, Interrupted, handled, printed, shown, stops
 
 _PACKAGE = Path(__file__).parents[1]
 _python_formats = warnings.formatwarning
@@ -138,7 +138,8 @@ def _require_streams() -> None:
 
 def _formatted(message: Warning | str, category: type[Warning], filename: str, *place: Any, **line: Any) -> str:
     """Return a warning of ours as one line for the user; others as Python formats them."""
-    if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+    of_ours = category is UserWarning and Path(filename).is_relative_to(_PACKAGE)
+    if of_ours or issubclass(category, HidaWarning):
         return f"hida: {printed(str(message))}\n"
     return _python_formats(message, category, filename, *place, **line)
 

@@ -19,6 +19,7 @@ There is one picture for each photo and style, named after both and of the photo
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,11 +37,11 @@ from hida.cli.photos import (
     for_each,
     list_photos,
     photo_source,
-    require_one_for_map,
+    require_depth,
 )
 from hida.cli.rendering import Rendered, Work, faces_wanted
-from hida.cli.targets import Place, read_place, without_existing
-from hida.errors import HidaError
+from hida.cli.targets import Place, existing, read_place
+from hida.errors import HidaError, counted
 from hida.files import require_file_place
 from hida.images.gallery import Gallery
 from hida.images.writing import SUFFIXES, Format
@@ -60,24 +61,24 @@ class Command:
     style: Annotated[tuple[str, ...], unset("STYLE...")] = ()
     """styles to draw: numbers from 1, or mixtures such as 1:0.6,3:0.4; all styles if left out"""
     style_map: Annotated[Path | None, unset("PATH")] = None
-    """mask with a style for every region, instead of --style: 1, 2, … as grey levels or indices of a palette, or red,
-    green, blue for 1 to 3"""
+    """picture with a style for every region: 1, 2, … as grey levels or palette indices, or red, green, blue"""
     sweep: Annotated[tuple[int, int] | None, unset("INT INT")] = None
     """also write NAME_sweep.png: mixtures from one style to another, side by side"""
     steps: Annotated[int | None, unset("INT")] = None
     """number of pictures in the sweep; 5 if left out"""
     out: Annotated[str, tyro.conf.arg(metavar="PATH")] = "sketches"
-    """folder to write to; or, with a suffix, the file for a single drawing; - is standard output"""
+    """folder to write to, which may be that of the photos; or, with a suffix, the file for a single drawing; - is
+    standard output"""
     format: Annotated[Format | None, unset("{png,jpeg,webp,svg}")] = None
     """format of the drawings in a folder; png if left out (sheets and sweeps are never svg)"""
     skip_existing: bool = False
-    """leave out photos whose files are all there"""
+    """leave out photos whose files are all there; a gallery shows them from these"""
     jobs: int = 1
     """number of photos that are drawn side by side, in a process each"""
     weights: str = "small"
     """built-in weights by name, a weights or checkpoint file, or a run's folder"""
     depth: str = "auto"
-    """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo)"""
+    """auto, tddfa, builtin, none, midas:MODEL, or a depth map file (for one photo, of its shape, near is bright)"""
     frame: Frame = "auto"
     """auto: the whole photo, its faces upright; portrait (or face): head and shoulders of the largest face, filling the
     picture; whole: the photo as it is"""
@@ -110,7 +111,10 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida sketch``."""
     command: Command = read_command(Command, argv, "hida sketch", __doc__)
-    from hida.drawing.styles import count_styles, names, parse_style, require_style, sweep
+    words = sys.argv[1:] if argv is None else argv
+    if sum(word.partition("=")[0] == "--style" for word in words) > 1:  # the last would count, without a word
+        raise HidaError("--style is given twice; give it once, with all styles after it, such as --style 1 3.")
+    from hida.drawing.styles import count_styles, names, parse_style, read_style_map, require_style, sweep
 
     command = _photos_apart(command)
     chosen: list[NamedStyle] = [parse_style(text) for text in dict.fromkeys(command.style)]
@@ -130,32 +134,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     between = [] if command.sweep is None else sweep(*command.sweep, 5 if command.steps is None else command.steps)
     for style in (*chosen, *between):
         require_style(style, styles)
+    style_map = None if command.style_map is None else read_style_map(command.style_map, styles)
     suffixes = [f"_{name}" for name in names(chosen)] if command.style_map is None else ["_regions"]
     suffixes += ["_sheet"] * command.sheet + ["_sweep"] * bool(between)
     maps = [path for path in (command.style_map, Path(command.depth)) if path is not None and path.is_file()]
     targets = place.targets(photos, suffixes, maps)
     kinds = [SUFFIXES.get(target.suffix.lower(), place.format) for target in next(iter(targets.values()))]
     count = len(targets)
-    if command.skip_existing:
-        targets = without_existing(targets)
-        if not targets:
-            print(f"nothing to draw: the files of {_photos(count)} are in {command.out} already")
-            return
+    there = existing(targets) if command.skip_existing else {}
+    if there and command.gallery and (between or place.format == "svg"):
+        what = "sweeps" if between else "SVGs"
+        print(f"note: all are drawn again, since a gallery cannot show {what} from their files.", file=sys.stderr)
+        there = {}
+    if not command.gallery:
+        targets = {photo: files for photo, files in targets.items() if photo not in there}
+    if not targets:
+        print(f"nothing to draw: the files of {counted(count, 'photo')} are in {command.out} already")
+        return
     jobs = min(command.jobs, len(targets))
-    written: list[Path] = []
+    written: dict[Path, Path] = {}
     gallery = Gallery(list(targets)) if command.gallery else None
     failures: dict[Path, str] = {}
     names_of = ("depth", "frame", "show_depth", "size", "detail", "background", "paper", "tone", "line")
     how = {name: getattr(command, name) for name in names_of} | {"faces": faces_wanted(command.faces)}
     share = None if gallery is None else gallery.share
     work = Work(
-        command.weights, command.device, how, chosen, between, kinds, command.style_map, command.sheet, share, jobs
+        command.weights, command.device, how, chosen, between, kinds, style_map, command.sheet, share, there, jobs
     )
 
     def write(photo: Path, rendered: Rendered) -> None:
-        for target, content in zip(targets[photo], rendered.contents, strict=True):
+        for target, content in zip(targets[photo] if rendered.contents else (), rendered.contents, strict=True):
             place.write(target, content)
-            written.append(target)
+            written[target] = photo
         if gallery is not None and rendered.reduced is not None:
             gallery.add(photo, rendered.reduced)
 
@@ -167,27 +177,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         failed = for_each(targets, lambda photo: write(photo, render(photo_source(photo))), failures=failures)
     if place.is_stdout:
         return
-    if count == 1:
+    drawn = len({*written.values()})
+    kept = count - drawn - failed
+    if kept == count:
+        print(f"nothing to draw: the files of {counted(count, 'photo')} are in {command.out} already")
+    elif count == 1:
         print("\n".join(str(target) for target in written))
     else:
-        there = f", where those of {_photos(count - len(targets))} were already" if len(targets) < count else ""
-        print(f"{len(written)} pictures of {_photos(len(targets) - failed)} in {command.out}{there}")
+        others = f", where those of {counted(kept, 'photo')} were already" if kept else ""
+        print(f"{counted(len(written), 'picture')} of {counted(drawn, 'photo')} in {command.out}{others}")
     if gallery is not None and failed < len(targets):
         page = place.path / PAGE
         gallery.write(page, failures)
         print(page)
     if failed:
-        raise HidaError(f"{failed} of {len(targets)} photos could not be drawn; the reasons are above.")
+        raise HidaError(f"{failed} of {counted(len(targets), 'photo')} could not be drawn; the reasons are above.")
 
 
 def _require_sense(command: Command, place: Place, photos: Sequence[Path]) -> None:
     """Refuse what has no effect, or cannot be, together."""
     from hida.drawing.finish import Finish
-    from hida.drawing.sketcher import check_options
+    from hida.drawing.prepared import check_options
 
     if place.is_stdout and command.skip_existing:
         raise HidaError("--skip-existing has no effect with --out -; give a file or a folder with --out.")
-    require_one_for_map(photos, command.depth)
+    require_depth(photos, command.depth)
     if command.style_map is not None and (command.style or command.sheet or command.sweep):
         raise HidaError("--style-map gives every region its style; leave out --style, --sheet and --sweep.")
     if command.steps is not None and command.sweep is None:
@@ -208,16 +222,10 @@ def _require_sense(command: Command, place: Place, photos: Sequence[Path]) -> No
         raise HidaError(
             f"--gallery is a page in a folder of drawings, which --out {command.out} is not; give a folder."
         )
-    if command.skip_existing:
-        raise HidaError("--gallery shows what is drawn; leave out --skip-existing, which draws less.")
     page = place.path / PAGE
     if page.resolve() in {photo.resolve() for photo in photos}:
         raise HidaError(f"{page} is one of the photos; choose another folder with --out.")
     require_file_place(page)
-
-
-def _photos(count: int) -> str:
-    return f"{count} photo{'' if count == 1 else 's'}"
 
 
 def _photos_apart(command: Command) -> Command:

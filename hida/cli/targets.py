@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hida.cli.photos import STDIN
+from hida.cli.photos import STDIN, photo_name
 from hida.errors import HidaError
-from hida.files import cut, require_file_place, require_folder_place, write_bytes
+from hida.files import cut, require_file_place, require_folder_place, told_apart, write_bytes
 from hida.images.tracing import require_tracer
 from hida.images.writing import SUFFIXES, USUAL_SUFFIX, Format, format_of
 
 STDOUT = Path("-")
+_STDOUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 SHEETS = ("_sheet", "_sweep")  # suffixes of pictures that have the photo in them, which is not traced
 _LONGEST = 255  # bytes of a file's name, which file systems take
 
@@ -51,7 +51,7 @@ class Place:
         photos = list(dict.fromkeys(photos))
         count = len(photos) * len(suffixes)
         if count != 1:
-            what = f"{count} drawings of {len(photos)} photos" if len(photos) > 1 else f"{count} drawings of one photo"
+            what = f"{count} drawings of {'one photo' if len(photos) == 1 else f'{len(photos)} photos'}"
             how = (
                 "one photo"
                 if len(suffixes) == 1
@@ -78,21 +78,28 @@ class Place:
 def read_place(out: str, kind: Format | None = None) -> Place:
     """Return what ``--out`` names: "-" is standard output, a name with a suffix a file, any other a folder.
 
-    A folder that exists, or whose name ends in a slash, is one whatever its name. ``kind`` is ``--format``.
+    Devices and pipes that exist are files, and what leads to standard output is it. A folder that exists, or whose name
+    ends in a slash, is one whatever its name. ``kind`` is ``--format``.
 
     Raises:
         HidaError: it cannot be written, or no format has this suffix, or another than ``kind``; standard output is a
             terminal or closed; the format needs a package that is not installed.
     """
     path = Path(out)
+    if out in _STDOUT:
+        out = str(STDOUT)
     ends = (os.sep, *([os.altsep] if os.altsep else []))
-    folder = path.is_dir() or out.endswith(ends) or not path.suffix
+    special = path.exists() and not path.is_dir() and not path.is_file()  # a device or a pipe
+    folder = path.is_dir() or out.endswith(ends) or not (path.suffix or special)
     if out == "-":
         place = Place(STDOUT, False, kind or "png")
         if getattr(sys.stdout, "buffer", None) is None:
             raise HidaError("--out - writes to standard output, which is closed; give a file or a folder.")
         if sys.stdout.isatty():
             raise HidaError("--out - would write a picture into the terminal; add > FILE or | PROGRAM, or give a file.")
+    elif special:
+        place = Place(path, False, kind or "png")
+        require_file_place(path)
     elif folder:
         place = Place(path, True, kind or "png")
         require_folder_place(path)
@@ -121,7 +128,8 @@ def name_targets(
     """Return for each photo the files to write: ``out/STEM``, a suffix each, and the ending.
 
     Photos that differ by their own suffix only keep it: ``c.jpg`` and ``c.png`` give ``c.jpg_style1.png`` and
-    ``c.png_style1.png``. What is read from standard input is called "stdin". A name too long for a file is cut.
+    ``c.png_style1.png``; those of one name begin with their folder's: ``p-c_style1.png`` and ``q-c_style1.png``. What
+    is read from standard input is called "stdin". A name too long for a file is cut.
 
     Args:
         given: other files that are read.
@@ -134,15 +142,15 @@ def name_targets(
     photos = list(dict.fromkeys(photos))
     given = [*photos, *given]
     # Some file systems take names for one that differ by the case of letters.
-    stems = Counter(_stem(photo).casefold() for photo in photos)
+    names = told_apart(photos, [_stem, lambda photo: _stem(photo) if photo == STDIN else photo.name], "-")
     for photo in photos:
-        name = _stem(photo) if photo == STDIN or stems[_stem(photo).casefold()] == 1 else photo.name
+        name = names[photo]
         targets[photo] = [out / _named(name, f"{suffix}{ending}") for suffix in suffixes]
         for target in targets[photo]:
             if target in taken:
                 raise HidaError(
-                    f"{taken[target]} and {photo} would both be written to {target}; do them one by one, with an --out "
-                    "for each."
+                    f"{photo_name(taken[target])} and {photo_name(photo)} would both be written to {target}; do them "
+                    "one by one, with an --out for each."
                 )
             _require_free(target, given)
             taken[target] = photo
@@ -153,9 +161,9 @@ def _stem(photo: Path) -> str:
     return "stdin" if photo == STDIN else photo.stem
 
 
-def without_existing(targets: Mapping[Path, list[Path]]) -> dict[Path, list[Path]]:
-    """Return the photos of which not all files are there."""
-    return {photo: files for photo, files in targets.items() if not all(file.is_file() for file in files)}
+def existing(targets: Mapping[Path, list[Path]]) -> dict[Path, list[Path]]:
+    """Return the photos of which all files are there, with these."""
+    return {photo: files for photo, files in targets.items() if all(file.is_file() for file in files)}
 
 
 def _require_free(target: Path, given: Iterable[Path]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from hida.data.source import Fault, SourcePair, SourceSet, check_pictures, list_pictures
 from hida.documents import DocumentError, read_json
 from hida.documents.names import LONGEST
-from hida.errors import HidaError, shown
+from hida.errors import HidaError, counted, shown
 
 STYLES = ("style 1", "style 2", "style 3")
 
@@ -54,7 +54,9 @@ def read_fs2k(
     pairs = [pair for split in expected for pair in reader.read(split)]
     sound, unreadable, transparent = check_pictures(pairs, workers, progress(len(pairs)))
     faults = reader.faults + unreadable
-    notes = [f"{transparent} sketches are transparent: they are laid over white."] if transparent else []
+    notes = []
+    if transparent:
+        notes.append(f"{counted(transparent, 'sketch is', 'sketches are')} transparent and laid over white.")
     if not faults:
         faults = _count_faults(SourceSet("fs2k", reader.folder, STYLES, tuple(sound)), expected, reader.unnamed())
     elif any(reader.entries.get(split) != sum(counts) for split, counts in expected.items()):
@@ -71,7 +73,7 @@ def _count_faults(source: SourceSet, expected: Mapping[str, tuple[int, ...]], un
         wanted = list(expected.get(split, ()))
         if counts != wanted:
             message = (
-                f"{sum(counts):,} pairs ({'/'.join(map(str, counts))} by style) instead of {sum(wanted):,} "
+                f"{counted(sum(counts), 'pair')} ({'/'.join(map(str, counts))} by style) instead of {sum(wanted):,} "
                 f"({'/'.join(map(str, wanted))})"
             )
             faults.append(Fault("count", f"anno_{split}.json", f"{message}: take the file from the data set again."))

@@ -19,7 +19,7 @@ from hida.data.prepared import MOST
 from hida.data.source import Fault, Listed, SourcePair, SourceSet, check_pictures, is_picture, list_pictures
 from hida.data.table import Row, read_table
 from hida.documents import safe_name
-from hida.errors import HidaError, prints, shown
+from hida.errors import HidaError, counted, prints, shown
 
 LAYOUT = "expected SRC/photo and SRC/sketch with pictures of the same names, or a folder for each style in both"
 
@@ -95,7 +95,7 @@ def read_pairs(
     if not sound and not faults:
         raise HidaError(f"'{folder}' holds no pairs ({LAYOUT}).")
     if transparent:
-        notes.append(f"{transparent} sketches are transparent: they are laid over white.")
+        notes.append(f"{counted(transparent, 'sketch is', 'sketches are')} transparent and laid over white.")
     return SourceSet("pairs", folder, styles, tuple(sound), tuple(faults), tuple(notes))
 
 
@@ -116,14 +116,14 @@ def _pictures(folder: Path) -> Listed:
         for path in sorted(path for path in below.iterdir() if path.is_dir() and not path.name.startswith(".")):
             lost = sum(is_picture(Path(name)) for _, _, names in os.walk(path) for name in names)
             if lost:
-                message = f"holds {lost:,} pictures two folders deep: move them up to a style."
+                message = f"holds {counted(lost, 'picture')} two folders deep: move all up to a style."
                 found.faults.append(Fault("too deep", f"{folder.name}/{below.name}/{path.name}", message))
     return found
 
 
 def _note(found: Listed, kind: str) -> str:
     names = ", ".join(path.name for path in found.others[:3]) + (", …" if len(found.others) > 3 else "")
-    return f"{len(found.others):,} files in {kind} have no suffix of a picture and are left out ({names})."
+    return f"{counted(len(found.others), 'file')} in {kind} without the suffix of a picture: left out ({names})."
 
 
 def _rows_from_folders(folder: Path, photos: dict[str, Path], sketches: dict[str, Path]) -> list[Row]:

@@ -30,7 +30,7 @@ from hida.data.source import Fault, SourcePair, SourceSet
 from hida.data.spawning import spawning
 from hida.depth.face import FaceModel
 from hida.documents import DocumentError, parse_json
-from hida.errors import HidaError, Interrupted, handled, printed, stops
+from hida.errors import HidaError, Interrupted, counted, handled, printed, stops
 from hida.files import remove_leftovers, write_bytes, write_json
 from hida.images.alignment import FRAME, KEEP_WITHIN, TEMPLATE, AlignmentError, placement, warp
 from hida.images.io import ImageError, read_image, write_png
@@ -92,7 +92,7 @@ def prepare(
     if todo:  # else the set that is there stays whole all the time
         (out / INDEX).unlink(missing_ok=True)
     if done:
-        print(f"note: {len(done):,} of {len(source.pairs):,} pairs are done already.", file=sys.stderr)
+        print(f"note: {len(done):,} of {counted(len(source.pairs), 'pair')} done already.", file=sys.stderr)
     _write_journal(out, settings, done.values())
     lost = []
     work = partial(_prepare_pair, out=out, settings=settings)

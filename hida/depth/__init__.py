@@ -5,6 +5,6 @@ or Depth-Anything from a file or torch.hub; none: zeros; and :func:`depth_from_f
 """
 
 from hida.depth.maps import depth_from_file
-from hida.depth.predictor import METHODS, face_model, load, predict, resolve
+from hida.depth.predictor import METHODS, face_model, load, predict, require_method, resolve
 
-__all__ = ["METHODS", "depth_from_file", "face_model", "load", "predict", "resolve"]
+__all__ = ["METHODS", "depth_from_file", "face_model", "load", "predict", "require_method", "resolve"]

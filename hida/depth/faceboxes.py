@@ -24,6 +24,8 @@ MAX_HEIGHT, MAX_WIDTH = 720, 1080
 # A second look, for small faces: at full size up to so many pixels, in tiles that overlap by more than the faces that
 # the first look misses are wide.
 _MOST_PIXELS, _TILE, _OVERLAP = 24_000_000, 2048, 256
+ENLARGED = 256
+"""Longest side in pixels up to which smaller photos are enlarged for a second look."""
 # Per feature map: step in pixels, and (anchor side, anchors along each side of a cell). Section 3.2, densification.
 _ANCHORS = ((32, ((32, 4), (64, 2), (128, 1))), (64, ((256, 1),)), (128, ((512, 1),)))
 _VARIANCE_CENTRE, _VARIANCE_SIZE = 0.1, 0.2
@@ -156,13 +158,19 @@ class FaceBoxes(nn.Module):
     def detect_small(
         self, photo: np.ndarray, threshold: float = 0.2, overlap: float = 0.3
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find what may be faces that :meth:`detect` misses because it reduces the photo; none where it does not.
+        """Find what may be faces that :meth:`detect` misses: it reduces large photos, and sees no very small faces.
 
-        Up to 24 megapixels the photo is seen at full size, larger ones are reduced to that. Arguments, results and
-        errors as for :meth:`detect`; the threshold is low, for faces of 40 pixels: look at what is found again.
+        Photos of less than ``ENLARGED`` pixels along both sides are enlarged to that: the smallest anchors are 32
+        pixels wide. Others that :meth:`detect` does not reduce have none. Up to 24 megapixels the photo is seen at full
+        size, larger ones are reduced to that. Arguments, results and errors as for :meth:`detect`; the threshold is
+        low, for faces of 40 pixels: look at what is found again.
         """
         check_photo(photo)
         height, width = photo.shape[:2]
+        if max(height, width) < ENLARGED:
+            pixels = _scaled(photo, ENLARGED / max(height, width))
+            boxes, scores = self._see(pixels, threshold)
+            return _sorted(boxes * _factors(photo, pixels), scores, overlap)
         if height <= MAX_HEIGHT and width <= MAX_WIDTH:
             return np.empty((0, 4)), np.empty(0)
         pixels = _scaled(photo, min(1.0, (_MOST_PIXELS / (height * width)) ** 0.5))

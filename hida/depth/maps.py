@@ -9,13 +9,27 @@ import numpy as np
 from PIL import Image
 
 from hida.depth.npy import read_array
-from hida.errors import HidaError
-from hida.images.io import stored_values, tiles
-from hida.images.opening import load, reported, require_room
+from hida.errors import HidaError, about
+from hida.images.io import require_shape, stored_values, tiles
+from hida.images.opening import PictureSource, load, reported, require_room
 from hida.images.samples import is_deep
+from hida.images.sources import is_source
 
 
-def depth_from_file(source: str | os.PathLike[str] | Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def require_depth_source(source: object) -> None:
+    """Check that a value is something that a depth map can be read from, whatever is in it.
+
+    Raises:
+        HidaError: if it is not.
+    """
+    if not isinstance(source, (Image.Image, np.ndarray)) and not is_source(source):
+        raise HidaError(
+            f"a depth map cannot be of the type {type(source).__name__}; give a path, the bytes of a file, a Pillow "
+            "image or an H×W array."
+        )
+
+
+def depth_from_file(source: PictureSource | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Read a depth map as float32 (height, width) in [0, 1] for ``size`` = (width, height); bright is near.
 
     Integers are scaled by their type's range; floats within [0, 1] are kept, others scaled by their own minimum and
@@ -23,22 +37,23 @@ def depth_from_file(source: str | os.PathLike[str] | Image.Image | np.ndarray, s
     profile of it is ignored.
 
     Args:
-        source: a grey picture of 8 or 16 bits (PNG, TIFF, …; a file or a Pillow image), a ``.npy`` file, or an array
-            (H, W), (H, W, 1) or (1, H, W).
+        source: a grey picture of 8 or 16 bits (PNG, TIFF, …: a file, its bytes, or a Pillow image), a ``.npy`` file, or
+            an array (H, W), (H, W, 1) or (1, H, W).
         size: (width, height).
 
     Raises:
         HidaError: it cannot be read, is coloured, is not one map, or holds values that are not finite.
     """
+    require_depth_source(source)
     name = f"the depth map {os.fspath(source)}" if isinstance(source, (str, os.PathLike)) else "the depth map"
     try:
-        if isinstance(source, Image.Image):
-            return _depth(*_read(source, name), size, name)
-        if isinstance(source, (str, os.PathLike)):
-            path = Path(source)
-            mapped = path.suffix.lower() == ".npy"
-            return _depth(*((read_array(path), 0) if mapped else _read(source, name)), size, name)
-        array = np.asarray(source)
+        if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".npy":
+            return _depth(read_array(Path(source)), 0, size, name)
+        if not isinstance(source, np.ndarray):
+            with about("" if isinstance(source, (str, os.PathLike)) else name):
+                read = _read(source, name)
+            return _depth(*read, size, name)
+        array = source
         if array.ndim in (2, 3):  # bounded as one that is read
             sides = sorted(array.shape)[-2:]
             require_room(name, "F", (sides[1], sides[0]), more=9)
@@ -54,6 +69,7 @@ def _depth(values: np.ndarray, white: int, size: tuple[int, int], name: str) -> 
         raise HidaError(f"{name} has the shape {values.shape}; give one value per pixel, H×W.")
     depth = _to_unit(values, white, name)
     if depth.shape != (size[1], size[0]):
+        require_shape(name, (depth.shape[1], depth.shape[0]), size)
         resized = Image.fromarray(depth).resize((int(size[0]), int(size[1])), Image.Resampling.BILINEAR)
         depth = np.clip(np.asarray(resized), 0, 1)
     return depth
@@ -86,7 +102,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return scaled
 
 
-def _read(source: str | os.PathLike[str] | Image.Image, name: str) -> tuple[np.ndarray, int]:
+def _read(source: PictureSource, name: str) -> tuple[np.ndarray, int]:
     """Return the numbers of a picture, and the largest that its format allows; 0 where their type says that."""
     picture = load(source, more=9)
     if picture.image.mode == "L":

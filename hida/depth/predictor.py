@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import warnings
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from hida import weights
 from hida.depth.face import FaceModel, largest_face
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 from hida.images.io import ImageSource, read_image
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     method = _checked(method, model)
     if method == "none":
         image = read_image(photo)
-        warnings.warn(
-            "depth 'none': the depth is zero everywhere, which the generator was not trained on", stacklevel=2
-        )
+        warn("depth 'none': the depth is zero everywhere, which the generator was not trained on")
         return np.zeros((image.height, image.width), np.float32)
     if method == "midas":
         return _midas(model).predict(photo)
@@ -58,8 +56,24 @@ def predict(photo: ImageSource, method: str = "auto", *, model: str | os.PathLik
     pixels = np.asarray(image)
     faces = builtin.faces(pixels)
     if not faces:
-        warnings.warn("no face was found in the photo: the whole picture is taken for one", stacklevel=2)
+        warn("no face was found in the photo: the whole picture is taken for one")
     return (faces[0] if faces else builtin.whole(pixels)).depth(image.size)
+
+
+def require_method(name: str) -> None:
+    """Check a choice of depth that is a word: a method, midas:MODEL, or the path of a map that is there.
+
+    Raises:
+        HidaError: if it is none of these, with the method that may be meant.
+    """
+    word = name.partition(":")[0]
+    if word in METHODS or os.path.exists(name):
+        return
+    near = difflib.get_close_matches(word.lower(), METHODS, 1)
+    if not near and (os.path.splitext(name)[1] or os.path.dirname(name)):
+        raise HidaError(f"the depth map '{name}' does not exist; check the path.")
+    hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(METHODS)} (as midas:MODEL), or give a file."
+    raise HidaError(f"there is no depth method and no file '{name}'; {hint}")
 
 
 def load(method: str = "auto", model: str | os.PathLike[str] | None = None) -> FaceModel | Midas | None:

@@ -8,7 +8,6 @@ Where that leaves a doubt, faces found in all four ways are brought upright by t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +16,7 @@ import numpy as np
 
 from hida.depth.face import Face
 from hida.depth.faceboxes import MAX_HEIGHT, MAX_WIDTH
+from hida.errors import warn
 from hida.images.alignment import FRAME, TEMPLATE, AlignmentError, apply, compose, invert, similarity, warp
 
 # The picture in which a face is looked at again: its side in pixels, and how many times the face's box it shows.
@@ -97,10 +97,9 @@ def find_faces(photo: np.ndarray, detector: Detector, build: Build) -> list[Face
         return upright
     small = _small_faces(photo, detector, build)
     if upright and not small:
-        warnings.warn(
+        warn(
             "what was found in the photo may be no face: it does not look like one when it is looked at again, however "
-            "it is turned; check the result, or give a photo that shows a face, upright and not cut off",
-            stacklevel=2,
+            "it is turned; check the result, or give a photo that shows a face, upright and not cut off"
         )
     return small or upright
 

@@ -15,7 +15,7 @@ from hida.images.alignment import apply, invert
 Faces = Literal["all", "largest"] | int
 """Every face, the largest, or so many of the largest."""
 SMALLEST = 20
-"""Pixels of a face's box, the mean of its sides, below which a face is left to its surroundings: about 9 between the eyes."""
+"""Pixels of a face's box, the mean of its sides, below which a face has no view: about 9 between the eyes."""
 _REACH = 2.0
 """Within how many times a face's box its depth is: 3DDFA's mesh reaches to 1.6 times of it."""
 

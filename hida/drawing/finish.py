@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -65,7 +67,10 @@ def _colour(paper: str) -> tuple[int, int, int]:
     except (AttributeError, TypeError, ValueError):
         alpha = [0]
     if alpha:
-        raise HidaError(f"paper is {paper!r}, which is no colour; give one such as #f4ecd8 or ivory.")
+        near = f"#{paper}" if re.fullmatch(r"[0-9A-Fa-f]{3}|[0-9A-Fa-f]{6}", str(paper)) else None
+        near = near or next(iter(difflib.get_close_matches(str(paper).lower(), ImageColor.colormap, 1)), None)
+        hint = f"did you mean {near}?" if near else "give one such as #f4ecd8 or ivory."
+        raise HidaError(f"paper is {paper!r}, which is no colour; {hint}")
     return red, green, blue
 
 

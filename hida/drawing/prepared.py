@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -11,15 +9,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from hida import depth as depths
-from hida.depth.maps import depth_from_file
+from hida.depth.maps import depth_from_file, require_depth_source
 from hida.drawing.detail import Detail, require_detail
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
 from hida.drawing.views import Plan, plan, portrait, view_depth
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 from hida.images.alignment import warp
+from hida.images.io import ImageSource
 
 Frame = Literal["auto", "portrait", "face", "whole"]
-DepthSource = str | os.PathLike[str] | np.ndarray
+DepthSource = ImageSource
+"""A method by name, or a map: a path, the bytes of a file, a picture, an array."""
 DepthOfView = Callable[[int | None, np.ndarray, tuple[int, int]], np.ndarray]
 """From a face's index in the plan, or None for what surrounds the faces, its view's matrix and (width, height) to the
 view's depth, float32 (height, width)."""
@@ -94,7 +94,7 @@ def prepare(
                 "no face was found in the photo; give one that shows a face upright, or draw it as it is with "
                 f"frame 'whole' (--frame whole){instead}."
             )
-        warnings.warn("no face was found in the photo: it is drawn as it is", stacklevel=2)
+        warn("no face was found in the photo: it is drawn as it is")
     wanted = choose(found, faces)
     points = [face.points for face in wanted]
     views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
@@ -119,8 +119,34 @@ def prepare(
     return views, depth_from_map, lambda: warp(map_, views.place, views.size, fill="black", resample="bilinear")
 
 
+def require_depth(depth: DepthSource | None) -> None:
+    """Check what does not depend on the photo.
+
+    Raises:
+        HidaError: if ``depth`` is no method and no source of a map.
+    """
+    if isinstance(depth, str):
+        depths.require_method(depth)
+    elif depth is not None:
+        require_depth_source(depth)
+
+
+def load_depth(depth: DepthSource | None) -> None:
+    """Load the networks of a depth method, so that what is wrong with them is told before any photo is drawn.
+
+    Raises:
+        HidaError: its weights are missing, or it needs a network.
+    """
+    method, _, network = (_method(depth) or "none").partition(":")
+    if method in ("auto", "tddfa", "builtin") and not network:
+        depths.face_model(depths.resolve(method))
+    else:
+        depths.load(method, network or None)
+
+
 def _method(depth: DepthSource | None) -> str | None:
     """Return the name of the depth method, with its network, that ``depth`` is; None for a map of the user's own."""
+    require_depth(depth)
     if depth is None:
         return "auto"
     return depth if isinstance(depth, str) and depth.split(":")[0] in depths.METHODS else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,19 @@ from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely
 from hida.drawing.faces import Faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
 from hida.drawing.joining import FaceDrawing
-from hida.drawing.prepared import DepthOfView, DepthSource, Drawn, Frame, NoFaceError, check_options, prepare
+from hida.drawing.prepared import (
+    DepthOfView,
+    DepthSource,
+    Drawn,
+    Frame,
+    NoFaceError,
+    check_options,
+    prepare,
+    require_depth,
+)
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
 from hida.drawing.views import compose_picture, face_points, only, picture_matte, view_photo, view_weights
-from hida.errors import HidaError
+from hida.errors import HidaError, about, counted, warn
 from hida.images.alignment import scale_of
 from hida.images.io import ImageSource, read_image
 from hida.images.opening import require_room
@@ -99,8 +107,8 @@ class Sketcher:
             style: 1 … S, a mixture such as ``{1: 0.6, 3: 0.4}``, or an (H, W, S) array of weights for each pixel;
                 weights are scaled to sums of 1. A list gives one for each photo of a list, or several drawings of a
                 single photo.
-            depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", a file or an H×W array in [0, 1] of the
-                photo's size; a list gives one for each photo.
+            depth: None or "auto", "tddfa", "builtin", "midas:MODEL", "none", or a map of the photo's shape: a file, its
+                bytes, a grey picture or an H×W array in [0, 1]; a list gives one for each photo.
             frame: "auto" draws the whole photo, every face upright at its own scale; a photo without a face is drawn as
                 it is if ``depth`` does not need one. "portrait" draws head and shoulders of the largest face, filling
                 a picture of 4:5, running out where the photo ends; "face" is another word for it. "whole" draws the
@@ -138,17 +146,22 @@ class Sketcher:
         else:
             styles, listed = list(style), True
         if several and len(styles) != len(photos):
-            raise HidaError(f"style has {len(styles)} entries for {len(photos)} photos; give one for each.")
+            entries = counted(len(styles), "entry", "entries")
+            raise HidaError(f"style has {entries} for {counted(len(photos), 'photo')}; give one for each.")
         if len(depths_given) != len(photos):
-            raise HidaError(f"depth has {len(depths_given)} entries for {len(photos)} photos; give one for each.")
+            entries = counted(len(depths_given), "entry", "entries")
+            raise HidaError(f"depth has {entries} for {counted(len(photos), 'photo')}; give one for each.")
         self.require_styles(styles)
+        for source in depths_given:
+            require_depth(source)
         how = Finish(background, paper, tone, line)
         wanted = [[number] for number in styles] if several else [styles]
-        sketches = [
-            sketch
-            for source, numbers, map_ in zip(photos, wanted, depths_given, strict=True)
-            for sketch in self.draw(source, numbers, map_, frame, faces=faces, size=size, detail=detail, **vars(how))[0]
-        ]
+        sketches: list[Image.Image] = []
+        for index, (source, numbers, map_) in enumerate(zip(photos, wanted, depths_given, strict=True), 1):
+            name = f" ({os.fspath(source)})" if isinstance(source, str | os.PathLike) else ""
+            with about(f"photo {index} of {len(photos)}{name}" if len(photos) > 1 else ""):
+                some, _ = self.draw(source, numbers, map_, frame, faces=faces, size=size, detail=detail, **vars(how))
+            sketches += some
         return sketches if listed else sketches[0]
 
     def require_styles(self, styles: Sequence[Style]) -> None:
@@ -217,9 +230,7 @@ class Sketcher:
             for drawn, sketch in zip(heads, fine, strict=True):
                 drawn[index] = sketch
         if detail == "fine" and max(scales, default=1) == 1:
-            warnings.warn(
-                f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely", stacklevel=2
-            )
+            warn(f"no face has the pixels for fine strokes, {FEWEST} across its view: drawn coarsely")
         pictures = (
             compose_picture(views, rest, list(map(FaceDrawing.of, drawn, views.faces)))
             for rest, drawn in zip(around, heads, strict=True)

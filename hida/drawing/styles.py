@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from hida.config import Config
-from hida.errors import HidaError
-from hida.images.io import stored_values, to_rgb
+from hida.errors import HidaError, shown
+from hida.images.io import require_shape, stored_values, to_rgb
 from hida.images.opening import load
 from hida.images.samples import Picture, is_deep, own_numbers
 
@@ -20,6 +22,9 @@ NamedStyle = int | Mapping[int, float]
 Style = NamedStyle | np.ndarray
 """A number or a mixture for the whole photo, or weights (H, W, S) for each of its pixels."""
 
+LEAST_COLOUR = 0.05
+"""Share of all three colours in a pixel of a style map above which none of them is what was meant: in photos of faces
+86 % of the pixels or more are so."""
 MOST_STEPS = 100
 """of a sweep, whose pictures are side by side"""
 
@@ -36,9 +41,13 @@ def parse_style(text: str) -> int | dict[int, float]:
         parts = [part.split(":") for part in text.split(",")]
         mixture = {int(number): float(weight) for number, weight in parts}
     except ValueError:
-        raise HidaError(
-            f"--style {text!r} is neither a style nor a mixture; give a number, or weights such as 1:0.6,3:0.4."
-        ) from None
+        numbers = re.findall(r"\d+", text)
+        hint = "give a number, or weights such as 1:0.6,3:0.4"
+        if len(numbers) > 1 and re.fullmatch(r"\d+([,;/+ ]+\d+)*", text):
+            hint = f"give {' '.join(numbers)}, with spaces, to draw each, or {':1,'.join(numbers)}:1 to mix them"
+        elif text in ("all", "*"):
+            hint = "leave --style out to draw all"
+        raise HidaError(f"--style {text!r} is neither a style nor a mixture; {hint}.") from None
     if len(mixture) < len(parts):
         raise HidaError(f"--style {text!r} names a style twice; give each one weight.")
     return mixture
@@ -85,7 +94,9 @@ def require_style(style: Style, styles: int) -> None:
     numbers = list(style) if isinstance(style, Mapping) else [style]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number <= styles:
-            raise HidaError(f"there is no style {number}; these weights have styles 1 to {styles}.")
+            known = "style 1 only" if styles == 1 else f"styles 1 to {styles}"
+            whole = "" if isinstance(number, int | np.integer) else ", given as a whole number"
+            raise HidaError(f"there is no style {_as_given(number)}; these weights have {known}{whole}.")
     if isinstance(style, Mapping):
         weights = list(style.values())
         try:
@@ -97,6 +108,10 @@ def require_style(style: Style, styles: int) -> None:
             raise HidaError(
                 f"the weights of a style mixture must be numbers ≥ 0 with a finite sum above 0; they are {weights}."
             )
+
+
+def _as_given(number: object) -> str:
+    return str(number) if isinstance(number, np.generic) else shown(number) if isinstance(number, str) else repr(number)
 
 
 def mixture_weights(style: Mapping[int, float], styles: int) -> np.ndarray:
@@ -126,55 +141,93 @@ def sweep(first: int, last: int, steps: int) -> list[dict[int, float]]:
     return [{first: 1 - k / (steps - 1), last: k / (steps - 1)} for k in range(steps)]
 
 
-def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
-    """Read a mask as style weights for each pixel of a photo.
+@dataclass(frozen=True)
+class StyleMap:
+    """A style for every region of a photo, of any size.
+
+    Args:
+        path: of the file that it was read from.
+        pixels: numbers of styles, (H, W), or weights of the first three, uint8 (H, W, 3).
+        styles: how many there are.
+    """
+
+    path: Path
+    pixels: np.ndarray
+    styles: int
+
+    def weights(self, size: tuple[int, int]) -> np.ndarray:
+        """Return the map's weights for a photo of ``size`` (width, height): (H, W, S) float32, summing to 1 at each.
+
+        Raises:
+            HidaError: if the photo has another shape.
+        """
+        height, width = self.pixels.shape[:2]
+        require_shape(f"the style map '{self.path}'", (width, height), size)
+        try:
+            if self.pixels.ndim == 2:
+                numbers = np.asarray(Image.fromarray(self.pixels).resize(size, Image.Resampling.NEAREST))
+                return np.eye(self.styles, dtype=np.float32)[numbers - 1]
+            pixels = self.pixels
+            if (width, height) != size:
+                pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+            weights = np.zeros((*pixels.shape[:2], self.styles), np.float32)
+            weights[:, :, : min(3, self.styles)] = pixels[:, :, : min(3, self.styles)]
+            return weights / weights.sum(2, keepdims=True)
+        except MemoryError:
+            raise _too_large(self.path) from None
+
+
+def read_style_map(path: Path, styles: int) -> StyleMap:
+    """Read a mask that names a style for every region.
 
     A grey mask holds style numbers 1 … S as its grey levels, in 2 to 32 bits. In a coloured one red, green and blue are
     the weights of styles 1, 2 and 3, so that (255, 0, 0) is style 1 and mixed colours are mixtures; it cannot name a
     fourth style. A palette whose indices are all style numbers, as tools for labels write it, is taken by its indices,
     any other by its colours. The mask is turned as its EXIF says, like the photo; a colour profile of it is ignored.
 
-    Args:
-        size: (width, height) of the photo.
-
-    Returns:
-        (H, W, S) float32, summing to 1 at each pixel.
-
     Raises:
-        HidaError: if it cannot be read, or holds another number, a black pixel, or more colours than there are styles.
+        HidaError: if it cannot be read, or holds another number, a black pixel, or more colours than there are styles,
+            or is a photo: most of its pixels would be mixtures of all three.
     """
     try:
-        return _style_map(path, size, styles)
+        return _style_map(path, styles)
     except MemoryError:
-        raise HidaError(f"the mask '{path}' does not fit in memory; scale it and the photo down.") from None
+        raise _too_large(path) from None
 
 
-def _style_map(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
+def style_map_from_file(path: Path, size: tuple[int, int], styles: int) -> np.ndarray:
+    """Return the weights (H, W, S) of :func:`read_style_map` for a photo of ``size`` (width, height)."""
+    return read_style_map(path, styles).weights(size)
+
+
+def _too_large(path: Path) -> HidaError:
+    return HidaError(f"the style map '{path}' does not fit in memory; scale it and the photo down.")
+
+
+def _style_map(path: Path, styles: int) -> StyleMap:
+    def wrong(what: str) -> HidaError:
+        colours = ("red for style 1", "red and green for styles 1 and 2", "red, green and blue for styles 1, 2 and 3")
+        return HidaError(
+            f"the style map '{path}' {what}; give style numbers, 1 to {styles}, as grey levels or as indices of a "
+            f"palette, or the colours {colours[min(styles, 3) - 1]}."
+        )
+
     picture = load(path, more=9)
     numbers = _labels(picture, styles)
     if numbers is not None:
-        # Pillow has no 32 bits without a sign.
-        stored = numbers.view(np.int32) if numbers.dtype == np.uint32 else numbers
-        numbers = np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.NEAREST)).view(numbers.dtype)
-        wrong = numbers[(numbers < 1) | (numbers > styles) | (numbers != np.rint(numbers))]
-        if wrong.size:
-            raise HidaError(
-                f"the grey mask '{path}' holds the value {wrong[0].item()}; its values must be style numbers, 1 to "
-                f"{styles}, or its colours red, green and blue the weights of styles 1, 2 and 3."
-            )
-        return np.eye(styles, dtype=np.float32)[numbers.astype(np.int64) - 1]
-    image = to_rgb(picture, managed=False)
-    pixels = np.asarray(image)
+        others = numbers[(numbers < 1) | (numbers > styles) | (numbers != np.rint(numbers))]
+        if others.size:
+            raise wrong(f"holds the value {others[0].item()}")
+        return StyleMap(path, numbers.astype(np.uint8 if styles < 256 else np.int32), styles)
+    pixels = np.asarray(to_rgb(picture, managed=False))
     if pixels[:, :, styles:].any():
-        raise HidaError(f"the mask '{path}' has more colours than these weights have styles ({styles}); use fewer.")
-    if image.size != size:
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-    weights = np.zeros((*pixels.shape[:2], styles), np.float32)
-    weights[:, :, : min(3, styles)] = pixels[:, :, : min(3, styles)]
-    total = weights.sum(2, keepdims=True)
-    if not total.min():
-        raise HidaError(f"the mask '{path}' has black pixels, which name no style; give every pixel a colour.")
-    return weights / total
+        raise wrong(f"has more colours than these weights have styles ({styles})")
+    some = pixels[:: 1 + pixels.shape[0] // 1024, :: 1 + pixels.shape[1] // 1024]
+    if (some.min(2) > LEAST_COLOUR * some.sum(2)).mean() > 0.5:
+        raise wrong("looks like a photo: most of its pixels are a mixture of all three colours")
+    if not pixels.any(2).all():
+        raise wrong("has black pixels, which name no style")
+    return StyleMap(path, pixels, styles)
 
 
 def _labels(picture: Picture, styles: int) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Files and folders that are written: whole or absent, by one process at a time, where they can be."""
 
 from hida.files.locks import folder_lock
+from hida.files.naming import told_apart
 from hida.files.places import require_file_place, require_folder_place
 from hida.files.writing import (
     atomic_path,
@@ -25,6 +26,7 @@ __all__ = [
     "require_file_place",
     "require_folder_place",
     "temporary_folder",
+    "told_apart",
     "write_bytes",
     "write_json",
 ]

@@ -10,14 +10,13 @@ import functools
 import io
 import math
 import struct
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from hida.errors import first_line
+from hida.errors import first_line, warn
 
 LARGEST = 1 << 24  # bytes of a profile; those of presses have some 3 MB
 
@@ -54,10 +53,7 @@ class Colours:
         except MemoryError:
             raise
         except Exception as error:  # whatever a malformed profile makes of it, the picture can be read
-            warnings.warn(
-                f"the colour profile of {name} is not used ({first_line(error)}): its colours are taken as sRGB.",
-                stacklevel=5,
-            )
+            warn(f"the colour profile of {name} is not used ({first_line(error)}): its colours are taken as sRGB.")
 
     @property
     def are_srgb(self) -> bool:

@@ -15,9 +15,10 @@ from string import Template
 from PIL import Image, ImageOps
 
 from hida.errors import printed
-from hida.files import write_bytes
+from hida.files import told_apart, write_bytes
 from hida.images.embedding import data_uri
 from hida.images.sheet import on_white
+from hida.images.writing import MARK
 
 BUDGET = 16_000_000
 """Bytes of a page, of which each photo has the same share: what mail takes as an attachment."""
@@ -49,12 +50,12 @@ def reduce(photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) 
 
     Args:
         photo: in any mode and size; what is transparent becomes white, here and in the sketches.
-        sketches: by heading, all of one size; a photo of another shape is put into theirs, on white.
+        sketches: by heading; the photo and others of another shape than the first are put into its shape, on white.
         share: bytes of the page that they may take.
     """
     shape = next(iter(sketches.values()), photo).size
-    if abs(math.log(photo.width * shape[1] / (photo.height * shape[0]))) > 0.01:
-        photo = ImageOps.pad(on_white(photo), shape, color="white")
+    photo = _in_shape(photo, shape)
+    sketches = {heading: _in_shape(sketch, shape) for heading, sketch in sketches.items()}
     side = min(SIDE, max(shape))
     while True:
         scale = side / max(shape)
@@ -66,6 +67,13 @@ def reduce(photo: Image.Image, sketches: Mapping[str, Image.Image], share: int) 
             return result
         # Bytes go with the area, roughly: a little less, so that one more time is usually enough.
         side = max(SMALLEST, min(side - 1, int(side * math.sqrt(share / taken) * 0.95)))
+
+
+def _in_shape(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Return a picture with white beside it, or above and below, so that it has a shape (width, height)."""
+    if abs(math.log(picture.width * shape[1] / (picture.height * shape[0]))) <= 0.01:
+        return picture
+    return ImageOps.pad(on_white(picture), shape, color="white")
 
 
 def _encoded(picture: Image.Image, size: tuple[int, int]) -> str:
@@ -100,11 +108,14 @@ class Gallery:
             failures: why each photo that could not be drawn could not.
         """
         drawn = [photo for photo in self.photos if photo in self._added and photo not in failures]
-        named = [(printed(photo.name), self._added[photo]) for photo in drawn]
-        # The page may be sent to others, whom the folders here do not concern.
+        # The page may be sent to others, whom the folders here concern only where they tell photos apart.
+        names = told_apart(self.photos, [lambda photo: photo.name if photo.name != "-" else "stdin"], "/")
+        named = [(printed(names[photo]), self._added[photo]) for photo in drawn]
         reasons = [
-            (printed(photo.name), printed(reason.replace(str(photo), photo.name))) for photo, reason in failures.items()
+            (names[photo], reason.replace(str(photo), names[photo]) if photo.name != "-" else reason)
+            for photo, reason in failures.items()
         ]
+        reasons = [(printed(name), printed(reason)) for name, reason in reasons]
         write_bytes(path, page(named, reasons).encode("utf-8", "backslashreplace"))
 
 
@@ -122,6 +133,7 @@ def page(photos: list[tuple[str, Pictures]], failures: list[tuple[str, str]]) ->
     count = f"{len(photos)} photo{'s' * (len(photos) != 1)}"
     return Template(folder.joinpath("gallery.html").read_text(encoding="utf-8")).substitute(
         digest=digest,
+        mark=MARK,
         script=script,
         title=f"Sketches of {count}",
         all=_buttons(headings, "Style of all photos", "All: ") if len(photos) > 1 else "",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from hida.errors import warn
 from hida.files import atomic_path
 from hida.images.colour import Colours, lab_to_srgb
 from hida.images.opening import (
@@ -61,8 +61,8 @@ def read_image(source: ImageSource) -> Image.Image:
             return to_rgb(Picture(_from_array(source), "the array", own=True))
     if not isinstance(source, Image.Image) and not is_source(source):
         raise ImageError(
-            f"a {type(source).__name__} is not a picture: give a path, the bytes of a file, a Pillow image or an "
-            "H×W(×3) numpy array."
+            f"a picture cannot be of the type {type(source).__name__}: give a path, the bytes of a file, a Pillow "
+            "image or an H×W(×3) numpy array."
         )
     return to_rgb(load(source))
 
@@ -79,10 +79,7 @@ def to_rgb(picture: Picture, managed: bool = True) -> Image.Image:
     with reported(picture.name):
         image = picture.image
         if managed and picture.profiled:
-            warnings.warn(
-                f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.",
-                stacklevel=3,
-            )
+            warn(f"the colour profile of {picture.name} is not used (JPEG 2000): its colours are taken as sRGB.")
         mode = "L" if image.mode in _GREY or is_deep(image) else "CMYK" if image.mode == "CMYK" else "RGB"
         colours = Colours(image if managed and image.mode != "LAB" else Image.new(mode, (1, 1)), mode, picture.name)
         if is_deep(image):
@@ -127,6 +124,24 @@ def _tile_to_rgb(tile: Image.Image, mode: str, colours: Colours, clear: bool) ->
     white = Image.new("RGB", tile.size, _WHITE)
     white.paste(colours.convert(colour.getchannel("R") if mode == "L" else colour), mask=layers.getchannel("A"))
     return white
+
+
+def require_shape(name: str, size: tuple[int, int], photo: tuple[int, int]) -> None:
+    """Check that a map can be scaled to a photo without being stretched, but for what tools round.
+
+    Args:
+        name: of the map, for the message.
+        size, photo: (width, height) of both.
+
+    Raises:
+        ImageError: their sides differ in ratio by more than a pixel of the map, and than 2 %.
+    """
+    (width, height), (wide, high) = size, photo
+    if abs(width * high - height * wide) > max(wide, high, 0.02 * width * high):
+        raise ImageError(
+            f"{name} is {width}×{height} and would be stretched to the photo's {wide}×{high}; give one of the photo's "
+            "size or shape."
+        )
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
-from hida.errors import HidaError, first_line
+from hida.errors import HidaError, first_line, warn
 from hida.images import heif, repair
 from hida.images.colour import LARGEST
 from hida.images.samples import Picture, is_deep_mode, note_samples
@@ -107,7 +107,7 @@ def load(source: PictureSource, more: int = 0) -> Picture:
             picture.image = complete
         if frames != "1":
             which = "pictures: the main one" if image.format == heif.FORMAT else "frames: the first"
-            warnings.warn(f"{name} holds {frames} {which} is used.", stacklevel=4)
+            warn(f"{name} holds {frames} {which} is used.")
         return _upright(picture)
 
 

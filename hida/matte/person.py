@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from hida import weights
+from hida.errors import HidaWarning, warn
 from hida.images.alignment import apply, invert, scale_of, similarity
 from hida.matte.guided import guided_filter
 from hida.matte.network import SIDE, SelfieSegmentation
@@ -50,7 +50,7 @@ RADIUS, STRENGTH = 1 / 96, 1e-3
 variance of an edge in a photo on [0, 1]."""
 
 
-class NoPersonWarning(UserWarning):
+class NoPersonWarning(HidaWarning):
     """No person was found in a photo whose background was to be left out."""
 
 
@@ -85,7 +85,7 @@ def person_matte(
     for frame in frames:
         torch.maximum(rough, _inside_face(frame, (width, height)), out=rough)
     if not frames and (rough > 0.5).float().mean() < LEAST:
-        warnings.warn("no person was found in the photo: its background is kept", NoPersonWarning, stacklevel=2)
+        warn("no person was found in the photo: its background is kept", NoPersonWarning)
         return None
     rough *= _near_people(rough, [apply(invert(frame), FACE[0]) for frame in frames])
     grey = image.convert("L")

@@ -19,7 +19,7 @@ from hida.data.prepared import PreparedPair, PreparedSet
 from hida.data.unpacking import prepared_folder
 from hida.documents import DocumentError, read_json
 from hida.drawing.sketcher import Sketcher
-from hida.errors import HidaError, printed, prints, shown
+from hida.errors import HidaError, counted, printed, prints, shown, warn
 from hida.files import atomic_path, is_ours, remove_leftovers, write_json
 from hida.images.io import ImageError, read_image, write_png
 from hida.metrics.pairing import Pair, find_pairs, is_prepared
@@ -89,7 +89,7 @@ def evaluate(
     if weights is not None:
         drawn_from = lossy_files("photos", (pair.photo for pair in pairs))
         remarks += [
-            f"drawn from lossy pictures: {n:,} photos are {kind}" for (_, kind), n in sorted(drawn_from.items())
+            f"drawn from lossy pictures: {counted(n, 'photo')} in {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
     with Store(kept) as store:
         _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
@@ -134,7 +134,7 @@ def _require_readable(pairs: Sequence[Pair], drawn: bool, photos: bool) -> None:
     if len(reasons) == 1:
         raise HidaError(reasons[0])
     for reason in reasons[:_SHOWN]:
-        warnings.warn(reason, stacklevel=3)
+        warn(reason)
     if reasons:
         where = "named above" if len(reasons) <= _SHOWN else f"the first {_SHOWN} named above"
         raise HidaError(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 from hida.images.compression import lossy_compression
 from hida.metrics.bootstrap import mean_interval
 from hida.metrics.frechet import frechet_distance, inception_features, kernel_distance
@@ -244,7 +244,7 @@ def _deviations(pairs: Sequence[Pair], scores: Scores) -> list[str]:
     found = []
     counts = tuple(sum(pair.style == style for pair in pairs) for style in range(len(STYLE_COUNTS)))
     if len(pairs) != PAIRS or counts != STYLE_COUNTS:
-        found.append(f"{len(pairs):,} pairs instead of the {PAIRS:,} test pairs of FS2K")
+        found.append(f"{counted(len(pairs), 'pair')} instead of the {PAIRS:,} test pairs of FS2K")
     if scores.sizes != {(SIZE, SIZE)}:
         found.append("sizes " + ", ".join(f"{w}×{h}" for h, w in sorted(scores.sizes)[:3]) + f", not {SIZE}×{SIZE}")
     if scores.resized:

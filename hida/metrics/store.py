@@ -13,7 +13,6 @@ import hashlib
 import os
 import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 
 _T = TypeVar("_T")
 
@@ -145,7 +144,7 @@ class Store:
     def _close(self, seconds: float) -> None:
         try:
             if not self._write(seconds):
-                _warn(
+                warn(
                     f"the cache {self.path} is locked by another process, and what was measured last is not kept "
                     f"({len(self._pending):,} results); wait for that process, or run with --cache none."
                 )
@@ -218,7 +217,7 @@ class Store:
 
     def _say_locked(self) -> None:
         if not self._locked:
-            _warn(
+            warn(
                 f"the cache {self.path} is locked by another process: results stay in memory until it is free; wait "
                 "for that process, or run with --cache none."
             )
@@ -236,11 +235,7 @@ class Store:
 
     def _give_up(self, reason: str) -> None:
         self._writable = False
-        _warn(f"the cache {self.path} cannot be written ({reason}): what is measured is not kept.")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=5)
+        warn(f"the cache {self.path} cannot be written ({reason}): what is measured is not kept.")
 
 
 def _is_locked(error: sqlite3.Error) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from hida.errors import HidaError
+from hida.errors import HidaError, warn
 
 PATH = Path(__file__).resolve().parent.parent / "_ops.so"
 CUDA_PATH = PATH.with_name("_ops_cuda.so")
@@ -34,7 +33,7 @@ def _load(path: Path) -> str:
         torch.ops.load_library(path)
     except OSError as error:
         reason = f"{path.name} does not load ({str(error.__cause__ or error).splitlines()[0]}); build it again"
-        warnings.warn(f"HIDA's native ops: {reason}. The PyTorch reference runs instead.", stacklevel=2)
+        warn(f"HIDA's native ops: {reason}. The PyTorch reference runs instead.")
         return reason
     return ""
 

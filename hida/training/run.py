@@ -22,7 +22,7 @@ from hida.data.prepared import PreparedSet
 from hida.data.unpacking import prepared_folder
 from hida.device import tune
 from hida.drawing.sketcher import Sketcher
-from hida.errors import HidaError
+from hida.errors import HidaError, counted
 from hida.files import folder_lock, require_folder_place, write_json
 from hida.training import loop
 from hida.training.clock import StopFlag
@@ -104,7 +104,7 @@ def _train(options: RunOptions, world: World, deadline: float) -> None:
     if world.leads:
         write_json(out / "config.json", config.to_dict())
         print(json.dumps(config.to_dict(), indent=2))
-        print(f"{origin}, {len(training)} pairs, {world.device}")
+        print(f"{origin}, {counted(len(training), 'pair')}, {world.device}")
     del start
 
     # Phase 3: the loop

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hida.config import Config, ConfigError, DiscriminatorConfig, GeneratorConfig, from_dict
 from hida.documents import parse_json
-from hida.errors import HidaError, first_line, label, shown
+from hida.errors import HidaError, first_line, label, shown, warn
 from hida.files import atomic_path, require_file_place
 from hida.models.build import outline
 from hida.models.discriminator import Discriminator
@@ -325,4 +325,4 @@ def _first_whole(folder: Path, prefixes: tuple[str, ...] | None) -> tuple[Checkp
 
 def _warn_of(torn: list[CheckpointError]) -> None:
     for error in torn:
-        warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
+        warn(f"passing over a checkpoint: {error}")

@@ -113,6 +113,8 @@ def generator_path(name: str | os.PathLike[str]) -> Path:
     Raises:
         HidaError: there is neither.
     """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise HidaError(f"the weights are {name!r}; give the name 'small', or the path of a file or a run's folder.")
     path = Path(name)
     if path.exists():
         return path

@@ -43,6 +43,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["sketch", "p", "--frame", "upside"], "--frame: 'upside' is none of auto, portrait, face, whole"),
         (["sketch", "p", "--sheet", "yes"], "the word 'yes' is one too many"),
         (["sketch", "p", "--steps", "caf\udce9"], "--steps: 'caf\\udce9' is no integer"),
+        (["sketch", "p", "--format", "gif"], "--format: 'gif' is none of jpeg, png, svg, webp"),
         (["depth", "p", "--bits", "9"], "--bits: '9' is none of 8, 16"),
         (
             ["evaluate", "--target", "t", "--metrics", "fid", "kidd"],
@@ -63,7 +64,9 @@ def test_a_mistake_is_told_in_one_sentence_that_names_it(words, sentence, capsys
     assert said(words, capsys) == sentence
 
 
-@pytest.mark.parametrize(("given", "counts"), [("1", "2 values must follow"), ("a b", "'a' is no integer")])
+@pytest.mark.parametrize(
+    ("given", "counts"), [("1", "2 values, with spaces between, must follow, not 1"), ("a b", "'a' is no integer")]
+)
 def test_a_pair_of_values(given, counts, capsys):
     assert said(["sketch", "p", "--sweep", *given.split()], capsys).startswith(f"--sweep: {counts}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from hida.cli.photos import for_each, list_photos
 from hida.cli.run import run_command
 from hida.cli.targets import name_targets
 from hida.errors import HidaError
+from hida.images.writing import MARK, encode
 
 WEIGHTS = ["--weights", "tiny.safetensors", "--device", "cpu"]
 COMMANDS = {
@@ -30,8 +32,8 @@ def plain_inspection(monkeypatch):
     """Inspection without computing and without matplotlib, which have tests of their own."""
 
     class Figure:
-        def savefig(self, path, dpi):
-            Image.new("L", (1, 1)).save(path)
+        def savefig(self, path, dpi, metadata):
+            Path(path).write_bytes(encode(Image.new("L", (1, 1)), marked=metadata == {"Software": MARK}))
 
     monkeypatch.setattr("hida.cli.figures.require_pyplot", lambda: SimpleNamespace(close=lambda _: None))
     for name in ("cli.figures.features_figure", "cli.figures.modules_figure"):
@@ -76,6 +78,27 @@ def test_damage_and_warnings_are_a_line_each_with_the_photo_and_the_others_are_d
     status, lines = run("photos/e.gif")
     assert status == 0
     assert sum("photos/" in line for line in lines) == 1  # the one of the frames, which says it anyway
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_was_made_in_the_folder_of_the_photos_is_no_photo_the_next_time(
+    folder,  # noqa: F811
+    plain_inspection,
+    capsys,
+    name,
+):
+    main, options, suffixes = COMMANDS[name]
+    os.rename("photos/a.png", "photos/a.webp")  # its depth map is a.png
+    for again in range(3):
+        given = ["photos"] if again < 2 else [f"photos/{name}" for name in os.listdir("photos")]
+        assert run_command(main, [*given, *options, "--out", "photos"]) == 0
+        made = {f"{stem}{suffix}.png" for stem in "ab" for suffix in suffixes}
+        assert set(os.listdir("photos")) == {"a.webp", "b.jpg"} | made
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+        where = " in photos" if again == 1 else ""
+        some = f"note: {len(made)} files{where} made by hida: left out ("
+        assert [line.startswith(some) for line in said] == [True] * bool(again)
+    assert run_command(main, [f"photos/{min(made)}", *options, "--out", "out"]) == 0  # alone it may be meant
 
 
 @pytest.mark.parametrize("stem", ["x" * 251, "é" * 125, "é" * 122 + "yy", os.fsdecode(b"\xe9" * 250), "画" * 83])
@@ -127,9 +150,9 @@ def test_what_a_folder_has_besides_its_photos_is_said(tmp_path, capsys):
         (tmp_path / name).touch()
     assert list_photos([tmp_path]) == [tmp_path / "a.JPEG"]
     assert capsys.readouterr().err.splitlines() == [
-        f"note: 2 files in {tmp_path} have no suffix of a picture and are left out (b.psd, c.txt).",
-        f"note: 1 folders in {tmp_path} hold pictures too, and are left out; give them by name.",
+        f"note: 2 files in {tmp_path} without the suffix of a picture: left out (b.psd, c.txt).",
+        f"note: 1 folder in {tmp_path} holds pictures too: left out; to draw them, give the name of the folder.",
     ]
     (tmp_path / "a.JPEG").unlink()
-    with pytest.raises(HidaError, match="holds no pictures itself, 1 folders in it do"):
+    with pytest.raises(HidaError, match="holds no pictures itself, 1 folder in it does"):
         list_photos([tmp_path])

@@ -1,5 +1,6 @@
 """hida sketch: files in, files out, one sentence for every mistake."""
 
+import base64
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from PIL import Image
 from runs import PROCESS
 
 from hida import depth
+from hida.cli.rendering import _photo_ends
 from hida.cli.run import run_command
 from hida.cli.sketch import main
 from hida.config import Config, GeneratorConfig
@@ -119,9 +121,17 @@ def test_mixtures_sweeps_and_regions(folder):
         (["text.jpg"], "text.jpg"),
         (["black.png"], "no face"),
         (["photos", "--depth", "photos/a.png"], "one map for 2 photos"),
+        (["photos", "--depth", "bultin"], "no depth method and no file 'bultin'; did you mean builtin?"),
+        (["photos", "--depth", "midas"], "the depth method midas needs a network"),
+        (["photos", "--style", "1,3"], "give 1 3, with spaces, to draw each"),
+        (["photos", "--style", "1", "--style=3"], "--style is given twice; give it once, with all styles"),
+        (["photos", "--paper", "f4ecd8"], "did you mean #f4ecd8?"),
+        (["photos", "--style-map", "text.jpg"], "'text.jpg' is not a picture in a known format"),
+        (["photos", "--style-map", "nothere.png"], "'nothere.png' cannot be read"),
+        (["photos", "--style-map", "photos/a.png"], "the style map 'photos/a.png' looks like a photo"),
         (["photos/a.png", "--depth", "no.png"], "no.png"),
         (["photos/a.png", "--device", "cuda:9"], "no device"),
-        (["photos/a.png", "other/a.png"], "would both be written"),
+        (["photos/a.png", "other/a.png", "photos-a.png"], "would both be written"),
         (["photos/a.png", "--weights", "text.jpg"], "text.jpg"),
         (["photos/a.png", "--weights", "absent.safetensors"], "absent.safetensors"),
         (["photos/a.png", "--weights", "nosuch"], "no weights named 'nosuch'"),
@@ -151,7 +161,7 @@ def test_portraits_have_a_size_of_their_own(folder, frame):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], ["hida: 3 faces found, 2 drawn, the others as a part of their surroundings"]),
+        ([], ["hida: 3 faces found, 2 drawn, the other as a part of its surroundings"]),
         (
             ["--faces", "largest"],
             ["hida: 3 faces found, 1 drawn, the others as a part of their surroundings"],
@@ -202,6 +212,49 @@ def test_a_gallery_has_every_photo_once_drawn_and_says_why_others_are_not(folder
     assert "<li><strong>c.jpg</strong>: &#x27;c.jpg&#x27; is truncated" in text
     assert run("photos/c.jpg", "photos/c.jpg", "--gallery", "--out", "none") == 2
     assert not (folder / "none").exists()
+
+
+def test_a_gallery_shows_what_is_there_and_only_the_rest_is_drawn(folder, capsys, monkeypatch):
+    words = ("--style", 1, 3, "--gallery", "--skip-existing")
+    assert run("photos/a.png", *words) == 0
+    files = {path: path.read_bytes() for path in (folder / "sketches").glob("a_*.png")}
+    Image.new("L", (250, 250), 77).save(folder / "sketches" / "a_style3.png")  # as if another had drawn it
+    original, drawn = Sketcher.draw, []
+    monkeypatch.setattr(Sketcher, "draw", lambda self, *a, **k: (drawn.append(a[0].size), original(self, *a, **k))[1])
+    capsys.readouterr()
+    assert run("photos", *words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2 pictures of 1 photo in sketches, where those of 1 photo were already", "sketches/gallery.html",
+    ]  # fmt: skip
+    assert len(drawn) == 1
+    text = (folder / "sketches" / "gallery.html").read_text(encoding="utf-8")
+    sources = dict(
+        re.findall(r'alt="Sketch of ([^"]+)" width="250" height="250" src="data:image/jpeg;base64,([^"]+)"', text)
+    )
+    assert list(sources) == ["a.png, style 1", "a.png, style 3", "b.jpg, style 1", "b.jpg, style 3"]
+    levels = {name: np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).mean() for name, data in sources.items()}
+    assert abs(levels["a.png, style 3"] - 77) < 1
+    assert run("photos", *words, "--frame", "portrait") == 0
+    assert "nothing to draw: the files of 2 photos are in sketches already" in capsys.readouterr().out
+    assert len(drawn) == 1
+    (folder / "sketches" / "a_style3.png").write_bytes(b"torn")
+    assert run("photos", *words) == 0
+    assert len(drawn) == 2  # what is no picture is drawn again
+    assert {path: path.read_bytes() for path in files} == files
+    os.rename("sketches/gallery.html", "sketches/b_sweep.png")
+    assert run("photos/b.jpg", *words, "--sweep", 1, 3, "--steps", 2) == 0
+    assert len(drawn) == 3
+    assert "note: all are drawn again" in capsys.readouterr().err
+
+
+def test_a_portrait_that_reaches_beyond_the_photo_says_so(folder, capsys):
+    assert run("photos/a.png", "--style", 1, "--frame", "portrait") == 0
+    # The eyes are 57.5 pixels apart: a portrait is 276 wide at least, and is moved to the left edge.
+    told = "hida: the photo ends inside the portrait, which fades into paper on the right and at the bottom; --frame"
+    assert capsys.readouterr().err.startswith(told)
+    places = ([[2.0, 0, x], [0, 2.0, y]] for x, y in ((0, 0), (9, 0), (-30, -50)))
+    ends = [_photo_ends(np.array(place), (100, 100), (60, 60)) for place in places]
+    assert ends == ["", "on the left", "on the right and at the bottom"]
 
 
 def test_a_gallery_shows_a_sweep_and_regions_too(folder):
@@ -305,7 +358,7 @@ def test_what_is_there_is_not_drawn_again(folder, capsys):
     (folder / "photos" / "a.png").write_bytes(b"no longer a picture")
     capsys.readouterr()
     assert run("photos", "--style", 1, "--skip-existing") == 0
-    assert capsys.readouterr().out == "1 pictures of 1 photo in sketches, where those of 1 photo were already\n"
+    assert capsys.readouterr().out == "1 picture of 1 photo in sketches, where those of 1 photo were already\n"
     assert run("photos", "--style", 1, "--skip-existing") == 0
     assert "nothing to draw" in capsys.readouterr().out
     assert run("photos", "--style", 1, 2, "--skip-existing") == 2  # a drawing of it is missing

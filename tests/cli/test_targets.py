@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hida.cli.photos import STDIN, list_photos
-from hida.cli.targets import STDOUT, name_targets, read_place, without_existing
+from hida.cli.targets import STDOUT, Place, existing, name_targets, read_place
 from hida.errors import HidaError
 
 
@@ -123,13 +123,29 @@ def test_photos_of_one_stem_keep_their_suffix():
     assert found == [f"{name}_style1.png" for name in ("c.jpg", "c.png", "d", "C.webp", "stdin", "stdin.jpg")]
 
 
-def test_photos_of_one_name_are_still_refused():
-    with pytest.raises(HidaError, match=r"p/c\.jpg and q/c\.jpg would both be written to out/c\.jpg_style1\.png"):
-        name_targets([Path("p/c.jpg"), Path("q/c.jpg")], Path("out"), ["_style1"])
+def test_photos_of_one_name_begin_with_their_folders(inside):
+    photos = [Path(name) for name in ("p/c.jpg", "q/C.png", "q/c.jpg", "r/d.jpg", "r/s/e.jpg", "t/s/e.jpg", "e.jpg")]
+    found = [files[0].name for files in name_targets(photos, Path("out"), ["_style1"]).values()]
+    assert found == [
+        f"{name}_style1.png"
+        for name in ("p-c.jpg", "q-C.png", "q-c.jpg", "d", "r-s-e", "t-s-e", f"{inside.parent.name}-{inside.name}-e")
+    ]
+    with pytest.raises(HidaError, match=r"p-c\.png and p/c\.jpg would both be written to out/p-c_style1\.png"):
+        name_targets([Path(name) for name in ("p/c.jpg", "q/c.jpg", "p-c.png")][::-1], Path("out"), ["_style1"])
 
 
-def test_only_photos_with_a_missing_file_are_left(inside):
+def test_what_leads_to_standard_output_is_it_and_a_device_is_no_folder(inside, monkeypatch):
+    for name in ("/dev/stdout", "/dev/fd/1"):
+        assert read_place(name).is_stdout
+    assert read_place("/dev/null", "webp") == Place(Path("/dev/null"), False, "webp")
+    os.mkfifo("pipe")
+    assert not read_place("pipe").is_folder
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photo"), encoding="utf-8"))
+    assert list_photos([Path("/dev/stdin")]) == [STDIN]
+
+
+def test_a_photo_with_a_missing_file_is_not_there(inside):
     targets = name_targets([Path("a.jpg"), Path("b.jpg")], inside, ["_style1", "_style2"])
     for name in ("a_style1", "a_style2", "b_style1"):
         (inside / f"{name}.png").touch()
-    assert list(without_existing(targets)) == [Path("b.jpg")]
+    assert existing(targets) == {Path("a.jpg"): [inside / "a_style1.png", inside / "a_style2.png"]}

@@ -86,7 +86,7 @@ def test_a_sound_tree(tree):
         assert pair.sketch.stem == pair.photo.stem.replace("image", "sketch")
         assert pair.attributes["hair_color"] == 2
         assert "style" not in pair.attributes
-    assert "1 sketches are transparent" in source.notes[0]
+    assert "1 sketch is transparent" in source.notes[0]
 
 
 def test_skin_patch_is_taken_for_skin_color(tree):
@@ -235,5 +235,5 @@ def test_the_real_set_is_sound():
     source = read_fs2k(os.environ["HIDA_FS2K"])
     assert source.faults == ()
     assert source.counts() == {"train": [357, 350, 351], "test": [619, 381, 46]}
-    assert source.notes == ("8 sketches are transparent: they are laid over white.",)
+    assert source.notes == ("8 sketches are transparent and laid over white.",)
     assert len({pair.name for pair in source.pairs}) == 2104

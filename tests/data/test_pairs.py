@@ -199,7 +199,7 @@ def test_nothing_is_left_out_in_silence(tmp_path):
     source = read_pairs(tmp_path)
     assert [(fault.kind, fault.name) for fault in source.faults] == [("too deep", "photo/ink/more")]
     assert "holds 2 pictures" in source.faults[0].message
-    assert source.notes == ("2 files in photo have no suffix of a picture and are left out (raw.cr2, raw.txt).",)
+    assert source.notes == ("2 files in photo without the suffix of a picture: left out (raw.cr2, raw.txt).",)
 
 
 def test_long_names_of_styles_and_pictures_make_a_name_that_fits(tmp_path):

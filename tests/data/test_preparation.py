@@ -329,7 +329,7 @@ def test_a_stopped_run_goes_on_where_it_was(source, tmp_path, number):
     done = len(journal.read_text(encoding="utf-8").splitlines()) - 1
     assert 1 <= done <= 3
     again = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, encoding="utf-8", check=True)
-    assert f"{done} of 4 pairs are done already" in again.stderr
+    assert f"{done} of 4 pairs done already" in again.stderr
     assert len(PreparedSet.load(out).pairs) == 3
 
 
@@ -382,7 +382,7 @@ def test_the_command_for_own_pairs(source, tmp_path, monkeypatch, capsys):
     ]
     assert run_command(prepare.main, arguments) == 0
     said = capsys.readouterr()
-    assert "train: 2 pairs (style 1 2)\ntest: 1 pairs (style 1 1)\n1 came aligned" in said.out
+    assert "train: 2 pairs (style 1 2)\ntest: 1 pair (style 1 1)\n1 came aligned" in said.out
     assert "every depth map is zero" in said.err
     assert len(PreparedSet.load(out).pairs) == 3
 

@@ -62,6 +62,13 @@ def test_arrays_of_any_type_and_byte_order(dtype):
     np.testing.assert_allclose(depth_from_file(values.astype(dtype), (2, 2)), unit, atol=1e-4)
 
 
+def test_a_map_of_another_shape_is_not_stretched():
+    assert depth_from_file(np.ones((30, 40)), (400, 300)).shape == (300, 400)
+    assert depth_from_file(np.ones((29, 40)), (400, 300)).shape == (300, 400)  # rounded by a pixel
+    with pytest.raises(HidaError, match="the depth map is 40×40 and would be stretched to the photo's 400×300; give"):
+        depth_from_file(np.ones((40, 40)), (400, 300))
+
+
 def test_a_large_map_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("hida.images.opening.MAX_BYTES", 1000)
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "a.png")

@@ -133,6 +133,26 @@ def test_maps_that_mean_nothing_are_refused(values, reason):
         depth.depth_from_file(values, (2, 2))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("bultin", "no depth method and no file 'bultin'; did you mean builtin"),
+        ("Tddfa", "did you mean tddfa"),
+        ("mida:net.pt", "did you mean midas"),
+        ("what", "choose auto, tddfa, midas, builtin, none"),
+        ("maps/a.png", "the depth map 'maps/a.png' does not exist; check the path"),
+        ("b.tif", "the depth map 'b.tif' does not exist"),
+    ],
+)
+def test_a_word_that_is_no_method_and_no_file_is_named(name, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HidaError, match=sentence):
+        depth.require_method(name)
+    (tmp_path / "what").touch()
+    for known in (*depth.METHODS, "midas:some/net", "what"):
+        depth.require_method(known)
+
+
 def test_unreadable_maps_are_named_and_no_pickle_is_opened(tmp_path):
     np.save(tmp_path / "object.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY\x01")
@@ -172,8 +192,9 @@ def test_nothing_is_overwritten_by_another_photo(models, bright, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / bright.name
     Image.new("RGB", (9, 9), "white").save(other)
-    with pytest.raises(HidaError, match="both be written"):
-        main([str(bright), str(other), "--out", str(tmp_path / "out"), "--method", "builtin"])
+    main([str(bright), str(other), "--out", str(tmp_path / "out"), "--method", "none"])
+    stem = bright.stem
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{tmp_path.name}-{stem}.png", f"other-{stem}.png"}
     before = bright.read_bytes()
     with pytest.raises(HidaError, match="one of the photos"):
         main([str(bright), "--out", str(tmp_path), "--method", "builtin"])

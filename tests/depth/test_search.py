@@ -108,9 +108,24 @@ def test_a_small_face_in_a_large_picture_is_found_at_its_place(model, photo, sid
     np.testing.assert_allclose(found[0].points, expected, atol=2)
 
 
+@pytest.mark.parametrize(("length", "quarters"), [(40, 0), (60, 3)])
+def test_a_face_is_found_in_a_picture_of_a_few_dozen_pixels(model, photo, length, quarters):
+    face = model.faces(photo)[0]
+    left, top = (round(start) for start in (face.box[0] - 30, face.box[1] - 30))
+    shot = Image.fromarray(photo).crop((left, top, left + 150, top + 180))  # as of a pass
+    small = np.asarray(shot.resize((length * 150 // 180, length), Image.Resampling.LANCZOS))
+    assert not len(model.detector.detect(small)[0])
+    found = model.faces(np.ascontiguousarray(np.rot90(small, quarters)))
+    assert len(found) == 1
+    expected = (face.points + 0.5 - (left, top)) * length / 180 - 0.5
+    # A seventh of the distance of the eyes.
+    np.testing.assert_allclose(found[0].points, turned_points(expected, small.shape, quarters), atol=0.1 * length / 3)
+
+
 def test_pictures_without_a_face_have_none(model):
     for kind in ("noise", "flat"):
-        assert model.faces(np.asarray(surroundings(kind, (1300, 400)))) == []
+        for size in ((1300, 400), (49, 60)):
+            assert model.faces(np.asarray(surroundings(kind, size))) == []
 
 
 def test_what_does_not_look_like_a_face_again_is_given_with_a_warning_and_a_face_without(model, photo):

@@ -45,6 +45,12 @@ def test_what_is_of_no_use_is_named(options, named):
     assert str(caught.value).startswith(named)
 
 
+@pytest.mark.parametrize(("paper", "meant"), [("f4ecd8", "#f4ecd8"), ("FFF", "#FFF"), ("ivroy", "ivory")])
+def test_the_colour_that_may_be_meant_is_said(paper, meant):
+    with pytest.raises(HidaError, match=f"paper is '{paper}', which is no colour; did you mean {meant}"):
+        Finish(paper=paper)
+
+
 def test_white_paper_around_a_person(sketch, disc):
     inside, outside = disc == 255, disc == 0
     sketch = np.asarray(sketch).copy()

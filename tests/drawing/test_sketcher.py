@@ -90,6 +90,10 @@ def test_sketches_are_rounded_to_the_nearest_level():
 def test_given_depth_is_used(sketcher, photo, tmp_path):
     near = np.ones((250, 250), np.float32)
     by_array = sketcher(photo, depth=near)
+    white = Image.new("L", (250, 250), 255)
+    white.save(tmp_path / "white.png")
+    for given in (white, (tmp_path / "white.png").read_bytes()):
+        assert sketcher(photo, depth=given).tobytes() == by_array.tobytes()
     Image.fromarray(np.full((250, 250), 255, np.uint8)).save(tmp_path / "near.png")
     # A constant map of a file carries no scale of its own, so only a varying one is compared.
     ramp = np.tile(np.linspace(0, 1, 250, dtype=np.float32), (250, 1))
@@ -131,12 +135,35 @@ def test_without_a_face_a_depth_of_ones_own_draws_the_photo_as_it_is(sketcher):
         (1, {"size": 300}, "size is a portrait's and has no effect with frame 'auto'"),
         *[(1, {"size": size, "frame": "portrait"}, f"size is {size!r}; give") for size in (0, 63, 8193, 300.0, True)],
         (3, {"style": [1, 2]}, "2 entries for 3 photos"),
-        (2, {"depth": [None]}, "depth has 1 entries"),
+        *[(1, {"depth": d}, f"a depth map cannot be of the type {type(d).__name__}; give") for d in (5, 0.5, True, {})],
+        (1, {"depth": "bultin"}, "no depth method and no file 'bultin'; did you mean builtin"),
+        (1, {"depth": np.zeros((50, 250))}, "the depth map is 250×50 and would be stretched to the photo's 250×250"),
+        (1, {"depth": b"no picture"}, "the depth map: what the bytes hold is not a picture"),
+        (2, {"depth": [None]}, "depth has 1 entry for 2 photos"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(sketcher, photo, count, given, words):
     with pytest.raises(HidaError, match=words):
         sketcher([photo] * count, **given)
+
+
+def test_an_error_says_which_of_several_photos_it_is_about(sketcher, photo, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(HidaError, match=r"^photo 2 of 3 \(.*bad\.jpg\): '.*bad\.jpg' is not a picture"):
+        sketcher([photo, tmp_path / "bad.jpg", photo])
+    with pytest.raises(NoFaceError, match=r"^photo 2 of 2: no face was found"):
+        sketcher([photo, Image.new("RGB", (120, 80))])
+    for one in (tmp_path / "bad.jpg", [tmp_path / "bad.jpg"]):
+        with pytest.raises(HidaError, match=r"^'.*bad"):
+            sketcher(one)
+
+
+@pytest.mark.parametrize("name", [None, "", 5, b"small"])
+def test_weights_that_are_no_name_are_one_sentence(name):
+    with pytest.raises(HidaError, match=f"the weights are {name!r}; give the name 'small', or the path"):
+        Sketcher.from_pretrained(name)
+    with pytest.raises(HidaError, match="there is no device None"):
+        Sketcher.from_pretrained(device=None)
 
 
 def test_from_pretrained_takes_files_folders_and_names(sketcher, photo, tmp_path, monkeypatch):
@@ -157,6 +184,7 @@ def test_from_pretrained_takes_files_folders_and_names(sketcher, photo, tmp_path
 
 def test_the_package_offers_it():
     assert hida.Sketcher is Sketcher
+    assert {"Sketcher", "depth", "metrics", "models", "ops"} <= set(dir(hida))
     with pytest.raises(AttributeError):
         _ = hida.Skecher
 

@@ -33,6 +33,19 @@ def test_anything_else_is_quoted(text):
         parse_style(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1,3", "give 1 3, with spaces, to draw each, or 1:1,3:1 to mix"),
+        ("1;2;3", "give 1 2 3,"),
+        ("all", "--style out"),
+    ],
+)
+def test_what_was_meant_is_said(text, hint):
+    with pytest.raises(HidaError, match=hint):
+        parse_style(text)
+
+
 def test_a_sweep_holds_both_ends():
     assert sweep(1, 3, 3) == [{1: 1.0, 3: 0.0}, {1: 0.5, 3: 0.5}, {1: 0.0, 3: 1.0}]
     for wrong in ((1, 1, 3), (1, 2, 1)):
@@ -112,12 +125,35 @@ def test_a_mask_of_two_bits_keeps_its_numbers(tmp_path):
         (np.zeros((2, 2), np.uint8), 3, "value 0"),
         (np.array([[[0, 0, 0], [9, 0, 0]]], np.uint8), 3, "black pixels"),
         (np.array([[[0, 0, 9], [9, 0, 0]]], np.uint8), 2, "more colours"),
+        (np.array([[[200, 150, 120], [90, 60, 50]]], np.uint8), 3, "looks like a photo"),
+        (
+            np.array([[[255, 240, 250]]], np.uint8),
+            4,
+            "a photo.* 1 to 4, as grey .* red, green and blue for styles 1, 2",
+        ),
     ],
 )
 def test_a_mask_that_names_no_style_is_refused(tmp_path, pixels, styles, sentence):
     Image.fromarray(pixels).save(tmp_path / "mask.tif")
     with pytest.raises(HidaError, match=sentence):
         style_map_from_file(tmp_path / "mask.tif", (2, 2), styles)
+
+
+def test_few_mixtures_of_all_three_colours_are_no_photo(tmp_path):
+    pixels = np.full((10, 10, 3), (255, 0, 0), np.uint8)
+    pixels[:, 5:] = 90  # half of it, no more
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    np.testing.assert_allclose(style_map_from_file(tmp_path / "mask.png", (10, 10), 3)[0, 9], [1 / 3] * 3, rtol=1e-6)
+
+
+def test_a_map_of_another_shape_is_refused_and_one_of_another_size_is_not(tmp_path):
+    for size in ((40, 30), (39, 30), (4, 3), (1, 1)):
+        Image.new("L", size, 2).save(tmp_path / "mask.png")
+        assert style_map_from_file(tmp_path / "mask.png", (400, 300), 3)[..., 1].all()
+    for size in ((30, 40), (40, 40), (38, 30), (4, 1)):
+        Image.new("L", size, 2).save(tmp_path / "mask.png")
+        with pytest.raises(HidaError, match=f"mask.png' is {size[0]}×{size[1]} and would be stretched to .* 400×300"):
+            style_map_from_file(tmp_path / "mask.png", (400, 300), 3)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +219,9 @@ def test_the_sketcher_takes_mixtures_and_maps(generator):
         ({True: 1.0}, "no style True"),
         ([True], "no style True"),
         ([None], "no style None"),
+        ([1, "2"], "no style '2'; these weights have styles 1 to 3, given as a whole number"),
+        ([2.0], "no style 2.0; these weights have styles 1 to 3, given as a whole number"),
+        ([np.int64(4)], "no style 4; these weights have styles 1 to 3.$"),
         *[(style, f"style is {style!r}; give a whole number") for style in (None, True, False, 1j, b"1")],
         (np.ones((0, 0, 3)), "style map must be"),
         (np.full((200, 300, 3), 1e39), "weights of a style map go up to 1e.39"),

@@ -187,3 +187,17 @@ def test_an_older_page_stays_if_writing_fails(tmp_path, monkeypatch):
 
 def test_an_empty_page_is_a_page():
     assert ("h1", "Sketches of 0 photos") in Elements(page([], [])).texts
+
+
+def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    photos = [Path("photos/mum/c.jpg"), Path("photos/dad/c.jpg"), Path("photos/dad/d.jpg"), Path("-")]
+    made = Gallery(photos)
+    for photo in (photos[0], photos[2], photos[3]):
+        made.add(photo, reduce(noise((40, 30)), {"style 1": noise((40, 30), "L")}, made.share))
+    made.write(tmp_path / "page.html", {photos[1]: "'photos/dad/c.jpg' is torn-off."})
+    elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [text for tag, text in elements.texts if tag == "h2"][:3] == ["mum/c.jpg", "d.jpg", "stdin"]
+    assert [text for tag, text in elements.texts if tag in ("strong", "li")] == [
+        "dad/c.jpg",
+        ": 'dad/c.jpg' is torn-off.",
+    ]

@@ -171,7 +171,7 @@ def test_missing_file_folder_and_other_types(tmp_path):
         read_image(tmp_path / "nothing.jpg")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(ImageError, match="a dict is not a picture"):
+    with pytest.raises(ImageError, match="a picture cannot be of the type dict"):
         read_image({})
 
 

@@ -268,6 +268,6 @@ def test_a_profile_of_a_jpeg_2000_is_said_to_be_unused(tmp_path):
     (tmp_path / "plain.jp2").write_bytes(data)
     (tmp_path / "a.jp2").write_bytes(data[: place + 4] + b"\2" + data[place + 5 :])
     plain = read_image(tmp_path / "plain.jp2")
-    depth_from_file(tmp_path / "a.jp2", (4, 4))  # whose numbers have no colours
+    depth_from_file(tmp_path / "a.jp2", (160, 120))  # whose numbers have no colours
     with pytest.warns(UserWarning, match=r"the colour profile of '.*a\.jp2' is not used \(JPEG 2000\)"):
         same(read_image(tmp_path / "a.jp2"), plain)

@@ -11,7 +11,7 @@ from picture_files import STRIPES, same
 from PIL import Image
 
 from hida.images.io import ImageError
-from hida.images.writing import SUFFIXES, encode, format_of, write_picture
+from hida.images.writing import SUFFIXES, encode, format_of, is_marked, write_picture
 
 GREY = Image.fromarray(STRIPES[:, :, 0])
 
@@ -68,3 +68,20 @@ def test_the_suffix_names_the_format_and_a_file_is_whole_or_absent(tmp_path, mon
         with pytest.raises(OSError, match="full"):
             write_picture(tmp_path / f"b{suffix}", GREY)
     assert sorted(os.listdir(tmp_path)) == ["a.JPG", "a.png", "a.webp"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [(k, m) for k in ("png", "jpeg", "webp") for m in ("L", "LA", "RGB", "RGBA") if k != "jpeg" or "A" not in m]
+    + [("png", "I;16")],
+)
+def test_a_drawing_is_told_from_a_photo_by_its_mark(tmp_path, kind, mode):
+    image = Image.fromarray(np.full((300, 400), 777, np.uint16)) if mode == "I;16" else GREY.convert(mode)
+    plain, marked = encode(image, kind), encode(image, kind, marked=True)
+    assert len(marked) - len(plain) < 100
+    with Image.open(io.BytesIO(plain)) as one, Image.open(io.BytesIO(marked)) as two:
+        assert (one.mode, one.tobytes()) == (two.mode, two.tobytes())
+    for name, data, drawn in (("a", plain, False), ("b", marked, True)):
+        (tmp_path / name).write_bytes(data)
+        assert is_marked(tmp_path / name) == drawn
+    assert not is_marked(tmp_path / "absent")

@@ -67,7 +67,7 @@ def test_a_text_is_a_path_whatever_it_says(tmp_path, monkeypatch):
         (io.BytesIO(), r"the file given is empty \(0 bytes\)"),
         (io.StringIO("a"), 'open it with mode "rb"'),
         (SimpleNamespace(read=lambda most: "text"), "the file given holds text"),
-        (5, "a int is not a picture: give a path, the bytes of a file"),
+        (5, "a picture cannot be of the type int: give a path, the bytes of a file"),
     ],
 )
 def test_what_holds_no_picture_is_named(source, sentence):

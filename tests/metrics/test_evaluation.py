@@ -163,7 +163,7 @@ def test_pictures_of_a_lossy_pack_are_said_targets_and_what_was_drawn_from(tmp_p
         Image.open(target / kind / "a.png").save(target / kind / "a.png", format="WEBP", lossless=lossless)
     result = run(tmp_path, "--weights", "1", "--target", str(target), *OFFLINE)
     assert "1 targets are lossy WebP" in result["protocol"]["deviations"]
-    assert result["remarks"] == ["drawn from lossy pictures: 1 photos are lossy WebP"]
+    assert result["remarks"] == ["drawn from lossy pictures: 1 photo in lossy WebP"]
 
 
 @pytest.mark.parametrize("name", ["../../ESC0", "{}/ESC0", "a/b", ".."])

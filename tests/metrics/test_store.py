@@ -309,7 +309,7 @@ def test_on_a_full_disk_work_goes_on_with_one_warning(tmp_path):
     done = _small_disk(tmp_path, FULL)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2048.0", "['s']", "2048.0"]
-    assert done.stderr.count("UserWarning") == 1
+    assert done.stderr.count("HidaWarning") == 1
     assert "full" in done.stderr
     assert "not kept" in done.stderr
 
@@ -319,5 +319,5 @@ def test_a_read_only_store_is_read_and_one_warning_says_that_nothing_is_kept(tmp
     done = _small_disk(tmp_path, READ_ONLY)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[1.]", "[0.5]", "None", "[0.5]", "None", "[0.5]", "['s']"]
-    assert done.stderr.count("UserWarning") == 3  # one for each store
-    assert done.stderr.count("not kept") == 3
+    assert done.stderr.count("HidaWarning") == 3  # one for each store
+    assert done.stderr.count("not kept.\n") == 3

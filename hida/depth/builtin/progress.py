@@ -120,7 +120,7 @@ def require_same(progress: Progress, chosen: Mapping[str, float], path: Path) ->
                 "or give --checkpoint a new name."
             )
     if not 0 <= progress.step <= chosen["steps"]:
-        raise HidaError(f"'{path}' is damaged: it says that {progress.step} steps are done; give a new name.")
+        raise HidaError(f"'{path}' is damaged: it says that it is at step {progress.step}; give a new name.")
 
 
 def collect(networks: Networks, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

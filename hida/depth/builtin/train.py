@@ -21,7 +21,7 @@ from hida.depth.builtin.progress import Progress
 from hida.depth.builtin.training_set import Faces, augment, list_photos, plain, teach
 from hida.depth.tddfa import TDDFA
 from hida.device import choose_device, to_channels_last
-from hida.errors import HidaError, Interrupted
+from hida.errors import HidaError, Interrupted, counted
 from hida.files import atomic_path
 from hida.weights.saving import save_tensors
 
@@ -158,7 +158,8 @@ def train(options: Options, faces: Faces, before: Progress | None = None) -> tup
                 progress.save(options.checkpoint, Progress(step + 1, seconds, chosen, tensors))
             if signals:
                 bar.close()
-                print(f"stopped after {step + 1} steps: the same command continues from '{options.checkpoint}'.")
+                made = counted(step + 1, "step")
+                print(f"stopped after {made}: the same command continues from '{options.checkpoint}'.")
                 break
     if signals:
         signal.raise_signal(signals[0])

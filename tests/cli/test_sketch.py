@@ -249,8 +249,8 @@ def test_a_gallery_shows_what_is_there_and_only_the_rest_is_drawn(folder, capsys
 
 def test_a_portrait_that_reaches_beyond_the_photo_says_so(folder, capsys):
     assert run("photos/a.png", "--style", 1, "--frame", "portrait") == 0
-    # The eyes are 57.5 pixels apart: a portrait is 276 wide at least, and is moved to the left edge.
-    told = "hida: the photo ends inside the portrait, which fades into paper on the right and at the bottom; --frame"
+    # The eyes are 57.5 pixels apart: a portrait is 221 wide and 276 high at least, and the photo 250 by 250.
+    told = "hida: the photo ends inside the portrait, which fades into paper at the top and at the bottom; --frame"
     assert capsys.readouterr().err.startswith(told)
     places = ([[2.0, 0, x], [0, 2.0, y]] for x, y in ((0, 0), (9, 0), (-30, -50)))
     ends = [_photo_ends(np.array(place), (100, 100), (60, 60)) for place in places]

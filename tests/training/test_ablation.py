@@ -74,7 +74,7 @@ def test_every_network_is_trained_and_scored_alike(data, tmp_path, capsys):
     text = (tmp_path / "a" / "table.md").read_text(encoding="utf-8")
     assert text in printed
     assert "3 iterations of 2 pairs each" in text
-    assert "1 pairs instead of the 1,046" in text
+    assert "1 pair instead of the 1,046" in text
     configs = {}
     for name in ("model_a", "full"):
         weights = load(tmp_path / "a" / "runs" / f"{name}-seed7" / "weights.safetensors")

@@ -103,7 +103,7 @@ class Work:
             others = "other as a part of its" if found - shown == 1 else "others as a part of their"
             rest = f", the {others} surroundings" if shown < found else ""
             warn(f"{found} faces found, {shown} drawn{rest}")
-        if ends := _photo_ends(place, size, image.size):
+        if self.how["frame"] in ("portrait", "face") and (ends := _photo_ends(place, size, image.size)):
             warn(f"the photo ends inside the portrait, which fades into paper {ends}; --frame auto draws all of it")
         # Beside a portrait belongs what it shows of the photo.
         image = warp(image, place, size)

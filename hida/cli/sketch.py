@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not command.gallery:
         targets = {photo: files for photo, files in targets.items() if photo not in there}
     if not targets:
-        print(f"nothing to draw: the files of {counted(count, 'photo')} are in {command.out} already")
+        print(_nothing(count, command.out))
         return
     jobs = min(command.jobs, len(targets))
     written: dict[Path, Path] = {}
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = len({*written.values()})
     kept = count - drawn - failed
     if kept == count:
-        print(f"nothing to draw: the files of {counted(count, 'photo')} are in {command.out} already")
+        print(_nothing(count, command.out))
     elif count == 1:
         print("\n".join(str(target) for target in written))
     else:
@@ -192,6 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(page)
     if failed:
         raise HidaError(f"{failed} of {counted(len(targets), 'photo')} could not be drawn; the reasons are above.")
+
+
+def _nothing(count: int, out: str) -> str:
+    there = f"the files of {counted(count, 'photo')} are in {out} already"
+    return f"nothing to draw: {there} (whether with these options is not compared)"
 
 
 def _require_sense(command: Command, place: Place, photos: Sequence[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hida.config import Config
 from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
 from hida.device import choose_device
+from hida.drawing.blank import leave_blank
 from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely
 from hida.drawing.faces import Faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
@@ -212,12 +214,15 @@ class Sketcher:
         shown_matte = None if matte is None else picture_matte(matte, views)
         if shown_matte is not None:
             views = only(views, shown_matte)
-        scales = [choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces]
+        fitting = (choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces)
+        scales = list(accumulate(fitting, min))  # no face finer than a larger one
         pixels = before_wall(pixels, matte)
         around: list[np.ndarray] | list[None] = [None] * len(styles)
         if views.around is not None:
-            pieces = self._draw_views(pixels, [None], [views.around.matrix], views.around.frame, depth_of, styles)
-            around = [drawn[0] for drawn in pieces]
+            matrix, frame_size = views.around.matrix, views.around.frame
+            pieces = self._draw_views(pixels, [None], [matrix], frame_size, depth_of, styles)
+            shown_photo = view_photo(pixels, matrix, frame_size)
+            around = [leave_blank(drawn[0], shown_photo) for drawn in pieces]
         square = (CROP, CROP)
         heads = self._draw_views(pixels, range(len(views.faces)), views.faces, square, depth_of, styles)
         for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True)):

@@ -150,7 +150,8 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     along = complex(*(eyes[1] - eyes[0]))
     upright = np.exp(1j * np.deg2rad(_kept_tilt(math.degrees(np.angle(along))))) * abs(along) / along
     # The photo turned upright, told in distances of the eyes from the middle of the eyes.
-    corners = np.array([[-0.5, -0.5], np.subtract(size, 0.5)]) - eyes.mean(0)
+    right, bottom = np.subtract(size, 0.5)
+    corners = np.array([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]]) - eyes.mean(0)
     corners = corners @ (1, 1j) * upright / abs(along)
     low, high = (np.array([pick(corners.real), pick(corners.imag)]) for pick in (np.min, np.max))
     extent = np.array(PORTRAIT) * np.clip(((high - low) / PORTRAIT).min(), CLOSEST, 1)

@@ -206,14 +206,16 @@ def _divided(ink: Tensor, sharp: Tensor, coarse: Tensor, need: Tensor) -> Tensor
     # Erosion, then dilation: what has no light pixel in it. The features of a face may be masses.
     mass = -nn.max_pool2d(-_thinned(ink, side // 2)[None, None], 5, 1, 2)
     mass = nn.max_pool2d(mass, 7, side // 2 // CROP, 3)[0, 0]
-    weight = _spread(_gaussian(_rise(mass, *MASS), 1.0) * _rise(need, *HAIR) * (1 - _face()), side)
+    weight = _gaussian(_rise(mass, *MASS), 1.0) * _rise(need, *HAIR) * (1 - _face())
+    if not weight.any():
+        return ink
     coarse = _thinned(coarse, CROP)
     strands = _along(_normal(sharp) + NOISE * _noise(side), coarse)
     strands = _normal(strands - _blurred(strands))
     # Where a share of the paper is to be covered, the strands' strongest share of pixels covers it.
     share = (_gaussian(coarse, LOCK) / INK).clamp(0, FULL)
     divided = INK * _rise(_spread(share, side) - 0.5 * torch.erfc(strands / math.sqrt(2)), -SOFT / 2, SOFT / 2)
-    return ink + (divided - ink) * weight
+    return ink + (divided - ink) * _spread(weight, side)
 
 
 def _toned(result: Tensor, wanted: Tensor, paper: Tensor, brightest: Tensor) -> Tensor:

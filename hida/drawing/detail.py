@@ -39,13 +39,13 @@ FEWEST = round(ENOUGH[2] * CROP)
 DETAIL = 0.125
 """Energy of the photo's finest octave at a scale, by that of the octave below it, from which there is detail to draw.
 It is 0.17 to 0.7 in real photos, below 0.1 in enlarged or blurred ones."""
-TONE = 1.8
-"""Standard deviation, in pixels of the coarse view, of the low-pass that is the tone. With 4 the drawing, reduced to
-250 pixels, is .019 of LPIPS farther from what artists drew than the coarse one, with 1.8 .007; with less, strokes
-become as wide as the coarse ones."""
+TONE, FACE_TONE = 1.8, 4.0
+"""Standard deviation, in pixels of the coarse view, of the low-pass that is the tone, and of that in the middle of a
+face, where the coarse drawing has no teeth. With 4 everywhere the drawing, reduced to 250 pixels, is .018 of LPIPS
+farther from artists' drawings than the coarse one; so it is .007, with 1.8 everywhere .005."""
 TOLERANCE, SPARED = 1 / 255, 1 / 255
-"""How exactly a joined drawing has the coarse one's tone, and how much is not put right at all in the darkest places,
-where it would close the gaps between strands. Both together are within 2 levels of 255."""
+"""How exactly a joined drawing has the coarse one's tone, and what is left in the darkest places, where setting
+it right would close the gaps between strands."""
 GAIN = 3.5
 """How many times its density a fine stroke is drawn at most: more would make its soft edges strokes, too."""
 SHARE, MOST = 0.25, 0.25
@@ -145,7 +145,9 @@ def draw_finely(draw: DrawViews, view: np.ndarray, coarse: Sequence[np.ndarray],
 
 def tone(sketch: Tensor) -> Tensor:
     """Return the low-pass of a sketch (H, H), H a multiple of 256: (256, 256)."""
-    return _gaussian(_thinned(sketch, CROP), TONE)
+    small = _thinned(sketch, CROP)
+    near = _gaussian(small, TONE)
+    return near + (_gaussian(small, FACE_TONE) - near) * _face()
 
 
 def join(coarse: Tensor, fine: Tensor, wanted: Tensor, finest: bool) -> Tensor:
@@ -168,7 +170,7 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor, finest: bool) -> Tensor:
     paper, fine_paper = _paper(coarse), _paper(fine)
     need = (1 - wanted / paper).clamp(0, 1)
     strokes = _density(fine / fine_paper)
-    before = _enlarged(coarse, side)
+    before = _spread(coarse, side, "bicubic").clamp(0, 1)
     masses = _density(before / paper)
     lack = _ratio(need, torch.exp(-strokes))
     added = torch.maximum(SHARE * _rise(lack, 1, 2.5), SKIN[side // CROP] * (1 - _rise(need, 0.2, 0.5)))
@@ -219,12 +221,9 @@ def _divided(ink: Tensor, sharp: Tensor, coarse: Tensor, need: Tensor) -> Tensor
 
 
 def _toned(result: Tensor, wanted: Tensor, paper: Tensor, brightest: Tensor) -> Tensor:
-    """Return a drawing in the tone that is wanted: its ink multiplied, then, for what is missing, light added.
+    """Return a drawing (H, H) in the tone that is wanted: its ink multiplied, then, for what is missing, light added.
 
-    Args:
-        result: (H, H), the drawing.
-        wanted, brightest: (256, 256), the tone, and how bright a place may become.
-        paper: its brightness.
+    No place becomes brighter than ``brightest``, (256, 256) as the tone.
     """
     # Tones are so smooth that light is found on a drawing thinned to their samples.
     side, small, need = result.shape[0], _thinned(result, CROP), 1 - wanted / paper
@@ -274,14 +273,13 @@ def _along(field: Tensor, coarse: Tensor) -> Tensor:
     here = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)[None]
     field = field[None, None]
     for length in ALONG:
-        ahead, behind = (
-            nn.grid_sample(field, torch.add(here, way, alpha=step), padding_mode="border", align_corners=False)
-            for step in (length, -length)
-        )
-        field = (field + ahead + behind) / 3
+        there = (torch.add(here, way, alpha=step) for step in (length, -length))
+        beside = [nn.grid_sample(field, at, padding_mode="border", align_corners=False) for at in there]
+        field = (field + beside[0] + beside[1]) / 3
     return field[0, 0]
 
 
+@functools.cache
 def _face() -> Tensor:
     """Return (256, 256) weights: 1 from the eyebrows to the chin, 0 where hair is."""
     y, x = torch.meshgrid(torch.arange(CROP), torch.arange(CROP), indexing="ij")
@@ -310,19 +308,14 @@ def _ratio(need: Tensor, light: Tensor) -> Tensor:
     return (need + 0.004) / (1 - tone(light) + 0.004)
 
 
-def _spread(field: Tensor, side: int) -> Tensor:
+def _spread(field: Tensor, side: int, mode: str = "bilinear") -> Tensor:
     """Return a smooth field on a coarser side at a finer one."""
-    return nn.interpolate(field[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
+    return nn.interpolate(field[None, None], (side, side), mode=mode, align_corners=False)[0, 0]
 
 
 def _thinned(field: Tensor, side: int) -> Tensor:
     """Return the means of a field (H, H), H a multiple of ``side``, over squares: (side, side)."""
     return field if field.shape[0] == side else nn.avg_pool2d(field[None, None], field.shape[0] // side)[0, 0]
-
-
-def _enlarged(sketch: Tensor, side: int) -> Tensor:
-    larger = nn.interpolate(sketch[None, None], (side, side), mode="bicubic", align_corners=False)[0, 0]
-    return larger.clamp(0, 1)
 
 
 def _blurred(field: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def test_the_tone_is_that_of_the_coarse_drawing(scale):
     fine = draw_finely(draw, VIEW, [coarse], scale)[0]
     assert fine.shape == (256 * scale,) * 2
     assert np.abs(low_pass(fine, 4) - low_pass(coarse, 4)).max() <= 2
-    assert np.abs(low_pass(fine, TONE) - low_pass(coarse, TONE)).max() <= 5
+    # Beside the middle of the face, where the coarse drawing has no teeth, it holds more closely.
+    assert np.abs(low_pass(fine, TONE) - low_pass(coarse, TONE))[:, :60].max() <= 4
 
 
 def test_what_only_the_fine_drawing_has_is_left_out_and_its_lines_are_as_thin():

@@ -192,7 +192,7 @@ def join(coarse: Tensor, fine: Tensor, wanted: Tensor, finest: bool) -> Tensor:
     result = before + (paper * (1 - ink) - before) * _spread(_head(), side)
     # Nothing is brighter than the coarse drawing nearby, or the paper beside hair would glow.
     brightest = nn.max_pool2d(_thinned(coarse, CROP)[None, None], 3, 1, 1)[0, 0]
-    return _toned(result, wanted, paper, torch.maximum(brightest, paper))
+    return _toned(result, wanted, paper, torch.maximum(brightest, paper), ROUNDS if finest else 2)
 
 
 def _divided(ink: Tensor, sharp: Tensor, coarse: Tensor, need: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def _divided(ink: Tensor, sharp: Tensor, coarse: Tensor, need: Tensor) -> Tensor
     return ink + (divided - ink) * _spread(weight, side)
 
 
-def _toned(result: Tensor, wanted: Tensor, paper: Tensor, brightest: Tensor) -> Tensor:
+def _toned(result: Tensor, wanted: Tensor, paper: Tensor, brightest: Tensor, rounds: int) -> Tensor:
     """Return a drawing (H, H) in the tone that is wanted: its ink multiplied, then, for what is missing, light added.
 
     No place becomes brighter than ``brightest``, (256, 256) as the tone.
@@ -232,7 +232,7 @@ def _toned(result: Tensor, wanted: Tensor, paper: Tensor, brightest: Tensor) -> 
         gain *= _ratio(need, 1 - (1 - small / paper) * gain).clamp(0.5, 2)
     result = paper - (paper - result) * _spread(gain, side)
     spared, limit = SPARED * _rise(need, 0.5, 0.7), _spread(brightest, side)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         result = torch.minimum(result.clamp(min=0), limit)
         missing = wanted - tone(result)
         if (missing.abs() <= TOLERANCE + spared).all():

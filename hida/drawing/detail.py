@@ -42,7 +42,7 @@ It is 0.17 to 0.7 in real photos, below 0.1 in enlarged or blurred ones."""
 TONE, FACE_TONE = 1.8, 4.0
 """Standard deviation, in pixels of the coarse view, of the low-pass that is the tone, and of that in the middle of a
 face, where the coarse drawing has no teeth. With 4 everywhere the drawing, reduced to 250 pixels, is .018 of LPIPS
-farther from artists' drawings than the coarse one; so it is .007, with 1.8 everywhere .005."""
+farther from artists' drawings than the coarse one; so it is .008, with 1.8 everywhere .005."""
 TOLERANCE, SPARED = 1 / 255, 1 / 255
 """How exactly a joined drawing has the coarse one's tone, and what is left in the darkest places, where setting
 it right would close the gaps between strands."""

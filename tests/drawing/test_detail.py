@@ -8,6 +8,7 @@ from hida.drawing.detail import TONE, choose_scale, draw_finely
 from hida.errors import HidaError
 
 VIEW = np.array([[1.0, 0, 0], [0, 1, 0]])
+HAIR_AND_EYE = (28, 52, 90, 170), (106, 112, 94, 108)
 
 
 def scaled(times):
@@ -15,12 +16,12 @@ def scaled(times):
     return np.array([[1 / times, 0, 0.5 / times - 0.5], [0, 1 / times, 0.5 / times - 0.5]])
 
 
-def low_pass(sketch):
+def low_pass(sketch, sigma):
     """Means over squares of the coarse view's pixels, then a Gaussian, in float64."""
     k = sketch.shape[0] // 256
     small = sketch.astype(float).reshape(256, k, 256, k).mean((1, 3))
-    reach = round(4 * TONE)
-    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * TONE**2))
+    reach = round(4 * sigma)
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
     for _ in range(2):
         padded = np.pad(small, ((reach, reach), (0, 0)), mode="reflect")
@@ -51,7 +52,9 @@ def test_the_tone_is_that_of_the_coarse_drawing(scale):
 
     fine = draw_finely(draw, VIEW, [coarse], scale)[0]
     assert fine.shape == (256 * scale,) * 2
-    assert np.abs(low_pass(fine) - low_pass(coarse)).max() <= 2
+    assert np.abs(low_pass(fine, 4) - low_pass(coarse, 4)).max() <= 2
+    # Beside the middle of the face, where the coarse drawing has no teeth, it holds more closely.
+    assert np.abs(low_pass(fine, TONE) - low_pass(coarse, TONE))[:, :60].max() <= 4
 
 
 def test_what_only_the_fine_drawing_has_is_left_out_and_its_lines_are_as_thin():
@@ -60,12 +63,34 @@ def test_what_only_the_fine_drawing_has_is_left_out_and_its_lines_are_as_thin():
         sketch[side * 45 // 100 : side // 2, side * 42 // 100 : side // 2] = 120  # a blotch
         return [sketch]
 
-    fine = draw_finely(draw, VIEW, [drawing(256, 3)], 2)[0]
+    fine = draw_finely(draw, VIEW, [drawing(256, 2)], 2)[0]
     assert fine[235:250, 222:250].min() > 240
     row = fine[256, :180]
     dark = row < 128
     assert dark.any()
-    assert dark.sum() <= 3 * 4  # of the 3 × 6 pixels of the coarse lines
+    assert dark.sum() <= 3 * 3  # of the 3 × 4 pixels of the coarse lines
+
+
+def runs(dark):
+    """Lengths of the runs of True in a row."""
+    ends = np.flatnonzero(np.diff(np.concatenate(([0], dark.astype(int), [0]))))
+    return ends[1::2] - ends[::2]
+
+
+def test_dark_hair_is_strands_and_dark_eyes_are_not():
+    """Hair above the forehead, combed downwards, and an eye, of which the fine drawing has nothing."""
+    coarse = np.full((256, 256), 250, np.uint8)
+    coarse[20:60, 80:180] = np.where(np.arange(100) % 6 < 4, 30, 70)
+    coarse[104:114, 90:112] = 30
+
+    def draw(matrix, side):
+        return [np.full((side, side), 250, np.uint8)]
+
+    fine = draw_finely(draw, VIEW, [coarse], 4)[0]
+    hair, eye = (fine[4 * top : 4 * bottom, 4 * left : 4 * right] for top, bottom, left, right in HAIR_AND_EYE)
+    assert np.percentile(np.concatenate([runs(row < 128) for row in hair[::8]]), 90) <= 20  # of 400
+    assert np.abs(hair.mean() - coarse[28:52, 90:170].mean()) <= 3
+    assert (eye < 128).all()
 
 
 def test_views_are_drawn_at_their_scale():

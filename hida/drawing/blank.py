@@ -14,14 +14,16 @@ REDUCED, WINDOW = 4, 9
 """The window's side is so many times so many drawn pixels: a line is drawn by what is nearer to it."""
 
 
-def leave_blank(sketch: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """Return the sketch of a view with the paper blank where the photo shows one colour and nothing else.
+def blankness(photo: np.ndarray) -> np.ndarray | None:
+    """Return how blank the paper is left in a view, because the photo shows one colour there and nothing else.
 
     The generator has never seen such a place without a face, and hatches it, most of all towards the view's edges.
 
     Args:
-        sketch: uint8 (H, W), H and W multiples of 4.
-        photo: uint8 (H, W, 3), the view.
+        photo: uint8 (H, W, 3), H and W multiples of 4.
+
+    Returns:
+        (H, W) in [0, 1], 1 for blank; None if nothing is.
     """
     small = Image.fromarray(photo).convert("L").reduce(REDUCED)
     low, high = (np.asarray(small.filter(kind(WINDOW))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
@@ -30,8 +32,14 @@ def leave_blank(sketch: np.ndarray, photo: np.ndarray) -> np.ndarray:
     bars = flat.all(1, keepdims=True) | flat.all(0, keepdims=True)
     flat &= bars | (low >= DARKEST)
     if not flat.any():
-        return sketch
+        return None
     soft = Image.fromarray((flat * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(2))
-    weight = np.asarray(soft.resize(sketch.shape[::-1], Image.Resampling.BILINEAR), np.float32) / 255
+    return np.asarray(soft.resize(photo.shape[1::-1], Image.Resampling.BILINEAR), np.float32) / 255
+
+
+def leave_blank(sketch: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    """Return a sketch, uint8 (H, W), with its own paper where it is left blank; ``share`` is its :func:`blankness`."""
+    if share is None:
+        return sketch
     paper = np.float32(np.quantile(sketch, 0.8))
-    return np.rint(sketch + (paper - sketch) * weight).astype(np.uint8)
+    return np.rint(sketch + (paper - sketch) * share).astype(np.uint8)

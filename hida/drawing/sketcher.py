@@ -18,7 +18,7 @@ from hida.config import Config
 from hida.data.dataset import PairTensors
 from hida.data.framing import CROP, centred_batch
 from hida.device import choose_device
-from hida.drawing.blank import leave_blank
+from hida.drawing.blank import blankness, leave_blank
 from hida.drawing.detail import FEWEST, Detail, choose_scale, draw_finely
 from hida.drawing.faces import Faces
 from hida.drawing.finish import Background, Finish, before_wall, finish
@@ -221,8 +221,8 @@ class Sketcher:
         if views.around is not None:
             matrix, frame_size = views.around.matrix, views.around.frame
             pieces = self._draw_views(pixels, [None], [matrix], frame_size, depth_of, styles)
-            shown_photo = view_photo(pixels, matrix, frame_size)
-            around = [leave_blank(drawn[0], shown_photo) for drawn in pieces]
+            blank = blankness(view_photo(pixels, matrix, frame_size))
+            around = [leave_blank(drawn[0], blank) for drawn in pieces]
         square = (CROP, CROP)
         heads = self._draw_views(pixels, range(len(views.faces)), views.faces, square, depth_of, styles)
         for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True)):

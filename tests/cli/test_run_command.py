@@ -48,7 +48,7 @@ def test_every_end_has_its_status_and_one_line_at_most(error, status, said, caps
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
         ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
         ({"KMP_BLOCKTIME": "0"}, {"KMP_BLOCKTIME": "0"}),

@@ -217,21 +217,21 @@ class Sketcher:
         fitting = (choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces)
         scales = list(accumulate(fitting, min))  # no face finer than a larger one
         pixels = before_wall(pixels, matte)
-        around: list[np.ndarray] | list[None] = [None] * len(styles)
-        if views.around is not None:
-            matrix, frame_size = views.around.matrix, views.around.frame
-            pieces = self._draw_views(pixels, [None], [matrix], frame_size, depth_of, styles)
-            blank = blankness(view_photo(pixels, matrix, frame_size))
-            around = [leave_blank(drawn[0], blank) for drawn in pieces]
+        around: list[list[np.ndarray]] = [[] for _ in styles]
+        for view in views.around:
+            pieces = self._draw_views(pixels, [None], [view.matrix], view.frame, depth_of, styles)
+            blank = blankness(view_photo(pixels, view.matrix, view.frame))
+            for sketches_around, (sketch,) in zip(around, pieces, strict=True):
+                sketches_around.append(leave_blank(sketch, blank))
         square = (CROP, CROP)
         heads = self._draw_views(pixels, range(len(views.faces)), views.faces, square, depth_of, styles)
-        for index, (view, scale) in enumerate(zip(views.faces, scales, strict=True)):
+        for index, (face, scale) in enumerate(zip(views.faces, scales, strict=True)):
 
             def draw_view(matrix: np.ndarray, side: int, index: int = index) -> list[np.ndarray]:
                 finely = self._draw_views(pixels, [index], [matrix], (side, side), depth_of, styles)
                 return [drawn[0] for drawn in finely]
 
-            fine = draw_finely(draw_view, view, [drawn[index] for drawn in heads], scale)
+            fine = draw_finely(draw_view, face, [drawn[index] for drawn in heads], scale)
             for drawn, sketch in zip(heads, fine, strict=True):
                 drawn[index] = sketch
         if detail == "fine" and max(scales, default=1) == 1:
@@ -291,10 +291,10 @@ class Sketcher:
         check_options(frame, "all", None)
         pixels = np.asarray(read_image(photo))
         views, depth_of, _ = prepare(pixels, depth, frame, "largest")
-        if views.faces or views.around is None:
+        if views.faces:
             index, matrix, size = 0, views.faces[0], (CROP, CROP)
         else:
-            index, matrix, size = None, views.around.matrix, views.around.frame
+            index, matrix, size = None, views.around[0].matrix, views.around[0].frame
         view = _from_bytes(view_photo(pixels, matrix, size)[None], self.device)
         map_ = torch.from_numpy(depth_of(index, matrix, size)).to(self.device)[None, None]
         return view, map_

@@ -20,6 +20,7 @@ from PIL import Image
 
 from hida.data.framing import CROP
 from hida.drawing.joining import FaceDrawing, blend_faces, covers
+from hida.drawing.surroundings import SHRINK_WHOLE, Surroundings, laid, part_of, people, surroundings
 from hida.drawing.vignette import photo_share, run_out
 from hida.images.alignment import (
     FRAME,
@@ -36,17 +37,6 @@ from hida.images.alignment import (
 
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
-RIM = 32
-"""Drawn pixels of a larger view's own rim that are not used: sketches end there in the training data, some in white
-paper. The view reaches beyond the photo by as much."""
-LENGTHS = {CROP: CROP, 448: 512, 704: 768, 960: 1024}
-"""Up to how many drawn pixels a view of which length shows: all of its own at the generator's own size, all
-but its rims beyond. The last is the largest: what surrounds small faces has fewer pixels than they deserve."""
-MARGIN_AROUND = 64
-"""Drawn pixels around what is wanted that are drawn, too: outlines need their other side."""
-SHRINK, SHRINK_WHOLE = 0.9, 0.8
-"""Down to how much smaller what surrounds faces, and a photo without one, is drawn where that saves 256 rows or columns
-of pixels."""
 PORTRAIT = (6.0, 7.5)
 """Width and height of a portrait in distances of the eyes: a head is about 2.6 wide and 4 high, shoulders are about 6
 wide."""
@@ -62,28 +52,6 @@ ASIDE = np.array([[-0.1, -0.06], [0.1, 0.1]])
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """The view of what surrounds the faces, and where it is in the picture.
-
-    Args:
-        matrix: from the photo to the view.
-        frame: (width, height) of the view, multiples of 256.
-        inner: (left, top, right, bottom), the pixels of it that are used.
-        part: (left, top, right, bottom), those of the picture that they become.
-    """
-
-    matrix: np.ndarray
-    frame: tuple[int, int]
-    inner: tuple[int, int, int, int]
-    part: tuple[int, int, int, int]
-
-    @property
-    def scale(self) -> float:
-        """Drawn pixels to a pixel of the picture."""
-        return (self.inner[2] - self.inner[0]) / (self.part[2] - self.part[0])
-
-
-@dataclass(frozen=True)
 class Plan:
     """The views of one photo.
 
@@ -91,7 +59,8 @@ class Plan:
         size: (width, height) of the picture.
         faces: matrices of the faces' views, the largest face first; every view is 256×256.
         chosen: which of the faces that were given these are: a portrait does not show all.
-        around: what surrounds them; None where the first face's view shows the whole photo.
+        around: what surrounds them, and over it the part with people if that deserves more pixels; nothing where the
+            first face's view shows the whole photo.
         photo: (width, height) of the photo.
         place: matrix from the photo to the picture.
     """
@@ -99,15 +68,15 @@ class Plan:
     size: tuple[int, int]
     faces: tuple[np.ndarray, ...]
     chosen: tuple[int, ...]
-    around: Surroundings | None
+    around: tuple[Surroundings, ...]
     photo: tuple[int, int]
     place: np.ndarray
 
     @property
     def grain(self) -> float:
         """Pixels of the picture for each pixel that is drawn: of the largest face, or of a photo without one."""
-        if self.around is not None and not self.faces:
-            return 1 / self.around.scale
+        if self.around and not self.faces:
+            return 1 / self.around[0].scale
         return scale_of(self.place) / scale_of(self.faces[0])
 
 
@@ -126,9 +95,12 @@ def plan(size: tuple[int, int], faces: Sequence[np.ndarray]) -> Plan:
     if not faces:
         # A photo little larger than a small view is not worth a large one.
         scale = CROP / max(size) if max(size) <= 1.5 * CROP else 1.0
-        return Plan(size, (), (), _surroundings(size, scale, IDENTITY, shrink=SHRINK_WHOLE), size, IDENTITY)
+        return Plan(size, (), (), (surroundings(size, scale, IDENTITY, shrink=SHRINK_WHOLE),), size, IDENTITY)
     views = [view_of_face(points, size) for points in faces]
-    around = None if covers(views[0], size) else _surroundings(size, _common_scale(views), IDENTITY)
+    around: tuple[Surroundings, ...] = ()
+    if not covers(views[0], size):
+        wide = surroundings(size, _common_scale(views), IDENTITY)
+        around = (wide, *people(size, views, wide))
     return Plan(size, tuple(views), tuple(range(len(views))), around, size, IDENTITY)
 
 
@@ -168,8 +140,8 @@ def portrait(size: tuple[int, int], faces: Sequence[np.ndarray], longest: int) -
     views = [view_of_face(points, size) for points in faces]
     from_picture = invert(place)
     seen = [k for k, other in enumerate(views) if _meets(compose(from_picture, other), (width, height))]
-    around = _surroundings((width, height), scale_of(view) / scale_of(place), place)
-    return Plan((width, height), tuple(views[k] for k in seen), tuple(seen), around, size, place)
+    around = surroundings((width, height), scale_of(view) / scale_of(place), place)
+    return Plan((width, height), tuple(views[k] for k in seen), tuple(seen), (around,), size, place)
 
 
 def _kept_tilt(angle: float) -> float:
@@ -206,58 +178,9 @@ def only(views: Plan, wanted: np.ndarray) -> Plan:
     Args:
         wanted: (H, W) of the picture; where it is 0 the picture stays white.
     """
-    if views.around is None or not wanted.any():
+    if not views.around or not wanted.any():
         return views
-    margin = math.ceil(MARGIN_AROUND / views.around.scale)
-    columns, rows = (np.flatnonzero(wanted.max(axis)) for axis in (0, 1))
-    left, top = (max(0, int(along[0]) - margin) for along in (columns, rows))
-    right, bottom = (
-        min(int(along[-1]) + 1 + margin, length) for along, length in zip((columns, rows), views.size, strict=True)
-    )
-    around = _surroundings(views.size, views.around.scale, views.place, (left, top, right, bottom))
-    return replace(views, around=around)
-
-
-def _surroundings(
-    size: tuple[int, int],
-    scale: float,
-    place: np.ndarray,
-    part: tuple[int, int, int, int] | None = None,
-    shrink: float = SHRINK,
-) -> Surroundings:
-    """Choose the view of what surrounds the faces.
-
-    Args:
-        size: (width, height) of the picture.
-        scale: drawn pixels to a pixel of the picture, as they suit the faces.
-        place: from the photo to the picture.
-        part: the pixels of the picture that are drawn; all if left out.
-        shrink: the least share of ``scale``.
-    """
-    part = (0, 0, *size) if part is None else part
-    lengths = part[2] - part[0], part[3] - part[1]
-    # A picture smaller than a view is drawn larger, or it would be mostly border.
-    least, most = (limit / max(lengths) for limit in (min(LENGTHS), max(LENGTHS)))
-    scale = min(max(scale, least), most)
-    others = (full / length for length in lengths for full in LENGTHS)
-    scales = [scale, *(other for other in others if max(shrink * scale, least) <= other < scale)]
-    # The fewest pixels, and of those scales the largest.
-    scale = min(scales, key=lambda each: (math.prod(_frame(lengths, each)), -each))
-    width, height = (max(1, round(length * scale)) for length in lengths)
-    frame = _frame(lengths, scale)
-    left, top = (frame[0] - width) // 2, (frame[1] - height) // 2
-    # Pixel centres: x' = (x + 0.5)·k − 0.5, with k such that the part's edges meet the inner pixels' edges.
-    kx, ky = width / lengths[0], height / lengths[1]
-    to_view = np.array([[kx, 0, (0.5 - part[0]) * kx - 0.5 + left], [0, ky, (0.5 - part[1]) * ky - 0.5 + top]])
-    return Surroundings(compose(place, to_view), frame, (left, top, left + width, top + height), part)
-
-
-def _frame(lengths: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Return (width, height) of the view that shows so many pixels of a picture at a scale."""
-    width, height = (
-        next(length for full, length in LENGTHS.items() if round(pixels * scale) <= full) for pixels in lengths
-    )
-    return width, height
+    return replace(views, around=(part_of(views.around[0], views.size, views.place, wanted),))
 
 
 def shift(x: float, y: float) -> np.ndarray:
@@ -273,15 +196,15 @@ def _meets(matrix: np.ndarray, size: tuple[int, int]) -> bool:
     return bool((corners.max(0) > -0.5).all() and (corners.min(0) < np.array(size) - 0.5).all())
 
 
-def compose_picture(plan: Plan, around: np.ndarray | None, faces: Sequence[FaceDrawing]) -> Image.Image:
+def compose_picture(plan: Plan, around: Sequence[np.ndarray], faces: Sequence[FaceDrawing]) -> Image.Image:
     """Join what was drawn into a grey picture of ``plan.size``.
 
     Args:
-        around: uint8, the sketch of ``plan.around``.
+        around: uint8, the sketches of ``plan.around``, in their order.
         faces: the drawings of ``plan.faces``, in their order.
     """
-    if plan.around is not None and around is not None:
-        picture = blend_faces(_laid(around, plan.around, plan.size), faces, plan.place)
+    if plan.around:
+        picture = blend_faces(laid(around, plan.around, plan.size), faces, plan.place)
     else:
         # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
         picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")
@@ -300,20 +223,6 @@ def picture_matte(matte: np.ndarray, plan: Plan) -> np.ndarray:
 def _share(plan: Plan) -> np.ndarray | None:
     """Return how much of a portrait is drawn in each of its pixels; None if all of it, as it is of whole photos."""
     return None if is_identity(plan.place) else photo_share(plan.size, plan.place, plan.photo, plan.grain)
-
-
-def _laid(drawn: np.ndarray, around: Surroundings, size: tuple[int, int]) -> np.ndarray:
-    """Return a picture of ``size`` with what surrounds the faces in its place, white elsewhere."""
-    left, top, right, bottom = around.inner
-    x0, y0, x1, y1 = around.part
-    inner = Image.fromarray(drawn[top:bottom, left:right])
-    if inner.size != (x1 - x0, y1 - y0):
-        inner = inner.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
-    if inner.size == size:
-        return np.asarray(inner)
-    picture = np.full(size[::-1], 255, np.uint8)
-    picture[y0:y1, x0:x1] = np.asarray(inner)
-    return picture
 
 
 def view_photo(photo: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:

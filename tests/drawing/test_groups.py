@@ -132,7 +132,7 @@ def joined_from(made):
     """What is joined (the surroundings, each face), how much of each is seen in each pixel, and of its strokes."""
     views, around, faces = made
     pictures = [warp(face.sketch, invert(face.matrix), views.size, fill="replicate") for face in faces]
-    below = np.asarray(drawing.compose_picture(views, around, [])) if around is not None else pictures[0]
+    below = np.asarray(drawing.compose_picture(views, around, [])) if around else pictures[0]
     seen, strokes = np.zeros((2, 1 + len(faces), *below.shape))
     for k, (window, weight, kept) in enumerate(face_shares(below, faces, views.place), 1):
         left, top, right, bottom = window

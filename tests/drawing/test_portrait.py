@@ -26,7 +26,7 @@ def test_a_portrait_runs_out_into_paper_where_the_photo_ends_and_has_no_face_tha
     drawn = portrait((180, 180), [*faces, face_points(0.3, 0, 3000, 100)], 900)
     assert drawn.chosen == (0, 1)
     faces = [FaceDrawing.of(hatched(CROP, CROP), view) for view in drawn.faces]
-    picture = np.asarray(compose_picture(drawn, hatched(*drawn.around.frame), faces))
+    picture = np.asarray(compose_picture(drawn, [hatched(*drawn.around[0].frame)], faces))
     top, bottom = apply(drawn.place, [[90, -21], [90, 200]]).round().astype(int)[:, 1]
     assert 0 < top < bottom < 900
     assert (picture[:top] == 240).all()

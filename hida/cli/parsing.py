@@ -21,7 +21,6 @@ import tyro
 from hida.errors import HidaError
 
 _WIDE = "10000"  # columns, so that nothing is wrapped
-_COUNT = r"\2 values, separated by spaces, must follow, not \1"
 _EDGE = 2  # columns of a box's left edge and of the space beside it
 
 

@@ -17,8 +17,8 @@ RIM = 32
 """Drawn pixels of a larger view's own rim that are not used: sketches end there in the training data, some in white
 paper. The view reaches beyond the photo by as much."""
 LENGTHS = {CROP: CROP, 448: 512, 704: 768, 960: 1024}
-"""Up to how many drawn pixels a view of which length shows: all of its own at the generator's own size, all
-but its rims beyond. The last is the largest: what surrounds small faces has fewer pixels than they deserve."""
+"""Up to how many drawn pixels a view of which length shows: all of its own at the generator's own size, all but its
+rims beyond. The last is the largest: what surrounds small faces has fewer pixels than they deserve."""
 MARGIN_AROUND = 64
 """Drawn pixels around what is wanted that are drawn, too: outlines need their other side."""
 CLOSER = 1.3

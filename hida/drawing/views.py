@@ -239,5 +239,5 @@ def view_depth(depth: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (C
 
 def view_weights(weights: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:
     """Return the view of H×W×S style weights; beyond their edge the edge continues."""
-    planes = [np.ascontiguousarray(plane, np.float32) for plane in weights.transpose(2, 0, 1)]
-    return np.stack([warp(plane, matrix, size, fill="replicate", resample="bilinear") for plane in planes], 2)
+    styles = [np.ascontiguousarray(style, np.float32) for style in weights.transpose(2, 0, 1)]
+    return np.stack([warp(style, matrix, size, fill="replicate", resample="bilinear") for style in styles], 2)

@@ -12,25 +12,28 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from hida.data.framing import CROP
 
-NEAREST, FARTHEST = 7, 44
+NEAREST, FARTHEST = 2, 44
 """How far from the edge of a 256×256 view the line may run, in its pixels; heads begin at 23 from its upper edge."""
 LIKED = 16
 """How far it runs if nothing speaks for another distance."""
 WIDTH = 12
-"""Pixels over which one drawing gives way to the other."""
-DIRECTIONS = 384
+"""Pixels over which one drawing gives way to the other; fewer where the edge is nearer than half of that."""
+DIRECTIONS = 512
 """From the middle of the view; the line is about 750 pixels long."""
 STEP = 3
 """Pixels by which its distance from the edge may change from one direction to the next."""
-PLAIN, AWAY, INTRUDING = 0.5, 0.02, 255.0
+SMOOTHED = 2
+"""Over how many directions to each side it is smoothed: one of steps of whole pixels would look cut with scissors."""
+STEEP, AWAY, INTRUDING = 12.0, 0.2, 255.0
 """Costs of a pixel of the line: of a level of gradient, of a pixel off the distance that is liked, and of being in the
-head. A level of difference costs 1."""
-LOST, PAPER = 0.04, 20
+head. A level of difference costs 1. The gradient counts most: a border is seen less in blank paper than in hair, even
+if both drawings agree about the hair."""
+LOST, PAPER = 0.3, 20
 """Cost of each level of ink that a pixel of the face has beyond the line and its surroundings have not, above so many
 levels: of hair that the line would cut off."""
 MIDDLE, RADII = (126.5, 118.0), (72.0, 95.0)
 """The head in a 256×256 view: an ellipse from the hair to the chin."""
-AROUND = 1.08
+AROUND = 1.05
 """The line runs no nearer to the head than so many times its radii."""
 
 
@@ -44,26 +47,45 @@ def border(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     Returns:
         float32 (256, 256): 1 inside, 0 at the edge, and a smooth fall around the chosen line.
     """
-    steep = np.maximum(_steepness(over), _steepness(under))
-    seen = _blurred(np.abs(over - under) + PLAIN * steep)
     across, down = ((np.arange(CROP) - at) / radius for at, radius in zip(MIDDLE, RADII, strict=True))
-    cost = np.nan_to_num(seen) + INTRUDING * (np.hypot(across, down[:, None]) < AROUND)
+    cost = np.nan_to_num(_blurred(np.abs(over - under)) + np.maximum(seen(over), seen(under)))
+    cost += INTRUDING * (np.hypot(across, down[:, None]) < AROUND)
     distances = np.arange(NEAREST, FARTHEST + 1)
-    angles = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     # Around a square: the points of one distance from its edge.
-    reach = 1 / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
     middle = (CROP - 1) / 2
-    radius = (middle - distances) * reach[:, None]
-    x, y = (np.rint(middle + radius * part(angles)[:, None]).astype(int) for part in (np.cos, np.sin))
-    lost = np.nan_to_num(under - over - PAPER).clip(0)[y, x].cumsum(1)
-    path = NEAREST + cheapest_loop(cost[y, x] + AWAY * np.abs(distances - LIKED) + LOST * lost)
-    # A line of steps of whole pixels would look cut with scissors.
-    path = np.convolve(np.pad(path, 2, mode="wrap"), np.full(5, 1 / 5), "valid")
+    rays = directions((middle, middle), middle - distances, square=True)
+    lost = np.nan_to_num(under - over - PAPER).clip(0)[rays].cumsum(1)
+    path = cheapest_loop(cost[rays] + AWAY * np.abs(distances - LIKED) + LOST * lost)
     y, x = np.mgrid[:CROP, :CROP].astype(np.float32) - np.float32(middle)
-    turn = np.arctan2(y, x) / (2 * np.pi) % 1 * DIRECTIONS
-    chosen = np.interp(turn, np.arange(DIRECTIONS + 1), np.append(path, path[0]))
+    chosen = turns(smoothed(distances[path], SMOOTHED), x, y)
     inside = middle - np.maximum(np.abs(x), np.abs(y))
-    return smooth((inside - chosen) / WIDTH + 0.5).astype(np.float32)
+    return smooth((inside - chosen) / np.minimum(WIDTH, 2 * chosen) + 0.5)
+
+
+def directions(middle: tuple[float, float], radii: np.ndarray, square: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of the pixels at ``radii`` from a ``middle`` (x, y): (DIRECTIONS, len(radii)) each.
+
+    Args:
+        square: a radius is the half side of a square, not of a circle.
+    """
+    angles = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    parts = np.stack([np.sin(angles), np.cos(angles)])
+    if square:
+        parts /= np.abs(parts).max(0)
+    y, x = (np.rint(at + np.outer(part, radii)).astype(int) for at, part in zip(middle[::-1], parts, strict=True))
+    return y.clip(0, CROP - 1), x.clip(0, CROP - 1)
+
+
+def turns(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return for points around a middle the values, of which there is one for each direction, in theirs: float32."""
+    turn = np.arctan2(y, x) / (2 * np.pi) % 1 * DIRECTIONS
+    return np.interp(turn, np.arange(DIRECTIONS + 1), np.append(values, values[0])).astype(np.float32)
+
+
+def smoothed(loop: np.ndarray, reach: int) -> np.ndarray:
+    """Return means of a loop's values over so many to each side."""
+    count = 2 * reach + 1
+    return np.convolve(np.pad(loop, reach, mode="wrap"), np.full(count, 1 / count), "valid")
 
 
 def cheapest_loop(cost: np.ndarray) -> np.ndarray:
@@ -98,8 +120,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _steepness(picture: np.ndarray) -> np.ndarray:
-    return np.hypot(*np.gradient(picture))
+def seen(drawing: np.ndarray) -> np.ndarray:
+    """Return what a line through each pixel of a (256, 256) drawing costs because of what is drawn there."""
+    return STEEP * _blurred(np.hypot(*np.gradient(drawing)))
 
 
 def _blurred(values: np.ndarray) -> np.ndarray:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from hida.data.framing import CROP
-from hida.drawing.borders import MIDDLE, RADII, border, smooth
+from hida.drawing.borders import border, smooth
+from hida.drawing.heads import Meeting, Window
 from hida.images.alignment import apply, compose, invert, scale_of, warp
 
-Window = tuple[int, int, int, int]
-_BETWEEN = 0.2
+_BETWEEN = 0.08
 """Over how much of a head's radius one face gives way to another: narrow, or lines of both would show side by side."""
 _KEPT = 0.3
 """How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""
-_LARGER, _LOWER = 0.1, 0.15
-"""What is larger and what is lower is mostly in front, such as a child on a lap: a face twice as large counts as 2 to
-the first times further inside its head, and the lower of two touching heads by the second."""
 
 
 @dataclass(frozen=True)
@@ -99,28 +97,48 @@ def face_shares(
     size = picture.shape[1], picture.shape[0]
     views = [compose(invert(place), drawing.view) for drawing in drawings]
     windows = [_window(view, size) for view in views]
-    reaches = [_reach(*pair, picture) for pair in zip(drawings, views, strict=True)]
-    largest = min((scale_of(view) for view in views), default=1.0)
+    overs = [_reduced(drawing) for drawing in drawings]
+    reaches = [_reach(*pair, picture) for pair in zip(overs, views, strict=True)]
+    meetings = {}
+    for pair in combinations(range(len(views)), 2):
+        if _meet(*(windows[k] for k in pair)):
+            one, two = sorted(pair, key=lambda k: -scale_of(views[k]))
+            drawn = _drawn(*((views[k], overs[k], reaches[k]) for k in (one, two)))
+            meetings[one, two] = Meeting.of(views[one], views[two], drawn)
     for k, window in enumerate(windows):
         if window[0] >= window[2] or window[1] >= window[3]:
             yield None
             continue
         weight = strokes = _seen(reaches[k], views[k], window)
-        others = [j for j, other in enumerate(windows) if j != k and _meet(other, window)]
-        if others:
-            own = _distance(views[k], window, largest)
-        for j in others:
-            reach, farther = _seen(reaches[j], views[j], window), own - _distance(views[j], window, largest)
-            farther += _LOWER * _higher(views[k], views[j])
+        near = [(sum(pair) - k, pair, meeting) for pair, meeting in meetings.items() if k in pair]
+        for j, pair, meeting in near:
+            reach = _seen(reaches[j], views[j], window)
+            farther = meeting.farther(window) * (1 if k == pair[0] else -1)
             weight = weight * (1 - reach * smooth(farther / _BETWEEN + 0.5))
             strokes = strokes * (1 - reach * smooth((farther - _KEPT) / _BETWEEN))
-        yield window, weight, strokes if others else None
+        yield window, weight, strokes if near else None
 
 
-def _reach(drawing: FaceDrawing, view: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """Return how much of a face's drawing counts in each pixel of its view, were it alone: (256, 256)."""
+def _drawn(*faces: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return what is seen in the first of two faces' view, where both may be; NaN elsewhere.
+
+    Args:
+        faces: of each, the matrix from the picture to its view, its drawing and how much of it counts, (256, 256).
+    """
+    (one, over, reach), (two, other, other_reach) = faces
+    back, size = compose(invert(two), one), (CROP, CROP)
+    both = np.minimum(reach, warp(other_reach, back, size, fill="black", resample="bilinear"))
+    return np.where(both > 0, np.minimum(over, warp(other, back, size)), np.nan)
+
+
+def _reduced(drawing: FaceDrawing) -> np.ndarray:
+    """Return a face's drawing at 256×256, float32."""
     side = drawing.sketch.shape[0] // CROP
-    over = drawing.sketch.reshape(CROP, side, CROP, side).astype(np.float32).mean((1, 3))
+    return drawing.sketch.reshape(CROP, side, CROP, side).astype(np.float32).mean((1, 3))
+
+
+def _reach(over: np.ndarray, view: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return how much of a face's drawing counts in each pixel of its view, were it alone: (256, 256)."""
     size = CROP, CROP
     under = warp(picture, view, size, fill="replicate").astype(np.float32)
     shown = warp(np.ones(picture.shape, np.float32), view, size, fill="black", resample="bilinear")
@@ -130,27 +148,6 @@ def _reach(drawing: FaceDrawing, view: np.ndarray, picture: np.ndarray) -> np.nd
 def _seen(values: np.ndarray, view: np.ndarray, window: Window) -> np.ndarray:
     """Return (256, 256) values of a view in a window of the picture: 0 beyond the view."""
     return warp(values, _moved(invert(view), window), _size(window), fill="black", resample="bilinear")
-
-
-def _distance(view: np.ndarray, window: Window, largest: float) -> np.ndarray:
-    """Return for a window of the picture the distance from a head's middle, about 1 at its outline.
-
-    ``largest`` is the scale of the largest face's view, the smallest of all scales.
-    """
-    left, top, right, bottom = window
-    x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
-    across, down = (
-        (row[0] * x + row[1] * y + row[2] - middle) / radius
-        for row, middle, radius in zip(view.astype(np.float32), MIDDLE, RADII, strict=True)
-    )
-    return np.hypot(across, down) * np.float32((scale_of(view) / largest) ** _LARGER)
-
-
-def _higher(one: np.ndarray, two: np.ndarray) -> float:
-    """Return by how much one head is higher than another, as they are upright: 1 if it touches it from above."""
-    apart = np.diff([apply(invert(view), MIDDLE) for view in (one, two)], axis=0)[0]
-    down = one[1, :2] / scale_of(one) + two[1, :2] / scale_of(two)
-    return float(apart @ down / max(np.linalg.norm(down), 1e-6) / (RADII[1] / scale_of(one) + RADII[1] / scale_of(two)))
 
 
 def _window(view: np.ndarray, size: tuple[int, int]) -> Window:

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -69,7 +69,7 @@ class Command:
     out: Annotated[str, tyro.conf.arg(metavar="PATH")] = "sketches"
     """folder to write to, which may be that of the photos; or, with a suffix, the file for a single drawing; - is
     standard output"""
-    format: Annotated[Format | None, unset("{png,jpeg,webp,svg}")] = None
+    format: Annotated[Literal[Format, "jpg"] | None, unset("{png,jpeg,webp,svg}")] = None
     """format of the drawings in a folder; png if left out (sheets and sweeps are never svg)"""
     skip_existing: bool = False
     """leave out photos whose files are all there; a gallery shows them from these"""
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     photos = list_photos(command.photos)
     if command.jobs < 1:
         raise HidaError(f"--jobs is {command.jobs}; give 1 or more.")
-    place = read_place(command.out, command.format)
+    place = read_place(command.out, "jpeg" if command.format == "jpg" else command.format)
     _require_sense(command, place, photos)
     from hida.device import choose_device
     from hida.weights import generator_path

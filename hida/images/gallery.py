@@ -14,7 +14,7 @@ from string import Template
 
 from PIL import Image, ImageOps
 
-from hida.errors import printed
+from hida.errors import counted, printed
 from hida.files import told_apart, write_bytes
 from hida.images.embedding import data_uri
 from hida.images.sheet import on_white
@@ -130,7 +130,7 @@ def page(photos: list[tuple[str, Pictures]], failures: list[tuple[str, str]]) ->
     script = folder.joinpath("gallery.js").read_text(encoding="utf-8")
     headings = list(dict.fromkeys(heading for _, pictures in photos for heading in pictures.sketches))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    count = f"{len(photos)} photo{'s' * (len(photos) != 1)}"
+    count = counted(len(photos), "photo")
     return Template(folder.joinpath("gallery.html").read_text(encoding="utf-8")).substitute(
         digest=digest,
         mark=MARK,

@@ -43,7 +43,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["sketch", "p", "--frame", "upside"], "--frame: 'upside' is none of auto, portrait, face, whole"),
         (["sketch", "p", "--sheet", "yes"], "the word 'yes' is one too many"),
         (["sketch", "p", "--steps", "caf\udce9"], "--steps: 'caf\\udce9' is no integer"),
-        (["sketch", "p", "--format", "gif"], "--format: 'gif' is none of jpeg, png, svg, webp"),
+        (["sketch", "p", "--format", "gif"], "--format: 'gif' is none of jpeg, jpg, png, svg, webp"),
         (["depth", "p", "--bits", "9"], "--bits: '9' is none of 8, 16"),
         (
             ["evaluate", "--target", "t", "--metrics", "fid", "kidd"],

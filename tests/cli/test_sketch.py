@@ -332,7 +332,12 @@ def test_one_drawing_goes_into_a_file_or_to_standard_output(folder, capsys, monk
     assert run("photos/a.png", "--style", 2, "--out", "new/me.png") == 0
     assert capsys.readouterr().out == "new/me.png\n"
     wanted = (folder / "new" / "me.png").read_bytes()
-    for kind, words in (("PNG", []), ("JPEG", ["--format", "jpeg"]), ("WEBP", ["--format", "webp"])):
+    for kind, words in (
+        ("PNG", []),
+        ("JPEG", ["--format", "jpeg"]),
+        ("JPEG", ["--format", "jpg"]),
+        ("WEBP", ["--format", "webp"]),
+    ):
         out = Piped()
         monkeypatch.setattr("sys.stdout", out)
         assert run("photos/a.png", "--style", 2, "--out", "-", *words) == 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hida.data.framing import CROP
-from hida.drawing.borders import MIDDLE, RADII, SMOOTHED, cheapest_loop, directions, seen, smoothed, turns
+from hida.drawing.borders import MIDDLE, PAPER, RADII, SMOOTHED, cheapest_loop, directions, seen, smoothed, turns
 from hida.images.alignment import IDENTITY, apply, compose, invert, scale_of
 
 Window = tuple[int, int, int, int]
@@ -21,8 +21,11 @@ _LARGER, _LOWER = 0.1, 0.15
 the first times further inside its head, and the lower of two touching heads by the second."""
 _SHIFTS = np.arange(-20, 21) * 0.02
 """By how much of a head's radius the line may be away from where both faces are equally near."""
-_AWAY, _INTRUDING = 40.0, 1000.0
+_AWAY, _INTRUDING = 40.0, 4000.0
 """Costs of a pixel of the line: of being away by a radius, and of being as deep as that in either head."""
+_LOST = 2.0
+"""Cost of each level of ink, above so many as are paper, that the line would take from either head and the other's
+drawing has not: of hair, mostly."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,31 @@ class Meeting:
     shifts: np.ndarray
 
     @classmethod
-    def of(cls, one: np.ndarray, two: np.ndarray, drawn: np.ndarray) -> Meeting:
+    def of(cls, one: np.ndarray, two: np.ndarray, over: np.ndarray, other: np.ndarray) -> Meeting:
         """Choose the line between two faces, the smaller one first.
 
         Args:
-            drawn: float32 (256, 256), what is seen in the first face's view where both may be; NaN elsewhere.
+            over, other: float32 (256, 256), the drawings of both in the first face's view; NaN where not both may be
+                seen.
         """
         there, whole = compose(invert(one), two), (0, 0, CROP, CROP)
         away = _farther(IDENTITY, there, whole)
         # How deep it is in the head that it is deeper in, as the one in front counts.
         deep = np.maximum(0, 1 - (_distance(IDENTITY, whole) + _distance(there, whole) - np.abs(away)) / 2)
-        cost = np.where(np.isnan(drawn), 0, np.nan_to_num(seen(drawn)) + _INTRUDING * deep)
+        cost = np.where(np.isnan(over), 0, np.nan_to_num(seen(np.minimum(over, other))) + _INTRUDING * deep)
         # Out from the middle of its head the first face is farther and farther: where it is by each shift.
         rays = directions(MIDDLE, np.arange(CROP // 2))
         outward = np.maximum.accumulate(away[rays], 1)
         reached = outward[:, None] >= _SHIFTS[:, None]
-        costs = np.take_along_axis(cost[rays], reached.argmax(2), 1)
-        costs[~reached.any(2)] = 0
+        at = reached.argmax(2)
+        costs, lost, taken = (
+            np.where(reached.any(2), np.take_along_axis(np.nan_to_num(values)[rays], at, 1), 0)
+            for values in (cost, (other - over - PAPER).clip(0), (over - other - PAPER).clip(0))
+        )
+        equal = len(_SHIFTS) // 2
+        # Nearer to the first head than where both are equally near it loses what is between, beyond it the second.
+        costs[:, :equal] += _LOST * lost[:, equal:0:-1].cumsum(1)[:, ::-1]
+        costs[:, equal + 1 :] += _LOST * taken[:, equal:-1].cumsum(1)
         path = cheapest_loop(costs + _AWAY * np.abs(_SHIFTS))
         return cls(one, two, smoothed(_SHIFTS[path], 2 * SMOOTHED))
 

@@ -103,8 +103,7 @@ def face_shares(
     for pair in combinations(range(len(views)), 2):
         if _meet(*(windows[k] for k in pair)):
             one, two = sorted(pair, key=lambda k: -scale_of(views[k]))
-            drawn = _drawn(*((views[k], overs[k], reaches[k]) for k in (one, two)))
-            meetings[one, two] = Meeting.of(views[one], views[two], drawn)
+            meetings[one, two] = _meeting(*((views[k], overs[k], reaches[k]) for k in (one, two)))
     for k, window in enumerate(windows):
         if window[0] >= window[2] or window[1] >= window[3]:
             yield None
@@ -119,16 +118,16 @@ def face_shares(
         yield window, weight, strokes if near else None
 
 
-def _drawn(*faces: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return what is seen in the first of two faces' view, where both may be; NaN elsewhere.
+def _meeting(*faces: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Meeting:
+    """Return how two faces meet, the smaller one first.
 
     Args:
         faces: of each, the matrix from the picture to its view, its drawing and how much of it counts, (256, 256).
     """
     (one, over, reach), (two, other, other_reach) = faces
     back, size = compose(invert(two), one), (CROP, CROP)
-    both = np.minimum(reach, warp(other_reach, back, size, fill="black", resample="bilinear"))
-    return np.where(both > 0, np.minimum(over, warp(other, back, size)), np.nan)
+    seen = (reach > 0) & (warp(other_reach, back, size, fill="black", resample="bilinear") > 0)
+    return Meeting.of(one, two, *(np.where(seen, drawn, np.nan) for drawn in (over, warp(other, back, size))))
 
 
 def _reduced(drawing: FaceDrawing) -> np.ndarray:

@@ -55,7 +55,9 @@ def covers(view: np.ndarray, size: tuple[int, int]) -> bool:
     return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
 
 
-def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray) -> np.ndarray:
+def blend_faces(
+    picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray, others: Sequence[np.ndarray] = ()
+) -> np.ndarray:
     """Return ``picture`` with the faces over it.
 
     A face's drawing counts inside of a line around its head, along which least is seen of the change, but for what
@@ -65,10 +67,13 @@ def blend_faces(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.
         picture: uint8 (H, W).
         drawings: of the faces, in any order.
         place: from the photo to the picture.
+        others: matrices from the photo to the views that other faces of it would have: their heads, too, give way to no
+            face that is farther, and stay as the picture has them.
     """
     mixed = picture.astype(np.float32)
     beside = []
-    for drawing, share in zip(drawings, face_shares(picture, drawings, place), strict=True):
+    as_they_are = [FaceDrawing(warp(picture, compose(invert(place), view), (CROP, CROP)), view) for view in others]
+    for drawing, share in zip(drawings, face_shares(picture, [*drawings, *as_they_are], place), strict=False):
         if share is None:
             continue
         window, weight, strokes = share

@@ -12,7 +12,7 @@ from hida import depth as depths
 from hida.depth.maps import depth_from_file, require_depth_source
 from hida.drawing.detail import Detail, require_detail
 from hida.drawing.faces import Faces, choose, common_depth, find, require_faces
-from hida.drawing.views import Plan, plan, portrait, view_depth
+from hida.drawing.views import Plan, beside, plan, portrait, view_depth
 from hida.errors import HidaError, warn
 from hida.images.alignment import warp
 from hida.images.io import ImageSource
@@ -85,8 +85,7 @@ def prepare(
     method = _method(depth)
     model = depths.resolve(method) if method in ("auto", "tddfa", "builtin") else "builtin"
     cut_out = frame in ("portrait", "face")
-    # Whoever wants to know how many there are is told of all.
-    found = [] if frame == "whole" else find(pixels, model, faces if report is None else "all")
+    found = [] if frame == "whole" else find(pixels, model)
     if not found and frame != "whole":
         if cut_out or depth is None or method in ("auto", "tddfa"):
             instead = " or a depth of its own (--depth builtin, midas:MODEL or a file)" if not cut_out else ""
@@ -98,6 +97,8 @@ def prepare(
     wanted = choose(found, faces)
     points = [face.points for face in wanted]
     views = portrait(photo, points, size or PORTRAIT_SIZE) if cut_out else plan(photo, points)
+    large = choose(found, "all")
+    views = beside(views, [face.points for face in large[len(wanted) :]])
     if report is not None:
         report(Drawn(len(found), len(views.faces), views.place, views.size))
     if depth is None or method in ("auto", "tddfa", "builtin"):

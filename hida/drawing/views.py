@@ -63,6 +63,7 @@ class Plan:
             first face's view shows the whole photo.
         photo: (width, height) of the photo.
         place: matrix from the photo to the picture.
+        others: matrices of the views that faces would have that were found and have none.
     """
 
     size: tuple[int, int]
@@ -71,6 +72,7 @@ class Plan:
     around: tuple[Surroundings, ...]
     photo: tuple[int, int]
     place: np.ndarray
+    others: tuple[np.ndarray, ...] = ()
 
     @property
     def grain(self) -> float:
@@ -196,6 +198,11 @@ def _meets(matrix: np.ndarray, size: tuple[int, int]) -> bool:
     return bool((corners.max(0) > -0.5).all() and (corners.min(0) < np.array(size) - 0.5).all())
 
 
+def beside(views: Plan, points: Sequence[np.ndarray]) -> Plan:
+    """Return the plan for a photo that has other faces, of ``points`` (3, 2), which have no views of their own."""
+    return replace(views, others=tuple(view_of_face(each, views.photo) for each in points))
+
+
 def compose_picture(plan: Plan, around: Sequence[np.ndarray], faces: Sequence[FaceDrawing]) -> Image.Image:
     """Join what was drawn into a grey picture of ``plan.size``.
 
@@ -204,7 +211,7 @@ def compose_picture(plan: Plan, around: Sequence[np.ndarray], faces: Sequence[Fa
         faces: the drawings of ``plan.faces``, in their order.
     """
     if plan.around:
-        picture = blend_faces(laid(around, plan.around, plan.size), faces, plan.place)
+        picture = blend_faces(laid(around, plan.around, plan.size), faces, plan.place, plan.others)
     else:
         # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
         picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")

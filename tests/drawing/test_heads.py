@@ -38,7 +38,7 @@ def test_of_two_heads_that_touch_the_larger_and_the_lower_reaches_further(angle)
             view(scale, middle.real, middle.imag, angle) for (scale, *_), middle in zip((one, two), at, strict=True)
         ]
         place = [(middle.real, middle.imag) for middle in at]
-        return where_it_is(Meeting.of(*views, BLANK), *place) - one[0] / (one[0] + two[0])
+        return where_it_is(Meeting.of(*views, BLANK, BLANK), *place) - one[0] / (one[0] + two[0])
 
     assert reach((0.6, -43, 0), (0.6, 43, 0)) == pytest.approx(0, abs=0.02)
     assert reach((0.4, 29, 0), (0.8, -58, 0)) < -0.01
@@ -53,7 +53,8 @@ def test_the_line_runs_where_less_is_drawn_but_not_through_a_head():
 
     def found(drawn_from, drawn_to):
         stripes = np.where((at >= drawn_from) & (at < drawn_to) & (at % 6 < 3), 40, 250).astype(np.float32)
-        return where_it_is(Meeting.of(one, two, np.tile(stripes, (CROP, 1))), (150, 200), (250, 200)) * 100
+        drawn = np.tile(stripes, (CROP, 1))
+        return where_it_is(Meeting.of(one, two, drawn, drawn), (150, 200), (250, 200)) * 100
 
     assert found(0, 0) == pytest.approx(50, abs=1)
     middle = (apply(one, [200, 200]))[0]
@@ -67,7 +68,7 @@ def test_the_line_runs_where_less_is_drawn_but_not_through_a_head():
 
 def test_far_from_both_heads_the_line_bends_smoothly():
     noise = np.random.default_rng(0).integers(0, 255, (CROP, CROP)).astype(np.float32)
-    meeting = Meeting.of(view(0.6, 150, 200), view(0.6, 250, 200), noise)
+    meeting = Meeting.of(view(0.6, 150, 200), view(0.6, 250, 200), noise, noise)
     assert np.abs(np.diff(np.append(meeting.shifts, meeting.shifts[0]))).max() <= 0.06
     assert np.abs(meeting.shifts).max() <= 0.4
 
@@ -76,8 +77,8 @@ def test_the_line_is_where_it_is_whatever_the_picture_is_turned_and_scaled_by():
     one, two = view(0.5, 150, 200), view(0.6, 240, 190)
     drawn = np.random.default_rng(1).integers(0, 255, (CROP, CROP)).astype(np.float32)
     place = np.array([[0.0, -1.5, 420.0], [1.5, 0.0, 20.0]])
-    moved = Meeting.of(*(compose(invert(place), each) for each in (one, two)), drawn)
-    straight = Meeting.of(one, two, drawn)
+    moved = Meeting.of(*(compose(invert(place), each) for each in (one, two)), drawn, drawn)
+    straight = Meeting.of(one, two, drawn, drawn)
     np.testing.assert_allclose(moved.shifts, straight.shifts, atol=1e-9)
     assert scale_of(moved.one) == pytest.approx(scale_of(one) / 1.5)
     points = np.array([[150, 200], [196, 196], [190, 150], [240, 190]])
@@ -89,5 +90,19 @@ def test_the_line_is_where_it_is_whatever_the_picture_is_turned_and_scaled_by():
 def test_what_is_beyond_either_face_costs_nothing():
     drawn = np.random.default_rng(2).integers(0, 255, (CROP, CROP)).astype(np.float32)
     drawn[:, :200] = np.nan
-    meeting = Meeting.of(view(0.6, 150, 200), view(0.6, 400, 200), drawn)
+    meeting = Meeting.of(view(0.6, 150, 200), view(0.6, 400, 200), drawn, drawn)
     assert np.isfinite(meeting.shifts).all()
+
+
+def test_the_line_cuts_off_no_hair_that_the_other_drawing_has_not():
+    one, two = view(0.6, 150, 200), view(0.6, 250, 200)
+    middle = apply(one, [200, 200])[0]
+    at = np.arange(CROP)
+
+    def found(over, other):
+        return where_it_is(Meeting.of(one, two, over, other), (150, 200), (250, 200)) * 100
+
+    # Hair where both heads are equally near: a line through it would be dear, on either side of it one is as good.
+    hair = np.tile(np.where((np.abs(at - middle) < 12) & (at % 6 < 3), 40, 250).astype(np.float32), (CROP, 1))
+    assert found(hair, BLANK) > 51
+    assert found(BLANK, hair) < 49

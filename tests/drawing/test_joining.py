@@ -46,6 +46,17 @@ def test_every_face_is_drawn_by_its_own_view_alone(views):
             assert picture[y, x] == level, (level, x, y)
 
 
+def test_the_heads_of_faces_without_views_stay_as_the_picture_has_them():
+    one, two = view(0.6, 200, 200), view(0.6, 290, 200)
+    x, y = np.rint(inner(two)).astype(int).T
+    alone = blend_faces(PAPER, [flat(one, 0)], IDENTITY)
+    beside = blend_faces(PAPER, [flat(one, 0)], IDENTITY, [two])
+    assert (alone[y, x] < 255).any()
+    assert (beside[y, x] == 255).all()
+    x, y = np.rint(inner(one)).astype(int).T
+    assert (beside[y, x] == 0).all()
+
+
 def test_faces_far_apart_are_blended_as_if_they_were_alone():
     views = view(0.3, 100, 200), view(0.3, 480, 200, 30)
     together = blend_faces(PAPER, [flat(matrix, 90) for matrix in views], IDENTITY)

@@ -22,7 +22,7 @@ from torch.nn import functional as nn
 from hida.data.framing import CROP
 from hida.drawing.borders import MIDDLE, RADII
 from hida.drawing.joining import finer
-from hida.drawing.views import view_photo
+from hida.drawing.views import Viewed
 from hida.errors import HidaError
 from hida.images.alignment import scale_of
 
@@ -81,11 +81,10 @@ def require_detail(detail: Detail) -> None:
         raise HidaError(f"detail is {detail!r}; give one of {', '.join(get_args(Detail))}.")
 
 
-def choose_scale(photo: np.ndarray, view: np.ndarray, detail: Detail, place: float = 1.0) -> int:
+def choose_scale(photo: Viewed, view: np.ndarray, detail: Detail, place: float = 1.0) -> int:
     """Return how many times as fine as in a 256×256 view a face is to be drawn: 1, 2 or 4.
 
     Args:
-        photo: uint8 (H, W, 3).
         view: the matrix of the face's 256×256 view.
         detail: "coarse" is 1; "fine" what the number of pixels allows; "auto" that, as long as the photo, at the size
             in question, shows more than the next smaller size does.
@@ -102,14 +101,14 @@ def choose_scale(photo: np.ndarray, view: np.ndarray, detail: Detail, place: flo
     return chosen
 
 
-def finest_octave(photo: np.ndarray, view: np.ndarray, scale: int) -> float:
+def finest_octave(photo: Viewed, view: np.ndarray, scale: int) -> float:
     """Return the energy of the finest octave of a face's view at ``scale`` by that of the octave below it.
 
     Energies are those of the spectrum of the view's middle, which holds the face, seen in grey through a Hann window.
     A photo whose energy falls as 1/f², as that of most sharp ones does, has 1; enlarged ones have next to nothing.
     """
     side = CROP * scale
-    colours = view_photo(photo, finer(view, scale), (side, side)).astype(np.float32)
+    colours = photo.view(finer(view, scale), (side, side)).astype(np.float32)
     grey = colours @ np.array([0.299, 0.587, 0.114], np.float32)
     middle = grey[side // 4 : -side // 8, side // 4 : -side // 4]
     window = np.hanning(middle.shape[0])[:, None] * np.hanning(middle.shape[1])

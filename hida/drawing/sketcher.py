@@ -34,7 +34,7 @@ from hida.drawing.prepared import (
     require_depth,
 )
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
-from hida.drawing.views import compose_picture, face_points, only, picture_matte, view_photo, view_weights
+from hida.drawing.views import Viewed, compose_picture, face_points, only, picture_matte, view_weights
 from hida.errors import HidaError, about, counted, warn
 from hida.images.alignment import scale_of
 from hida.images.io import ImageSource, read_image
@@ -214,21 +214,22 @@ class Sketcher:
         shown_matte = None if matte is None else picture_matte(matte, views)
         if shown_matte is not None:
             views = only(views, shown_matte)
-        fitting = (choose_scale(pixels, view, detail, scale_of(views.place)) for view in views.faces)
+        drawn_from = Viewed(pixels)
+        fitting = (choose_scale(drawn_from, view, detail, scale_of(views.place)) for view in views.faces)
         scales = list(accumulate(fitting, min))  # no face finer than a larger one
-        pixels = before_wall(pixels, matte)
+        drawn_from = drawn_from if matte is None else Viewed(before_wall(pixels, matte))
         around: list[list[np.ndarray]] = [[] for _ in styles]
         for view in views.around:
-            pieces = self._draw_views(pixels, [None], [view.matrix], view.frame, depth_of, styles)
-            blank = blankness(view_photo(pixels, view.matrix, view.frame))
+            pieces = self._draw_views(drawn_from, [None], [view.matrix], view.frame, depth_of, styles)
+            blank = blankness(drawn_from.view(view.matrix, view.frame))
             for sketches_around, (sketch,) in zip(around, pieces, strict=True):
                 sketches_around.append(leave_blank(sketch, blank))
         square = (CROP, CROP)
-        heads = self._draw_views(pixels, range(len(views.faces)), views.faces, square, depth_of, styles)
+        heads = self._draw_views(drawn_from, range(len(views.faces)), views.faces, square, depth_of, styles)
         for index, (face, scale) in enumerate(zip(views.faces, scales, strict=True)):
 
             def draw_view(matrix: np.ndarray, side: int, index: int = index) -> list[np.ndarray]:
-                finely = self._draw_views(pixels, [index], [matrix], (side, side), depth_of, styles)
+                finely = self._draw_views(drawn_from, [index], [matrix], (side, side), depth_of, styles)
                 return [drawn[0] for drawn in finely]
 
             fine = draw_finely(draw_view, face, [drawn[index] for drawn in heads], scale)
@@ -246,7 +247,7 @@ class Sketcher:
 
     def _draw_views(
         self,
-        pixels: np.ndarray,
+        photo: Viewed,
         faces: Sequence[int | None],
         matrices: Sequence[np.ndarray],
         size: tuple[int, int],
@@ -256,7 +257,6 @@ class Sketcher:
         """Draw views of a photo.
 
         Args:
-            pixels: uint8 (H, W, 3), the photo.
             faces: which of the plan's faces each view shows, for its depth; None for what surrounds them.
             matrices: from the photo to each view.
             size: (width, height) of every view.
@@ -268,7 +268,7 @@ class Sketcher:
         count = max(1, BATCH * CROP**2 // math.prod(size))
         for start in range(0, len(matrices), count):
             some = matrices[start : start + count]
-            photos = _from_bytes(np.stack([view_photo(pixels, matrix, size) for matrix in some]), self.device)
+            photos = _from_bytes(np.stack([photo.view(matrix, size) for matrix in some]), self.device)
             maps = [depth_of(*of, size) for of in zip(faces[start : start + count], some, strict=True)]
             encoded = self.generator.encode(photos, torch.from_numpy(np.stack(maps)).to(self.device)[:, None])
             encoded = encoded._replace(stem_depth=None)  # which only the depth's head reads
@@ -295,7 +295,7 @@ class Sketcher:
             index, matrix, size = 0, views.faces[0], (CROP, CROP)
         else:
             index, matrix, size = None, views.around[0].matrix, views.around[0].frame
-        view = _from_bytes(view_photo(pixels, matrix, size)[None], self.device)
+        view = _from_bytes(Viewed(pixels).view(matrix, size)[None], self.device)
         map_ = torch.from_numpy(depth_of(index, matrix, size)).to(self.device)[None, None]
         return view, map_
 

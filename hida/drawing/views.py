@@ -35,6 +35,8 @@ from hida.images.alignment import (
     warp,
 )
 
+KEPT = 8
+"""Views of a photo that are kept."""
 MARGIN = (CROP - FRAME[0]) // 2
 """The generator's frame is the aligned 250×250 one with 3 more pixels on each side."""
 PORTRAIT = (6.0, 7.5)
@@ -237,6 +239,26 @@ def view_photo(photo: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (C
     if is_identity(matrix) and photo.shape[1::-1] == size:
         return photo
     return warp(photo, matrix, size, fill="replicate")
+
+
+class Viewed:
+    """A photo, uint8 (H, W, 3), whose views are made once: how finely a face is drawn is chosen by what will be drawn.
+
+    The last few are kept; one of a large photo takes as long as a fifth of its drawing.
+    """
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self._views: dict[tuple[bytes, tuple[int, int]], np.ndarray] = {}
+
+    def view(self, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:
+        """Return :func:`view_photo` of it; not to be written to."""
+        key = np.asarray(matrix, np.float64).tobytes(), size
+        if key not in self._views:
+            if len(self._views) >= KEPT:
+                del self._views[next(iter(self._views))]
+            self._views[key] = view_photo(self.pixels, matrix, size)
+        return self._views[key]
 
 
 def view_depth(depth: np.ndarray, matrix: np.ndarray, size: tuple[int, int] = (CROP, CROP)) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from hida.drawing.detail import TONE, choose_scale, draw_finely
+from hida.drawing.views import Viewed
 from hida.errors import HidaError
 
 VIEW = np.array([[1.0, 0, 0], [0, 1, 0]])
@@ -138,13 +139,13 @@ def enlarged(photo, times):
 def test_a_face_is_drawn_as_finely_as_the_photo_shows_it(times, shrunk, detail, expected):
     photo = cloud(256 * times)
     photo = enlarged(photo, shrunk) if shrunk > 1 else photo
-    assert choose_scale(photo, scaled(times), detail) == expected
+    assert choose_scale(Viewed(photo), scaled(times), detail) == expected
 
 
 def test_a_small_picture_of_a_large_photo_needs_no_finer_strokes_than_it_can_show():
     photo = cloud(1024)
-    assert choose_scale(photo, scaled(4), "auto", place=0.5) == 2
-    assert choose_scale(photo, scaled(4), "fine", place=0.25) == 1
+    assert choose_scale(Viewed(photo), scaled(4), "auto", place=0.5) == 2
+    assert choose_scale(Viewed(photo), scaled(4), "fine", place=0.25) == 1
 
 
 def test_an_unknown_detail_is_named():

@@ -5,7 +5,18 @@ import pytest
 
 from hida.drawing.joining import FaceDrawing
 from hida.drawing.surroundings import LENGTHS, RIM
-from hida.drawing.views import MARGIN, compose_picture, only, plan, portrait, shift, view_depth, view_photo
+from hida.drawing.views import (
+    KEPT,
+    MARGIN,
+    Viewed,
+    compose_picture,
+    only,
+    plan,
+    portrait,
+    shift,
+    view_depth,
+    view_photo,
+)
 from hida.images.alignment import TEMPLATE, apply, compose, scale_of, similarity, warp
 
 
@@ -192,3 +203,15 @@ def test_depth_beyond_the_photo_is_far_and_stays_in_range():
     depth = np.ones((100, 100), np.float32)
     view = view_depth(depth, compose(similarity(TEMPLATE), shift(78, 78)))
     assert (view.min(), view.max(), view[100, 100], view[0, 0]) == (0, 1, 1, 0)
+
+
+def test_a_view_is_made_once_and_only_a_few_are_kept():
+    photo = smooth(60, 40)
+    viewed = Viewed(photo)
+    first = viewed.view(shift(1, 2))
+    np.testing.assert_array_equal(first, view_photo(photo, shift(1, 2)))
+    assert viewed.view(shift(1, 2)) is first
+    assert viewed.view(shift(1, 2), (512, 512)).shape == (512, 512, 3)
+    for k in range(KEPT):
+        viewed.view(shift(k, 0))
+    assert viewed.view(shift(1, 2)) is not first

@@ -19,6 +19,11 @@ _KEPT = 0.3
 """How far beyond that, in the same unit, a face's strokes are kept: hair reaches out of the ellipse."""
 
 
+_RIM, _PAPER, _BLANK, _MOST = 40, 200, 0.95, 1.06
+"""Pixels of a 256×256 view's rim in which papers are compared; how light most of it must be; how light what counts as
+blank, by that; by how much a drawing is made lighter or darker at most."""
+
+
 @dataclass(frozen=True)
 class FaceDrawing:
     """How one face was drawn.
@@ -53,6 +58,28 @@ def covers(view: np.ndarray, size: tuple[int, int]) -> bool:
     right, bottom = size[0] - 1, size[1] - 1
     corners = apply(view, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]]))
     return bool((corners > -0.5).all() and (corners < CROP - 0.5).all())
+
+
+def on_its_paper(picture: np.ndarray, drawings: Sequence[FaceDrawing], place: np.ndarray) -> list[FaceDrawing]:
+    """Return the drawings of faces with paper as light as the picture's: the generator's differs from view to view.
+
+    The border between both would be seen in style 3, whose papers are up to 9 levels apart. Compared is what is blank
+    in both in the rim of a face's view; black stays black. The arguments are those of :func:`blend_faces`.
+    """
+    levelled = []
+    for drawing in drawings:
+        over, under = _reduced(drawing), _under(picture, compose(invert(place), drawing.view))
+        rim = np.ones(over.shape, bool)
+        rim[_RIM:-_RIM, _RIM:-_RIM] = False
+        both = np.stack([over, under])[:, rim & np.isfinite(under)]
+        ratio = 1.0
+        # In a rim full of hair there is no telling.
+        if both.size and (middle := np.median(both, 1)).min() > _PAPER:
+            blank = both[:, (both > _BLANK * middle[:, None]).all(0)]
+            ratio = float(np.divide(*np.median(blank, 1)[::-1])) if blank.size else 1.0
+        levels = np.arange(256) * np.clip(ratio, 1 / _MOST, _MOST)
+        levelled.append(FaceDrawing(np.rint(levels).clip(0, 255).astype(np.uint8)[drawing.sketch], drawing.matrix))
+    return levelled
 
 
 def blend_faces(
@@ -143,10 +170,14 @@ def _reduced(drawing: FaceDrawing) -> np.ndarray:
 
 def _reach(over: np.ndarray, view: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Return how much of a face's drawing counts in each pixel of its view, were it alone: (256, 256)."""
-    size = CROP, CROP
-    under = warp(picture, view, size, fill="replicate").astype(np.float32)
-    shown = warp(np.ones(picture.shape, np.float32), view, size, fill="black", resample="bilinear")
-    return border(over, np.where(shown > 0.5, under, np.nan))
+    return border(over, _under(picture, view))
+
+
+def _under(picture: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Return what of the picture is in a face's view: float32 (256, 256), NaN beyond the picture."""
+    under = warp(picture, view, (CROP, CROP), fill="replicate").astype(np.float32)
+    shown = warp(np.ones(picture.shape, np.float32), view, (CROP, CROP), fill="black", resample="bilinear")
+    return np.where(shown > 0.5, under, np.nan)
 
 
 def _seen(values: np.ndarray, view: np.ndarray, window: Window) -> np.ndarray:

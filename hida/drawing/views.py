@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from hida.data.framing import CROP
-from hida.drawing.joining import FaceDrawing, blend_faces, covers
+from hida.drawing.joining import FaceDrawing, blend_faces, covers, on_its_paper
 from hida.drawing.surroundings import SHRINK_WHOLE, Surroundings, laid, part_of, people, surroundings
 from hida.drawing.vignette import photo_share, run_out
 from hida.images.alignment import (
@@ -213,7 +213,8 @@ def compose_picture(plan: Plan, around: Sequence[np.ndarray], faces: Sequence[Fa
         faces: the drawings of ``plan.faces``, in their order.
     """
     if plan.around:
-        picture = blend_faces(laid(around, plan.around, plan.size), faces, plan.place, plan.others)
+        picture = laid(around, plan.around, plan.size)
+        picture = blend_faces(picture, on_its_paper(picture, faces, plan.place), plan.place, plan.others)
     else:
         # The first face's view shows the whole photo: there is nothing that it could give way to but other faces.
         picture = warp(faces[0].sketch, compose(invert(faces[0].matrix), plan.place), plan.size, fill="replicate")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hida.data.framing import CROP
-from hida.drawing.joining import FaceDrawing, blend_faces, finer
+from hida.drawing.joining import FaceDrawing, blend_faces, finer, on_its_paper
 from hida.images.alignment import IDENTITY, TEMPLATE, apply, compose, invert, similarity
 
 PAPER = np.full((400, 600), 255, np.uint8)
@@ -62,6 +62,26 @@ def test_faces_far_apart_are_blended_as_if_they_were_alone():
     together = blend_faces(PAPER, [flat(matrix, 90) for matrix in views], IDENTITY)
     alone = np.minimum(*(blend_faces(PAPER, [flat(matrix, 90)], IDENTITY) for matrix in views))
     np.testing.assert_array_equal(together, alone)
+
+
+def test_faces_are_drawn_on_the_paper_of_the_picture():
+    picture = np.full((400, 600), 234, np.uint8)
+    picture[:, 300:] = np.where(np.arange(300) % 7 < 2, 90, 234)  # strokes count in neither
+    sketch = np.full((CROP * 2,) * 2, 227, np.uint8)
+    sketch[200:260, 200:300] = 0
+    # One face is cut off by the edge of the picture.
+    views = view(0.5, 150, 200), view(0.5, 320, 200, 10), view(0.5, 10, 200)
+    drawings = [FaceDrawing.of(sketch, matrix) for matrix in views]
+    for drawing in on_its_paper(picture, drawings, IDENTITY):
+        assert np.unique(drawing.sketch).tolist() == [0, 234]
+    # The face has no blank rim, or is outside of the picture: it stays; papers much apart are brought nearer only.
+    dark = FaceDrawing.of(
+        np.where(np.arange(CROP) % 2, 255, 30).astype(np.uint8) * np.ones((CROP, 1), np.uint8), views[0]
+    )
+    outside = FaceDrawing.of(sketch, view(0.1, -900, -900))
+    for drawing in (dark, outside):
+        np.testing.assert_array_equal(on_its_paper(picture, [drawing], IDENTITY)[0].sketch, drawing.sketch)
+    assert on_its_paper(picture, [flat(views[0], 210)], IDENTITY)[0].sketch.max() == 223
 
 
 @pytest.mark.parametrize("times", [2, 4])

@@ -44,8 +44,10 @@ LIMITS = {
 # A sum over planes is no better than the rounding of its terms, which are about as large as dx·x and may cancel: this
 # share of Σ|dx·x|/‖exact‖ is added to its limit, in limits, up to so many. On a GPU it is 2.5e-7, four roundings: all
 # terms of a plane share those of its two means (the sum, its share of rstd, their product) and with few planes they do
-# not cancel; the chip's own exp2 and 1/x, all to one side, make another 0.3e-7 of it.
-SUMS = {"reference": (1 / 20, 10), "cpu": (1 / 20, 1), "emulated": (1 / 20, 10), "cuda": (1 / 8, float("inf"))}
+# not cancel; the chip's own exp2 and 1/x, all to one side, make another 0.3e-7 of it. Emulated, the most is a twelfth
+# of one rounding of the terms where they cancel most (dp1 of (2, 1, 64, 64): 1.3 of 5,684); whether PyTorch's own sum
+# is better there is chance, which differs between processors.
+SUMS = {"reference": (1 / 20, 10), "cpu": (1 / 20, 1), "emulated": (1 / 20, 20), "cuda": (1 / 8, float("inf"))}
 # The worst error of the logistic function of float32, in units in the last place.
 LOGISTIC = {"reference": 3, "cpu": 3, "emulated": 3, "cuda": 6}
 

@@ -186,18 +186,22 @@ def draw(
             raise HidaError(f"the weights '{weights}' saw every training pair, none was held out; use --split test.")
     pairs = spread(listed, limit)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
-    waiting = [pair for pair in pairs if not _sketch(folder, pair).is_file()]
+    waiting = {pair.name for pair in pairs if not _sketch(folder, pair).is_file()}
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:
-        for start in range(0, len(waiting), _DRAWN_AT_ONCE):
-            chunk = waiting[start : start + _DRAWN_AT_ONCE]
+        for start in range(0, len(pairs), _DRAWN_AT_ONCE):
+            # Always the same together, or a run that was stopped would round otherwise than one that was not.
+            chunk = pairs[start : start + _DRAWN_AT_ONCE]
+            if waiting.isdisjoint(pair.name for pair in chunk):
+                continue
             arrays = [prepared.read(pair) for pair in chunk]
             photos = torch.from_numpy(np.stack([photo for photo, _, _ in arrays])).permute(0, 3, 1, 2)
             depths = torch.from_numpy(np.stack([depth for _, _, depth in arrays]))[:, None]
             styles = torch.tensor([pair.style for pair in chunk])
             drawn = sketcher.draw_aligned(photos.to(device), depths.to(device), styles.to(device)).cpu().numpy()
             for pair, sketch in zip(chunk, drawn[:, 0], strict=True):
-                write_png(_sketch(folder, pair), sketch)
-            bar.update(len(chunk))
+                if pair.name in waiting:
+                    write_png(_sketch(folder, pair), sketch)
+                    bar.update()
     return [pair.name for pair in pairs]
 
 

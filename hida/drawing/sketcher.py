@@ -34,7 +34,7 @@ from hida.drawing.prepared import (
     require_depth,
 )
 from hida.drawing.styles import Style, count_styles, map_weights, mixture_weights, require_style
-from hida.drawing.views import Viewed, compose_picture, face_points, only, picture_matte, view_weights
+from hida.drawing.views import Viewed, compose_picture, face_points, only, picture_matte, view_photo, view_weights
 from hida.errors import HidaError, about, counted, warn
 from hida.images.alignment import scale_of
 from hida.images.io import ImageSource, read_image
@@ -295,7 +295,7 @@ class Sketcher:
             index, matrix, size = 0, views.faces[0], (CROP, CROP)
         else:
             index, matrix, size = None, views.around[0].matrix, views.around[0].frame
-        view = _from_bytes(Viewed(pixels).view(matrix, size)[None], self.device)
+        view = _from_bytes(view_photo(pixels, matrix, size)[None], self.device)
         map_ = torch.from_numpy(depth_of(index, matrix, size)).to(self.device)[None, None]
         return view, map_
 

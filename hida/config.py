@@ -100,6 +100,10 @@ class DiscriminatorConfig:
     """it sees the photo, too, beside depth and sketch (released: no)"""
     styles: int = 0
     """number of styles of which it is told the one that was asked for; 0: it is told none (released: 0)"""
+    augment: bool = False
+    """what it sees is shifted, has a hole and another tone, real and drawn alike (DiffAugment; released: no)"""
+    projected: bool = False
+    """further heads see AlexNet's features of sketch and photo (projected discriminator; released: no)"""
 
     def __post_init__(self) -> None:
         require(1 <= self.base_width <= _WIDEST, f"base_width must be in 1..{_WIDEST}", self)
@@ -130,6 +134,8 @@ class LossConfig:
     """weight of the distance of D's features of the drawn and of the target sketch (pix2pixHD; released: 0)"""
     weight_perceptual: float = 0.0
     """weight of the LPIPS distance (AlexNet) from the target sketch, whose network must be available (released: 0)"""
+    weight_tone: float = 0.0
+    """weight of the distance of soft co-occurrences of grey levels from the target sketch's (released: 0)"""
     weight_distillation: float = 0.0
     """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 

@@ -11,6 +11,7 @@ stopped run continues where it was and a second run measures only what is new. D
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from hida.cli.parsing import read_command, unset
 from hida.cli.photos import told_warnings
 from hida.errors import HidaError
 from hida.files import folder_lock, require_folder_place
-from hida.training.options import METRICS, MetricName
+from hida.training.options import METRICS, Annotation, MetricName
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class Command:
     label: Annotated[str | None, unset("TEXT")] = None
     """name of this evaluation in tables; by default the folder of sketches or the weights"""
     metrics: tuple[MetricName, ...] = METRICS
-    """what to measure; scoot and fsim need no weights"""
+    """what to measure; scoot and fsim need no weights. lpips_vgg (weights: vgg16-features) is a witness for weights
+    that were trained on lpips"""
+    by: tuple[Annotation, ...] = ()
+    """score groups of a prepared FS2K as well, by who is drawn: skin, frontal, gender, hair, smile (commas will do)"""
     split: Literal["test", "held_out"] = "test"
     """with --weights: test, or held_out, the training pairs that these weights were not trained on, to tune by"""
     limit: int = 0
@@ -55,9 +59,25 @@ class Command:
     """file that caches results, or "none"; by default metrics.sqlite in the cache folder"""
 
 
+def _separated(argv: Sequence[str] | None) -> list[str]:
+    """Return the words of the command, those after --by and --metrics without commas: "a,b" is two of them."""
+    words: list[str] = []
+    listing = False
+    for word in sys.argv[1:] if argv is None else argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            listing = name in ("--by", "--metrics")
+            words += [name] if listing and equals else [word]
+            word = value
+            if not (listing and equals):
+                continue
+        words += [part for part in word.split(",") if part] if listing else [word]
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida evaluate``."""
-    command: Command = read_command(Command, argv, "hida evaluate", __doc__)
+    command: Command = read_command(Command, _separated(argv), "hida evaluate", __doc__)
     if (command.pred is None) == (command.weights is None):
         raise HidaError("give either --pred DIR with the sketches to score or --weights to draw them with.")
     from hida.device import choose_device, tune
@@ -85,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             metrics=command.metrics,
             photos=command.photos,
             label=command.label,
+            by=tuple(dict.fromkeys(command.by)),
             split=command.split,
             limit=command.limit,
             only_common=command.only_common,

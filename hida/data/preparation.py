@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from hida.data import skin
 from hida.data.prepared import FOLDERS, INDEX, JOURNAL, MOST, VERSION, PreparedPair, PreparedSet
 from hida.data.source import Fault, SourcePair, SourceSet
 from hida.data.spawning import spawning
@@ -156,13 +157,19 @@ def _prepare_pair(model: FaceModel, pair: SourcePair, out: Path, settings: Setti
         matrix=matrix.tolist(),
         points=points.round(3).tolist(),
         faces=len(faces),
-        attributes=pair.attributes,
+        attributes=_with_skin_tone(pair.attributes, np.asarray(photo)),
     )
     stamp = _stamp(pair)
     write_png(out / entry.photo, warp(photo, matrix, FRAME, settings.fill_photo), _COMPRESSION)
     write_png(out / entry.sketch, warp(sketch, matrix, FRAME, settings.fill_sketch), _COMPRESSION)
     write_png(out / entry.depth, depth, _COMPRESSION)
     return {"stamp": stamp, "pair": asdict(entry)}
+
+
+def _with_skin_tone(attributes: Mapping[str, Any], photo: np.ndarray) -> dict[str, Any]:
+    """Add the tone of the skin, where the attributes name a point on it: the frame may not have that point."""
+    point = skin.annotated(attributes)
+    return dict(attributes) if point is None else {**attributes, skin.KEY: skin.skin_tone(photo, point)}
 
 
 _model: FaceModel  # of a worker process, which loads it at its start
@@ -264,6 +271,8 @@ def _read_journal(out: Path, settings: Settings, pairs: Iterable[SourcePair]) ->
         for pair in pairs
         if pair.name in entries
         and entries[pair.name]["stamp"] == _stamp(pair)
+        # An earlier version did not measure the skin.
+        and (skin.annotated(pair.attributes) is None or skin.KEY in entries[pair.name]["pair"]["attributes"])
         and all((out / folder / f"{pair.name}.png").is_file() for folder in FOLDERS)
     }
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from hida.errors import HidaError, printed
 from hida.metrics.bootstrap import mean_interval
-from hida.metrics.protocol import AS_REPORTED, METRICS, Metric
+from hida.metrics.groups import group_name
+from hida.metrics.protocol import AS_REPORTED, METRICS, TRAINED_ON, Metric
 from hida.metrics.report import as_reported_row, cell, markdown_table
 
 
@@ -37,14 +38,14 @@ def comparison(results: Sequence[Mapping[str, Any]], paper: bool = True) -> str:
             group = result["groups"].get(name)
             if group is not None:
                 counts.add(group["n"])
-                rows.append(
-                    [label, name, f"{group['n']:,}", *[cell(metric, group.get(metric.key)) for metric in shown]]
-                )
+                rows.append([label, name, f"{group['n']:,}", *[_marked(metric, group, result) for metric in shown]])
         if len(counts) > 1:
             notes.append(f"{name}: n differs, so the FID values there are not comparable.")
         if name == "overall" and paper:
             keys = [metric.key for metric in shown]
             rows += [[who, name, "1,046", *as_reported_row(values, keys)] for who, values in AS_REPORTED.items()]
+    if any(set(result.get("trained_on", ())) & set(result["metrics"]) for result in results):
+        notes.append(f"{TRAINED_ON} minimised in the training of these weights: no independent evidence.")
     for label, result in zip(labels, results, strict=True):
         notes += [f"{label}: deviates from the protocol: {text}." for text in result["protocol"]["deviations"]]
     if paper:
@@ -85,7 +86,7 @@ def paired_differences(
     """Compute the mean of other − base over the names that both have in a group, with its interval.
 
     Args:
-        group: "overall" or "style k".
+        group: "overall", "style k" or a name of :func:`hida.metrics.groups.group_name`.
         keys: of pair-wise metrics.
 
     Returns:
@@ -94,8 +95,13 @@ def paired_differences(
     Raises:
         HidaError: if the two were scored against different targets.
     """
-    first = {record["name"]: record for record in base["pairs"] if group in ("overall", f"style {record.get('style')}")}
-    common = [(first[record["name"]], record) for record in other["pairs"] if record["name"] in first]
+    first = {record["name"]: record for record in base["pairs"]}
+    # One of them may have been grouped by more than the other.
+    common = [
+        (first[record["name"]], record)
+        for record in other["pairs"]
+        if record["name"] in first and group in _groups_of(first[record["name"]]) | _groups_of(record)
+    ]
     for a, b in common:
         if a["target"] != b["target"]:
             raise HidaError(
@@ -109,6 +115,16 @@ def paired_differences(
     interval = mean_interval(values)
     low, high = interval if interval is not None else ([None] * len(keys),) * 2
     return len(common), {key: (float(values[:, k].mean()), low[k], high[k]) for k, key in enumerate(keys)}
+
+
+def _marked(metric: Metric, group: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    text = cell(metric, group.get(metric.key))
+    return f"{text} {TRAINED_ON}" if text != "–" and metric.key in result.get("trained_on", ()) else text
+
+
+def _groups_of(record: Mapping[str, Any]) -> set[str]:
+    by = record.get("by") or {}
+    return {"overall", f"style {record.get('style')}", *(group_name(name, label) for name, label in by.items())}
 
 
 def _difference_cell(metric: Metric, mean: float, low: float | None, high: float | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hida.config import Config
 from hida.data.dataset import split_holdout
 from hida.data.prepared import PreparedPair, PreparedSet
 from hida.data.unpacking import prepared_folder
@@ -22,6 +23,7 @@ from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError, counted, printed, prints, shown, warn
 from hida.files import atomic_path, is_ours, remove_leftovers, write_json
 from hida.images.io import ImageError, read_image, write_png
+from hida.metrics.groups import COUNTS, PROXY, labels_of
 from hida.metrics.pairing import Pair, find_pairs, is_prepared
 from hida.metrics.protocol import BY_KEY, METRICS
 from hida.metrics.report import html_report, markdown
@@ -45,6 +47,7 @@ def evaluate(
     metrics: Sequence[str] = tuple(BY_KEY),
     photos: Path | None = None,
     label: str | None = None,
+    by: Sequence[str] = (),
     split: Literal["test", "held_out"] = "test",
     limit: int = 0,
     only_common: bool = False,
@@ -59,6 +62,7 @@ def evaluate(
         metrics: keys of :data:`hida.metrics.protocol.METRICS`.
         photos: folder of photos to show in the report.
         label: name of the evaluation; by default that of the folder or the weights.
+        by: annotations of a prepared set that the pairs are grouped by, of :data:`hida.metrics.groups.LABELS`.
         split, limit: which pairs ``weights`` draw; see :func:`draw`.
         only_common: as :func:`hida.metrics.pairing.find_pairs` takes it.
         resize: as :func:`hida.metrics.scoring.score` takes it.
@@ -75,11 +79,14 @@ def evaluate(
     kept = _cache_path(cache)  # before anything is drawn: there may be no place for it
     where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
-    folder, names = prediction, None
+    if by:
+        _require_annotated(where, by, split)  # before anything is drawn, too
+    folder, names, minimised = prediction, None, []
     if weights is not None:
         load_networks(wanted, device)  # so that what is missing is told before anything is drawn
         folder = out / _SKETCHES
-        names = draw(weights, where, folder, device, limit, split)
+        names, config = draw(weights, where, folder, device, limit, split)
+        minimised = trained_on(config)
     assert folder is not None
     pairs, remarks = find_pairs(folder, where, photos, only_common, names)
     if split == "held_out":
@@ -91,6 +98,8 @@ def evaluate(
         remarks += [
             f"drawn from lossy pictures: {counted(n, 'photo')} in {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
+    if by:
+        remarks += [PROXY] * ("skin" in by) + [COUNTS]
     with Store(kept) as store:
         _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -100,7 +109,8 @@ def evaluate(
         "prediction": weights or str(prediction),
         "target": str(target),
         "remarks": remarks,
-        **summarise(pairs, scores, wanted),
+        "trained_on": minimised,
+        **summarise(pairs, scores, wanted, by),
     }
     # Made before the first is written: with a fault in a photo of the prepared set there is none of them.
     texts = {"scores.md": markdown(result), "report.html": html_report(result, pairs)}
@@ -109,6 +119,24 @@ def evaluate(
             written.enter_context(atomic_path(out / name)).write_bytes(text.encode("utf-8", "backslashreplace"))
         write_json(out / "scores.json", result)
     return result
+
+
+def trained_on(config: Config) -> list[str]:
+    """Return the metrics that a training minimised: their scores are no independent evidence."""
+    alexnet = config.loss.weight_perceptual or config.discriminator.projected
+    return ["lpips"] * bool(alexnet) + ["scoot"] * bool(config.loss.weight_tone)
+
+
+def _require_annotated(target: Path, by: Sequence[str], split: Literal["test", "held_out"]) -> None:
+    """Require a prepared set whose pairs have the annotations.
+
+    Raises:
+        HidaError: if it is none, or one lacks them.
+    """
+    if not is_prepared(target):
+        raise HidaError(f"--by groups by FS2K's annotations, which '{target}' does not have; leave it out.")
+    listed = PreparedSet.load(target).split("test" if split == "test" else "train")
+    labels_of([pair.attributes for pair in listed], by)
 
 
 def _require_readable(pairs: Sequence[Pair], drawn: bool, photos: bool) -> None:
@@ -157,7 +185,7 @@ def draw(
     device: str = "cpu",
     limit: int = 0,
     split: Literal["test", "held_out"] = "test",
-) -> list[str]:
+) -> tuple[list[str], Config]:
     """Draw a prepared data set into ``folder``; what these weights drew before is kept.
 
     Args:
@@ -165,7 +193,7 @@ def draw(
         split: "test", or "held_out", the training pairs set aside when these weights were trained.
 
     Returns:
-        The names of the pairs.
+        The names of the pairs, and the configuration of the weights.
 
     Raises:
         HidaError: if the target is no prepared data set, the weights cannot be loaded or held nothing out, or the
@@ -202,7 +230,7 @@ def draw(
                 if pair.name in waiting:
                     write_png(_sketch(folder, pair), sketch)
                     bar.update()
-    return [pair.name for pair in pairs]
+    return [pair.name for pair in pairs], sketcher.config
 
 
 def sketch_of(out: Path, pair: PreparedPair) -> Path:

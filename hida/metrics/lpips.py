@@ -9,7 +9,7 @@ Source: Zhang et al., CVPR 2018 (arXiv:1801.03924).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,28 @@ class LPIPS(nn.Module):
 
     def features(self, image: Tensor) -> Iterator[Tensor]:
         """Yield the stages' outputs, each position scaled to unit length over the channels."""
+        yield from map(_unit, self.activations(image))
+
+    def activations(self, image: Tensor) -> Iterator[Tensor]:
+        """Yield the stages' outputs, (N, C, h, w) each."""
         x = (image - self.shift) / self.scale
         for stage in self.stages:
             x = stage(x)
-            yield x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)
+            yield x
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        distance = torch.zeros(len(a), dtype=a.dtype, device=a.device)
-        for head, x, y in zip(self.heads, self.features(a), self.features(b), strict=True):
-            distance += head((x - y).square()).mean((1, 2, 3))
-        return distance
+        return self.distance(self.activations(a), self.activations(b))
+
+    def distance(self, a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
+        """Return the distances (N,) of two batches of which the :meth:`activations` are given."""
+        parts = (
+            head((_unit(x) - _unit(y)).square()).mean((1, 2, 3)) for head, x, y in zip(self.heads, a, b, strict=True)
+        )
+        return functools.reduce(torch.add, parts)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)
 
 
 def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hida.errors import HidaError
 from hida.metrics.frechet import image_paths
@@ -18,13 +19,17 @@ _FS2K_SKETCH = re.compile(r"sketch(\d+)_sketch(\d+)")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its target; the style counts from 0, and is None where it is not known."""
+    """A prediction and its target; the style counts from 0, and is None where it is not known.
+
+    ``attributes``: the annotations of a prepared pair.
+    """
 
     name: str
     prediction: Path
     target: Path
     style: int | None = None
     photo: Path | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -57,14 +62,15 @@ def find_pairs(
     """
     found = _by_name(prediction)
     remarks: list[str] = []
-    wanted: dict[str, tuple[Path, int | None, Path | None]] = {}
+    wanted: dict[str, Pair] = {}
     if is_prepared(target):
         from hida.data.prepared import PreparedSet
 
         prepared = PreparedSet.load(target)
         for pair in prepared.split("test") if names is None else (p for p in prepared.pairs if p.name in names):
             photo, sketch, _ = prepared.files(pair)
-            wanted[_key(pair.name)] = (sketch, pair.style, photo)
+            name = _key(pair.name)
+            wanted[name] = Pair(name, Path(), sketch, pair.style, photo, pair.attributes)
         others = {_key(pair.name) for pair in prepared.pairs} - wanted.keys()
         aside = [name for name in found if name in others]
         if aside:
@@ -76,7 +82,8 @@ def find_pairs(
         raise HidaError(f"'{target}' is FS2K as distributed; run 'hida prepare fs2k {target} OUT' and give OUT.")
     else:
         pictures = _by_name(photos) if photos is not None else {}
-        wanted = {name: (path, None, pictures.get(name)) for name, path in _by_name(target).items()}
+        targets = _by_name(target).items()
+        wanted = {name: Pair(name, Path(), path, photo=pictures.get(name)) for name, path in targets}
     missing, extra = [name for name in wanted if name not in found], [name for name in found if name not in wanted]
     if not only_common:
         if missing:
@@ -91,9 +98,7 @@ def find_pairs(
             )
     elif missing or extra:
         remarks.append(f"{len(missing):,} targets without and {len(extra):,} predictions beyond a pair were left aside")
-    pairs = [
-        Pair(name, found[name], path, style, photo) for name, (path, style, photo) in wanted.items() if name in found
-    ]
+    pairs = [replace(pair, prediction=found[name]) for name, pair in wanted.items() if name in found]
     if not pairs:
         raise HidaError(f"'{prediction}' and '{target}' have no name in common; name the predictions like the targets.")
     return pairs, remarks

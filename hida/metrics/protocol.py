@@ -11,7 +11,7 @@ SIZE = 250
 RULES = (
     f"all {PAIRS:,} test pairs of FS2K, aligned, {SIZE}×{SIZE}, grey 8-bit PNG, each in its own style",
     "FID, KID: 2015 TF-Inception, pool3, bilinear to 299×299 without antialiasing, grey copied to RGB",
-    "LPIPS: alex v0.1, grey copied to RGB; SCOOT and FSIM: grey; means over the images",
+    "LPIPS: alex v0.1 (LPIPS-VGG: vgg), grey copied to RGB; SCOOT and FSIM: grey; means over the images",
     "intervals: 95 %, percentile bootstrap of the means over the images, 10,000 resamples",
 )
 
@@ -26,6 +26,8 @@ class Metric:
     digits: int
     per_pair: bool
     factor: float = 1.0
+    usual: bool = True
+    """measured unless others are asked for"""
 
     @property
     def heading(self) -> str:
@@ -41,9 +43,12 @@ METRICS = (
     Metric("fid", "FID", -1, 2, False),
     Metric("kid", "KID×10³", -1, 2, False, 1000.0),
     Metric("lpips", "LPIPS", -1, 3, True),
+    Metric("lpips_vgg", "LPIPS-VGG", -1, 3, True, usual=False),
     Metric("scoot", "SCOOT", 1, 3, True),
     Metric("fsim", "FSIM", 1, 3, True),
 )
+TRAINED_ON = "†"
+"""marks a metric that the training of the weights minimised"""
 BY_KEY = {metric.key: metric for metric in METRICS}
 
 # Gao et al., ICCV 2023, FS2K test set. Another protocol (docs/metrics.md), so never to be mixed with measured rows.

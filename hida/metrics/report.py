@@ -12,7 +12,7 @@ from PIL import Image
 
 from hida.images.embedding import data_uri
 from hida.metrics.pairing import Pair
-from hida.metrics.protocol import BY_KEY, METRICS, Metric
+from hida.metrics.protocol import BY_KEY, METRICS, TRAINED_ON, Metric
 
 _SHOWN = 3  # pairs for each of best, median and worst
 
@@ -50,7 +50,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of an evaluation's table: overall, then each style."""
     metrics = [metric for metric in METRICS if metric.key in result["metrics"]]
-    head = ["", "n", *[metric.heading for metric in metrics]]
+    head = ["", "n", *[heading(metric, result) for metric in metrics]]
     rows = [
         [name, f"{group['n']:,}", *[cell(metric, group.get(metric.key)) for metric in metrics]]
         for name, group in result["groups"].items()
@@ -58,12 +58,24 @@ def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def heading(metric: Metric, result: Mapping[str, Any]) -> str:
+    """Return a metric's heading, marked where the training of the weights minimised it."""
+    return f"{metric.heading} {TRAINED_ON}" if metric.key in result.get("trained_on", ()) else metric.heading
+
+
+def notes_of(result: Mapping[str, Any]) -> list[str]:
+    """Return what is to be known beside the numbers: remarks, and what a mark means."""
+    minimised = [BY_KEY[key].title for key in result.get("trained_on", ()) if key in result["metrics"]]
+    marked = f"{TRAINED_ON} minimised on the training pairs ({', '.join(minimised)}): no independent evidence"
+    return [*result["remarks"], *([marked] if minimised else [])]
+
+
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the whole evaluation as Markdown."""
     parts = [f"# {result['label']}", markdown_table(*group_rows(result)), _protocol_line(result)]
     parts += [f"* {rule}" for rule in result["protocol"]["rules"]]
     parts += [f"* **deviation**: {text}" for text in result["protocol"]["deviations"]]
-    parts += [f"* {text}" for text in result["remarks"]]
+    parts += [f"* {text}" for text in notes_of(result)]
     return "\n\n".join(parts[:3]) + "\n\n" + "\n".join(parts[3:]) + "\n"
 
 
@@ -78,7 +90,7 @@ def html_report(result: Mapping[str, Any], pairs: Sequence[Pair]) -> str:
     cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
     protocol = result["protocol"]
-    notes = [*protocol["rules"], *(f"deviation: {text}" for text in protocol["deviations"]), *result["remarks"]]
+    notes = [*protocol["rules"], *(f"deviation: {text}" for text in protocol["deviations"]), *notes_of(result)]
     listed = "".join(f"<li>{html.escape(text)}</li>" for text in notes)
     sections = "".join(
         _section(metric, result["pairs"], pairs)

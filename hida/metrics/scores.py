@@ -9,6 +9,7 @@ from typing import Any
 
 from hida.documents import DocumentError, Value, read_json
 from hida.errors import HidaError, shown
+from hida.metrics.groups import LABELS, is_group
 from hida.metrics.protocol import METRICS, Metric
 from hida.metrics.scoring import SCHEMA
 
@@ -45,6 +46,9 @@ def _check(result: Value) -> None:
     for text in protocol.field("deviations").items():
         text.line()
     known = {metric.key: metric for metric in METRICS}
+    minimised = result.optional("trained_on")
+    for key in minimised.items() if minimised is not None else ():
+        key.one_of(tuple(known))
     keys = [key.one_of(tuple(known)) for key in result.field("metrics").items()]
     if len(set(keys)) < len(keys):
         raise result.field("metrics").wrong("a list of different metrics")
@@ -55,8 +59,8 @@ def _check(result: Value) -> None:
     if groups.field("overall").field("n").whole(0, len(records)) != len(records):
         raise groups.field("overall").field("n").wrong(f"{len(records)}, the number of pairs")
     for name, group in groups.fields().items():
-        if not _GROUP.fullmatch(name):
-            raise DocumentError(f"groups has {shown(name)}, which is neither overall nor a style")
+        if not _GROUP.fullmatch(name) and not is_group(name):
+            raise DocumentError(f"groups has {shown(name)}, which is no group that hida evaluate makes")
         group.field("n").whole(0, len(records))
         for metric in METRICS:  # a table shows what any of its evaluations measured
             if metric in metrics or group.optional(metric.key) is not None:
@@ -76,6 +80,11 @@ def _check_records(records: Sequence[Value], metrics: Sequence[Metric]) -> None:
         style = record.optional("style")
         if style is not None and style.raw is not None:
             style.whole(1, _STYLES)
+        by = record.optional("by")
+        for annotation, label in by.fields().items() if by is not None else ():
+            if annotation not in LABELS:
+                raise DocumentError(f"{record.place}.by has {shown(annotation)}, which is no annotation")
+            label.one_of(LABELS[annotation])
         for metric in metrics:
             if metric.per_pair:
                 record.field(metric.key).number(_LARGEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,9 @@ from torch import Tensor
 from hida.errors import HidaError, counted
 from hida.images.compression import lossy_compression
 from hida.metrics.bootstrap import mean_interval
-from hida.metrics.frechet import frechet_distance, inception_features, kernel_distance
+from hida.metrics.frechet import frechet_distance, inception_features, kernel_distance, kernel_interval
 from hida.metrics.fsim import fsim
+from hida.metrics.groups import LABELS, group_name, labels_of
 from hida.metrics.inception import load_inception
 from hida.metrics.lpips import load_lpips, lpips
 from hida.metrics.pairing import Pair
@@ -30,11 +32,22 @@ SCHEMA = 1
 _CHUNK = 16
 _PIECE = 4  # images one worker takes at a time; fewer of large ones, so that what is measured is soon kept
 _PIECE_PIXELS = 1 << 20
-_PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {"lpips": lpips, "scoot": scoot, "fsim": fsim}
+_PAIRWISE: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "lpips": lpips,
+    "lpips_vgg": functools.partial(lpips, net="vgg"),
+    "scoot": scoot,
+    "fsim": fsim,
+}
 # Part of every key: raise a metric's number when its values change.
-_VERSIONS = {"lpips": "lpips-alex-1", "scoot": "scoot-1", "fsim": "fsim-1", "inception": "inception-2048-1"}
+_VERSIONS = {
+    "lpips": "lpips-alex-1",
+    "lpips_vgg": "lpips-vgg-1",
+    "scoot": "scoot-1",
+    "fsim": "fsim-1",
+    "inception": "inception-2048-1",
+}
 # What the store may hold of each. SCOOT and FSIM are at most 1, up to rounding; the other bounds are generous.
-_KINDS = {"lpips": Kind(1, 1e3), "scoot": Kind(1, 1 + 1e-5), "fsim": Kind(1, 1 + 1e-5)}
+_KINDS = {"lpips": Kind(1, 1e3), "lpips_vgg": Kind(1, 1e3), "scoot": Kind(1, 1 + 1e-5), "fsim": Kind(1, 1 + 1e-5)}
 _FEATURES = Kind(2048, 1e4, np.float32)
 
 
@@ -72,8 +85,9 @@ def load_networks(metrics: Sequence[str], device: str = "cpu") -> None:
     Raises:
         HidaError: if a network's weights are not available.
     """
-    if "lpips" in metrics:
-        load_lpips("alex", device=torch.device(device))
+    for key, net in (("lpips", "alex"), ("lpips_vgg", "vgg")):
+        if key in metrics:
+            load_lpips(net, device=torch.device(device))
     if "fid" in metrics or "kid" in metrics:
         load_inception(device=torch.device(device))
 
@@ -205,16 +219,31 @@ def _kept(
     return [known[key] for key in keys]
 
 
-def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return the evaluation as scores.json holds it: overall, each style, with n and intervals, and every pair."""
+def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str], by: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the evaluation as scores.json holds it: overall, each style and group, with n and intervals, every pair.
+
+    Args:
+        by: annotations that pairs are grouped by, of :data:`hida.metrics.groups.LABELS`.
+
+    Raises:
+        HidaError: if a pair lacks one of them.
+    """
+    labels = labels_of([pair.attributes for pair in pairs], by)
     styles = sorted({pair.style for pair in pairs if pair.style is not None})
     groups = {"overall": np.arange(len(pairs))}
     for style in styles:
         groups[f"style {style + 1}"] = np.array([i for i, pair in enumerate(pairs) if pair.style == style])
+    for name in by:
+        for label in LABELS[name]:
+            rows = np.array([i for i, found in enumerate(labels) if found[name] == label], dtype=np.int64)
+            if len(rows):
+                groups[group_name(name, label)] = rows
     records = []
     for i, pair in enumerate(pairs):
-        record = {"name": pair.name, "style": None if pair.style is None else pair.style + 1}
+        record: dict[str, Any] = {"name": pair.name, "style": None if pair.style is None else pair.style + 1}
         record |= {"target": scores.hashes[i]}
+        if by:
+            record["by"] = labels[i]
         records.append(record | {key: float(column[i]) for key, column in scores.values.items()})
     return {
         "schema": SCHEMA,
@@ -230,6 +259,10 @@ def _group(scores: Scores, rows: np.ndarray, metrics: Sequence[str]) -> dict[str
     for key, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
         if key in metrics:
             result[key] = {"value": scores.distance(distance, rows)}
+    if "kid" in result and scores.predictions is not None and scores.targets is not None:
+        ends = kernel_interval(scores.predictions[rows], scores.targets[rows])
+        low, high = ends if ends is not None else (None, None)
+        result["kid"] |= {"low": low, "high": high}
     columns = {key: column[rows] for key, column in scores.values.items()}
     if columns:
         interval = mean_interval(np.stack(list(columns.values()), 1))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
 from hida.models.conditions import style_at, style_weights
+from hida.models.heads import FeatureHeads
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError, require_shape, require_tensor
 from hida.ops.cpu.layout import channels_last_on_cpu
@@ -34,6 +35,7 @@ class Discriminator(nn.Module):
         channels = 2 + 3 * config.photo + config.styles
         self.layers = _layers(channels, config.base_width)
         self.coarser = nn.ModuleList(_layers(channels, config.base_width) for _ in range(config.scales - 1))
+        self.heads = FeatureHeads(config.styles) if config.projected else None
 
     def forward(
         self, depth: Tensor, sketch: Tensor, photo: Tensor | None = None, style: Tensor | None = None

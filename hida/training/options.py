@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 
 from hida.config import Config
 
-MetricName = Literal["fid", "kid", "lpips", "scoot", "fsim"]
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
-"""the keys of :data:`hida.metrics.protocol.METRICS`, repeated here, since importing hida.metrics loads torch"""
+MetricName = Literal["fid", "kid", "lpips", "lpips_vgg", "scoot", "fsim"]
+METRICS: tuple[MetricName, ...] = ("fid", "kid", "lpips", "scoot", "fsim")
+"""The metrics that are measured unless others are asked for.
+
+The names repeat those of :data:`hida.metrics.protocol.METRICS`, and the annotations below those of
+:data:`hida.metrics.groups.LABELS`, since importing hida.metrics loads torch.
+"""
+Annotation = Literal["skin", "frontal", "gender", "hair", "smile"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from functools import partial
@@ -15,24 +15,19 @@ from torch import Tensor, nn
 from hida.config import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from hida.data.framing import Batch
 from hida.device import to_channels_last
-from hida.metrics.lpips import load_lpips
 from hida.models import Generator, build_discriminator, build_generator
 from hida.ops.dispatch import selected
-from hida.training import losses
 from hida.training.clock import Abandoned, Guard
 from hida.training.distributed import World
 from hida.training.half import DEVICES, HALF, HalfWeights
 from hida.training.moving import move_towards
+from hida.training.objective import Drawn, Objective
 from hida.training.schedule import learning_rates, mixed_seed
 from hida.training.stored import read_counters, require_moments
 from hida.weights.checkpoint import Checkpoint, CheckpointError, fill_module, generator_tensors
 
 T = TypeVar("T")
 NetworkConfig = GeneratorConfig | DiscriminatorConfig
-
-LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
-FURTHER = ("feature_matching", "perceptual", "distillation")
-"""losses that are computed only if their weight is above 0"""
 
 
 class TrainingState:
@@ -58,8 +53,8 @@ class TrainingState:
         half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
         self.weights = {name: HalfWeights(network, half) for name, network in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
-        self.losses = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
-        self.perceiver = load_lpips("alex", world.device) if "perceptual" in self.losses else None
+        self.objective = Objective(config, world.device)
+        self.losses = self.objective.names
         self.iteration = 0
         self.images = 0
         self.elapsed = 0.0
@@ -95,11 +90,11 @@ class TrainingState:
         Raises:
             Abandoned: if a signal has ended it through the guard; the state is as before then, but for gradients.
         """
-        sketch, depth_hat, seen_depth, d = self._do(partial(self._discriminate, batch))
+        drawn, d = self._do(partial(self._discriminate, batch))
         back = self._way_back("discriminator") if self.guard and self.guard.active else []
         self._update("discriminator", self.discriminator, d)
         try:
-            parts = self._do(partial(self._compare, batch, sketch, depth_hat, seen_depth))
+            parts = self._do(partial(self._compare, batch, drawn))
             total = sum(getattr(self.config.loss, f"weight_{n}") * v for n, v in parts.items())
             self._update("generator", self.generator, total)
         except Abandoned:
@@ -109,55 +104,19 @@ class TrainingState:
         self.scaler.update()
         return torch.stack([d, *parts.values()]).detach()
 
-    def _discriminate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw; return the sketch, the reconstructed depth, the depth that the discriminator sees, and its loss."""
-        config = self.config
+    def _discriminate(self, batch: Batch) -> tuple[Drawn, Tensor]:
+        """Draw; return what was drawn, and the discriminator's loss."""
         with self.autocast(), self.weights["generator"], self.weights["discriminator"]:
-            sketch, depth_hat = self.generator(batch.photo, batch.depth, batch.style)
-            seen_depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
-            # Real and drawn in one forward: the discriminator's norms work on each picture alone.
-            scales = self.discriminator.logits(
-                torch.cat((batch.depth, seen_depth.detach().to(batch.depth.dtype))),
-                torch.cat((batch.sketch.to(sketch.dtype), sketch.detach())),
-                *self._told(batch, 2),
-            )
-        d = _mean(
-            losses.adversarial_discriminator(real, fake, config.loss)
-            for real, fake in (logits.chunk(2) for logits in scales)
-        )
-        return sketch, depth_hat, seen_depth, d
+            drawn = self.objective.seen(batch, *self.generator(batch.photo, batch.depth, batch.style))
+            return drawn, self.objective.discriminators(self.discriminator, batch, drawn)
 
-    def _compare(self, batch: Batch, sketch: Tensor, depth_hat: Tensor, seen_depth: Tensor) -> dict[str, Tensor]:
+    def _compare(self, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
         """Return the parts of the generator's loss."""
-        config = self.config
         with self.autocast(), self.weights["discriminator"]:
             self.discriminator.requires_grad_(False)
-            told = self._told(batch)
-            drawn = self.discriminator.features(seen_depth, sketch, *told)
-            further = {}
-            if "feature_matching" in self.losses:
-                with torch.no_grad():
-                    target = self.discriminator.features(batch.depth, batch.sketch.to(sketch.dtype), *told)
-                further["feature_matching"] = losses.feature_matching(drawn, target)
+            parts = self.objective.generators(self.discriminator, batch, drawn)
             self.discriminator.requires_grad_(True)
-            if self.perceiver is not None:
-                further["perceptual"] = losses.perceptual(self.perceiver, sketch, batch.sketch)
-        parts = {
-            "adversarial": _mean(losses.adversarial_generator(features[-1], config.loss) for features in drawn),
-            "pixel": losses.pixel(sketch, batch.sketch),
-            "texture": losses.textural(sketch, batch.photo, batch.sketch, config.loss),
-            "geometry": losses.geometric(depth_hat, batch.depth, config.loss),
-            **further,
-        }
-        if "distillation" in self.losses:
-            parts["distillation"] = losses.pixel(sketch, batch.taught)
         return parts
-
-    def _told(self, batch: Batch, times: int = 1) -> tuple[Tensor | None, Tensor | None]:
-        """Return the photo and the style, repeated, where the discriminator sees them; None where it does not."""
-        config = self.config.discriminator
-        photo = torch.cat([batch.photo] * times) if config.photo else None
-        return photo, torch.cat([batch.style] * times) if config.styles else None
 
     def _do(self, work: Callable[[], T]) -> T:
         """Do a part of an iteration, which a signal may end if it is a long one."""
@@ -316,11 +275,6 @@ def require_generator(weights: Checkpoint, config: Config) -> None:
 def _differences(theirs: NetworkConfig, ours: NetworkConfig) -> str:
     names = [field.name for field in fields(theirs) if getattr(theirs, field.name) != getattr(ours, field.name)]
     return ", ".join(f"{name} is {getattr(theirs, name)}, not {getattr(ours, name)}" for name in names)
-
-
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    given = list(values)
-    return torch.stack(given).mean() if len(given) > 1 else given[0]
 
 
 def _compile_regions(generator: Generator) -> None:

@@ -154,6 +154,26 @@ def test_a_sketch_ends_in_its_own_paper_unless_told_otherwise(source, tmp_path):
     assert made.fill == PreparedSet.load(made.folder).fill == {"photo": "replicate", "sketch": "paper"}
 
 
+def test_the_tone_of_the_skin_is_measured_where_an_annotation_says_and_once_more_if_it_is_missing(source, tmp_path):
+    pairs = [
+        replace(p, attributes={"skin_color": point})
+        for p, point in zip(source[0].pairs, ([5, 9], [1, 1], [999, 1]), strict=True)
+    ]
+    given = replace(source[0], pairs=tuple(pairs))
+    grey = 90.0  # of the background, which is lighter than the middle and not yellow
+    DotModel.calls = 0
+    made = preparation.prepare(given, tmp_path / "out", SETTINGS, DotModel)
+    assert [pair.attributes["skin_ita"] for pair in made.pairs] == [pytest.approx(grey, abs=0.5)] * 2 + [None]
+    journal = tmp_path / "out/journal.jsonl"
+    first, *lines = journal.read_text(encoding="utf-8").splitlines()
+    older = [json.loads(line) for line in lines]
+    del older[1]["pair"]["attributes"]["skin_ita"]
+    journal.write_text("\n".join([first, *map(json.dumps, older)]), encoding="utf-8")
+    assert DotModel.calls == 3
+    assert preparation.prepare(given, tmp_path / "out", SETTINGS, DotModel) == made
+    assert DotModel.calls == 4
+
+
 def test_depth_none_is_zero(source, tmp_path):
     made = preparation.prepare(source[0], tmp_path / "out", Settings("pairs", depth="none"), DotModel)
     assert made.depth == "none"

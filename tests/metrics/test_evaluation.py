@@ -17,6 +17,7 @@ from PIL import Image
 
 from hida.cli import evaluate as cli_evaluate
 from hida.cli.run import run_command
+from hida.config import Config
 from hida.data.packed import pack
 from hida.data.prepared import PreparedSet
 from hida.errors import HidaError
@@ -42,6 +43,7 @@ class Drawer:
     """A sketcher whose drawings tell by what they were drawn."""
 
     calls = 0
+    config = Config()
 
     def __init__(self, value: float = 1.0) -> None:
         self.generator = torch.nn.Linear(1, 1, bias=False)
@@ -204,7 +206,7 @@ def test_a_missing_network_is_said_before_anything_is_drawn(tmp_path, drawer, mo
 
 
 def test_a_weights_file_is_drawn_with_and_scored(tmp_path):
-    from hida.config import Config, GeneratorConfig
+    from hida.config import GeneratorConfig
     from hida.models import build_generator
     from hida.weights import checkpoint
 
@@ -221,7 +223,7 @@ def test_a_weights_file_is_drawn_with_and_scored(tmp_path):
 
 
 def test_what_a_run_held_out_is_drawn_and_scored(tmp_path, drawer, monkeypatch):
-    from hida.config import Config, TrainConfig
+    from hida.config import TrainConfig
     from hida.data.dataset import split_holdout
 
     names = {f"n{i}": ("train", i % 3) for i in range(9)} | {"t": ("test", 0)}

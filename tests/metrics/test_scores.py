@@ -90,8 +90,11 @@ def at(*place):
         (at("groups", "overall", "lpips", "high"), (-1.0,), "the lower one first"),
         (at("groups", "overall", "lpips", "high"), ("x",), "high is 'x'"),
         (at("groups", "overall", "kid"), ({"value": "x"},), "value is 'x', not a number"),  # though not in metrics
-        (at("groups", "styles"), ({},), "neither overall nor a style"),
+        (at("groups", "styles"), ({},), "no group that hida evaluate makes"),
         (at("groups"), ([],), "groups is a list"),
+        (at("groups", "skin: green"), ({},), "no group"),
+        (at("pairs", 1, "by"), ({"age": "old"},), r"pairs\[1\]\.by has 'age'"),
+        (at("trained_on"), (["beauty"],), r"trained_on\[0\] is 'beauty'"),
         (at("schema"), (True,), "format true"),
     ],
 )

@@ -14,8 +14,9 @@ from hida.data.dataset import PairTensors
 from hida.data.framing import draw_plan, planned_batch
 from hida.training.distributed import World
 from hida.training.engine import AHEAD, FAIL_CAPTURE, WARM_UP, CaptureFailed, Engine
+from hida.training.objective import LOSSES
 from hida.training.schedule import batch_indices, mixed_seed
-from hida.training.state import LOSSES, TrainingState
+from hida.training.state import TrainingState
 from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 
 configurations = pytest.mark.parametrize("config", [RELEASED, PAPER_LIKE], ids=["released", "paper"])

@@ -17,7 +17,8 @@ from hida.errors import HidaError
 from hida.metrics.lpips import load_lpips
 from hida.training import losses
 from hida.training.distributed import World
-from hida.training.state import LOSSES, TrainingState
+from hida.training.objective import LOSSES
+from hida.training.state import TrainingState
 from hida.weights.checkpoint import CHECKPOINT, Checkpoint, CheckpointError
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import told_warnings
@@ -77,7 +77,8 @@ def _separated(argv: Sequence[str] | None) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command ``hida evaluate``."""
-    command: Command = read_command(Command, _separated(argv), "hida evaluate", __doc__)
+    words = _separated(argv)
+    command: Command = read_command(Command, words, "hida evaluate", __doc__)
     if (command.pred is None) == (command.weights is None):
         raise HidaError("give either --pred DIR with the sketches to score or --weights to draw them with.")
     from hida.device import choose_device, tune
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise HidaError("--split chooses what --weights draws; leave it out with --pred.")
     if not command.metrics:
         raise HidaError(f"--metrics names none; choose from {', '.join(METRICS)}.")
+    if not command.by and any(word.split("=")[0] == "--by" for word in words):
+        raise HidaError(f"--by names none; choose from {', '.join(get_args(Annotation))}.")
     require_folder_place(command.out)
     device = choose_device(command.device)
     tune(device)

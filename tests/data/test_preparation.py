@@ -155,10 +155,8 @@ def test_a_sketch_ends_in_its_own_paper_unless_told_otherwise(source, tmp_path):
 
 
 def test_the_tone_of_the_skin_is_measured_where_an_annotation_says_and_once_more_if_it_is_missing(source, tmp_path):
-    pairs = [
-        replace(p, attributes={"skin_color": point})
-        for p, point in zip(source[0].pairs, ([5, 9], [1, 1], [999, 1]), strict=True)
-    ]
+    points = ([5, 9], [1, 1], [999, 1])
+    pairs = [replace(p, attributes={"skin_color": at}) for p, at in zip(source[0].pairs, points, strict=True)]
     given = replace(source[0], pairs=tuple(pairs))
     grey = 90.0  # of the background, which is lighter than the middle and not yellow
     DotModel.calls = 0

@@ -128,9 +128,9 @@ def test_pairs_without_an_annotation_are_said_before_anything_is_drawn(tmp_path,
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--by", "age"], "--by"),
+        (["--by", "age"], "--by: 'age' is none of"),
         (["--by", "skin,hat"], "--by"),
-        (["--by"], "--by"),
+        (["--by"], "--by names none"),
         (["--by", "hair"], "does not have"),
     ],
 )

@@ -10,7 +10,6 @@ import torch
 from scipy.ndimage import correlate
 
 from hida.config import LossConfig
-from hida.metrics.lpips import LPIPS
 from hida.training import losses
 
 REAL, FAKE = np.array([[2.0, -0.5], [0.25, 1.0]]), np.array([[-2.0, 0.5], [-0.25, 3.0]])
@@ -147,21 +146,70 @@ def test_features_are_matched_layer_by_layer_without_the_logits():
     assert ours.item() == pytest.approx(np.mean(means), rel=1e-5)
 
 
-def test_the_perceptual_loss_is_the_networks_distance_at_a_random_shift():
+def test_pictures_are_cropped_alike_at_a_random_shift():
     torch.manual_seed(0)
-    network = LPIPS("alex")
-    sketch, target = (tensor(images(1, seed, h=68, w=70)) for seed in (13, 14))
-    grey = [plane.repeat(1, 3, 1, 1) for plane in (sketch, target)]
-    possible = {
-        round(network(*(p[:, :, y : y + 65, x : x + 67] for p in grey)).mean().item(), 6): (y, x)
-        for y in range(4)
-        for x in range(4)
-    }
-    found = [possible[round(losses.perceptual(network, sketch, target).item(), 6)] for _ in range(40)]
-    assert len(possible) == 16
+    images_ = [tensor(images(channels, seed, h=12, w=17)) for channels, seed in ((1, 13), (3, 14))]
+    found = []
+    for _ in range(60):
+        cut = losses.shifted(*images_)
+        places = [
+            (y, x)
+            for y in range(4)
+            for x in range(4)
+            if all(torch.equal(c, p[:, :, y : y + 9, x : x + 14]) for c, p in zip(cut, images_, strict=True))
+        ]
+        assert len(places) == 1
+        found += places
     assert {y for y, _ in found} == {x for _, x in found} == {0, 1, 2, 3}
     assert len(set(found)) > 8  # the shifts of the two axes are drawn apart
-    assert losses.perceptual(network, sketch, sketch).item() == 0
+
+
+def co_occurrences(block):
+    """Count by hand how often levels meet one pixel apart: a pixel between two levels is a share of each."""
+    place = (block + 1) * 2.5
+    belongs = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(6)))
+    counts, meetings = np.zeros((6, 6)), 0
+    height, width = block.shape
+    for y in range(height):
+        for x in range(width):
+            for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+                if 0 <= y + dy < height and 0 <= x + dx < width:
+                    counts += np.outer(belongs[y, x], belongs[y + dy, x + dx])
+                    meetings += 1
+    return counts / meetings
+
+
+def tone(sketch, target, top, left, rows, columns):
+    total = 0.0
+    for a, b in zip(sketch[:, 0], target[:, 0], strict=True):
+        for i in range(4):
+            for j in range(4):
+                block = np.s_[top + i * rows : top + (i + 1) * rows, left + j * columns : left + (j + 1) * columns]
+                total += np.abs(co_occurrences(a[block]) - co_occurrences(b[block])).sum()
+    return total / len(sketch) / 16
+
+
+def test_the_tone_counts_which_levels_meet_in_every_block(monkeypatch):
+    # 18 and 23 pixels: seven eighths are blocks of 3 and 5, at one of seven places and one of four.
+    sketch, target = images(1, 15, h=18, w=23), images(1, 16, h=18, w=23)
+    starts = iter((4, 1))
+    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.full(size, next(starts)))
+    loss = losses.tone(tensor(sketch), tensor(target))
+    assert loss.item() == pytest.approx(tone(sketch, target, 4, 1, 3, 5), rel=1e-5)
+
+
+def test_the_gradient_of_the_tone(monkeypatch):
+    sketch, target = images(1, 17, n=1, h=10, w=10), images(1, 18, n=1, h=10, w=10)
+    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.ones(size, dtype=torch.int64))
+    assert_same(lambda x: losses.tone(x, tensor(target)), lambda x: tone(x, target, 1, 1, 2, 2), sketch, rel=1e-5)
+
+
+def test_the_tone_of_equal_pictures_is_0_and_of_black_and_white_2():
+    white = torch.ones(1, 1, 64, 64)
+    assert losses.tone(white, white).item() == 0
+    assert losses.tone(white, -white).item() == pytest.approx(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses.tone(tensor(images(1, 19, h=64, w=64)), white).dtype == torch.float32
 
 
 def test_half_precision_input_is_computed_in_float32():

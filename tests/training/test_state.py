@@ -154,11 +154,21 @@ def test_every_scale_of_the_discriminator_has_the_same_say():
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(before) / 2
 
 
+class Perceiver(torch.nn.Module):
+    """Two stages in AlexNet's place: what it is given, and a number per picture."""
+
+    def activations(self, image):
+        yield image
+        yield image.mean((1, 2, 3), keepdim=True)
+
+    def distance(self, a, b):
+        return sum((x - y).square().mean((1, 2, 3)) for x, y in zip(a, b, strict=True))
+
+
 def test_the_generators_loss_weighs_its_parts_further_ones_too(monkeypatch):
-    monkeypatch.setattr(
-        "hida.training.state.load_lpips", lambda net, device: lambda a, b: (a - b).square().mean((1, 2, 3))
-    )
-    config = varied(loss={"weight_feature_matching": 10, "weight_perceptual": 3}, generator={"dropout": 0.0})
+    monkeypatch.setattr("hida.training.objective.load_lpips", lambda net, device: Perceiver())
+    further = {"weight_feature_matching": 10, "weight_perceptual": 3, "weight_tone": 5}
+    config = varied(loss=further, generator={"dropout": 0.0})
     state, given, totals = TrainingState(config, ALONE), batch(), {}
     monkeypatch.setattr(state, "_update", lambda name, network, loss: totals.__setitem__(name, loss.item()))
     parts = state.step(given, 0.0)
@@ -167,10 +177,13 @@ def test_the_generators_loss_weighs_its_parts_further_ones_too(monkeypatch):
         drawn, target = (state.discriminator.features(given.depth, s)[0][:-1] for s in (sketch, given.sketch))
         means = [(a - b).abs().mean().item() for a, b in zip(drawn, target, strict=True)]
         square = (sketch - given.sketch).square().mean().item()
-    assert list(parts) == [*LOSSES, "feature_matching", "perceptual"]
+        square += (sketch.mean((1, 2, 3)) - given.sketch.mean((1, 2, 3))).square().mean().item()
+        toned = losses.tone(sketch, given.sketch).item()
+    assert list(parts) == [*LOSSES, "feature_matching", "perceptual", "tone"]
     assert parts["feature_matching"].item() == pytest.approx(sum(means) / len(means), rel=1e-4)
     assert parts["perceptual"].item() == pytest.approx(square, rel=2e-2)  # three of 256 rows and columns are left out
-    expected = sum(parts[name] * weight for name, weight in zip(list(parts)[1:], (1, 4, 1, 4, 10, 3), strict=True))
+    assert parts["tone"].item() == pytest.approx(toned, rel=2e-2)  # likewise
+    expected = sum(parts[name] * weight for name, weight in zip(list(parts)[1:], (1, 4, 1, 4, 10, 3, 5), strict=True))
     assert totals["generator"] == pytest.approx(expected.item(), rel=1e-5)
     assert totals["discriminator"] == pytest.approx(parts["d"].item(), rel=1e-6)
 

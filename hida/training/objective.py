@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hida.config import Config
 from hida.data.framing import Batch
+from hida.device import to_channels_last
 from hida.metrics.lpips import load_lpips
 from hida.models.discriminator import Discriminator
 from hida.training import losses
@@ -60,6 +62,9 @@ class Objective:
         self.names = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
         looks = "perceptual" in self.names or config.discriminator.projected
         self.perceiver = load_lpips("alex", device) if looks else None
+        if self.perceiver is not None and config.train.channels_last:
+            # A copy: others measure with the one that is kept loaded.
+            self.perceiver = to_channels_last(copy.deepcopy(self.perceiver))
 
     def seen(self, batch: Batch, sketch: Tensor, depth_hat: Tensor) -> Drawn:
         """Return what is computed once for both networks' losses."""
@@ -71,12 +76,20 @@ class Objective:
         if self.perceiver is not None:
             target, photo = batch.sketch.to(sketch.dtype), batch.photo.to(sketch.dtype)
             images = losses.shifted(sketch, target, photo)
-            features["sketch"] = list(self.perceiver.activations(images[0].expand(-1, 3, -1, -1)))
+            features["sketch"] = self._looked_at(images[0])
             with torch.no_grad():
-                features["target"] = list(self.perceiver.activations(images[1].expand(-1, 3, -1, -1)))
+                features["target"] = self._looked_at(images[1])
                 if config.discriminator.projected:
-                    features["photo"] = list(self.perceiver.activations(images[2]))
+                    features["photo"] = self._looked_at(images[2])
         return Drawn(sketch, depth_hat, depth, features, augmentation)
+
+    def _looked_at(self, image: Tensor) -> list[Tensor]:
+        """Return AlexNet's stages of sketches or photos, in the layout of the networks."""
+        assert self.perceiver is not None
+        image = image.expand(-1, 3, -1, -1)
+        if self.config.train.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return list(self.perceiver.activations(image))
 
     def discriminators(self, network: Discriminator, batch: Batch, drawn: Drawn) -> Tensor:
         """Return the discriminator's loss on real and drawn sketches; no gradient goes to the generator."""

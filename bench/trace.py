@@ -45,8 +45,9 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from bench.recipes import paper_losses
 from hida.cli.run import run_command
-from hida.config import Config, load_preset
+from hida.config import Config
 from hida.data.dataset import PairTensors
 from hida.errors import HidaError
 from hida.ops import library
@@ -310,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     told = "the operators, too: all, or the N most frequent"
     made.add_argument("--list", type=_at_least(0), nargs="?", const=1000, default=0, metavar="N", help=told)
     options = made.parse_args(argv)
-    configs = {preset: load_preset(preset) for preset in options.presets}
+    configs = {preset: paper_losses(preset) for preset in options.presets}
     if not library.loaded_cuda:
         print(
             f"trace: the reference ops are counted, since the CUDA library is {library.why_not_cuda}", file=sys.stderr

@@ -15,6 +15,9 @@ On a CPU each method has a process of its own, and they take turns, a few iterat
 on everybody; on a GPU they run one after the other in one process, since it takes many seconds to start there, and a
 row is in the file as soon as it is measured. The breakdown is of operators, from torch.profiler, without a graph.
 
+Trained is what the paper has, by the preset's networks; --recipe adds the preset's further losses and its whole
+discriminator (not with the method released, nor --kernels).
+
 --kernels measures no times, but tells every kernel of an iteration by name: how many, how long; launched one by one,
 without a graph. Casts and layout copies are told apart by the operators that launched them. The sum of the kernels'
 times is what a graph of the iteration could take at best.
@@ -38,6 +41,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import runner, workers
+from bench.recipes import paper_losses
 from bench.timing import summary
 from hida import ops
 from hida.cli.output import make_printable
@@ -83,9 +87,15 @@ class Released(TrainingState):
         return torch.stack([d, *parts]).detach()
 
 
-def build(method: str, preset: str, batch: int, device: torch.device, benchmark: int = 10) -> Engine:
-    """Return the engine of a method, on random pairs; cuDNN tries ``benchmark`` algorithms for each convolution."""
-    config, gpu = load_preset(preset), device.type == "cuda"
+def build(
+    method: str, preset: str, batch: int, device: torch.device, benchmark: int = 10, recipe: bool = False
+) -> Engine:
+    """Return the engine of a method, on random pairs; cuDNN tries ``benchmark`` algorithms for each convolution.
+
+    Args:
+        recipe: train by the preset's whole recipe, instead of :func:`paper_losses`.
+    """
+    config, gpu = load_preset(preset) if recipe else paper_losses(preset), device.type == "cuda"
     train = dataclasses.replace(
         config.train,
         batch=batch,
@@ -123,7 +133,9 @@ class Iteration:
         self.method = one["method"]
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
-        self.engine = build(one["method"], one["preset"], one["batch"], options.device, options.cudnn_benchmark)
+        self.engine = build(
+            one["method"], one["preset"], one["batch"], options.device, options.cudnn_benchmark, options.recipe
+        )
         self.wait = self.engine.losses  # which waits for the device
         for _ in range(WARM_UP + 2):
             self.step()
@@ -212,6 +224,8 @@ def main() -> None:
     workers.add_rounds(made, 7, gpu)
     made.add_argument("--cudnn-benchmark", type=int, default=10, metavar="N", help="as hida train's (GPU)")
     made.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
+    told = "all losses and the discriminator of the preset, not only the paper's (needs its networks' weights)"
+    made.add_argument("--recipe", action="store_true", help=told)
     made.add_argument("--kernels", action="store_true", help="every kernel of an iteration in place of times")
     options = made.parse_args()
     if options.kernels:

@@ -27,6 +27,7 @@ from hida.weights.checkpoint import load
 TINY = ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.batch", "2", "--train.holdout", "1"]
 TINY += ["--train.epochs", "4", "--optimizer.constant-epochs", "2", "--train.log-every", "1", "--device", "cpu"]
 TINY += ["--train.precision", "fp32", "--train.threads", "1"]
+TINY += ["--loss.weight-perceptual", "0"]  # whose network need not be on this machine
 _PATHS = [str(Path(hida.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]  # packages may lie there
 PROCESS = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PATHS)}
 

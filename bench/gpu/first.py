@@ -46,6 +46,7 @@ FAST = ["--train.precision", "bf16", "--train.evaluate-epochs", "20", "--train.s
 FAST += ["--train.cudnn-benchmark", "3"]  # all of its algorithms for every convolution would take half a minute
 TINY = ["--train.log-every", "1", "--train.precision", "fp32"]
 TINY += ["--generator.base-width", "2", "--discriminator.base-width", "1", "--train.threads", "1"]
+TINY += ["--loss.weight-perceptual", "0"]  # whose network need not be there
 FEW = ["--seconds", "0.02", "--without", "compile", "--memory", "kept"]  # on a CPU
 TINY_PRESET = "[generator]\nbase_width = 2\n[discriminator]\nbase_width = 1\n"
 LOADS = """

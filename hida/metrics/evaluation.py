@@ -29,7 +29,7 @@ from hida.metrics.protocol import BY_KEY, METRICS
 from hida.metrics.report import html_report, markdown
 from hida.metrics.scoring import load_networks, lossy_files, score, summarise
 from hida.metrics.store import Store
-from hida.weights import cache_folder
+from hida.weights import cache_folder, checkpoint
 
 FILES = ("scores.json", "scores.md", "report.html")
 _SKETCHES = "sketches"
@@ -259,11 +259,8 @@ def _claim(folder: Path, fingerprint: str) -> None:
 
 
 def _fingerprint(generator: torch.nn.Module, prepared: PreparedSet) -> str:
-    digest = hashlib.sha256((prepared.folder / "index.json").read_bytes())
-    for name, value in sorted(generator.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    index = hashlib.sha256((prepared.folder / "index.json").read_bytes()).hexdigest()
+    return f"{index} {checkpoint.digest(generator.state_dict())}"
 
 
 def _cache_path(given: str | None) -> Path | None:

@@ -29,6 +29,7 @@ from hida.training.clock import StopFlag
 from hida.training.distributed import World
 from hida.training.engine import FAIL_CAPTURE, CaptureFailed, Engine
 from hida.training.journal import require_tensorboard
+from hida.training.objective import Objective
 from hida.training.options import RunOptions
 from hida.training.state import TrainingState, require_generator
 from hida.weights import checkpoint
@@ -129,10 +130,14 @@ def _train(options: RunOptions, world: World, deadline: float) -> None:
 
 
 def _finish(out: Path, state: TrainingState, size: int, idle: bool) -> None:
-    """Write the weights at the end, or where a timed run stops; print how to continue, and whether nothing was done."""
+    """Write the weights at the end, or where a timed run stops; print how to continue, and whether nothing was done.
+
+    The digest tells whether two runs are bit by bit the same.
+    """
     options, timed = state.config.train, bool(state.config.train.minutes)
     ended = state.elapsed >= state.config.seconds if timed else state.images >= options.epochs * size
     path = out / "weights.safetensors"
+    _say(f"EMA generator of iteration {state.iteration}: sha256 {checkpoint.digest(state.ema.state_dict())}")
     if ended or timed:
         checkpoint.write_snapshot(out, path)
     if ended and timed and idle:
@@ -202,6 +207,7 @@ def _require_runnable(options: RunOptions, world: World) -> None:
         raise HidaError("--train.precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
     if config.train.tensorboard:
         require_tensorboard()
+    Objective(config, world.device)  # whose network may be missing: better said before the data is read
     if (options.distil is None) != (config.loss.weight_distillation == 0):
         raise HidaError("--distil and a --loss.weight-distillation above 0 have an effect only together; give both.")
     if not 0 <= options.time_limit < math.inf:

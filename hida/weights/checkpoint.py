@@ -8,6 +8,7 @@ The configuration and the counters are JSON in the file's metadata.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -211,6 +212,15 @@ def fill_module(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path)
     """
     require_fit(tensors, shapes_of(module), path)
     module.load_state_dict(tensors)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors, their names, shapes and types: the same wherever every bit is."""
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def network_shapes(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, tuple[int, ...]]:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from bench import trace
+from bench.recipes import paper_losses
 from hida.cli.run import run_command
-from hida.config import load_preset
 from hida.errors import HidaError
 from hida.ops import library
 
@@ -121,7 +121,7 @@ def test_lists_are_launched_in_pieces_of_so_many_tensors_and_blocks():
 @pytest.mark.slow
 @pytest.mark.parametrize("nhwc", [True, False], ids=["nhwc", "nchw"])
 def test_a_training_step_rearranges_nothing_and_casts_weights_together(nhwc):
-    found = trace.trace(load_preset("small"), 2, nhwc)
+    found = trace.trace(paper_losses("small"), 2, nhwc)
     assert found.kinds["inside"] == 0
     assert found.kinds["layout"] <= (3 if nhwc else 5)
     assert found.kinds["cast"] <= 53

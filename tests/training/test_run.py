@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hida.data.framing import centred_batch
 from hida.data.prepared import PreparedSet
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
+from hida.metrics.lpips import load_lpips
 from hida.training import run as train
 from hida.training.state import TrainingState
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
@@ -68,6 +71,18 @@ def test_the_weights_are_the_averaged_generator(straight):
     stored = load(checkpoint_paths(straight)[0]).part("ema")
     for name, value in generator.state_dict().items():
         assert torch.equal(value, stored[name].half().float())
+
+
+def test_the_digest_that_is_said_is_that_of_the_ema_generator_and_tells_runs_apart(data, tmp_path, capsys):
+    said = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert hida_train(data, tmp_path / name, "--stop-after", "2", "--train.seed", seed) == 0
+        said.append(re.search("EMA generator of iteration 2: sha256 ([0-9a-f]{64})\n", capsys.readouterr().out)[1])
+    assert said[0] == said[1] != said[2]
+    found = hashlib.sha256()
+    for name, value in sorted(load(checkpoint_paths(tmp_path / "a")[0]).part("ema").items()):
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + value.numpy().tobytes())
+    assert said[0] == found.hexdigest()
 
 
 @pytest.mark.parametrize(("limit", "iteration"), [(("--stop-after", "3"), 3), (("--time-limit", "1e-9"), 1)], ids=str)
@@ -202,6 +217,7 @@ REFUSALS = {
     "styles": (["--generator.styles", "2"], "has 3 styles but the generator 2; add --generator.styles 3"),
     "fp16 on a CPU": (["--train.precision", "fp16"], "fp16 needs a GPU"),
     "no pair left": (["--train.holdout", "5"], "has 5 training pairs and 5 are held out"),
+    "no network": (["--loss.weight-perceptual", "1"], "hida weights fetch alexnet-features"),
     "preset": (["--preset", "large"], "there is no preset 'large'"),
     "a value": (
         ["--generator.base-width", "3"],
@@ -217,7 +233,15 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSALS.values(), ids=REFUSALS.keys())
-def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, capsys, options, words):
+def test_bad_input_is_one_sentence_and_nothing_is_written(data, tmp_path, capsys, monkeypatch, options, words):
+    if words.startswith("hida weights"):
+        for name, value in (
+            ("HIDA_CACHE", str(tmp_path / "cache")),
+            ("HIDA_WEIGHTS", ""),
+            ("TORCH_HOME", str(tmp_path)),
+        ):
+            monkeypatch.setenv(name, value)
+        load_lpips.cache_clear()
     out = tmp_path / "out"
     assert hida_train(data, out, *(option.format(tmp=tmp_path) for option in options)) == 2
     said = capsys.readouterr().err

@@ -207,7 +207,7 @@ class TrainingState:
         for network in (self.generator, self.ema):
             fill_module(network, generator, weights.path)
         tensors, theirs, ours = weights.part("discriminator"), weights.config.discriminator, self.config.discriminator
-        fits = bool(tensors) and replace(theirs, noise=ours.noise) == ours
+        fits = bool(tensors) and replace(theirs, noise=ours.noise, augment=ours.augment) == ours
         if fits:
             fill_module(self.discriminator, tensors, weights.path)
         return fits

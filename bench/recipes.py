@@ -6,7 +6,7 @@ import dataclasses
 
 from hida.config import Config, DiscriminatorConfig, load_preset
 
-FURTHER = ("weight_feature_matching", "weight_perceptual", "weight_tone", "weight_distillation")
+FURTHER = ("weight_feature_matching", "weight_perceptual", "weight_distillation")
 
 
 def paper_losses(preset: str) -> Config:

@@ -134,8 +134,6 @@ class LossConfig:
     """weight of the distance of D's features of the drawn and of the target sketch (pix2pixHD; released: 0)"""
     weight_perceptual: float = 0.0
     """weight of the LPIPS distance (AlexNet) from the target sketch, whose network must be available (released: 0)"""
-    weight_tone: float = 0.0
-    """weight of the distance of soft co-occurrences of grey levels from the target sketch's (released: 0)"""
     weight_distillation: float = 0.0
     """weight of the mean absolute difference from a teacher's sketch (hida train --distil)"""
 

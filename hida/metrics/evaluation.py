@@ -124,7 +124,7 @@ def evaluate(
 def trained_on(config: Config) -> list[str]:
     """Return the metrics that a training minimised: their scores are no independent evidence."""
     alexnet = config.loss.weight_perceptual or config.discriminator.projected
-    return ["lpips"] * bool(alexnet) + ["scoot"] * bool(config.loss.weight_tone)
+    return ["lpips"] * bool(alexnet)
 
 
 def _require_annotated(target: Path, by: Sequence[str], split: Literal["test", "held_out"]) -> None:

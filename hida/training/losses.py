@@ -61,51 +61,6 @@ def shifted(*images: Tensor) -> list[Tensor]:
     return cut
 
 
-def tone(sketch: Tensor, target: Tensor) -> Tensor:
-    """Return the mean distance of the co-occurrences of grey levels in 4×4 blocks, in [0, 2].
-
-    A pixel belongs to the two of :data:`LEVELS` levels between which it is, to each the more the nearer, so that counts
-    have a gradient. How often levels meet one pixel apart (in four directions) is counted per block and divided by the
-    number of meetings; blocks are compared by the sum of the absolute differences. Both pictures are cropped first to
-    seven eighths, at random, so that the blocks have no fixed borders.
-
-    Args:
-        sketch, target: (N, 1, H, W) in [−1, 1].
-
-    Source: what SCOOT counts (Fan et al., ICCV 2019), made differentiable.
-    """
-    pair = torch.cat((sketch.float(), target.float()))
-    for axis in (2, 3):
-        length = pair.shape[axis] * 7 // 8 // GRID * GRID
-        start = torch.randint(pair.shape[axis] - length + 1, (1,), device=pair.device)
-        pair = pair.index_select(axis, start + torch.arange(length, device=pair.device))
-    drawn, wanted = _co_occurrences(pair).chunk(2)
-    return (drawn - wanted).abs().sum((-1, -2)).mean()
-
-
-LEVELS, GRID = 6, 4
-"""grey levels that are counted, and blocks along a side: SCOOT's"""
-
-
-def _co_occurrences(image: Tensor) -> Tensor:
-    """Return the shares (N, 16, L, L) of the pairs of levels of neighbours in blocks of (N, 1, H, W) in [−1, 1]."""
-    n, _, height, width = image.shape
-    rows, columns = height // GRID, width // GRID
-    blocks = image.view(n, GRID, rows, GRID, columns).transpose(2, 3).reshape(n * GRID**2, rows, columns, 1)
-    place = (blocks + 1) * ((LEVELS - 1) / 2)
-    levels = torch.arange(LEVELS, device=image.device)
-    belongs = (1 - (place - levels).abs()).clamp_min(0)
-    total, count = image.new_zeros(()), 0
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        here = belongs[:, : rows - down, max(0, -right) : columns - max(0, right)]
-        there = belongs[:, down:, max(0, right) : columns - max(0, -right)]
-        with torch.autocast(image.device.type, enabled=False):  # shares of 1e-4 count, too
-            total = total + here.flatten(1, 2).transpose(1, 2) @ there.flatten(1, 2)
-        count += here.shape[1] * here.shape[2]
-    both = (total + total.transpose(1, 2)) / (2 * count)
-    return both.view(n, GRID**2, LEVELS, LEVELS)
-
-
 def geometric(depth_hat: Tensor, depth: Tensor, config: LossConfig) -> Tensor:
     """Return the depth reconstruction error: its mean square (Eq. 5) or the root of it (released code)."""
     square = (depth_hat.float() - depth.float()).square().mean()

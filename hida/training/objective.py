@@ -19,7 +19,7 @@ from hida.training import losses
 from hida.training.augmentation import Augmentation
 
 LOSSES = ("d", "adversarial", "pixel", "texture", "geometry")
-FURTHER = ("feature_matching", "perceptual", "tone", "distillation")
+FURTHER = ("feature_matching", "perceptual", "distillation")
 """losses that are computed only if their weight is above 0"""
 
 
@@ -130,8 +130,6 @@ class Objective:
         if "perceptual" in self.names and self.perceiver is not None:
             distance = self.perceiver.distance(drawn.features["sketch"], drawn.features["target"])
             parts["perceptual"] = distance.float().mean()
-        if "tone" in self.names:
-            parts["tone"] = losses.tone(sketch, batch.sketch)
         if "distillation" in self.names:
             parts["distillation"] = losses.pixel(sketch, batch.taught)
         return parts

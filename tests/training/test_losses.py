@@ -164,54 +164,6 @@ def test_pictures_are_cropped_alike_at_a_random_shift():
     assert len(set(found)) > 8  # the shifts of the two axes are drawn apart
 
 
-def co_occurrences(block):
-    """Count by hand how often levels meet one pixel apart: a pixel between two levels is a share of each."""
-    place = (block + 1) * 2.5
-    belongs = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(6)))
-    counts, meetings = np.zeros((6, 6)), 0
-    height, width = block.shape
-    for y in range(height):
-        for x in range(width):
-            for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
-                if 0 <= y + dy < height and 0 <= x + dx < width:
-                    counts += np.outer(belongs[y, x], belongs[y + dy, x + dx])
-                    meetings += 1
-    return counts / meetings
-
-
-def tone(sketch, target, top, left, rows, columns):
-    total = 0.0
-    for a, b in zip(sketch[:, 0], target[:, 0], strict=True):
-        for i in range(4):
-            for j in range(4):
-                block = np.s_[top + i * rows : top + (i + 1) * rows, left + j * columns : left + (j + 1) * columns]
-                total += np.abs(co_occurrences(a[block]) - co_occurrences(b[block])).sum()
-    return total / len(sketch) / 16
-
-
-def test_the_tone_counts_which_levels_meet_in_every_block(monkeypatch):
-    # 18 and 23 pixels: seven eighths are blocks of 3 and 5, at one of seven places and one of four.
-    sketch, target = images(1, 15, h=18, w=23), images(1, 16, h=18, w=23)
-    starts = iter((4, 1))
-    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.full(size, next(starts)))
-    loss = losses.tone(tensor(sketch), tensor(target))
-    assert loss.item() == pytest.approx(tone(sketch, target, 4, 1, 3, 5), rel=1e-5)
-
-
-def test_the_gradient_of_the_tone(monkeypatch):
-    sketch, target = images(1, 17, n=1, h=10, w=10), images(1, 18, n=1, h=10, w=10)
-    monkeypatch.setattr(torch, "randint", lambda high, size, **_: torch.ones(size, dtype=torch.int64))
-    assert_same(lambda x: losses.tone(x, tensor(target)), lambda x: tone(x, target, 1, 1, 2, 2), sketch, rel=1e-5)
-
-
-def test_the_tone_of_equal_pictures_is_0_and_of_black_and_white_2():
-    white = torch.ones(1, 1, 64, 64)
-    assert losses.tone(white, white).item() == 0
-    assert losses.tone(white, -white).item() == pytest.approx(2)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert losses.tone(tensor(images(1, 19, h=64, w=64)), white).dtype == torch.float32
-
-
 def test_half_precision_input_is_computed_in_float32():
     a, b = tensor(images(1, 11)).half(), tensor(images(1, 12)).half()
     config = LossConfig()

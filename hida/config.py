@@ -127,6 +127,8 @@ class LossConfig:
     geometry: Literal["rmse", "mse"] = "rmse"
     """depth reconstruction error: its root mean square (released) or mean square (Eq. 5)"""
     weight_adversarial: float = 1.0
+    weight_projected: float = 0.5
+    """weight of the heads' share of the adversarial loss, beside the patches' 1 (only with discriminator.projected)"""
     weight_pixel: float = 4.0
     weight_texture: float = 1.0
     weight_geometry: float = 4.0

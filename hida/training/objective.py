@@ -116,7 +116,8 @@ class Objective:
         adversarial = _mean(losses.adversarial_generator(scale[-1], config) for scale in features)
         if network.heads is not None:
             heads = network.heads(drawn.features["sketch"], drawn.features["photo"], batch.style)
-            adversarial = adversarial + _mean(losses.adversarial_generator(logits, config) for logits in heads)
+            share = _mean(losses.adversarial_generator(logits, config) for logits in heads)
+            adversarial = adversarial + config.weight_projected * share
         parts = {
             "adversarial": adversarial,
             "pixel": losses.pixel(sketch, batch.sketch),

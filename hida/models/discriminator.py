@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hida.config import DiscriminatorConfig
 from hida.models.conditions import style_at, style_weights
-from hida.models.heads import FeatureHeads
+from hida.models.projected import FeatureHeads
 from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError, require_shape, require_tensor
 from hida.ops.cpu.layout import channels_last_on_cpu

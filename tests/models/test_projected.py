@@ -9,7 +9,7 @@ from torch.nn import functional
 from hida.config import DiscriminatorConfig
 from hida.metrics.lpips import LPIPS
 from hida.models import build_discriminator
-from hida.models.heads import CHANNELS, FeatureHeads
+from hida.models.projected import CHANNELS, FeatureHeads
 from hida.ops import OpError
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hida.models.conditions import style_at, style_weights
-from hida.nn import InstanceNorm
+from hida.nn import Conv2d, InstanceNorm
 from hida.ops.checks import OpError
 
 CHANNELS = {0: 64, 1: 192, 2: 384, 4: 256}
@@ -29,7 +29,7 @@ class FeatureHeads(nn.Module):
                 InstanceNorm(before=SLOPE),
                 nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
                 InstanceNorm(before=SLOPE, after=SLOPE),
-                nn.Conv2d(WIDTH, 1, 3, padding=1),
+                Conv2d(WIDTH, 1, 3, padding=1),
             )
             for channels in CHANNELS.values()
         )

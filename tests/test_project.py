@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_what_is_beside_the_modules_is_packaged():
     beside = {path for path in (ROOT / "hida").rglob("*.*") if path.is_file()}
     assert [path for path in beside - packaged if path.suffix not in (".py", ".pyc", ".so")] == []
     assert ROOT / "hida/images/gallery.html" in packaged
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports them by their names alone: of two that share one it refuses the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def test_the_list_of_faults_quotes_lines_that_are_there():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from mutants import read_list
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    listed = read_list()
+    assert [m for m in listed if text(m.path).count(m.old) != 1] == []
+    assert [name for m in listed for name in m.tests if not (ROOT / "tests" / name).exists()] == []
 
 
 PLACES = [*(ROOT / name for name in ("hida", "bench", "tools", "tests")), ROOT / "setup.py"]

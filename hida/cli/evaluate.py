@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+import tyro
+
 from hida.cli.parsing import read_command, unset
 from hida.cli.photos import told_warnings
 from hida.errors import HidaError
@@ -43,7 +45,7 @@ class Command:
     metrics: tuple[MetricName, ...] = METRICS
     """what to measure; scoot and fsim need no weights. lpips_vgg (weights: vgg16-features) is a witness for weights
     that were trained on lpips"""
-    by: tuple[Annotation, ...] = ()
+    by: Annotated[tuple[Annotation, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """score groups of a prepared FS2K as well, by who is drawn: skin, frontal, gender, hair, smile (commas will do)"""
     split: Literal["test", "held_out"] = "test"
     """with --weights: test, or held_out, the training pairs that these weights were not trained on, to tune by"""

@@ -47,7 +47,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["depth", "p", "--bits", "9"], "--bits: '9' is none of 8, 16"),
         (
             ["evaluate", "--target", "t", "--metrics", "fid", "kidd"],
-            "--metrics: 'kidd' is none of fid, kid, lpips, scoot, fsim; did you mean kid?",
+            "--metrics: 'kidd' is none of fid, kid, lpips, lpips_vgg, scoot, fsim; did you mean kid?",
         ),
         (["ablate", "--data", "d", "--seeds", "1", "x"], "--seeds: 'x' is no integer"),
         (["pack"], "DATA and OUT.zip are missing"),

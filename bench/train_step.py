@@ -228,6 +228,8 @@ def main() -> None:
     made.add_argument("--recipe", action="store_true", help=told)
     made.add_argument("--kernels", action="store_true", help="every kernel of an iteration in place of times")
     options = made.parse_args()
+    if options.recipe and (options.kernels or "released" in options.methods):
+        made.error("--recipe goes with neither --kernels nor the method released; name other --methods")
     if options.kernels:
         tell_kernels(options)
         return

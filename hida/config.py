@@ -101,7 +101,7 @@ class DiscriminatorConfig:
     styles: int = 0
     """number of styles of which it is told the one that was asked for; 0: it is told none (released: 0)"""
     augment: bool = False
-    """what it sees is shifted, has a hole and another tone, real and drawn alike (DiffAugment; released: no)"""
+    """its patches are shifted, with a hole, in another tone, real and drawn alike (DiffAugment; released: no)"""
     projected: bool = False
     """further heads see AlexNet's features of sketch and photo (projected discriminator; released: no)"""
 

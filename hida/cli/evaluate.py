@@ -65,15 +65,19 @@ def _separated(argv: Sequence[str] | None) -> list[str]:
     """Return the words of the command, those after --by and --metrics without commas: "a,b" is two of them."""
     words: list[str] = []
     listing = False
+    given = set()
     for word in sys.argv[1:] if argv is None else argv:
         name, equals, value = word.partition("=")
         if word.startswith("-"):
             listing = name in ("--by", "--metrics")
+            if listing and name in given:
+                raise HidaError(f"{name} is given twice; name all behind one, with spaces or commas between.")
+            given.add(name)
             words += [name] if listing and equals else [word]
             word = value
             if not (listing and equals):
                 continue
-        words += [part for part in word.split(",") if part] if listing else [word]
+        words += [part.strip() for part in word.split(",") if part.strip()] if listing else [word]
     return words
 
 

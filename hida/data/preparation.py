@@ -272,7 +272,7 @@ def _read_journal(out: Path, settings: Settings, pairs: Iterable[SourcePair]) ->
         if pair.name in entries
         and entries[pair.name]["stamp"] == _stamp(pair)
         # An earlier version did not measure the skin.
-        and (skin.annotated(pair.attributes) is None or skin.KEY in entries[pair.name]["pair"]["attributes"])
+        and (skin.annotated(pair.attributes) is None or skin.KEY in entries[pair.name]["pair"].get("attributes", {}))
         and all((out / folder / f"{pair.name}.png").is_file() for folder in FOLDERS)
     }
 

@@ -45,7 +45,7 @@ def comparison(results: Sequence[Mapping[str, Any]], paper: bool = True) -> str:
             keys = [metric.key for metric in shown]
             rows += [[who, name, "1,046", *as_reported_row(values, keys)] for who, values in AS_REPORTED.items()]
     if any(set(result.get("trained_on", ())) & set(result["metrics"]) for result in results):
-        notes.append(f"{TRAINED_ON} minimised in the training of these weights: no independent evidence.")
+        notes.append(f"{TRAINED_ON} the training of these weights used its network: no independent evidence.")
     for label, result in zip(labels, results, strict=True):
         notes += [f"{label}: deviates from the protocol: {text}." for text in result["protocol"]["deviations"]]
     if paper:
@@ -100,7 +100,7 @@ def paired_differences(
     common = [
         (first[record["name"]], record)
         for record in other["pairs"]
-        if record["name"] in first and group in _groups_of(first[record["name"]]) | _groups_of(record)
+        if record["name"] in first and group in _groups_of(record, first[record["name"]])
     ]
     for a, b in common:
         if a["target"] != b["target"]:
@@ -122,8 +122,9 @@ def _marked(metric: Metric, group: Mapping[str, Any], result: Mapping[str, Any])
     return f"{text} {TRAINED_ON}" if text != "–" and metric.key in result.get("trained_on", ()) else text
 
 
-def _groups_of(record: Mapping[str, Any]) -> set[str]:
-    by = record.get("by") or {}
+def _groups_of(record: Mapping[str, Any], base: Mapping[str, Any]) -> set[str]:
+    """Return a pair's groups: those of the base, by further annotations the other's."""
+    by = {**record.get("by", {}), **base.get("by", {})}
     return {"overall", f"style {record.get('style')}", *(group_name(name, label) for name, label in by.items())}
 
 

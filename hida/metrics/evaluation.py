@@ -25,7 +25,7 @@ from hida.files import atomic_path, is_ours, remove_leftovers, write_json
 from hida.images.io import ImageError, read_image, write_png
 from hida.metrics.groups import COUNTS, PROXY, labels_of
 from hida.metrics.pairing import Pair, find_pairs, is_prepared
-from hida.metrics.protocol import BY_KEY, METRICS
+from hida.metrics.protocol import METRICS, USUAL
 from hida.metrics.report import html_report, markdown
 from hida.metrics.scoring import load_networks, lossy_files, score, summarise
 from hida.metrics.store import Store
@@ -44,7 +44,7 @@ def evaluate(
     *,
     prediction: Path | None = None,
     weights: str | None = None,
-    metrics: Sequence[str] = tuple(BY_KEY),
+    metrics: Sequence[str] = USUAL,
     photos: Path | None = None,
     label: str | None = None,
     by: Sequence[str] = (),
@@ -79,13 +79,13 @@ def evaluate(
     kept = _cache_path(cache)  # before anything is drawn: there may be no place for it
     where = prepared_folder(target)
     wanted = [metric.key for metric in METRICS if metric.key in metrics]
-    if by:
-        _require_annotated(where, by, split)  # before anything is drawn, too
+    if by and not is_prepared(where):
+        raise HidaError(f"--by groups by FS2K's annotations, which '{where}' does not have; leave it out.")
     folder, names, minimised = prediction, None, []
     if weights is not None:
         load_networks(wanted, device)  # so that what is missing is told before anything is drawn
         folder = out / _SKETCHES
-        names, config = draw(weights, where, folder, device, limit, split)
+        names, config = draw(weights, where, folder, device, limit, split, by)
         minimised = trained_on(config)
     assert folder is not None
     pairs, remarks = find_pairs(folder, where, photos, only_common, names)
@@ -99,7 +99,11 @@ def evaluate(
             f"drawn from lossy pictures: {counted(n, 'photo')} in {kind}" for (_, kind), n in sorted(drawn_from.items())
         ]
     if by:
+        labels = labels_of([pair.attributes for pair in pairs], by)  # before anything is measured
         remarks += [PROXY] * ("skin" in by) + [COUNTS]
+        for name in by:
+            if without := sum(name not in found for found in labels):
+                remarks.append(f"{name}: {counted(without, 'pair is', 'pairs are')} in none of the groups")
     with Store(kept) as store:
         _require_readable(pairs, drawn=weights is not None, photos=photos is not None)
         with tqdm(total=len(pairs), desc="scoring", unit="pair") as bar:
@@ -122,21 +126,12 @@ def evaluate(
 
 
 def trained_on(config: Config) -> list[str]:
-    """Return the metrics that a training minimised: their scores are no independent evidence."""
+    """Return the metrics whose networks a training used: their scores are no independent evidence.
+
+    What the weights were trained on that it began from, or a teacher, is not known.
+    """
     alexnet = config.loss.weight_perceptual or config.discriminator.projected
     return ["lpips"] * bool(alexnet)
-
-
-def _require_annotated(target: Path, by: Sequence[str], split: Literal["test", "held_out"]) -> None:
-    """Require a prepared set whose pairs have the annotations.
-
-    Raises:
-        HidaError: if it is none, or one lacks them.
-    """
-    if not is_prepared(target):
-        raise HidaError(f"--by groups by FS2K's annotations, which '{target}' does not have; leave it out.")
-    listed = PreparedSet.load(target).split("test" if split == "test" else "train")
-    labels_of([pair.attributes for pair in listed], by)
 
 
 def _require_readable(pairs: Sequence[Pair], drawn: bool, photos: bool) -> None:
@@ -185,12 +180,14 @@ def draw(
     device: str = "cpu",
     limit: int = 0,
     split: Literal["test", "held_out"] = "test",
+    by: Sequence[str] = (),
 ) -> tuple[list[str], Config]:
     """Draw a prepared data set into ``folder``; what these weights drew before is kept.
 
     Args:
         limit: how many pairs to draw, those of :func:`spread`; 0: all.
         split: "test", or "held_out", the training pairs set aside when these weights were trained.
+        by: annotations that the pairs have to have, which is looked at before anything is drawn.
 
     Returns:
         The names of the pairs, and the configuration of the weights.
@@ -213,6 +210,7 @@ def draw(
         if not listed:
             raise HidaError(f"the weights '{weights}' saw every training pair, none was held out; use --split test.")
     pairs = spread(listed, limit)
+    labels_of([pair.attributes for pair in pairs], by)
     _claim(folder, _fingerprint(sketcher.generator, prepared))
     waiting = {pair.name for pair in pairs if not _sketch(folder, pair).is_file()}
     with tqdm(total=len(pairs), initial=len(pairs) - len(waiting), desc="drawing", unit="sketch") as bar:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hida.data import skin
 from hida.errors import HidaError, counted
 
 SKIN = ((41.0, "light"), (28.0, "intermediate"), (10.0, "tan"), (-30.0, "brown"), (-math.inf, "dark"))
 """ITA in degrees above which skin belongs to a group, from the lightest on (Chardon et al. 1991; Del Bino et al. 2006,
 their very light and light as one)"""
-_FIRST, _SECOND = 0, 1  # the codes of FS2K's annotations
+NO_GROUP = ""
 
+# The field, and what its 0 and its 1 mean.
 _CODES: dict[str, tuple[str, tuple[str, str]]] = {
     "frontal": ("frontal_face", ("yes", "no")),
     "gender": ("gender", ("men", "women")),
@@ -35,6 +37,8 @@ COUNTS = "FID grows as n falls: between groups compare KID, which does not, and 
 def labels_of(pairs: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, str]]:
     """Return of each pair, given by its attributes, its group of every annotation in ``by``.
 
+    A pair whose marked point is outside of its photo (one of FS2K's training pairs) has no group of skin.
+
     Raises:
         HidaError: if a pair lacks an annotation; the message says what to do.
     """
@@ -43,12 +47,12 @@ def labels_of(pairs: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dic
         without = sum(labels[name] is None for labels in found)
         if not without:
             continue
-        which = "no pair has" if without == len(pairs) else f"{counted(without, 'pair has', 'pairs have')} not"
+        which = "no pair has" if without == len(pairs) else f"{counted(without, 'pair lacks', 'pairs lack')}"
         way = "FS2K's annotations hold it"
         if name == "skin":
             way = "it is written when FS2K is prepared: run 'hida prepare fs2k' on the same folders again"
         raise HidaError(f"--by {name}: {which} that annotation ({way}); leave {name} out to score without it.")
-    return [{name: str(label) for name, label in labels.items()} for labels in found]
+    return [{name: label for name, label in labels.items() if label} for labels in found]
 
 
 def group_name(by: str, label: str) -> str:
@@ -63,7 +67,9 @@ def is_group(name: str) -> bool:
 
 
 def _skin(attributes: Mapping[str, Any]) -> str | None:
-    angle = attributes.get("skin_ita")
+    angle = attributes.get(skin.KEY)
+    if angle is None and skin.KEY in attributes:
+        return NO_GROUP
     if isinstance(angle, bool) or not isinstance(angle, int | float) or not -180 <= angle <= 180:
         return None
     return next(label for least, label in SKIN if angle > least)
@@ -72,7 +78,7 @@ def _skin(attributes: Mapping[str, Any]) -> str | None:
 def _coded(key: str, labels: tuple[str, str]) -> Callable[[Mapping[str, Any]], str | None]:
     def read(attributes: Mapping[str, Any]) -> str | None:
         value = attributes.get(key)
-        return labels[value] if type(value) is int and value in (_FIRST, _SECOND) else None
+        return labels[value] if type(value) is int and value in (0, 1) else None
 
     return read
 

@@ -83,10 +83,6 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
 
-    def features(self, image: Tensor) -> Iterator[Tensor]:
-        """Yield the stages' outputs, each position scaled to unit length over the channels."""
-        yield from map(_unit, self.activations(image))
-
     def activations(self, image: Tensor) -> Iterator[Tensor]:
         """Yield the stages' outputs, (N, C, h, w) each."""
         x = (image - self.shift) / self.scale
@@ -106,7 +102,9 @@ class LPIPS(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)
+    # In half precision the epsilon would be 0.
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32) + _EPSILON
+    return x / length.to(x.dtype).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def lpips(prediction: Any, target: Any, net: str = "alex") -> Tensor | float:

@@ -12,7 +12,7 @@ RULES = (
     f"all {PAIRS:,} test pairs of FS2K, aligned, {SIZE}×{SIZE}, grey 8-bit PNG, each in its own style",
     "FID, KID: 2015 TF-Inception, pool3, bilinear to 299×299 without antialiasing, grey copied to RGB",
     "LPIPS: alex v0.1 (LPIPS-VGG: vgg), grey copied to RGB; SCOOT and FSIM: grey; means over the images",
-    "intervals: 95 %, percentile bootstrap of the means over the images, 10,000 resamples",
+    "intervals: 95 %, percentile bootstrap of the means over the images, 10,000 resamples; of KID: jackknife",
 )
 
 
@@ -48,7 +48,8 @@ METRICS = (
     Metric("fsim", "FSIM", 1, 3, True),
 )
 TRAINED_ON = "†"
-"""marks a metric that the training of the weights minimised"""
+"""marks a metric whose network the training of the weights used"""
+USUAL = tuple(metric.key for metric in METRICS if metric.usual)
 BY_KEY = {metric.key: metric for metric in METRICS}
 
 # Gao et al., ICCV 2023, FS2K test set. Another protocol (docs/metrics.md), so never to be mixed with measured rows.

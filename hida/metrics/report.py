@@ -48,7 +48,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows of an evaluation's table: overall, then each style."""
+    """Return the heading and the rows of an evaluation's table: overall, each style, then each group."""
     metrics = [metric for metric in METRICS if metric.key in result["metrics"]]
     head = ["", "n", *[heading(metric, result) for metric in metrics]]
     rows = [
@@ -59,14 +59,14 @@ def group_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def heading(metric: Metric, result: Mapping[str, Any]) -> str:
-    """Return a metric's heading, marked where the training of the weights minimised it."""
+    """Return a metric's heading, marked where the training of the weights used its network."""
     return f"{metric.heading} {TRAINED_ON}" if metric.key in result.get("trained_on", ()) else metric.heading
 
 
 def notes_of(result: Mapping[str, Any]) -> list[str]:
     """Return what is to be known beside the numbers: remarks, and what a mark means."""
     minimised = [BY_KEY[key].title for key in result.get("trained_on", ()) if key in result["metrics"]]
-    marked = f"{TRAINED_ON} minimised on the training pairs ({', '.join(minimised)}): no independent evidence"
+    marked = f"{TRAINED_ON} the training used its network ({', '.join(minimised)}): no independent evidence"
     return [*result["remarks"], *([marked] if minimised else [])]
 
 

@@ -235,7 +235,7 @@ def summarise(pairs: Sequence[Pair], scores: Scores, metrics: Sequence[str], by:
         groups[f"style {style + 1}"] = np.array([i for i, pair in enumerate(pairs) if pair.style == style])
     for name in by:
         for label in LABELS[name]:
-            rows = np.array([i for i, found in enumerate(labels) if found[name] == label], dtype=np.int64)
+            rows = np.array([i for i, found in enumerate(labels) if found.get(name) == label], dtype=np.int64)
             if len(rows):
                 groups[group_name(name, label)] = rows
     records = []

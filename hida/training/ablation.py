@@ -23,7 +23,7 @@ from hida.images.io import read_image, write_png
 from hida.images.sheet import sheet
 from hida.metrics.evaluation import evaluate, sketch_of, spread
 from hida.metrics.protocol import BY_KEY, PAIRS
-from hida.metrics.report import cell, markdown_table
+from hida.metrics.report import cell, heading, markdown_table, notes_of
 from hida.metrics.scoring import load_networks
 from hida.models.cost import cost
 from hida.training.distributed import World
@@ -167,6 +167,8 @@ def settings(options: AblationOptions) -> dict[str, Any]:
     """Return the options that decide the training, as plan.json holds them."""
     names = ("presets", "recipe", "budget", "iterations", "seeds", "base_width", "batch", "precision")
     kept = {name: getattr(options, name) for name in names}
+    # A preset may have become another recipe since.
+    kept["recipe_values"] = load_preset(options.recipe).to_dict()
     return {"data": str(options.data)} | {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
@@ -233,13 +235,14 @@ def row(run: Run, result: dict[str, Any], iterations: int) -> dict[str, Any]:
         "n": group["n"],
         "metrics": {key: group[key] for key in result["metrics"]},
         "deviations": result["protocol"]["deviations"],
+        "trained_on": result["trained_on"],
     }
 
 
 def report(options: AblationOptions, rows: Sequence[dict[str, Any]], iterations: int) -> str:
     """Return the table as Markdown, with notes on the budget and n below it."""
     keys = [key for key in BY_KEY if key in rows[0]["metrics"]]
-    head = ["", "seed", "M parameters", "GFLOP", "minutes", "n", *[BY_KEY[key].heading for key in keys]]
+    head = ["", "seed", "M parameters", "GFLOP", "minutes", "n", *[heading(BY_KEY[key], rows[0]) for key in keys]]
     lines = [
         [
             entry["preset"],
@@ -258,6 +261,7 @@ def report(options: AblationOptions, rows: Sequence[dict[str, Any]], iterations:
         f"{options.precision}, {options.device}; everything but the generator is the recipe of `{options.recipe}`.",
         *dict.fromkeys(f"Deviates from the protocol: {text}." for entry in rows for text in entry["deviations"]),
     ]
+    notes += [f"{text}." for text in notes_of({"remarks": [], **rows[0]})]
     if any(entry["n"] != PAIRS for entry in rows):
         notes.append("FID depends on n: these values compare with each other only.")
     if len(options.seeds) == 1:

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what a discriminator sees: few pairs are then many."""
+"""Differentiable augmentation of what a patch discriminator sees: few pairs are then many."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BRIGHTNESS, CONTRAST = 0.25, 0.25
 class Augmentation(NamedTuple):
     """A change of all pictures beside each other, drawn anew for each iteration.
 
-    Real and drawn sketches, and what is shown beside them, are changed alike: the discriminator never sees a picture
-    as it is, and the generator's gradient goes through the change. Shifted by whole pixels, the edge repeated; a square
-    hole; on sketches alone, another brightness and contrast.
+    Real and drawn sketches, and what is shown beside them, are changed alike: the discriminator of patches never sees a
+    picture as it is, and the generator's gradient goes through the change. Shifted by whole pixels, the edge repeated;
+    a square hole; on sketches alone, another brightness and contrast.
 
     Source: Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020.
     """

@@ -31,7 +31,7 @@ class Drawn:
     depth_hat: Tensor
     seen_depth: Tensor
     """depth beside the drawn sketch, as the discriminator sees it"""
-    features: dict[str, list[Tensor]]
+    stages: dict[str, list[Tensor]]
     """AlexNet's stages of the drawn sketch, the target and the photo, those that are needed"""
     augmentation: Augmentation | None
 
@@ -55,14 +55,17 @@ class View(NamedTuple):
 
 
 class Objective:
-    """The losses of a configuration; they are computed in whatever autocast the caller has entered."""
+    """The losses of a configuration; they are computed in whatever autocast the caller has entered.
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.config = config
+    ``nhwc``: the layout of the networks.
+    """
+
+    def __init__(self, config: Config, device: torch.device, nhwc: bool = False) -> None:
+        self.config, self.nhwc = config, nhwc
         self.names = (*LOSSES, *(name for name in FURTHER if getattr(config.loss, f"weight_{name}")))
         looks = "perceptual" in self.names or config.discriminator.projected
         self.perceiver = load_lpips("alex", device) if looks else None
-        if self.perceiver is not None and config.train.channels_last:
+        if self.perceiver is not None and nhwc:
             # A copy: others measure with the one that is kept loaded.
             self.perceiver = to_channels_last(copy.deepcopy(self.perceiver))
 
@@ -72,22 +75,22 @@ class Objective:
         depth = batch.depth if config.loss.fake_depth == "given" else depth_hat
         size = (sketch.shape[2], sketch.shape[3])
         augmentation = Augmentation.draw(len(sketch), size, sketch.device) if config.discriminator.augment else None
-        features = {}
+        stages = {}
         if self.perceiver is not None:
             target, photo = batch.sketch.to(sketch.dtype), batch.photo.to(sketch.dtype)
             images = losses.shifted(sketch, target, photo)
-            features["sketch"] = self._looked_at(images[0])
+            stages["sketch"] = self._looked_at(images[0])
             with torch.no_grad():
-                features["target"] = self._looked_at(images[1])
+                stages["target"] = self._looked_at(images[1])
                 if config.discriminator.projected:
-                    features["photo"] = self._looked_at(images[2])
-        return Drawn(sketch, depth_hat, depth, features, augmentation)
+                    stages["photo"] = self._looked_at(images[2])
+        return Drawn(sketch, depth_hat, depth, stages, augmentation)
 
     def _looked_at(self, image: Tensor) -> list[Tensor]:
         """Return AlexNet's stages of sketches or photos, in the layout of the networks."""
         assert self.perceiver is not None
         image = image.expand(-1, 3, -1, -1)
-        if self.config.train.channels_last:
+        if self.nhwc:
             image = image.contiguous(memory_format=torch.channels_last)
         return list(self.perceiver.activations(image))
 
@@ -101,9 +104,9 @@ class Objective:
         if network.heads is not None:
             both = [
                 torch.cat(pair)
-                for pair in zip(drawn.features["target"], (f.detach() for f in drawn.features["sketch"]), strict=True)
+                for pair in zip(drawn.stages["target"], (f.detach() for f in drawn.stages["sketch"]), strict=True)
             ]
-            photo = [torch.cat((f, f)) for f in drawn.features["photo"]]
+            photo = [torch.cat((f, f)) for f in drawn.stages["photo"]]
             heads = network.heads(both, photo, torch.cat((batch.style, batch.style)))
             loss = loss + _mean(self._discriminates(logits) for logits in heads)
         return loss
@@ -115,7 +118,7 @@ class Objective:
         features = network.features(*view)
         adversarial = _mean(losses.adversarial_generator(scale[-1], config) for scale in features)
         if network.heads is not None:
-            heads = network.heads(drawn.features["sketch"], drawn.features["photo"], batch.style)
+            heads = network.heads(drawn.stages["sketch"], drawn.stages["photo"], batch.style)
             share = _mean(losses.adversarial_generator(logits, config) for logits in heads)
             adversarial = adversarial + config.weight_projected * share
         parts = {
@@ -129,7 +132,7 @@ class Objective:
                 target = network.features(*self._view(drawn, batch.depth, batch.sketch.to(sketch.dtype), batch))
             parts["feature_matching"] = losses.feature_matching(features, target)
         if "perceptual" in self.names and self.perceiver is not None:
-            distance = self.perceiver.distance(drawn.features["sketch"], drawn.features["target"])
+            distance = self.perceiver.distance(drawn.stages["sketch"], drawn.stages["target"])
             parts["perceptual"] = distance.float().mean()
         if "distillation" in self.names:
             parts["distillation"] = losses.pixel(sketch, batch.taught)

@@ -38,7 +38,8 @@ class TrainingState:
         torch.manual_seed(mixed_seed(config.train.seed, 0, 2))
         self.generator = build_generator(config).to(world.device)
         self.discriminator = build_discriminator(config).to(world.device)
-        if config.train.channels_last and (world.device.type != "cpu" or selected() == "native"):
+        nhwc = config.train.channels_last and (world.device.type != "cpu" or selected() == "native")
+        if nhwc:
             to_channels_last(self.generator)
             to_channels_last(self.discriminator)
         world.share(self.generator)
@@ -53,7 +54,7 @@ class TrainingState:
         half = HALF.get(config.train.precision) if world.device.type in DEVICES else None
         self.weights = {name: HalfWeights(network, half) for name, network in networks.items()}
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.train.precision == "fp16")
-        self.objective = Objective(config, world.device)
+        self.objective = Objective(config, world.device, nhwc)
         self.losses = self.objective.names
         self.iteration = 0
         self.images = 0
@@ -223,7 +224,7 @@ class TrainingState:
             if theirs != ours:
                 raise CheckpointError(
                     f"'{checkpoint.path}' holds another {part} than this run's ({_differences(theirs, ours)}); "
-                    "resume with the same options or choose another --out."
+                    "give the options that the config.json of its run has, or choose another --out."
                 )
         counters = read_counters(checkpoint)
         if counters.processes != self.world.size:

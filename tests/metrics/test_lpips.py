@@ -115,7 +115,16 @@ def test_one_feature_map_by_hand():
     first = network.stages[0][0]
     expected = torch.nn.functional.conv2d(scaled, first.weight, first.bias, 4, 2).clamp(min=0)
     expected = expected / (expected.square().sum(1, keepdim=True).sqrt() + 1e-10)
-    torch.testing.assert_close(next(network.features(image)), expected)
+    torch.testing.assert_close(MODULE._unit(next(network.activations(image))), expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_where_nothing_answers_nothing_is_divided_by_zero(kind):
+    stage = torch.zeros(1, 4, 2, 2, dtype=kind, requires_grad=True)
+    unit = MODULE._unit(stage)
+    unit.sum().backward()
+    assert (unit == 0).all()
+    assert stage.grad.isfinite().all()
 
 
 def test_the_fallback_reads_torchvision_s_checkpoint(tmp_path, monkeypatch):

@@ -41,11 +41,11 @@ def test_heads_add_an_adversarial_loss_of_their_own(alexnet):
     network = state.discriminator
     with torch.no_grad():
         features = [list(alexnet.activations(image.expand(-1, 3, -1, -1))) for image in (given.sketch, given.photo)]
-        assert [f.shape[1] for f in features[0]] == [f.shape[1] for f in drawn.features["target"]]
+        assert [f.shape[1] for f in features[0]] == [f.shape[1] for f in drawn.stages["target"]]
         d = state.objective.discriminators(network, given, drawn)
         style = torch.cat((given.style, given.style))
-        both = [torch.cat(pair) for pair in zip(drawn.features["target"], drawn.features["sketch"], strict=True)]
-        heads = network.heads(both, [torch.cat((f, f)) for f in drawn.features["photo"]], style)
+        both = [torch.cat(pair) for pair in zip(drawn.stages["target"], drawn.stages["sketch"], strict=True)]
+        heads = network.heads(both, [torch.cat((f, f)) for f in drawn.stages["photo"]], style)
         logits = network.logits(
             torch.cat((given.depth, given.depth)), torch.cat((given.sketch, drawn.sketch)), None, style
         )
@@ -61,7 +61,8 @@ def test_heads_add_an_adversarial_loss_of_their_own(alexnet):
 
 
 def test_the_discriminators_loss_has_no_gradient_for_the_generator_and_the_generators_has(alexnet):
-    state, given = TrainingState(varied(discriminator=EVERYTHING), ALONE), batch()
+    config = varied(discriminator=EVERYTHING, loss={"weight_perceptual": 1.0})
+    state, given = TrainingState(config, ALONE), batch()
     drawn = drawn_by(state, given)
     state.objective.discriminators(state.discriminator, given, drawn).backward()
     assert all(p.grad is None for p in state.generator.parameters())
@@ -70,9 +71,14 @@ def test_the_discriminators_loss_has_no_gradient_for_the_generator_and_the_gener
     )
     assert all(p.grad is None for p in alexnet.parameters())
     state.discriminator.requires_grad_(False)
-    alone = state.objective.generators(state.discriminator, given, drawn)["adversarial"]
-    alone.backward()
-    assert state.generator.stem_photo.weight.grad.abs().sum() > 0
+    stem = state.generator.stem_photo.weight
+    slopes = []
+    for weight in (0.0, 2.0):  # of the heads' share, beside that of the patches
+        object.__setattr__(state.config.loss, "weight_projected", weight)
+        parts = state.objective.generators(state.discriminator, given, drawn)
+        slopes.append(torch.autograd.grad(parts["adversarial"], stem, retain_graph=True)[0])
+    assert (slopes[1] - slopes[0]).norm() > 0.01 * slopes[0].norm() > 0
+    assert torch.autograd.grad(parts["perceptual"], stem)[0].norm() > 0
 
 
 def test_real_and_drawn_are_changed_alike_and_differently_in_the_next_iteration(monkeypatch):
@@ -98,7 +104,7 @@ def test_nothing_is_looked_at_or_changed_that_no_option_asks_for(monkeypatch):
     monkeypatch.setattr(Augmentation, "draw", lambda *_: pytest.fail("drew"))
     state = TrainingState(varied(), ALONE)
     drawn = drawn_by(state, batch())
-    assert drawn.features == {}
+    assert drawn.stages == {}
     assert drawn.augmentation is None
     assert Objective(state.config, torch.device("cpu")).names == state.losses
 

@@ -21,7 +21,7 @@ from hida.data.framing import centred_batch
 from hida.data.prepared import PreparedSet
 from hida.drawing.sketcher import Sketcher
 from hida.errors import HidaError
-from hida.metrics.lpips import load_lpips
+from hida.metrics.lpips import LPIPS, load_lpips
 from hida.training import run as train
 from hida.training.state import TrainingState
 from hida.weights.checkpoint import checkpoint_path, checkpoint_paths, load, load_generator
@@ -71,6 +71,21 @@ def test_the_weights_are_the_averaged_generator(straight):
     stored = load(checkpoint_paths(straight)[0]).part("ema")
     for name, value in generator.state_dict().items():
         assert torch.equal(value, stored[name].half().float())
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_of_the_default_preset_resumes_bit_for_bit(data, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = LPIPS("alex")
+    monkeypatch.setattr("hida.training.objective.load_lpips", lambda net, device: network)
+    recipe = ("--loss.weight-perceptual", "6", "--train.precision", "bf16")
+    more = ("--discriminator.projected", "--discriminator.augment", "--discriminator.styles", "3")
+    for name, options in (("preset", recipe), ("more", (*recipe, *more))):
+        assert hida_train(data, tmp_path / name, *options, "--stop-after", "3") == 0
+        assert hida_train(data, tmp_path / f"{name} in two", *options, "--stop-after", "1") == 0
+        assert hida_train(data, tmp_path / f"{name} in two", *options, "--stop-after", "2") == 0
+        assert_same_checkpoints(*(checkpoint_path(tmp_path / run, 3) for run in (name, f"{name} in two")))
+        assert log(tmp_path / name)[-1]["perceptual"] > 0
 
 
 def test_the_digest_that_is_said_is_that_of_the_ema_generator_and_tells_runs_apart(data, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from hida import ops
 from hida.config import from_dict
 from hida.data.framing import Batch
 from hida.errors import HidaError
-from hida.metrics.lpips import load_lpips
+from hida.metrics.lpips import LPIPS, load_lpips
 from hida.training import losses
 from hida.training.distributed import World
 from hida.training.objective import LOSSES
@@ -117,12 +118,17 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 def test_the_gradients_of_an_iteration_in_nhwc(device, monkeypatch):
     """Both networks, all that a recipe may switch on, against NCHW on a CPU with PyTorch's own ops."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    perceiver = LPIPS("alex")
+    monkeypatch.setattr("hida.training.objective.load_lpips", lambda net, where: copy.deepcopy(perceiver).to(where))
+    # Random numbers of a GPU are others than a CPU's.
+    monkeypatch.setattr(losses, "shifted", lambda *images: [image[:, :, 1:-2, 2:-1] for image in images])
     found = []
     for where, layout in (("cpu", False), (device, True)):
         config = varied(
             generator={"dropout": 0.0},
-            discriminator={"scales": 2, "photo": True, "styles": 3},
-            loss={"weight_feature_matching": 2.0},
+            discriminator={"scales": 2, "photo": True, "styles": 3, "projected": True},
+            loss={"weight_feature_matching": 2.0, "weight_perceptual": 1.0},
             train={"channels_last": layout},
         )
         with ops.backend("auto" if layout else "reference"):

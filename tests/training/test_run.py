@@ -85,7 +85,7 @@ def test_the_whole_recipe_of_the_default_preset_resumes_bit_for_bit(data, tmp_pa
         assert hida_train(data, tmp_path / f"{name} in two", *options, "--stop-after", "1") == 0
         assert hida_train(data, tmp_path / f"{name} in two", *options, "--stop-after", "2") == 0
         assert_same_checkpoints(*(checkpoint_path(tmp_path / run, 3) for run in (name, f"{name} in two")))
-        assert log(tmp_path / name)[-1]["perceptual"] > 0
+        assert "perceptual" in log(tmp_path / name)[-1]
 
 
 def test_the_digest_that_is_said_is_that_of_the_ema_generator_and_tells_runs_apart(data, tmp_path, capsys):

@@ -95,7 +95,18 @@ def torchrun(data, out, *options):
 
 # Losses that are means over pictures, and nothing random beside the order: then the mean of two halves'
 # gradients is the whole batch's.
-MEANS = ["--loss.geometry", "mse", "--loss.mean-difference", "0", "--generator.dropout", "0", "--augment.pad", "3"]
+MEANS = [
+    "--discriminator.noise",
+    "0",
+    "--loss.geometry",
+    "mse",
+    "--loss.mean-difference",
+    "0",
+    "--generator.dropout",
+    "0",
+    "--augment.pad",
+    "3",
+]
 MEANS += ["--augment.no-flip", "--augment.jitter", "0"]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from hida.config import Config, DiscriminatorConfig, load_preset
-
-FURTHER = ("weight_feature_matching", "weight_perceptual", "weight_distillation")
+from hida.training.objective import FURTHER
 
 
 def paper_losses(preset: str) -> Config:
@@ -18,6 +17,6 @@ def paper_losses(preset: str) -> Config:
     config = load_preset(preset)
     return dataclasses.replace(
         config,
-        loss=dataclasses.replace(config.loss, **dict.fromkeys(FURTHER, 0.0)),
+        loss=dataclasses.replace(config.loss, **{f"weight_{name}": 0.0 for name in FURTHER}),
         discriminator=DiscriminatorConfig(base_width=config.discriminator.base_width),
     )

@@ -100,11 +100,10 @@ def _fewer_rows(x: np.ndarray) -> np.ndarray:
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
     """Compute the unbiased squared MMD of two feature sets (N, D), (M, D); see :func:`kid`."""
-    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     for x in (a, b):
         if len(x) < 2:
             raise HidaError(f"KID needs at least two images in each set, not {len(x)}; add some.")
-    aa, bb, ab = (np.power(x @ y.T / a.shape[1] + 1, 3) for x, y in ((a, a), (b, b), (a, b)))
+    aa, bb, ab = _kernels(a, b)
     if subsets <= 0:
         return _discrepancy(aa, bb, ab)
     size = min(subset_size, len(a), len(b))
@@ -132,8 +131,7 @@ def kernel_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:
     n = len(a)
     if n < 4 or len(b) != n:
         return None
-    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    aa, bb, ab = (np.power(x @ y.T / a.shape[1] + 1, 3) for x, y in ((a, a), (b, b), (a, b)))
+    aa, bb, ab = _kernels(a, b)
     within = np.zeros(n)
     for kernel in (aa, bb):
         others = kernel.sum(1) - np.diag(kernel)
@@ -143,6 +141,13 @@ def kernel_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float] | None:
     error = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
     whole = _discrepancy(aa, bb, ab)
     return whole - _NORMAL * error, whole + _NORMAL * error
+
+
+def _kernels(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return KID's kernel (x·y/D + 1)³ within ``a``, within ``b``, and of ``a`` with ``b``, in float64."""
+    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
+    aa, bb, ab = (np.power(x @ y.T / a.shape[1] + 1, 3) for x, y in ((a, a), (b, b), (a, b)))
+    return aa, bb, ab
 
 
 def _discrepancy(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Heads that judge sketches by the features of a fixed network: a projected discriminator."""
+"""Heads that score sketches by the features of a fixed network: a projected discriminator."""
 
 from __future__ import annotations
 

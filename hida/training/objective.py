@@ -77,13 +77,12 @@ class Objective:
         augmentation = Augmentation.draw(len(sketch), size, sketch.device) if config.discriminator.augment else None
         stages = {}
         if self.perceiver is not None:
-            target, photo = batch.sketch.to(sketch.dtype), batch.photo.to(sketch.dtype)
-            images = losses.shifted(sketch, target, photo)
-            stages["sketch"] = self._looked_at(images[0])
-            with torch.no_grad():
-                stages["target"] = self._looked_at(images[1])
-                if config.discriminator.projected:
-                    stages["photo"] = self._looked_at(images[2])
+            images = {"sketch": sketch, "target": batch.sketch.to(sketch.dtype)}
+            if config.discriminator.projected:
+                images["photo"] = batch.photo.to(sketch.dtype)
+            for name, image in zip(images, losses.shifted(*images.values()), strict=True):
+                with torch.set_grad_enabled(name == "sketch" and torch.is_grad_enabled()):
+                    stages[name] = self._looked_at(image)
         return Drawn(sketch, depth_hat, depth, stages, augmentation)
 
     def _looked_at(self, image: Tensor) -> list[Tensor]:
